@@ -1,0 +1,41 @@
+# `make demo` and `make test` do everything on a fresh machine that has Python >= 3.11: the environment is made in
+# .venv once, and again whenever pyproject.toml changes. PYTHON=/path/to/python chooses another interpreter.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Two test processes, each with one thread: more threads than cores only wait for each other.
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 DUCC0_NUM_THREADS=1 NUMBA_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint clean
+
+help:
+	@echo "make demo   simulate a spectral-line observation, image it, draw the result into demo/"
+	@echo "make test   run the test suite"
+	@echo "make lint   check style and formatting"
+	@echo "make clean  remove the environment and everything that was built"
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "gpucube needs Python 3.11 or newer, but '$(PYTHON)' is `$(PYTHON) --version 2>&1`;" \
+	       "say make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "setting up $(VENV) ..."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/gpucube demo --out demo
+
+test: $(STAMP)
+	@$(ONE_THREAD) $(BIN)/python -m pytest -q -n 2
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

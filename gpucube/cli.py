@@ -1,0 +1,315 @@
+"""The command line: ``gpucube image | simulate | demo | plan``.
+
+In: arguments, and with ``--config`` a YAML file whose values the arguments override. Out: what the command writes, a
+short summary on standard output, and the exit status: 0 all well, 1 some channels failed, 2 a mistake told in one line,
+130 interrupted.
+
+Options are made from the schemas (`gpucube.parameters.Parameters`, `gpucube.simulate.SimulationParameters`), so they
+cannot drift from the Python API. Everything heavy is imported by the command that needs it, so that help and mistakes
+come at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from gpucube.errors import GpucubeError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from gpucube.parameters import Parameters
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are `GpucubeError`, with the nearest right name for an unknown option."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        raise GpucubeError(f"{message}; see {self.prog} --help")
+
+    def parse(self, arguments: Sequence[str], absent: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Only what was given, by name. `absent`: options that some may expect -> what to do instead."""
+        known, unknown = self.parse_known_intermixed_args(_join_negative_values(arguments))
+        if unknown:
+            from gpucube.parameters import suggestion
+
+            option = unknown[0].partition("=")[0]
+            advice = (absent or {}).get(option.removeprefix("--"))
+            if advice:
+                raise GpucubeError(f"tclean's parameter {option!r} is not available: {advice}")
+            self.error(f"unknown option {option!r}{suggestion(option, self._option_string_actions)}")
+        return {name: value for name, value in vars(known).items() if value not in (None, [])}
+
+
+def _join_negative_values(arguments: Sequence[str]) -> list[str]:
+    """Write ``--width -1`` as ``--width=-1``, which argparse cannot take for an option."""
+    joined: list[str] = []
+    for position, word in enumerate(arguments):
+        previous = arguments[position - 1] if position else ""
+        if word == "--":
+            return joined + list(arguments[position:])
+        if re.match(r"-[^-]", word) and word != "-h" and re.match(r"--[^=]+$", previous):
+            joined[-1] += "=" + word
+        else:
+            joined.append(word)
+    return joined
+
+
+def _add_options(parser: argparse.ArgumentParser, model: type[BaseModel], leave_out: Iterable[str]) -> None:
+    """One option for each field of the schema."""
+    groups: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        if name in leave_out:
+            continue
+        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        group = str(extra.get("group", ""))
+        if group not in groups:
+            groups[group] = parser.add_argument_group(group) if group else parser
+        holder = groups[group]
+        option, description = "--" + name.replace("_", "-"), str(field.description)
+        if field.annotation is bool:
+            holder.add_argument(
+                option, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=_escape(description)
+            )
+            continue
+        notes = [str(extra["accepts"])] if "accepts" in extra else []
+        if not field.is_required() and field.default not in (None, "", ()):
+            default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+            notes.append(f"default {default}")
+        text = description + (f" ({'; '.join(notes)})" if notes else "")
+        holder.add_argument(option, default=argparse.SUPPRESS, metavar="VALUE", help=_escape(text))
+
+
+def _escape(text: str) -> str:
+    return text.replace("%", "%%")
+
+
+_JOBS = {
+    "image": ("--imagename OUT", "Image and deconvolve every channel of MeasurementSets into one FITS cube."),
+    "plan": ("", "Tell what `gpucube image` would do and need, without imaging."),
+}
+
+
+def _job_parser(command: str) -> _Parser:
+    """The parser of ``image`` and ``plan``, which take the same parameters."""
+    from gpucube.parameters import Parameters
+
+    required, description = _JOBS[command]
+    parser = _Parser(
+        prog=f"gpucube {command}",
+        usage=" ".join(f"gpucube {command} VIS ... {required} [options]".split()),
+        description=description,
+        epilog="Lists are written with commas: --imsize 512,256. Quantities take units: --cell 0.2arcsec.",
+    )
+    parser.add_argument("vis", nargs="*", metavar="VIS", help=_escape(str(Parameters.model_fields["vis"].description)))
+    parser.add_argument("--config", metavar="FILE.yaml", help="parameters by name; options given here override them")
+    _add_options(parser, Parameters, leave_out=("vis",))
+    return parser
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """Read and check a YAML file of parameters.
+
+    Parameters
+    ----------
+    path : str
+        The file: a mapping from parameter names to values; `vis` and `imagename` may be left to the command line.
+
+    Returns
+    -------
+    dict
+        The values as they were written.
+
+    Raises
+    ------
+    GpucubeError
+        If it cannot be read, is not YAML, is not a mapping, or has a parameter that is wrong.
+    """
+    import yaml
+
+    from gpucube.parameters import make_parameters
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GpucubeError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise GpucubeError(f"cannot read the configuration {path}: it is not text") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "not text"
+        raise GpucubeError(f"{path}{where} is not YAML: {problem}; write lines such as 'imsize: 512'") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise GpucubeError(f"{path} is not a list of parameters; write lines such as 'imsize: 512'")
+    try:
+        make_parameters(**({"vis": "any", "imagename": "any"} | values))
+    except GpucubeError as error:
+        raise GpucubeError(f"{path}: {error}") from None
+    return values
+
+
+def job_parameters(command: str, arguments: Sequence[str]) -> Parameters:
+    """The parameters of one job: those of the YAML file, overridden by those of the command line.
+
+    Parameters
+    ----------
+    command : str
+        ``"image"``, or ``"plan"``, where `imagename` may be left out and is then named after the MeasurementSet.
+    arguments : sequence of str
+        What follows the command.
+
+    Returns
+    -------
+    Parameters
+
+    Raises
+    ------
+    GpucubeError
+        One line for the first mistake.
+    """
+    from gpucube.parameters import TCLEAN_ONLY, make_parameters
+
+    given = _job_parser(command).parse(arguments, absent=TCLEAN_ONLY)
+    config = given.pop("config", None)
+    values = (read_config(config) if config is not None else {}) | given
+    if "vis" not in values:
+        raise GpucubeError("no MeasurementSet is named; give one path or several")
+    if command == "plan" and "imagename" not in values:
+        first = values["vis"] if isinstance(values["vis"], str) else values["vis"][0]
+        values["imagename"] = Path(first).stem
+    return make_parameters(**values)
+
+
+def _image(arguments: Sequence[str]) -> int:
+    parameters = job_parameters("image", arguments)
+    from gpucube.api import image_cube
+
+    begun = time.monotonic()
+    result = image_cube(**parameters.as_json_dict())
+    print(summary(result.channels, result.products, time.monotonic() - begun))
+    if result.failed_channels:
+        print(f"gpucube: {failures(result.failed_channels)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def summary(channels: Sequence[Any], products: dict[str, Any], seconds: float) -> str:
+    """Paths, channels by stop reason, wall time."""
+    reasons = Counter(record.stop_reason for record in channels)
+    width = max((len(name) for name in products), default=0)
+    lines = [f"{len(channels)} channels in {seconds:.1f} s"]
+    lines += [f"  {count:6d}  {reason}" for reason, count in reasons.most_common()]
+    lines += [f"{name:<{width}}  {path}" for name, path in products.items()]
+    return "\n".join(lines)
+
+
+def failures(channels: Iterable[int]) -> str:
+    """``"3 channels failed: 4, 7~8"``."""
+    numbers = sorted(channels)
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    text = ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}~{run[-1]}" for run in runs)
+    return f"{len(numbers)} channel{'s' if len(numbers) > 1 else ''} failed: {text}"
+
+
+def _plan(arguments: Sequence[str]) -> int:
+    parameters = job_parameters("plan", arguments)
+    from gpucube.plan import make_plan
+
+    print(make_plan(parameters))
+    return 0
+
+
+def _simulate(arguments: Sequence[str]) -> int:
+    from gpucube.parameters import validated
+    from gpucube.simulate import SimulationParameters, simulate_ms
+
+    parser = _Parser(
+        prog="gpucube simulate", description="Write a simulated spectral-line MeasurementSet and its truth."
+    )
+    parser.add_argument(
+        "out", metavar="OUT.ms", help=_escape(str(SimulationParameters.model_fields["out"].description))
+    )
+    _add_options(parser, SimulationParameters, leave_out=("out",))
+    result = simulate_ms(validated(SimulationParameters, parser.parse(arguments)))
+    print(f"ms     {result.ms}\ntruth  {result.truth}")
+    for name, value in result.summary.items():
+        print(f"  {name}: {value}")
+    return 0
+
+
+def _demo(arguments: Sequence[str]) -> int:
+    parser = _Parser(prog="gpucube demo", description="Simulate an observation, image it, and compare with the truth.")
+    parser.add_argument("--out", default="gpucube-demo", metavar="DIR", help="folder to write to (default %(default)s)")
+    given = parser.parse(arguments)
+    from gpucube.demo import run_demo
+
+    return run_demo(Path(given["out"]))
+
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "image": (_image, "image and deconvolve MeasurementSets into a cube"),
+    "simulate": (_simulate, "write a simulated spectral-line MeasurementSet with its truth"),
+    "demo": (_demo, "simulate, image and compare with the truth"),
+    "plan": (_plan, "tell what image would do and need, without imaging"),
+}
+
+
+def _run(arguments: Sequence[str]) -> int:
+    from gpucube import __version__
+
+    parser = _Parser(
+        prog="gpucube",
+        usage="gpucube COMMAND ...",
+        description="Per-channel spectral-line imaging: MeasurementSets in, one deconvolved FITS cube out.",
+        epilog="commands:\n" + "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", metavar="COMMAND", help="one of those below; COMMAND --help tells its options")
+    parser.add_argument("--version", action="version", version=f"gpucube {__version__}")
+    command = parser.parse(arguments[:1])["command"]
+    if command not in COMMANDS:
+        from gpucube.parameters import suggestion
+
+        parser.error(f"unknown command {command!r}{suggestion(command, COMMANDS)}")
+    return COMMANDS[command][0](arguments[1:])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Without the program's name; by default those of the process.
+
+    Returns
+    -------
+    int
+        Exit status: 0, 1 (some channels failed), 2 (a mistake, told in one line on standard error) or 130.
+    """
+    try:
+        return _run(sys.argv[1:] if arguments is None else list(arguments))
+    except GpucubeError as error:
+        print(f"gpucube: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ngpucube: interrupted", file=sys.stderr)
+        return 130

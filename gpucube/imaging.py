@@ -1,0 +1,338 @@
+"""Step 2, IMAGE: a chunk of channels from visibilities to planes on disk, every channel on its own schedule.
+
+In: an `ImageJob` (store, settings, cubes) and the channels of one chunk. Out: one `ChannelRecord` per channel; its planes
+go straight into the cubes. The loop is the major/minor scheme of Schwab 1984 (AJ 89, 1076): minor cycles on an
+approximate residual, then the exact one; a plane is judged on exact residuals only. A device works on `device.batch`
+channels at once; a channel that has converged gives its place to the next, so that a chunk costs the sum of what its
+channels need.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gpucube.beams import beam_area_pixels, beam_to_record, deconvolve, fit_beam, psf_sidelobe
+from gpucube.controller import Action, CleanParameters, LoopState, after_cycle, next_order, observe
+from gpucube.devices import Device, ImagingSettings
+from gpucube.errors import GpucubeError
+from gpucube.geometry import Beam, ImageGeometry
+from gpucube.mask import Mask
+from gpucube.planes import CubeFile, read_plane, write_plane
+from gpucube.records import ChannelRecord, StopCode
+from gpucube.store import VisibilityStore
+
+
+@dataclass(frozen=True)
+class ImageJob:
+    """All that a worker needs; picklable.
+
+    Attributes
+    ----------
+    store : VisibilityStore
+    settings : ImagingSettings
+    clean : CleanParameters
+    frequency : numpy.ndarray
+        Hz, of every output channel.
+    stokes : tuple of str
+    cubes : dict
+        Product name -> `CubeFile`; holds ``"residual"`` and ``"model"`` in any case if the beam is common.
+    mask : Mask or None
+    restoring_beam : "channel", "common" or Beam
+    """
+
+    store: VisibilityStore
+    settings: ImagingSettings
+    clean: CleanParameters
+    frequency: np.ndarray
+    stokes: tuple[str, ...]
+    cubes: dict[str, CubeFile]
+    mask: Mask | None
+    restoring_beam: str | Beam
+
+
+@dataclass
+class _ActivePlane:
+    """One plane at work: its device-side `data` and how far it has come."""
+
+    channel: int
+    stokes: int
+    data: Any
+    state: LoopState = field(default_factory=LoopState)
+    beam: Beam | None = None
+    sidelobe: float = 0.0
+    model_flux: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+_BLANK = (StopCode.NO_DATA, StopCode.FAILED)
+"""Planes that stop so are NaN in every image product."""
+
+Notify = Callable[[str, Any], None]
+
+
+def image_chunk(
+    job: ImageJob,
+    device: Device,
+    channels: Sequence[int],
+    chunk: int = 0,
+    worker: str = "main",
+    notify: Notify = lambda event, what: None,
+) -> list[ChannelRecord]:
+    """Image the channels of a chunk.
+
+    Parameters
+    ----------
+    job : ImageJob
+    device : Device
+    channels : sequence of int
+        Output channels.
+    chunk, worker : int, str
+        For the records.
+    notify : callable
+        Called with ("started", channel) and ("finished", record).
+
+    Returns
+    -------
+    list of ChannelRecord
+        In the order in which the channels finished.
+    """
+    records: list[ChannelRecord] = []
+    waiting = list(channels)[::-1]
+    active: list[_ActivePlane] = []
+    finished: dict[int, list[_ActivePlane]] = {}
+
+    def close(record: ChannelRecord) -> None:
+        record.chunk, record.worker, record.device = chunk, worker, device.name
+        records.append(record)
+        notify("finished", record)
+
+    while waiting or active:
+        fresh = []
+        while waiting and len(active) + len(fresh) * len(job.stokes) < device.batch * len(job.stokes):
+            fresh.append(waiting.pop())
+            notify("started", fresh[-1])
+        try:
+            started = _begin(job, device, fresh) if fresh else []
+            ending = [p for p in started if p.state.stop is not None]
+            active += [p for p in started if p.state.stop is None]
+            if active:
+                ending += _cycle(job, device, active)
+                active = [p for p in active if p.state.stop is None]
+            for plane in ending:
+                _finish_plane(job, device, plane)
+                together = finished.setdefault(plane.channel, [])
+                together.append(plane)
+                if len(together) == len(job.stokes):
+                    close(_record(job, finished.pop(plane.channel)))
+        except GpucubeError:
+            raise
+        except Exception as error:  # one channel's trouble must not end the others
+            lost = {p.channel for p in active} | set(fresh) | set(finished)
+            lost -= {r.channel for r in records}
+            active, finished = [], {}
+            if len(lost) > 1:
+                waiting += sorted(lost, reverse=True)
+                device.batch = 1
+            else:
+                for channel in lost:
+                    close(fail_channel(job, channel, f"{type(error).__name__}: {error}"))
+    return records
+
+
+def _begin(job: ImageJob, device: Device, channels: Sequence[int]) -> list[_ActivePlane]:
+    """Grid fresh channels and take the first decision; planes that stop at once have `state.stop` set."""
+    places = [(c, s) for c in channels for s in range(len(job.stokes))]
+    begin = time.perf_counter()
+    masks = [None if job.mask is None else job.mask.plane(c) for c, _ in places]
+    data = device.begin([job.store.samples(s, c) for c, s in places], masks)
+    planes = [_ActivePlane(c, s, d) for (c, s), d in zip(places, data, strict=True)]
+    _charge(planes, "grid", begin)
+    for p in planes:
+        if p.data.sum_weights == 0:
+            p.state = LoopState(stop=StopCode.NO_DATA)
+    _judge(job, device, [p for p in planes if p.state.stop is None])
+    for wide in (False, True):
+        chosen = [p for p in planes if p.state.stop is not StopCode.NO_DATA and (p.state.stop is None) == wide]
+        begin = time.perf_counter()
+        device.make_psf([p.data for p in chosen], wide)
+        for p in chosen:
+            geometry = job.settings.geometry
+            psf = device.fetch(p.data, "psf")
+            p.beam = fit_beam(psf, geometry.cell_x, geometry.cell_y)
+            if wide:
+                p.sidelobe = psf_sidelobe(psf, p.beam, geometry.cell_x, geometry.cell_y)
+        _charge(chosen, "psf", begin)
+    return planes
+
+
+def _judge(job: ImageJob, device: Device, planes: Sequence[_ActivePlane]) -> None:
+    """Measure exact residuals, decide, roll back where it must be."""
+    begin = time.perf_counter()
+    measured = device.measure([p.data for p in planes])
+    rolling, improved = [], []
+    for p, (peak, noise) in zip(planes, measured, strict=True):
+        before = p.state
+        p.state, action = observe(before, peak, noise, job.clean)
+        if action in (Action.ROLL_BACK_AND_CLEAN, Action.ROLL_BACK_AND_STOP):
+            rolling.append(p.data)
+        elif p.state.best_peak < before.best_peak and p.state.stop is None:
+            improved.append(p.data)
+    device.keep_model(improved)
+    device.roll_back(rolling)
+    _charge(planes, "measure", begin)
+
+
+def _cycle(job: ImageJob, device: Device, planes: Sequence[_ActivePlane]) -> list[_ActivePlane]:
+    """One minor and one major cycle on every active plane; returns those that stopped."""
+    begin = time.perf_counter()
+    data = [p.data for p in planes]
+    iterations = device.minor(data, [next_order(p.state, p.sidelobe, job.clean) for p in planes])
+    _charge(planes, "minor", begin)
+    begin = time.perf_counter()
+    device.major(data)
+    _charge(planes, "major", begin)
+    for p, n in zip(planes, iterations, strict=True):
+        p.state = after_cycle(p.state, n)
+    _judge(job, device, planes)
+    return [p for p in planes if p.state.stop is not None]
+
+
+def _finish_plane(job: ImageJob, device: Device, plane: _ActivePlane) -> None:
+    """Restore and write every product of a plane."""
+    if plane.state.stop in _BLANK:
+        _write_blank(job, plane.channel, plane.stokes)
+        return
+    begin = time.perf_counter()
+    products = {
+        name: device.fetch(plane.data, name) for name in ("dirty", "psf", "residual", "model") if name in job.cubes
+    }
+    if "image" in job.cubes and job.restoring_beam != "common":
+        products["image"] = restored(
+            device,
+            job.settings.geometry,
+            device.fetch(plane.data, "model"),
+            device.fetch(plane.data, "residual"),
+            plane.beam,
+            plane.beam if job.restoring_beam == "channel" else job.restoring_beam,
+        )
+    _charge([plane], "restore", begin)
+    begin = time.perf_counter()
+    if "mask" in job.cubes:
+        products["mask"] = _mask_plane(job, plane.channel)
+    for name, values in products.items():
+        write_plane(job.cubes[name], plane.stokes, plane.channel, values)
+    _charge([plane], "write", begin)
+    plane.model_flux = float(device.fetch(plane.data, "model").sum(dtype=np.float64))
+
+
+def restored(
+    device: Device, geometry: ImageGeometry, model: np.ndarray, residual: np.ndarray, fitted: Beam, target: Beam
+) -> np.ndarray:
+    """Model convolved with `target`, plus the residual brought to Jy per `target` beam.
+
+    The residual is smoothed from the fitted beam to the target where the target is larger (as tclean does); where it is
+    not, it is added as it is.
+    """
+    smooth = deconvolve(target, fitted) if target != fitted else None
+    scale = 1.0
+    if smooth is not None:
+        areas = [beam_area_pixels(b, geometry.cell_x, geometry.cell_y) for b in (target, fitted)]
+        scale = areas[0] / areas[1]
+    return device.restore(model, residual, target, smooth, scale)
+
+
+def restore_chunk(
+    job: ImageJob, device: Device, target: Beam, fitted: dict[tuple[int, int], Beam], channels: Iterable[int]
+) -> None:
+    """Restore finished channels with a beam known only at the end, from their residual and model on disk."""
+    for channel in channels:
+        for s in range(len(job.stokes)):
+            residual = read_plane(job.cubes["residual"], s, channel)
+            if (beam := fitted.get((s, channel))) is not None:
+                model = read_plane(job.cubes["model"], s, channel)
+                residual = restored(device, job.settings.geometry, model, residual, beam, target)
+            write_plane(job.cubes["image"], s, channel, residual)
+
+
+def fail_channel(job: ImageJob, channel: int, message: str) -> ChannelRecord:
+    """Blank a channel that could not be imaged, and say why."""
+    for s in range(len(job.stokes)):
+        _write_blank(job, channel, s)
+    return ChannelRecord(
+        channel,
+        float(job.frequency[channel]),
+        int(StopCode.FAILED),
+        StopCode.FAILED.reason,
+        visibilities=int(job.store.counts[:, channel].sum()),
+        message=message,
+    )
+
+
+def _write_blank(job: ImageJob, channel: int, stokes: int) -> None:
+    blank = np.full(job.settings.geometry.shape, np.nan, np.float32)
+    for name, cube in job.cubes.items():
+        write_plane(cube, stokes, channel, _mask_plane(job, channel) if name == "mask" else blank)
+
+
+def _mask_plane(job: ImageJob, channel: int) -> np.ndarray:
+    if job.mask is None:
+        return np.ones(job.settings.geometry.shape, np.float32)
+    return job.mask.plane(channel).astype(np.float32)
+
+
+def _record(job: ImageJob, planes: Sequence[_ActivePlane]) -> ChannelRecord:
+    """One record of a channel from its planes; with several, the one that iterated longest gives the stop code."""
+    planes = sorted(planes, key=lambda p: p.stokes)
+    each = [_plane_record(job, p) for p in planes]
+    if len(each) == 1:
+        return each[0]
+    leading = max(each, key=lambda r: (r.major_cycles, r.iterations))
+    merged = ChannelRecord(**{**leading.as_dict(), "planes": {}})
+    merged.iterations = sum(r.iterations for r in each)
+    merged.major_cycles = sum(r.major_cycles for r in each)
+    merged.visibilities = sum(r.visibilities for r in each)
+    merged.model_flux, merged.beam, merged.sum_weights = each[0].model_flux, each[0].beam, each[0].sum_weights
+    merged.retried = any(r.retried for r in each)
+    merged.seconds = {k: sum(r.seconds.get(k, 0.0) for r in each) for r in each for k in r.seconds}
+    for name, record in zip(job.stokes, each, strict=True):
+        merged.planes[name] = {k: v for k, v in record.as_dict().items() if k != "planes"}
+    return merged
+
+
+def _plane_record(job: ImageJob, plane: _ActivePlane) -> ChannelRecord:
+    state, selected = plane.state, int(job.store.selected[plane.channel])
+    counted = int(job.store.counts[plane.stokes, plane.channel])
+    stop = state.stop if state.stop is not None else StopCode.FAILED
+    record = ChannelRecord(
+        plane.channel,
+        float(job.frequency[plane.channel]),
+        int(stop),
+        stop.reason,
+        iterations=state.iterations,
+        major_cycles=state.majors,
+        model_flux=plane.model_flux,
+        sum_weights=float(plane.data.sum_weights),
+        visibilities=int(plane.data.visibilities),
+        flagged_fraction=1.0 - counted / selected if selected else 1.0,
+        seconds={k: round(v, 6) for k, v in plane.seconds.items()},
+        retried=state.retried,
+    )
+    if stop is StopCode.FAILED:
+        record.message = "the residual is not finite"
+    if stop not in _BLANK:
+        record.beam = beam_to_record(plane.beam) if plane.beam else None
+        record.noise, record.limit = state.noise, state.limit
+        record.peak_residual = state.peak if state.peak >= 0 else None
+    return record
+
+
+def _charge(planes: Sequence[_ActivePlane], stage: str, begin: float) -> None:
+    """Share the time since `begin` among the planes of a batch."""
+    share = (time.perf_counter() - begin) / max(len(planes), 1)
+    for p in planes:
+        p.seconds[stage] = p.seconds.get(stage, 0.0) + share

@@ -1,0 +1,287 @@
+"""What a job will do and take, before it does it: chunks, workers, memory, disk.
+
+In: checked parameters and a selection (subtables and index columns of the MSs only). Out: `Plan`, which `gpucube plan`
+prints and the main job follows. Pure arithmetic but for asking the machine how many cores, how much memory and how
+much disk it has.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from gpucube.errors import GpucubeError
+from gpucube.geometry import ImageGeometry, SpectralAxis
+from gpucube.ingest import Selection, plan_store, select
+from gpucube.parameters import Parameters
+from gpucube.quantities import ARCSEC_PER_RADIAN
+from gpucube.spw import parse_spw
+
+BASE_MEMORY = 300e6
+"""Bytes of a process that has done nothing yet: interpreter and libraries. Measured."""
+
+BYTES_A_PIXEL = 200
+"""Largest number of bytes a CPU worker holds for each pixel of the image: its planes, the PSF of twice the size with its
+spectrum, and what ducc0 and the FFTs need meanwhile. Measured."""
+
+IN_PROCESS_SECONDS = 120.0
+"""Jobs expected to take less than this run in threads of this process: a cluster costs seconds to start."""
+
+SECONDS_A_SAMPLE = 300e-9
+SECONDS_A_PIXEL = 120e-9
+"""Rough cost of imaging a plane, for that decision only."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done.
+
+    Attributes
+    ----------
+    nchan, nstokes : int
+    chunksize, chunks, workers : int
+    in_process : bool
+        Threads of this process instead of a Dask cluster.
+    scratch : str
+        Folder of the visibility store.
+    scratch_bytes, product_bytes, ms_bytes : int
+    memory_budget, memory_predicted : int
+        Bytes, host.
+    products : tuple of str
+        Paths to be written.
+    warnings : tuple of str
+    """
+
+    nchan: int
+    nstokes: int
+    chunksize: int
+    chunks: int
+    workers: int
+    in_process: bool
+    scratch: str
+    scratch_bytes: int
+    product_bytes: int
+    ms_bytes: int
+    memory_budget: int
+    memory_predicted: int
+    products: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def __str__(self) -> str:
+        how = "threads of one process" if self.in_process else "processes"
+        lines = [
+            f"channels   {self.nchan}" + (f" x {self.nstokes} Stokes" if self.nstokes > 1 else ""),
+            f"chunks     {self.chunks} of up to {self.chunksize} channels, on {self.workers} workers ({how})",
+            f"read       {_size(self.ms_bytes)} from the MeasurementSet, once",
+            f"scratch    {_size(self.scratch_bytes)} in {self.scratch}",
+            f"memory     {_size(self.memory_predicted)} expected, {_size(self.memory_budget)} allowed",
+            f"write      {_size(self.product_bytes)}:",
+            *(f"           {path}" for path in self.products),
+            *(f"warning    {text}" for text in self.warnings),
+        ]
+        return "\n".join(lines)
+
+
+def _size(nbytes: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 1000:
+            return f"{nbytes:.3g} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.3g} TB"
+
+
+def stokes_names(parameters: Parameters) -> tuple[str, ...]:
+    """The Stokes planes of the cube: ``("pseudoI",)`` or single letters."""
+    return ("pseudoI",) if parameters.stokes == "pseudoI" else tuple(parameters.stokes)
+
+
+def make_selection(parameters: Parameters) -> Selection:
+    """What of the MeasurementSets the parameters ask for.
+
+    Raises
+    ------
+    GpucubeError
+        As `gpucube.ingest.select`.
+    """
+    return select(
+        parameters.vis,
+        field=parameters.field,
+        spw=lambda count: chosen_windows(parameters.spw, count),
+        datacolumn=parameters.datacolumn,
+        stokes_names=stokes_names(parameters),
+        start=parameters.start,
+        width=parameters.width,
+        nchan=parameters.nchan,
+        phasecenter=parameters.phasecenter or None,
+        outframe=parameters.outframe,
+        restfreq=parameters.restfreq,
+    )
+
+
+def chosen_windows(spw: str, count: int) -> dict[int, np.ndarray | None]:
+    """Windows of an MS that a selection names: {window: channels, None for all}, in the order named.
+
+    Raises
+    ------
+    GpucubeError
+        A window beyond the last.
+    """
+    chosen: dict[int, np.ndarray | None] = {}
+    for item in parse_spw(spw):
+        last = count - 1 if item.last is None else item.last
+        if last >= count:
+            raise GpucubeError(f"spw={spw!r}: there is no spectral window {last}, they are numbered 0 to {count - 1}")
+        channels = np.concatenate([np.arange(a, b + 1) for a, b in item.channels]) if item.channels else None
+        for window in range(item.first, last + 1):
+            if window in chosen and channels is not None and chosen[window] is not None:
+                channels = np.concatenate([chosen[window], channels])
+            chosen[window] = None if channels is None else channels[np.sort(np.unique(channels, return_index=True)[1])]
+    return chosen
+
+
+def image_geometry(parameters: Parameters, selection: Selection) -> ImageGeometry:
+    """The sky side of the cube."""
+    return ImageGeometry(
+        parameters.imsize[0],
+        parameters.imsize[1],
+        parameters.cell[0] / ARCSEC_PER_RADIAN,
+        parameters.cell[1] / ARCSEC_PER_RADIAN,
+        selection.field.ra,
+        selection.field.dec,
+        selection.field.radesys,
+    )
+
+
+_FITS_FRAMES = {"TOPO": "TOPOCENT", "BARY": "BARYCENT", "GEO": "GEOCENTR", "GALACTO": "GALACTOC", "CMB": "CMBDIPOL"}
+
+
+def spectral_axis(selection: Selection) -> SpectralAxis:
+    """The frequency side of the cube."""
+    frame = _FITS_FRAMES.get(selection.frame, selection.frame)
+    return SpectralAxis(selection.channels.frequency, selection.channels.width, frame, selection.restfreq)
+
+
+def chunk_size(chunksize: int | str, nchan: int, workers: int, fits: int) -> int:
+    """Channels in a chunk.
+
+    Parameters
+    ----------
+    chunksize : int or "auto"
+        1 or more: that many; -1: one chunk per worker; "auto": as many as the device's memory takes, but enough chunks
+        (eight for each worker) that none is left waiting for the last.
+    nchan, workers : int
+    fits : int
+        Channels that fit the device's memory at once.
+    """
+    if chunksize == "auto":
+        return max(1, min(fits, math.ceil(nchan / (8 * workers)), nchan))
+    if chunksize == -1:
+        return max(1, math.ceil(nchan / workers))
+    return min(int(chunksize), nchan)
+
+
+def make_chunks(size: int, power: Sequence[float]) -> list[list[int]]:
+    """Neighbouring channels in chunks of `size`, the ones expected to be costly first.
+
+    Parameters
+    ----------
+    size : int
+    power : sequence of float
+        Of each channel, as `VisibilityStore.power`: emission makes it larger.
+    """
+    power = np.asarray(power)
+    chunks = [list(range(first, min(first + size, len(power)))) for first in range(0, len(power), size)]
+    return sorted(chunks, key=lambda c: (-float(power[c].sum()), c[0]))
+
+
+def make_plan(parameters: Parameters, selection: Selection | None = None) -> Plan:
+    """Work out what a job will take.
+
+    Raises
+    ------
+    GpucubeError
+        Bad selection; more memory or disk needed than there is.
+    """
+    selection = selection or make_selection(parameters)
+    geometry = image_geometry(parameters, selection)
+    nchan, nstokes = len(selection.channels.frequency), len(selection.stokes)
+    scratch = parameters.scratch or f"{parameters.imagename}.scratch"
+    partitions = plan_store(selection, scratch)
+    samples = sum(int(np.prod(p.shape)) for p in partitions)
+    pixels = geometry.nx * geometry.ny
+    workers = min(parameters.workers or len(os.sched_getaffinity(0)), nchan)
+    seconds = samples * SECONDS_A_SAMPLE + nchan * nstokes * pixels * SECONDS_A_PIXEL * (10 if parameters.niter else 1)
+    in_process = not parameters.scheduler and (workers == 1 or seconds / workers < IN_PROCESS_SECONDS)
+    budget = parameters.memory or int(0.8 * psutil.virtual_memory().available)
+    row_bytes = max((p.nrow for p in partitions), default=0) * 100
+    one = pixels * BYTES_A_PIXEL + row_bytes
+    store = sum(p.nbytes() for p in partitions)
+
+    def predicted(count: int) -> int:
+        bases = BASE_MEMORY if in_process else BASE_MEMORY * (count + 1)
+        return int(bases + count * one + (store if in_process else 0))
+
+    while workers > 1 and predicted(workers) > budget:
+        workers -= 1
+    if predicted(1) - (store if in_process else 0) > budget:
+        raise GpucubeError(
+            f"imaging one channel of {geometry.nx} x {geometry.ny} pixels needs {_size(predicted(1))} of memory, "
+            f"{_size(budget)} are allowed: choose a smaller imsize, or raise memory"
+        )
+    size = chunk_size(parameters.chunksize, nchan, workers, nchan)
+    product_bytes = len(parameters.products) * nchan * nstokes * pixels * 4
+    plan = Plan(
+        nchan,
+        nstokes,
+        size,
+        math.ceil(nchan / size),
+        workers,
+        in_process,
+        scratch,
+        store,
+        product_bytes,
+        sum(s.bytes_selected() for s in selection.sources),
+        budget,
+        predicted(workers),
+        tuple(f"{parameters.imagename}.{name}.fits" for name in parameters.products),
+        _warnings(spectral_axis(selection)),
+    )
+    _check_disk(plan, parameters.imagename)
+    return plan
+
+
+def _check_disk(plan: Plan, imagename: str) -> None:
+    places = [(existing_parent(plan.scratch), plan.scratch_bytes, "scratch", "the visibility store")]
+    places.append((existing_parent(imagename), plan.product_bytes, "imagename", "the cubes"))
+    if os.stat(places[0][0]).st_dev == os.stat(places[1][0]).st_dev:
+        places = [(places[0][0], plan.scratch_bytes + plan.product_bytes, "imagename", "visibility store and cubes")]
+    for folder, need, parameter, what in places:
+        free = shutil.disk_usage(folder).free
+        if need > free:
+            raise GpucubeError(
+                f"{what} need {_size(need)} of disk but {folder} has only {_size(free)} free: choose another {parameter}"
+            )
+
+
+def existing_parent(path: str) -> Path:
+    """The nearest folder above `path` that exists."""
+    folder = Path(path).absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def _warnings(axis: SpectralAxis) -> tuple[str, ...]:
+    if axis.is_regular():
+        return ()
+    return (
+        "the channels are not evenly spaced: the FITS frequency axis is only the best straight line; "
+        "the true frequencies are in the CHANNELS table of every cube and in the summary",
+    )

@@ -1,0 +1,270 @@
+"""Who does the work: threads of this process, or Dask workers.
+
+In: spans of rows to ingest, chunks of channels to image. Out: their reports, as they come. Small jobs run in threads
+(gridding, FFTs and compiled loops hold no interpreter lock), where starting a cluster would dominate; larger ones on a
+local cluster of single-threaded processes, or on an existing scheduler. Chunks are handed out one or two to a worker and
+refilled as they finish, so that a worker that dies takes few with it; what it took is split until the one channel that
+kills is alone, and that one is given up.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from typing import Any, Protocol
+
+from gpucube.devices import make_device
+from gpucube.errors import GpucubeError
+from gpucube.geometry import Beam
+from gpucube.imaging import ImageJob, Notify, fail_channel, image_chunk, restore_chunk
+from gpucube.ingest import BlockReport, ingest_rows
+from gpucube.records import ChannelRecord
+
+TOPIC = "gpucube"
+"""Dask topic on which workers tell which channel they have begun or finished."""
+
+
+class Workers(Protocol):
+    """Something that runs the three kinds of task."""
+
+    def ingest(self, jobs: Sequence[tuple]) -> Iterable[tuple[int, BlockReport]]:
+        """Run `ingest_rows` over (source, partition, first row, rows)."""
+        ...
+
+    def image(self, job: ImageJob, chunks: Sequence[Sequence[int]], notify: Notify) -> Iterator[list[ChannelRecord]]:
+        """Run `image_chunk` over chunks of channels."""
+        ...
+
+    def restore(self, job: ImageJob, target: Beam, fitted: dict, chunks: Sequence[Sequence[int]]) -> None:
+        """Run `restore_chunk` over chunks of channels."""
+        ...
+
+    def memory_peak(self) -> int:
+        """Largest resident size in bytes of all processes together."""
+        ...
+
+    def close(self) -> None:
+        """Let the workers go."""
+        ...
+
+
+def resident_peak() -> int:
+    """Largest resident size of this process so far, bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class _Cancelled(BaseException):
+    """Ends a chunk in a thread when the run is over for another reason."""
+
+
+class InProcess:
+    """Threads of this process, one device each."""
+
+    def __init__(self, workers: int, device: str):
+        self._workers, self._device = workers, device
+        self._cancelled = threading.Event()
+
+    def ingest(self, jobs: Sequence[tuple]) -> Iterator[tuple[int, BlockReport]]:
+        """One reader: casacore holds the interpreter lock, the transposition runs beside it."""
+        for source, partition, first, count in jobs:
+            for report in ingest_rows(source, partition, first, count):
+                yield partition.index, report
+
+    def image(self, job: ImageJob, chunks: Sequence[Sequence[int]], notify: Notify) -> Iterator[list[ChannelRecord]]:
+        """Chunks in order, each by the next free thread."""
+
+        def checked(event: str, what: Any) -> None:
+            if self._cancelled.is_set():
+                raise _Cancelled
+            notify(event, what)
+
+        def task(index: int, channels: Sequence[int]) -> list[ChannelRecord]:
+            device = make_device(self._device, job.settings)
+            return image_chunk(job, device, channels, index, threading.current_thread().name, checked)
+
+        yield from self._run([(task, (i, c)) for i, c in enumerate(chunks)])
+
+    def restore(self, job: ImageJob, target: Beam, fitted: dict, chunks: Sequence[Sequence[int]]) -> None:
+        """As `image`."""
+
+        def task(channels: Sequence[int]) -> None:
+            restore_chunk(job, make_device(self._device, job.settings), target, fitted, channels)
+
+        for _ in self._run([(task, (c,)) for c in chunks]):
+            pass
+
+    def _run(self, calls: Sequence[tuple[Callable, tuple]]) -> Iterator[Any]:
+        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="worker")
+        try:
+            waiting = {pool.submit(function, *arguments) for function, arguments in calls}
+            while waiting:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+        except BaseException:
+            self._cancelled.set()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def memory_peak(self) -> int:
+        """Of this process."""
+        return resident_peak()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class DaskWorkers:
+    """Workers of a Dask cluster, made here or found at an address.
+
+    Parameters
+    ----------
+    workers : int
+        Of the local cluster.
+    device : str
+    address : str
+        Of an existing scheduler; empty to start a local cluster.
+
+    Raises
+    ------
+    GpucubeError
+        No scheduler there, or it has no workers.
+    """
+
+    def __init__(self, workers: int, device: str, address: str = ""):
+        import dask
+        from distributed import Client, LocalCluster
+
+        self._device = device
+        self._peaks: dict[str, int] = {}
+        self._cluster = None
+        if not address:
+            dask.config.set({"distributed.worker.daemon": True})
+            self._cluster = LocalCluster(
+                n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+            )
+        try:
+            self._client = Client(address or self._cluster, timeout="20s", set_as_default=False)
+        except (OSError, ValueError, TimeoutError) as error:
+            raise GpucubeError(f"no Dask scheduler answers at {address}: {str(error).splitlines()[0]}") from None
+        self._workers = len(self._client.scheduler_info(n_workers=-1)["workers"])
+        if self._workers == 0:
+            self.close()
+            raise GpucubeError(f"the Dask scheduler at {address} has no workers: start some with 'dask worker {address}'")
+
+    def ingest(self, jobs: Sequence[tuple]) -> Iterator[tuple[int, BlockReport]]:
+        """Each worker opens the MeasurementSet itself and writes its rows into the shared store."""
+        sources = {id(job[0]): job[0] for job in jobs}
+        sent = {key: self._client.scatter(source, broadcast=True, hash=False) for key, source in sources.items()}
+        calls = [(_ingest_task, (sent[id(source)], *rest)) for source, *rest in jobs]
+        for future, _ in self._run(calls):
+            index, reports, peak = future.result()
+            self._note(peak)
+            for report in reports:
+                yield index, report
+
+    def image(self, job: ImageJob, chunks: Sequence[Sequence[int]], notify: Notify) -> Iterator[list[ChannelRecord]]:
+        """Chunks in order, a few at a time; what fails is split until the channel to blame is alone."""
+        self._client.subscribe_topic(TOPIC, lambda event: notify(*event[1]))
+        sent = self._client.scatter(job, broadcast=True, hash=False)
+        pending = [(i, list(c)) for i, c in enumerate(chunks)]
+        while pending:
+            again = []
+            for future, (_, index, channels, _) in self._run([(_image_task, (sent, i, c, self._device)) for i, c in pending]):
+                error = future.exception()
+                if error is None:
+                    records, peak = future.result()
+                    self._note(peak)
+                    yield records
+                elif isinstance(error, GpucubeError):
+                    raise error
+                elif len(channels) > 1:
+                    half = len(channels) // 2
+                    again += [(index, channels[:half]), (index, channels[half:])]
+                else:
+                    record = fail_channel(job, channels[0], f"{type(error).__name__}: {error}")
+                    notify("finished", record)
+                    yield [record]
+            pending = again
+        self._client.unsubscribe_topic(TOPIC)
+
+    def restore(self, job: ImageJob, target: Beam, fitted: dict, chunks: Sequence[Sequence[int]]) -> None:
+        """As `image`, without splitting."""
+        calls = [(_restore_task, (job, target, fitted, list(c), self._device)) for c in chunks]
+        for future, _ in self._run(calls):
+            future.result()
+
+    def _run(self, calls: Sequence[tuple[Callable, tuple]]) -> Iterator[tuple[Any, tuple]]:
+        """Submit a window of two tasks for each worker and refill it; yields finished futures with their arguments."""
+        from distributed import as_completed
+
+        queue = iter(calls)
+        arguments: dict[Any, tuple] = {}
+        completed = as_completed()
+
+        def submit() -> None:
+            for function, given in queue:
+                future = self._client.submit(function, *given, pure=False, retries=0)
+                arguments[future] = given
+                completed.add(future)
+                return
+
+        for _ in range(2 * self._workers):
+            submit()
+        for future in completed:
+            yield future, arguments.pop(future)
+            submit()
+
+    def _note(self, peak: tuple[str, int]) -> None:
+        name, size = peak
+        self._peaks[name] = max(size, self._peaks.get(name, 0))
+
+    def memory_peak(self) -> int:
+        """Of this process and all workers, each at its own worst moment."""
+        return resident_peak() + sum(self._peaks.values())
+
+    def close(self) -> None:
+        """Disconnect; stop the cluster if it was started here."""
+        self._client.close()
+        if self._cluster is not None:
+            self._cluster.close()
+
+
+def _process() -> tuple[str, int]:
+    return f"{os.uname().nodename}:{os.getpid()}", resident_peak()
+
+
+def _ingest_task(source: Any, partition: Any, first: int, count: int) -> tuple[int, list[BlockReport], tuple[str, int]]:
+    return partition.index, list(ingest_rows(source, partition, first, count)), _process()
+
+
+def _image_task(
+    job: ImageJob, index: int, channels: Sequence[int], device: str
+) -> tuple[list[ChannelRecord], tuple[str, int]]:
+    from distributed import get_worker
+
+    worker = get_worker()
+    records = image_chunk(
+        job,
+        make_device(device, job.settings),
+        channels,
+        index,
+        str(worker.name),
+        lambda event, what: worker.log_event(TOPIC, (event, what)),
+    )
+    return records, _process()
+
+
+def _restore_task(job: ImageJob, target: Beam, fitted: dict, channels: Sequence[int], device: str) -> None:
+    restore_chunk(job, make_device(device, job.settings), target, fitted, channels)
+
+
+def make_workers(in_process: bool, workers: int, device: str, scheduler: str) -> Workers:
+    """Threads here, a local cluster, or the cluster of an existing scheduler."""
+    if in_process:
+        return InProcess(workers, device)
+    return DaskWorkers(workers, device, scheduler)

@@ -1,0 +1,143 @@
+"""What can be chosen about a simulated observation.
+
+In: keyword arguments from Python or options from the command line, which is built from this one schema. Out: a
+checked, frozen `SimulationParameters`; values left out that depend on the telescope are filled in from it.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from gpucube.quantities import ANGLE, FLUX_DENSITY, FREQUENCY, Kind, parse_quantity
+from gpucube.simulate.arrays import ARRAYS, SITES
+
+ArrayName = Literal["vla-a", "vla-b", "vla-c", "vla-d", "alma"]
+
+
+def _channel_list(value: Any) -> Any:
+    """Take 5, "2,5" or "" as the list of channels that it means."""
+    if isinstance(value, str):
+        return [part for part in value.replace(" ", "").split(",") if part]
+    return [value] if isinstance(value, int) else value
+
+
+def _quantity(kind: Kind) -> BeforeValidator:
+    return BeforeValidator(lambda value: value if value is None else parse_quantity(value, kind))
+
+
+Angle = Annotated[float, _quantity(ANGLE)]
+FluxDensity = Annotated[float, _quantity(FLUX_DENSITY)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Channels = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_channel_list)]
+Correlations = Annotated[Literal[1, 2, 4], BeforeValidator(lambda value: int(value))]
+
+
+class SimulationParameters(BaseModel):
+    """Everything that decides what a simulated MeasurementSet holds. Same parameters, same MeasurementSet."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    out: Path = Field(description="the MeasurementSet to write; its truth goes beside it as <out minus .ms>.truth.npz")
+    array: ArrayName = Field(
+        "vla-d", description="antenna layout: the VLA's four configurations (27 antennas) or ALMA (43, within 500 m)"
+    )
+    antennas: int | None = Field(
+        None, ge=2, description="use only this many antennas, spread evenly over the layout (default: all)"
+    )
+    nchan: int = Field(117, ge=1, description="number of channels")
+    ntime: int = Field(144, ge=1, description="number of integrations")
+    integration: float = Field(10.0, gt=0, description="length of an integration, seconds")
+    track_hours: float = Field(
+        4.0, ge=0, description="the integrations are spread evenly over this many hours about transit"
+    )
+    ra: float = Field(187.5, ge=0, lt=360, description="right ascension of the field, degrees, J2000")
+    dec: float | None = Field(
+        None, ge=-90, le=90, description="declination, degrees (default: 30 for the VLA, -35 for ALMA)"
+    )
+    rest_freq: Annotated[float | None, _quantity(FREQUENCY)] = Field(
+        None,
+        gt=0,
+        description="rest frequency of the line, in the middle channel, Hz (default: 1420.405752e6 for the VLA, "
+        "86.243e9 for ALMA)",
+    )
+    chan_width: Annotated[float | None, _quantity(FREQUENCY)] = Field(
+        None,
+        description="channel width, Hz; negative for falling frequency (default: 15625 for the VLA, 122070 for ALMA)",
+    )
+    frame: Literal["LSRK", "TOPO"] = Field("LSRK", description="frame that the channel frequencies are stated in")
+    noise: FluxDensity = Field(
+        0.1, ge=0, description="noise of the real and of the imaginary part of one correlation in one channel, Jy"
+    )
+    peak: FluxDensity = Field(0.1, ge=0, description="flux density of the brightest source at its line's peak, Jy")
+    bright_frac: Fraction = Field(0.17, description="share of the channels that hold line emission")
+    continuum: int = Field(0, ge=0, description="number of flat-spectrum point sources in every channel")
+    imsize: int = Field(256, ge=8, description="image size that the sources are laid out for, pixels")
+    cell: Angle = Field(10.0, gt=0, description="pixel size that the sources are laid out for, arcsec")
+    npol: Correlations = Field(2, description="correlations: one hand, both parallel hands, or all four")
+    flag_rows: Fraction = Field(0.03, description="share of rows flagged at random")
+    flag_cells: Fraction = Field(0.02, description="share of (row, channel) samples flagged at random")
+    flag_channels: Channels | None = Field(
+        None,
+        description="channels flagged throughout, with commas (default: 2, if there are four or more)",
+    )
+    flagrow_only: bool = Field(
+        False, description="flagged rows set FLAG_ROW only and leave FLAG as it was, which the format allows"
+    )
+    garbage: float = Field(1e4, description="value left in flagged samples, Jy, so that an ignored flag is seen")
+    weight_spectrum: bool = Field(False, description="write WEIGHT_SPECTRUM too, with noisier band edges")
+    equal_weights: bool = Field(False, description="give every antenna the same sensitivity")
+    tile_chan: int | None = Field(
+        None, ge=1, description="channels per tile of DATA on disk (default: all, at most 64)"
+    )
+    seed: int = Field(1, ge=0, description="seed of the random numbers")
+    overwrite: bool = Field(False, description="replace an existing MeasurementSet")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        """Defaults that depend on the telescope, so that the parameters kept with the truth are complete."""
+        if not isinstance(values, dict):
+            return values
+        array = ARRAYS.get(values.get("array", "vla-d"))
+        if array is None:
+            return values
+        filled = dict(values)
+        for name in ("dec", "rest_freq", "chan_width"):
+            if filled.get(name) is None:
+                filled[name] = getattr(array, name)
+        if filled.get("antennas") is None:
+            filled["antennas"] = array.antennas
+        return filled
+
+    @model_validator(mode="after")
+    def _check_together(self) -> SimulationParameters:
+        array = ARRAYS[self.array]
+        if self.antennas > array.antennas:
+            raise ValueError(f"antennas={self.antennas}: {self.array} has {array.antennas}")
+        if self.chan_width == 0:
+            raise ValueError("chan_width=0: give a width, negative for falling frequency")
+        if self.rest_freq - 0.5 * self.nchan * abs(self.chan_width) <= 0:
+            raise ValueError(
+                f"chan_width={self.chan_width:g}: {self.nchan} channels of this width about {self.rest_freq:g} Hz "
+                "reach below 0 Hz; make them narrower or fewer"
+            )
+        last = max(self.flagged_channels, default=0)
+        if last >= self.nchan:
+            raise ValueError(f"flag_channels={last}: channels are counted from 0 to {self.nchan - 1}")
+        latitude = math.degrees(SITES[array.site][1])
+        if abs(latitude - self.dec) >= 90:
+            raise ValueError(f"dec={self.dec:g}: never rises at latitude {latitude:.1f}, where {array.telescope} is")
+        if math.radians(self.imsize * self.cell / 3600) > 1.2:
+            raise ValueError(f"cell={self.cell:g}: {self.imsize} pixels of this size are more than a radian of sky")
+        return self
+
+    @property
+    def flagged_channels(self) -> tuple[int, ...]:
+        """The channels flagged throughout."""
+        if self.flag_channels is not None:
+            return self.flag_channels
+        return (2,) if self.nchan >= 4 else ()

@@ -1,0 +1,186 @@
+"""The simulated sky and its exact visibilities.
+
+In: image size, pixel size and channels, or a plain list of point sources. Out: `Sky` (direction cosines and flux per
+channel) and its visibilities by the direct Fourier sum in float64,
+V = sum_s S_s exp(+2 pi i (u l + v m + w (n-1)) nu/c), without any gridding.
+
+The default sky is a spectral-line cube in small: a tilted rotating ring of many points, eight point sources with
+narrow lines, one isolated line far from the centre (there a neglected w term shows) and optional continuum sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from gpucube.errors import GpucubeError
+from gpucube.geometry import LIGHT_SPEED
+
+
+@dataclass(frozen=True)
+class Sky:
+    """Point sources.
+
+    Attributes
+    ----------
+    l, m : numpy.ndarray
+        Direction cosines to the east and to the north, shape (nsource,).
+    flux : numpy.ndarray
+        Jy, shape (nsource, nchan).
+    kind : numpy.ndarray
+        What each source belongs to (text), shape (nsource,).
+    """
+
+    l: np.ndarray
+    m: np.ndarray
+    flux: np.ndarray
+    kind: np.ndarray
+
+    @property
+    def n_minus_one(self) -> np.ndarray:
+        """n - 1 = sqrt(1 - l^2 - m^2) - 1 of every source."""
+        return np.sqrt(1.0 - self.l**2 - self.m**2) - 1.0
+
+    def radec(self, ra: float, dec: float) -> tuple[np.ndarray, np.ndarray]:
+        """Right ascension and declination of the sources about a phase centre, radians."""
+        n = 1.0 + self.n_minus_one
+        source_dec = np.arcsin(self.m * np.cos(dec) + n * np.sin(dec))
+        source_ra = ra + np.arctan2(self.l, n * np.cos(dec) - self.m * np.sin(dec))
+        return source_ra, source_dec
+
+
+def _line(channel: np.ndarray, centre: float, sigma: float, peak: float) -> np.ndarray:
+    """A Gaussian line cut off at three sigma, so that line-free channels are exactly empty."""
+    profile = peak * np.exp(-0.5 * ((channel - centre) / sigma) ** 2)
+    profile[np.abs(channel - centre) > max(3.0 * sigma, 0.5)] = 0.0
+    return profile
+
+
+def line_sky(
+    imsize: int, cell: float, nchan: int, peak: float, bright_frac: float, continuum: int, rng: np.random.Generator
+) -> Sky:
+    """The default sky: rotating ring, point sources, one lone line, continuum.
+
+    Parameters
+    ----------
+    imsize : int
+        Image that the sources are laid out in, pixels.
+    cell : float
+        Pixel, radians.
+    nchan : int
+        Number of channels.
+    peak : float
+        Jy, the brightest source.
+    bright_frac : float
+        Share of the channels with line emission.
+    continuum : int
+        Number of flat-spectrum sources.
+    rng : numpy.random.Generator
+        Places the continuum sources.
+
+    Returns
+    -------
+    Sky
+    """
+    x: list[float] = []  # pixels to the east of the centre
+    y: list[float] = []
+    flux: list[np.ndarray] = []
+    kind: list[str] = []
+    channel = np.arange(nchan)
+    middle, width = 0.45 * nchan, max(bright_frac * nchan, 1.0)
+
+    def add(name: str, east: float, north: float, spectrum: np.ndarray) -> None:
+        x.append(east)
+        y.append(north)
+        flux.append(spectrum)
+        kind.append(name)
+
+    for radius, points in ((0.05, 16), (0.09, 28), (0.13, 40)):
+        for t in np.arange(points) * 2 * np.pi / points:
+            east = -0.08 * imsize + radius * imsize * np.cos(t)
+            north = 0.06 * imsize + radius * imsize * np.sin(t) * 0.7
+            line = _line(
+                channel,
+                middle + 0.40 * width * np.cos(t),
+                max(0.05 * width, 0.7),
+                peak * 0.12 * (1 + 0.3 * np.sin(5 * t)),
+            )
+            add("ring", east, north, line)
+    for k in range(8):
+        angle, radius = 2.4 * k + 0.3, (0.12 + 0.08 * k % 0.30) * imsize
+        east, north = radius * np.cos(angle), radius * np.sin(angle)
+        if k % 2 == 0:  # half of them exactly on a pixel
+            east, north = np.round(east), np.round(north)
+        centre = np.round(middle + (k - 3.5) / 8.0 * width * 0.9)
+        add("point", east, north, _line(channel, centre, max(0.04 * width, 0.6), peak * (1.0 - 0.09 * k)))
+    lone = np.round(0.36 * imsize)
+    add("maser", lone, -lone, _line(channel, np.floor(0.8 * nchan), 0.2, peak))
+    for k in range(continuum):
+        east = np.round(rng.uniform(-0.7, 0.7) * imsize / 2.0)
+        north = np.round(rng.uniform(-0.7, 0.7) * imsize / 2.0)
+        add("continuum", east, north, np.full(nchan, peak * 0.2 / (k + 1)))
+    return Sky(np.array(x) * cell, np.array(y) * cell, np.array(flux), np.array(kind))
+
+
+def point_sky(sources: Iterable[tuple[float, float, ArrayLike]], nchan: int) -> Sky:
+    """A sky from a plain list of point sources.
+
+    Parameters
+    ----------
+    sources : iterable of (l, m, flux)
+        Direction cosines (radians near the centre) to the east and to the north; Jy, one number for all channels or
+        one per channel.
+    nchan : int
+        Number of channels.
+
+    Returns
+    -------
+    Sky
+
+    Raises
+    ------
+    GpucubeError
+        If a source is below the horizon of the tangent plane or its spectrum has the wrong length.
+    """
+    listed = list(sources)
+    l = np.array([source[0] for source in listed], float)
+    m = np.array([source[1] for source in listed], float)
+    flux = np.zeros((len(listed), nchan))
+    for i, source in enumerate(listed):
+        if l[i] ** 2 + m[i] ** 2 >= 1.0:
+            raise GpucubeError(f"source {i}: l = {l[i]}, m = {m[i]} is not on the sky; l^2 + m^2 must be below 1")
+        spectrum = np.asarray(source[2], float)
+        if spectrum.shape not in ((), (nchan,)):
+            raise GpucubeError(f"source {i}: flux of shape {spectrum.shape}; give one number or {nchan}")
+        flux[i] = spectrum
+    return Sky(l, m, flux, np.full(len(listed), "point"))
+
+
+def visibilities(sky: Sky, uvw: np.ndarray, frequency: np.ndarray) -> np.ndarray:
+    """Noiseless visibilities by the direct Fourier sum.
+
+    Parameters
+    ----------
+    sky : Sky
+        The sources.
+    uvw : numpy.ndarray
+        Metres, shape (nrow, 3).
+    frequency : numpy.ndarray
+        Hz, shape (nchan,).
+
+    Returns
+    -------
+    numpy.ndarray
+        Jy, complex128, shape (nrow, nchan).
+    """
+    model = np.zeros((len(uvw), len(frequency)), complex)
+    for l, m, n1, spectrum in zip(sky.l, sky.m, sky.n_minus_one, sky.flux, strict=True):
+        lit = np.flatnonzero(spectrum)
+        delay = (uvw @ np.array([l, m, n1])) / LIGHT_SPEED
+        turns = delay[:, None] * frequency[lit]
+        turns -= np.round(turns)  # a small argument keeps sine and cosine fast and exact
+        model[:, lit] += spectrum[lit] * np.exp(2j * np.pi * turns)
+    return model

@@ -1,0 +1,293 @@
+"""The MeasurementSet on disk: main table with tiled columns, and every subtable that tclean and WSClean look into.
+
+In: a `MeasurementSetHeader` (everything about the observation but its rows), then blocks of rows. Out: an MS v2 with
+one spectral window, one field and one polarisation setup; DATA and FLAG tiled in blocks of some 1 MiB, SOURCE with
+the rest frequency. Layout as in the MeasurementSet definition 2.0 (Kemball & Wieringa, 2000).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from casacore import tables
+
+TILE_BYTES = 2**20
+FRAME_CODE = {"LSRK": 1, "TOPO": 5}
+CORRELATIONS = {
+    ("circular", 1): [5],
+    ("circular", 2): [5, 8],
+    ("circular", 4): [5, 6, 7, 8],
+    ("linear", 1): [9],
+    ("linear", 2): [9, 12],
+    ("linear", 4): [9, 10, 11, 12],
+}
+"""Codes of casacore's Stokes type: RR RL LR LL = 5 to 8, XX XY YX YY = 9 to 12."""
+RECEPTOR_PAIRS = {1: [[0, 0]], 2: [[0, 0], [1, 1]], 4: [[0, 0], [0, 1], [1, 0], [1, 1]]}
+CONSTANT_COLUMNS = (
+    "ARRAY_ID",
+    "DATA_DESC_ID",
+    "FEED1",
+    "FEED2",
+    "FIELD_ID",
+    "OBSERVATION_ID",
+    "PROCESSOR_ID",
+    "STATE_ID",
+)
+SLOW_COLUMNS = (*CONSTANT_COLUMNS, "TIME", "TIME_CENTROID", "INTERVAL", "EXPOSURE", "SCAN_NUMBER")
+"""Columns that change seldom from row to row; an incremental storage manager keeps each run once."""
+
+
+@dataclass(frozen=True)
+class MeasurementSetHeader:
+    """The observation that the rows belong to.
+
+    Attributes
+    ----------
+    telescope : str
+        As CASA knows it.
+    feeds : str
+        ``"circular"`` or ``"linear"``.
+    positions : numpy.ndarray
+        Antennas, ITRF metres, shape (nant, 3).
+    stations : list of str
+        One name per antenna.
+    dish : float
+        Diameter, metres.
+    ra, dec : float
+        Phase centre, radians, J2000.
+    frequency : numpy.ndarray
+        Channel centres, Hz, shape (nchan,).
+    chan_width : float
+        Hz, negative for falling frequency.
+    rest_freq : float
+        Hz.
+    frame : str
+        Key of `FRAME_CODE`.
+    npol : int
+        Correlations: 1, 2 or 4.
+    times : tuple of float
+        Begin and end, seconds since MJD 0.
+    integration : float
+        Seconds.
+    """
+
+    telescope: str
+    feeds: str
+    positions: np.ndarray
+    stations: list[str]
+    dish: float
+    ra: float
+    dec: float
+    frequency: np.ndarray
+    chan_width: float
+    rest_freq: float
+    frame: str
+    npol: int
+    times: tuple[float, float]
+    integration: float
+
+
+def create_main(path: Path, nrow: int, npol: int, tile_chan: int, weight_spectrum: bool) -> tables.table:
+    """Create the MS with its main table and empty subtables.
+
+    Parameters
+    ----------
+    path : Path
+        Where; must not exist.
+    nrow, npol, tile_chan : int
+        Rows, correlations, and channels per tile of DATA.
+    weight_spectrum : bool
+        Whether to have that column.
+
+    Returns
+    -------
+    casacore.tables.table
+        The main table, open for writing, its rows added.
+    """
+    description = tables.required_ms_desc("MAIN")
+    managers: dict[str, dict[str, Any]] = {}
+    cubes = ["DATA"]
+    description.update(tables.maketabdesc(tables.makearrcoldesc("DATA", 0j, valuetype="complex", ndim=2)))
+    if weight_spectrum:
+        cubes.append("WEIGHT_SPECTRUM")
+        description.update(tables.maketabdesc(tables.makearrcoldesc("WEIGHT_SPECTRUM", 0.0, valuetype="float", ndim=2)))
+
+    def tile(column: str, manager: str, *shape: int) -> None:
+        group = f"Tiled{column}"
+        description[column]["dataManagerType"], description[column]["dataManagerGroup"] = manager, group
+        spec = {"DEFAULTTILESHAPE": np.array(shape, np.int32)}
+        managers[group] = {"TYPE": manager, "NAME": group, "COLUMNS": [column], "SPEC": spec}
+
+    tile_row = max(1, TILE_BYTES // (8 * npol * tile_chan))
+    for column in cubes:
+        tile(column, "TiledShapeStMan", npol, tile_chan, tile_row)
+    tile("FLAG", "TiledShapeStMan", npol, tile_chan, 8 * tile_row)
+    tile("UVW", "TiledColumnStMan", 3, 4096)
+    description["UVW"].update(shape=[3], ndim=1, option=5)
+    tile("WEIGHT", "TiledShapeStMan", npol, 8192)
+    tile("SIGMA", "TiledShapeStMan", npol, 8192)
+    for column in SLOW_COLUMNS:
+        description[column]["dataManagerType"] = "IncrementalStMan"
+        description[column]["dataManagerGroup"] = "Incremental"
+    main = tables.default_ms(str(path), description, tables.makedminfo(description, managers))
+    main.addrows(nrow)
+    return main
+
+
+def write_constant_columns(main: tables.table, integration: float) -> None:
+    """Fill the columns that are the same in every row."""
+    nrow = main.nrows()
+    for column in ("INTERVAL", "EXPOSURE"):
+        main.putcol(column, np.full(nrow, integration))
+    for column in CONSTANT_COLUMNS:
+        main.putcol(column, np.zeros(nrow, np.int32))
+    main.putcolkeyword("UVW", "MEASINFO", {"type": "uvw", "Ref": "J2000"})
+
+
+def write_subtables(main: tables.table, header: MeasurementSetHeader) -> None:
+    """Fill every subtable from the header."""
+    root = main.name()
+    direction = np.array([[header.ra, header.dec]])
+    nchan, width = len(header.frequency), abs(header.chan_width)
+    rows: dict[str, dict[str, Any]] = {
+        "POLARIZATION": {
+            "NUM_CORR": header.npol,
+            "CORR_TYPE": np.array(CORRELATIONS[header.feeds, header.npol], np.int32),
+            "CORR_PRODUCT": np.array(RECEPTOR_PAIRS[header.npol], np.int32),
+            "FLAG_ROW": False,
+        },
+        "SPECTRAL_WINDOW": {
+            "NUM_CHAN": nchan,
+            "CHAN_FREQ": header.frequency,
+            "CHAN_WIDTH": np.full(nchan, header.chan_width),
+            "EFFECTIVE_BW": np.full(nchan, width),
+            "RESOLUTION": np.full(nchan, width),
+            "TOTAL_BANDWIDTH": width * nchan,
+            "REF_FREQUENCY": header.frequency[0],
+            "MEAS_FREQ_REF": FRAME_CODE[header.frame],
+            "NAME": "LINE",
+            "NET_SIDEBAND": 1,
+            "IF_CONV_CHAIN": 0,
+            "FREQ_GROUP": 0,
+            "FREQ_GROUP_NAME": "none",
+            "FLAG_ROW": False,
+        },
+        "DATA_DESCRIPTION": {"SPECTRAL_WINDOW_ID": 0, "POLARIZATION_ID": 0, "FLAG_ROW": False},
+        "FIELD": {
+            "DELAY_DIR": direction,
+            "PHASE_DIR": direction,
+            "REFERENCE_DIR": direction,
+            "NAME": "SIMLINE",
+            "CODE": "",
+            "NUM_POLY": 0,
+            "SOURCE_ID": 0,
+            "TIME": header.times[0],
+            "FLAG_ROW": False,
+        },
+        "OBSERVATION": {
+            "TELESCOPE_NAME": header.telescope,
+            "OBSERVER": "simulated",
+            "PROJECT": "gpucube",
+            "TIME_RANGE": np.array(header.times),
+            "LOG": np.array(["simulated"]),
+            "SCHEDULE": np.array(["none"]),
+            "SCHEDULE_TYPE": "",
+            "RELEASE_DATE": 0.0,
+            "FLAG_ROW": False,
+        },
+        "STATE": {
+            "SIG": True,
+            "REF": False,
+            "CAL": 0.0,
+            "LOAD": 0.0,
+            "SUB_SCAN": 0,
+            "OBS_MODE": "OBSERVE_TARGET#ON_SOURCE",
+            "FLAG_ROW": False,
+        },
+        "PROCESSOR": {"TYPE": "CORRELATOR", "SUB_TYPE": "", "TYPE_ID": -1, "MODE_ID": -1, "FLAG_ROW": False},
+        "HISTORY": {
+            "TIME": header.times[0],
+            "MESSAGE": "simulated observation",
+            "APPLICATION": "gpucube simulate",
+            "ORIGIN": "gpucube",
+            "PRIORITY": "INFO",
+            "OBJECT_ID": 0,
+            "OBSERVATION_ID": 0,
+            "CLI_COMMAND": np.array([""]),
+            "APP_PARAMS": np.array([""]),
+        },
+    }
+    for name, cells in rows.items():
+        with tables.table(f"{root}::{name}", readonly=False, ack=False) as table:
+            _put_row(table, cells)
+    _write_antennas(root, header)
+    _write_source(main, header)
+
+
+def _put_row(table: tables.table, cells: dict[str, Any]) -> None:
+    table.addrows(1)
+    for column, value in cells.items():
+        table.putcell(column, table.nrows() - 1, value)
+
+
+def _write_antennas(root: str, header: MeasurementSetHeader) -> None:
+    """ANTENNA and FEED."""
+    nant = len(header.stations)
+    names = [f"ea{i + 1:02d}" for i in range(nant)] if header.telescope == "EVLA" else header.stations
+    with tables.table(f"{root}::ANTENNA", readonly=False, ack=False) as table:
+        table.addrows(nant)
+        table.putcol("POSITION", header.positions)
+        table.putcol("OFFSET", np.zeros((nant, 3)))
+        table.putcol("DISH_DIAMETER", np.full(nant, header.dish))
+        table.putcol("NAME", names)
+        table.putcol("STATION", header.stations)
+        table.putcol("TYPE", ["GROUND-BASED"] * nant)
+        table.putcol("MOUNT", ["ALT-AZ"] * nant)
+        table.putcol("FLAG_ROW", np.zeros(nant, bool))
+    hands = ["R", "L"] if header.feeds == "circular" else ["X", "Y"]
+    with tables.table(f"{root}::FEED", readonly=False, ack=False) as table:
+        table.addrows(nant)
+        table.putcol("ANTENNA_ID", np.arange(nant, dtype=np.int32))
+        for column, value in (("FEED_ID", 0), ("BEAM_ID", -1), ("NUM_RECEPTORS", 2), ("SPECTRAL_WINDOW_ID", -1)):
+            table.putcol(column, np.full(nant, value, np.int32))
+        table.putcol("TIME", np.full(nant, np.mean(header.times)))
+        table.putcol("INTERVAL", np.full(nant, 1e9))
+        table.putcol("BEAM_OFFSET", np.zeros((nant, 2, 2)))
+        table.putcol("POL_RESPONSE", np.tile(np.eye(2, dtype=np.complex64), (nant, 1, 1)))
+        table.putcol("POLARIZATION_TYPE", {"shape": [nant, 2], "array": hands * nant})
+        table.putcol("POSITION", np.zeros((nant, 3)))
+        table.putcol("RECEPTOR_ANGLE", np.zeros((nant, 2)))
+
+
+def _write_source(main: tables.table, header: MeasurementSetHeader) -> None:
+    """SOURCE, an optional subtable: imagers take the rest frequency from it."""
+    description = tables.required_ms_desc("SOURCE")
+    frequency = {"QuantumUnits": ["Hz"], "MEASINFO": {"type": "frequency", "Ref": "LSRK"}}
+    velocity = {"QuantumUnits": ["m/s"], "MEASINFO": {"type": "radialvelocity", "Ref": "LSRK"}}
+    for column in (
+        tables.makearrcoldesc("REST_FREQUENCY", 0.0, ndim=1, keywords=frequency),
+        tables.makearrcoldesc("SYSVEL", 0.0, ndim=1, keywords=velocity),
+        tables.makearrcoldesc("TRANSITION", "", ndim=1),
+    ):
+        description.update(tables.maketabdesc(column))
+    with tables.default_ms_subtable("SOURCE", f"{main.name()}/SOURCE", description) as table:
+        cells = {
+            "SOURCE_ID": 0,
+            "TIME": np.mean(header.times),
+            "INTERVAL": 1e9,
+            "SPECTRAL_WINDOW_ID": 0,
+            "NUM_LINES": 1,
+            "NAME": "SIMLINE",
+            "CALIBRATION_GROUP": 0,
+            "CODE": "",
+            "DIRECTION": np.array([header.ra, header.dec]),
+            "PROPER_MOTION": np.zeros(2),
+            "REST_FREQUENCY": np.array([header.rest_freq]),
+            "SYSVEL": np.array([0.0]),
+            "TRANSITION": np.array(["LINE"]),
+        }
+        _put_row(table, cells)
+        main.putkeyword("SOURCE", table)
