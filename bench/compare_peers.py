@@ -91,13 +91,11 @@ def wsclean_run(options: argparse.Namespace, out: Path, program: str, nchan: int
     return timed(program, command, out.with_name(f"{out.name}.log"), summarise_log)
 
 
-def versions(options: argparse.Namespace, runs: list[Figures]) -> dict[str, str]:
-    """Versions of the programs that ran and of the libraries gpucube's speed rests on."""
+def versions(options: argparse.Namespace) -> dict[str, str]:
+    """Versions of gpucube, of the libraries its speed rests on, and of WSClean."""
     found = {name: version(name) for name in ("numpy", "ducc0", "numba", "dask")}
     command = [sys.executable, "-m", "gpucube", "--version"]
     found["gpucube"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
-    if "tclean" not in options.skip:
-        found["CASA"] = next(run["version"] for run in runs if run["program"] == "tclean")
     if "wsclean" not in options.skip:
         text = subprocess.run(["wsclean", "--version"], capture_output=True, text=True, check=True).stdout
         found["WSClean"] = next(line for line in text.splitlines() if "version" in line).split("version")[1].strip()
@@ -172,23 +170,32 @@ def parse_arguments() -> argparse.Namespace:
     return options
 
 
+def write(result: Figures, options: argparse.Namespace) -> None:
+    """Write the JSON file and the Markdown page."""
+    (options.json or options.out / "peers.json").write_text(json.dumps(result, indent=1) + "\n")
+    (options.markdown or options.out / "peers.md").write_text(markdown(result))
+
+
 def main() -> int:
     options = parse_arguments()
-    options.ms, out = options.ms.resolve(), options.out.resolve()
+    options.ms, options.out = options.ms.resolve(), options.out.resolve()
+    out = options.out
     out.mkdir(parents=True, exist_ok=True)
-    data = {**describe_ms(options.ms), "imsize": options.imsize, "cell": options.cell}
+    result: Figures = {"machine": machine(), "versions": versions(options)}
+    result["data"] = {**describe_ms(options.ms), "imsize": options.imsize, "cell": options.cell}
 
     runs = [gpucube_run(options, out / f"gpucube{i}") for i in range(options.gpucube_repeat)]
     if "tclean" not in options.skip:
         runs.append(tclean_run(options, out / "tclean_dirty", "tclean, dirty only", "--niter", "0"))
         runs.append(tclean_run(options, out / "tclean", "tclean", "--nsigma", "3"))
+        result["versions"]["CASA"] = runs[-1]["version"]
     if "wsclean" not in options.skip:
-        nchan = data["channels"]
+        nchan = result["data"]["channels"]
         runs.append(wsclean_run(options, out / "wsclean_wgridder", "WSClean, w-gridder", nchan, wgridder=True))
         runs.append(wsclean_run(options, out / "wsclean_default", "WSClean, default gridder", nchan, wgridder=False))
-
-    result: Figures = {"machine": machine(), "versions": versions(options, runs), "data": data}
     result |= {"runs": runs, "ratios": ratios(runs)}
+    write(result, options)
+
     truth = options.truth or options.ms.with_suffix(".truth.npz")
     failed = False
     if "tclean" not in options.skip and truth.exists():
@@ -197,10 +204,8 @@ def main() -> int:
         criteria, figures = compare(str(out / "gpucube0"), str(out / "tclean_dirty"), str(out / "tclean"), str(truth))
         failed = not all(criterion.passed for criterion in criteria)
         result |= {"quality": [criterion.line() for criterion in criteria], "quality_figures": figures}
-    page = markdown(result)
-    (options.json or out / "peers.json").write_text(json.dumps(result, indent=1) + "\n")
-    (options.markdown or out / "peers.md").write_text(page)
-    print(page)
+        write(result, options)
+    print(markdown(result))
     return int(failed)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from gpucube import __version__
 from gpucube import plan as planning
 from gpucube.beams import beam_from_record, common_beam
 from gpucube.controller import CleanParameters
@@ -206,8 +207,8 @@ def w_phase(geometry: ImageGeometry, w_wavelengths: float) -> float:
 
 def versions() -> dict[str, str]:
     """Versions of what took part."""
-    names = ("gpucube", "numpy", "ducc0", "numba", "python-casacore", "astropy", "dask", "distributed")
-    found = {"python": platform.python_version()}
+    names = ("numpy", "ducc0", "numba", "python-casacore", "astropy", "dask", "distributed")
+    found = {"gpucube": __version__, "python": platform.python_version()}
     for name in names:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
@@ -243,8 +244,8 @@ def _restoring_beam(parameters: Parameters) -> str | Beam:
 def _create(
     parameters: Parameters, selection: Selection, geometry: ImageGeometry, axis: SpectralAxis, beam: str | Beam
 ) -> dict[str, CubeFile]:
-    history = [f"gpucube {metadata.version('gpucube')}"]
-    history += [f"{name}={json.dumps(value)}" for name, value in parameters.as_json_dict().items()]
+    history = [f"gpucube {__version__}"]
+    history += [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in parameters.as_json_dict().items()]
     return create_cubes(
         parameters.imagename,
         parameters.products,
@@ -292,8 +293,11 @@ def _finish(
     for name in ("image", "residual", "psf", "dirty"):
         if name in job.cubes and (name != "image" or beam == "channel"):
             write_beam_table(job.cubes[name], table)
-    if beam == "common" and fitted and "image" in job.cubes:
-        target = common_beam(list(fitted.values()))
+    if beam == "common" and "image" in job.cubes:
+        geometry = job.settings.geometry
+        pixel = Beam(geometry.cell_y, geometry.cell_y, 0.0)
+        # readers refuse a beam of zero: a cube without any data gets a pixel's
+        target = common_beam(list(fitted.values())) if fitted else pixel
         workers.restore(job, target, fitted, chunks)
         write_single_beam(job.cubes["image"], target)
 

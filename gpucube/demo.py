@@ -18,7 +18,7 @@ from rich.table import Table
 
 from gpucube import image_cube
 from gpucube.plots import overview, radio_velocity, read_cube
-from gpucube.records import ChannelRecord, StopCode
+from gpucube.records import ChannelRecord
 from gpucube.simulate import SimulationParameters, simulate_ms
 
 NAME = "gpucube-demo"
@@ -92,7 +92,7 @@ def run_demo(out: Path) -> int:
     console.print(convergence_table(records, velocity, true_flux))
     for what, path in (("cube", result.products["image"]), ("picture", picture)):
         console.print(f"{what:8s} {path}")
-    return int(any(record.stop_code == StopCode.FAILED for record in records))
+    return int(bool(result.failed_channels))
 
 
 def source_region(truth: dict[str, np.ndarray], radius: float) -> np.ndarray:
@@ -118,7 +118,7 @@ def convergence_table(records: Sequence[ChannelRecord], velocity: np.ndarray, tr
         if record.noise is not None:
             row += [str(record.iterations), str(record.major_cycles)]
             row += [_milli(record.peak_residual), _milli(record.limit), _milli(record.noise)]
-            row += [f"{record.model_flux:.3f}", f"{flux:.3f}"]
+            row += [f"{jansky:z.3f}" for jansky in (record.model_flux, flux)]
         table.add_row(*row, style="dim" if flux == 0 else None)
     return table
 

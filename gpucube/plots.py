@@ -49,7 +49,7 @@ class Cube:
     cell : float
         Pixel size, arcsec.
     beams : list of Beam or None
-        One per channel; None where there is no data.
+        One per channel; None where the file tells none.
     """
 
     planes: np.ndarray
@@ -249,7 +249,8 @@ def _draw_maps(figure: Figure, cube: Cube, velocity: np.ndarray, noise: np.ndarr
     peak = np.array([plane.max() for plane in cube.planes])
     shown = shown_channels(peak, noise, 8)
     shown = shown[np.argsort(velocity[shown])]
-    sigma = float(np.nanmedian(noise))
+    top = float(np.max(peak[shown], initial=0.0)) or 1.0
+    sigma = _typical(noise) or top / 100.0
     rows, columns = region_of_interest(cube.planes[shown], 6.0 * sigma)
     ny, nx = cube.planes.shape[1:]
     unit, name = (60.0, "arcmin") if (rows.stop - rows.start) * cube.cell > 240.0 else (1.0, "arcsec")
@@ -259,7 +260,6 @@ def _draw_maps(figure: Figure, cube: Cube, velocity: np.ndarray, noise: np.ndarr
         (rows.start - ny // 2 - 0.5) * cube.cell / unit,
         (rows.stop - ny // 2 - 0.5) * cube.cell / unit,
     )
-    top = float(np.nanmax(peak[shown], initial=sigma))
     norm = AsinhNorm(linear_width=8e3 * sigma, vmin=-3e3 * sigma, vmax=1e3 * top)
     axes = figure.subplots(2, 4, sharex=True, sharey=True, squeeze=False)
     image = None
@@ -281,6 +281,12 @@ def _draw_maps(figure: Figure, cube: Cube, velocity: np.ndarray, noise: np.ndarr
     return shown
 
 
+def _typical(noise: np.ndarray) -> float:
+    """Median over the channels with data; 0 if there is none."""
+    known = noise[np.isfinite(noise)]
+    return float(np.median(known)) if len(known) else 0.0
+
+
 def _draw_spectrum(
     axes: Axes, velocity: np.ndarray, image_flux: np.ndarray, model_flux: np.ndarray, true_flux: np.ndarray | None
 ) -> None:
@@ -295,7 +301,7 @@ def _draw_spectrum(
 
 def _draw_noise(axes: Axes, velocity: np.ndarray, noise: np.ndarray) -> None:
     axes.step(velocity, 1e3 * noise, where="mid", color=NOISE_COLOUR, lw=1.4)
-    axes.set_ylim(0.0, 1.4e3 * float(np.nanmax(noise, initial=0.0)) or 1.0)
+    axes.set_ylim(0.0, 2e3 * _typical(noise) or 1.0)
     axes.set_ylabel("residual noise\n(mJy/beam)")
     axes.set_xlabel("radio velocity (km/s)")
     width = np.median(np.abs(np.diff(velocity))) if len(velocity) > 1 else 1.0

@@ -89,7 +89,10 @@ class Progress:
     def stage(self, text: str) -> None:
         """Say what is being done now, e.g. ``"reading"``."""
         with self._lock:
+            if text == self._stage:
+                return
             self._stage = text
+            self._rows = 0, 0
             self._last_step = 0
             self._line()
 
@@ -175,13 +178,16 @@ class Progress:
     def _display(self) -> Any:
         from rich.console import Group
         from rich.progress_bar import ProgressBar
+        from rich.table import Table
         from rich.text import Text
 
         with self._lock:
             imaging = self._imaging_begun is not None or self._done
             done, total = (self._done, self._nchan) if imaging else self._rows
-            bar = ProgressBar(total=max(total, 1), completed=done, width=60)
-            return Group(bar, *(Text(word) for word in self._words()))
+            head = Table.grid(padding=(0, 1))
+            head.add_row(Text(self._stage), ProgressBar(total=max(total, 1), completed=done, width=50))
+            words = self._words()[1 if self._stage else 0 :]
+            return Group(head, *(Text(word) for word in words))
 
 
 def _seconds(record: ChannelRecord) -> float:
@@ -190,8 +196,9 @@ def _seconds(record: ChannelRecord) -> float:
 
 def duration(seconds: float) -> str:
     """``"3.2 s"``, ``"2 min 05 s"`` or ``"1 h 02 min"``."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
-    if seconds < 3600:
-        return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
-    return f"{int(seconds) // 3600} h {int(seconds) % 3600 // 60:02d} min"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
