@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml
 	       "say make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "setting up $(VENV) ..."
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[test]'
 	@touch $@
 
 demo: $(STAMP)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from casacore.tables import table
-from compare_tclean_quality import compare
+from compare_tclean_quality import compare, report
 from measure import Measurement, machine, measure
 from run_wsclean import summarise_log, wsclean_command
 
@@ -203,7 +203,7 @@ def main() -> int:
         subprocess.run(export, check=True)
         criteria, figures = compare(str(out / "gpucube0"), str(out / "tclean_dirty"), str(out / "tclean"), str(truth))
         failed = not all(criterion.passed for criterion in criteria)
-        result |= {"quality": [criterion.line() for criterion in criteria], "quality_figures": figures}
+        result |= {"quality": report(criteria, figures), "quality_figures": figures}
         write(result, options)
     print(markdown(result))
     return int(failed)

@@ -25,7 +25,7 @@ from gpucube.channels import ChannelMap, OutputChannels, WindowChannels, output_
 from gpucube.errors import GpucubeError
 from gpucube.geometry import LIGHT_SPEED
 from gpucube.measurementset import Block, BlockReader, Field, MeasurementSetInfo, RowSelection
-from gpucube.store import Partition, VisibilityStore, allocate
+from gpucube.store import Partition, VisibilityStore, allocate, sort_rows, write_rows
 
 
 @dataclass(frozen=True)
@@ -332,6 +332,9 @@ def ingest(
         nbytes += report.nbytes
         done += report.nrow
         progress(done, total)
+    for partition in partitions:
+        if partition.nrow:
+            sort_rows(partition)
     power = np.divide(power, 2.0 * counts, out=np.zeros_like(power), where=counts > 0)
     return VisibilityStore(folder, tuple(partitions), counts, selected, power), nbytes
 
@@ -351,7 +354,6 @@ def ingest_rows(source: Source, partition: Partition, first: int, count: int) ->
     step = measurementset.rows_per_block(*source.input_shape)
     kept_before = np.concatenate([[0], np.cumsum(source.keep)])
     reader = BlockReader(source.path, source.rows.rows, source.column, source.weight, source.channel_range())
-    arrays = [partition.array(name, "r+") for name in ("uvw", "vis", "weight")] if partition.nrow else None
     pending: Future[BlockReport] | None = None
     try:
         with ThreadPoolExecutor(1) as pool:
@@ -360,21 +362,19 @@ def ingest_rows(source: Source, partition: Partition, first: int, count: int) ->
                 block = reader.read(row, n)
                 if pending is not None:
                     yield pending.result()
-                pending = pool.submit(_put_block, source, arrays, block, source.keep[row : row + n], kept_before[row])
+                pending = pool.submit(_put_block, source, partition, block, source.keep[row : row + n], kept_before[row])
             if pending is not None:
                 yield pending.result()
     finally:
         reader.close()
 
 
-def _put_block(
-    source: Source, arrays: list[np.ndarray] | None, block: Block, keep: np.ndarray, offset: int
-) -> BlockReport:
-    nslot, nstokes = len(source.channels.output), len(source.combinations)
+def _put_block(source: Source, partition: Partition, block: Block, keep: np.ndarray, offset: int) -> BlockReport:
+    """Transpose one block and write its rows, the `offset`-th of the partition and following."""
+    nstokes, nslot, _ = partition.shape
     counts, power = np.zeros((nstokes, nslot), np.int64), np.zeros((nstokes, nslot))
     rows = np.flatnonzero(keep)
-    if arrays is not None and len(rows):
-        uvw_store, vis_store, weight_store = arrays
+    if len(rows):
         uvw = block.uvw[rows]
         good = np.isfinite(uvw).all(axis=1)
         uvw[~good] = 0.0
@@ -383,35 +383,40 @@ def _put_block(
             turned = uvw @ source.rotation.T
             delay = (uvw[:, 2] - turned[:, 2]) / LIGHT_SPEED
             uvw = turned
-        span = slice(int(offset), int(offset) + len(rows))
-        uvw_store[span] = uvw
-        origin = (source.channel_range() or (0, 0))[0]
-        weight = block.weight if block.weight.ndim == 3 else block.weight[:, None, :]
+        vis = np.empty((nstokes, nslot, len(rows)), np.complex64)
+        weight = np.empty(vis.shape, np.float32)
         rules = source.combinations
         transpose_block(
             block.data,
             block.flag,
-            weight,
+            block.weight if block.weight.ndim == 3 else block.weight[:, None, :],
             rows,
             good,
             delay,
             source.frequency,
-            origin,
+            (source.channel_range() or (0, 0))[0],
             source.channels.offsets,
             source.channels.members,
             np.array([int(c.rule) for c in rules]),
             np.array([[c.a, c.b] for c in rules]),
             np.array([[c.factor_a, c.factor_b] for c in rules], np.complex128),
-            vis_store[:, :, span],
-            weight_store[:, :, span],
+            vis,
+            weight,
             counts,
             power,
         )
+        write_rows(partition, offset, np.ascontiguousarray(uvw), vis, weight)
     return BlockReport(counts, power, block.nbytes, len(keep))
 
 
-_TILE = 64
-"""Rows transposed at a time: 64 rows of a hundred channels stay in the L2 cache."""
+_ROWS, _SLOTS = 16, 64
+"""Rows and slots transposed at a time: 16 rows of 64 channels and two hands are 16 KiB, half of an L1 cache."""
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _usable(flagged: bool, weight: float, re: float, im: float) -> bool:
+    # x - x is 0 only for finite x
+    return not flagged and weight > 0.0 and weight - weight == 0.0 and re - re == 0.0 and im - im == 0.0
 
 
 @numba.njit(nogil=True, cache=True)
@@ -446,67 +451,63 @@ def transpose_block(
     vis_out, weight_out : (nstokes, nslot, len(rows)), written
     counts, power : (nstokes, nslot), added to: samples that count, and sum of w |V|^2
     """
-    nwchan = weight.shape[1]
-    shifted = np.any(delay != 0.0)
-    for tile in range(0, len(rows), _TILE):
-        end = min(tile + _TILE, len(rows))
-        for slot in range(len(offsets) - 1):
+    spectral_weight = weight.shape[1] > 1
+    nslot = len(offsets) - 1
+    for first_slot in range(0, nslot, _SLOTS):
+        last_slot = min(first_slot + _SLOTS, nslot)
+        for first_row in range(0, len(rows), _ROWS):
+            last_row = min(first_row + _ROWS, len(rows))
             for s in range(len(rule)):
                 a, b = hands[s, 0], hands[s, 1]
                 fa, fb = factors[s, 0], factors[s, 1]
-                for k in range(tile, end):
-                    r = rows[k]
-                    total = 0j
-                    wsum = 0.0
-                    if good[k]:
-                        for j in range(offsets[slot], offsets[slot + 1]):
+                far, fai, fbr, fbi = fa.real, fa.imag, fb.real, fb.imag
+                for slot in range(first_slot, last_slot):
+                    begin, end = offsets[slot], offsets[slot + 1]
+                    counted, powered = 0, 0.0
+                    for k in range(first_row, last_row):
+                        r = rows[k]
+                        total_re, total_im, total_w = 0.0, 0.0, 0.0
+                        for j in range(begin, end):
                             c = members[j] - origin
-                            cw = c if nwchan > 1 else 0
-                            va, wa = data[r, c, a], np.float64(weight[r, cw, a])
-                            ok_a = (
-                                not flag[r, c, a]
-                                and wa > 0.0
-                                and wa < np.inf
-                                and np.isfinite(va.real)
-                                and np.isfinite(va.imag)
-                            )
-                            value = 0j
-                            w = 0.0
+                            cw = c if spectral_weight else 0
+                            ar, ai = np.float64(data[r, c, a].real), np.float64(data[r, c, a].imag)
+                            wa = np.float64(weight[r, cw, a])
+                            ok_a = good[k] and _usable(flag[r, c, a], wa, ar, ai)
+                            re, im, w = 0.0, 0.0, 0.0
                             if b < 0:
                                 if ok_a:
-                                    value = np.complex128(va) * fa
-                                    w = wa
+                                    re, im, w = ar, ai, wa
                             else:
-                                vb, wb = data[r, c, b], np.float64(weight[r, cw, b])
-                                ok_b = (
-                                    not flag[r, c, b]
-                                    and wb > 0.0
-                                    and wb < np.inf
-                                    and np.isfinite(vb.real)
-                                    and np.isfinite(vb.imag)
-                                )
+                                br, bi = np.float64(data[r, c, b].real), np.float64(data[r, c, b].imag)
+                                wb = np.float64(weight[r, cw, b])
+                                ok_b = good[k] and _usable(flag[r, c, b], wb, br, bi)
                                 if rule[s] == 1:
                                     if ok_a and ok_b:
-                                        value = np.complex128(va) * fa + np.complex128(vb) * fb
+                                        re = far * ar - fai * ai + fbr * br - fbi * bi
+                                        im = far * ai + fai * ar + fbr * bi + fbi * br
                                         w = 4.0 * wa * wb / (wa + wb)
-                                elif ok_a or ok_b:
-                                    wa = wa if ok_a else 0.0
-                                    wb = wb if ok_b else 0.0
+                                elif ok_a and ok_b:
                                     w = wa + wb
-                                    if ok_a:
-                                        value += np.complex128(va) * (wa / w)
-                                    if ok_b:
-                                        value += np.complex128(vb) * (wb / w)
+                                    re, im = (ar * wa + br * wb) / w, (ai * wa + bi * wb) / w
+                                elif ok_a:
+                                    re, im, w = ar, ai, wa
+                                elif ok_b:
+                                    re, im, w = br, bi, wb
                             if w > 0.0:
-                                if shifted:
+                                if delay[k] != 0.0:
                                     turns = delay[k] * frequency[members[j]]
-                                    phase = 2.0 * np.pi * (turns - np.round(turns))
-                                    value *= complex(np.cos(phase), np.sin(phase))
-                                total += value * w
-                                wsum += w
-                    if wsum > 0.0:
-                        total /= wsum
-                        counts[s, slot] += 1
-                        power[s, slot] += wsum * (total.real**2 + total.imag**2)
-                    vis_out[s, slot, k] = total
-                    weight_out[s, slot, k] = wsum
+                                    phase = 2.0 * np.pi * (turns - np.floor(turns))
+                                    cos, sin = np.cos(phase), np.sin(phase)
+                                    re, im = re * cos - im * sin, re * sin + im * cos
+                                total_re += re * w
+                                total_im += im * w
+                                total_w += w
+                        if total_w > 0.0:
+                            total_re /= total_w
+                            total_im /= total_w
+                            counted += 1
+                            powered += total_w * (total_re * total_re + total_im * total_im)
+                        vis_out[s, slot, k] = complex(total_re, total_im)
+                        weight_out[s, slot, k] = total_w
+                    counts[s, slot] += counted
+                    power[s, slot] += powered

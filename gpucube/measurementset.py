@@ -253,8 +253,11 @@ def cell_shape(path: str, column: str, row: int) -> tuple[int, ...]:
 
 
 def rows_per_block(nchan: int, ncorr: int) -> int:
-    """Rows that make a block of some 8 MB of visibilities: larger ones were slower to read (cache)."""
-    return max(1, int(_MEGABYTES_A_BLOCK * 2**20 / (8 * nchan * ncorr)))
+    """Rows that make a block of some 8 MB of visibilities: larger ones were slower to read (cache).
+
+    Not fewer than 512, so that runs of a channel in the store are not too short to write.
+    """
+    return max(512, int(_MEGABYTES_A_BLOCK * 2**20 / (8 * nchan * ncorr)))
 
 
 class BlockReader:

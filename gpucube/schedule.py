@@ -204,7 +204,7 @@ class DaskWorkers:
 
         queue = iter(calls)
         arguments: dict[Any, tuple] = {}
-        completed = as_completed()
+        completed = as_completed(loop=self._client.loop)
 
         def submit() -> None:
             for function, given in queue:

@@ -93,3 +93,9 @@ def real_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
         return ms
 
     return find
+
+
+@pytest.fixture(params=["cpu"])
+def device_name(request: pytest.FixtureRequest) -> str:
+    """Every device that the shared tests run on."""
+    return request.param

@@ -29,6 +29,9 @@ ACTIVE_SET_CUT = 0.9
 SINGLE_PRECISION_EPSILON = 1e-5
 """Below this ducc0 wants double precision."""
 
+SPARSE_COMPONENTS = 100
+"""A major cycle in the image that changed fewer pixels than this subtracts them one by one: exact, and cheaper than FFTs."""
+
 _FFT_SECONDS = 0.3e-9
 _GRID_SECONDS = 110e-9
 """Cost model of a major cycle: per pixel and octave of an FFT pair, and per visibility gridded or degridded. Measured on
@@ -54,7 +57,11 @@ _keep_freed_memory()
 
 @dataclass
 class CpuPlane:
-    """Arrays of one plane; `psf` is of the image's size or, if `wide`, of twice that."""
+    """Arrays of one plane.
+
+    `psf` is of the image's size, or of twice that once the plane is cleaned; `subtracted` is the model that `residual`
+    belongs to; `spectrum` is there if the major cycle runs in the image.
+    """
 
     samples: Samples | None
     mask: np.ndarray
@@ -64,6 +71,7 @@ class CpuPlane:
     dirty: np.ndarray
     residual: np.ndarray
     model: np.ndarray
+    subtracted: np.ndarray
     psf: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     spectrum: np.ndarray | None = None
     best_model: np.ndarray | None = None
@@ -81,7 +89,7 @@ class CpuDevice:
         self._real = np.float32 if settings.epsilon >= SINGLE_PRECISION_EPSILON else np.float64
         self._complex = np.complex64 if self._real is np.float32 else np.complex128
         ny, nx = settings.geometry.shape
-        self._key = np.empty(ny * nx, np.uint32)
+        self._buffers = np.empty((2, ny * nx), np.float32)
 
     def begin(self, samples: Sequence[Samples | None], masks: Sequence[np.ndarray | None]) -> list[CpuPlane]:
         """Weigh and grid."""
@@ -103,6 +111,7 @@ class CpuDevice:
             inside,
             dirty,
             dirty.copy(),
+            np.zeros(shape, np.float32),
             np.zeros(shape, np.float32),
         )
 
@@ -172,7 +181,7 @@ class CpuDevice:
     def measure(self, planes: Sequence[CpuPlane]) -> list[tuple[float, float]]:
         """Peak inside the mask, and noise of the whole residual."""
         return [
-            (cpu_loops.peak(p.residual, p.mask)[0], cpu_loops.noise(p.residual, self._key)) for p in planes
+            (cpu_loops.peak(p.residual, p.mask)[0], cpu_loops.noise(p.residual, *self._buffers)) for p in planes
         ]
 
     def minor(self, planes: Sequence[CpuPlane], orders: Sequence[MinorOrder]) -> list[int]:
@@ -189,11 +198,17 @@ class CpuDevice:
     def major(self, planes: Sequence[CpuPlane]) -> None:
         """Exact residual of each plane's model."""
         for p in planes:
-            if p.spectrum is not None:
-                p.residual = p.dirty - convolve(p.model, p.spectrum)
-            else:
+            if p.spectrum is None:
                 residual_vis = p.samples.vis - self._degrid(p.samples, p.model)
                 p.residual = self._grid(p.samples, residual_vis, p.weight, p.sum_weights, p.model.shape)
+            else:
+                change = p.model - p.subtracted
+                where = np.flatnonzero(change)
+                if self.settings.minorcycle == "activeset" and len(where) < SPARSE_COMPONENTS:
+                    cpu_loops.subtract_components(p.residual, p.psf, change, where)
+                else:
+                    p.residual = p.dirty - convolve(p.model, p.spectrum)
+            p.subtracted = p.model.copy()
 
     def keep_model(self, planes: Sequence[CpuPlane]) -> None:
         """Remember model and residual."""
@@ -204,6 +219,7 @@ class CpuDevice:
         """Return to what was remembered."""
         for p in planes:
             p.model, p.residual = p.best_model.copy(), p.best_residual.copy()
+            p.subtracted = p.model.copy()
 
     def fetch(self, plane: CpuPlane, product: str) -> np.ndarray:
         """The plane's own array, no copy."""
@@ -231,9 +247,7 @@ class CpuDevice:
         if np.count_nonzero(model) * (2 * half_x + 1) * (2 * half_y + 1) < 100 * model.size:
             cpu_loops.add_gaussians(image, model, a, b, c, half_y, half_x)
             return image
-        spectrum = gaussian_spectrum(geometry.shape, beam, geometry.cell_x, geometry.cell_y)
-        spectrum *= np.float32(np.pi / np.sqrt(determinant))
-        return image + convolve(model, spectrum)
+        return image + convolve(model, sampled_gaussian_spectrum(geometry.shape, a, b, c, half_y, half_x))
 
 
 def imaging_weights(samples: Samples, settings: ImagingSettings) -> tuple[np.ndarray, float, int]:
@@ -307,6 +321,20 @@ def gaussian_spectrum(shape: tuple[int, int], beam: Beam, cell_x: float, cell_y:
     ky, kx = np.fft.fftfreq(2 * ny)[:, None], np.fft.rfftfreq(2 * nx)
     exponent = (np.pi**2 / (a * c - b * b)) * (c * kx**2 - 2 * b * kx * ky + a * ky**2)
     return (np.exp(-exponent) / (4 * ny * nx)).astype(np.float32)
+
+
+def sampled_gaussian_spectrum(
+    shape: tuple[int, int], a: float, b: float, c: float, half_y: int, half_x: int
+) -> np.ndarray:
+    """Spectrum for `convolve` of the pixels of a Gaussian of peak 1, cut off at half_y, half_x: what `add_gaussians` adds.
+
+    Not the Gaussian's own spectrum: a beam of two pixels is undersampled, and the two differ by 1e-3 of the peak.
+    """
+    ny, nx = shape
+    y, x = np.arange(-half_y, half_y + 1)[:, None], np.arange(-half_x, half_x + 1)
+    kernel = np.zeros((2 * ny, 2 * nx), np.float32)
+    kernel[y, x] = np.exp(-(a * x * x + 2.0 * b * x * y + c * y * y))
+    return ducc0.fft.r2c(kernel, axes=(0, 1), nthreads=1).real * np.float32(1.0 / (4 * ny * nx))
 
 
 def convolve(image: np.ndarray, spectrum: np.ndarray) -> np.ndarray:

@@ -129,45 +129,78 @@ def peak(plane: np.ndarray, mask: np.ndarray) -> tuple[float, int]:
 
 
 @numba.njit(nogil=True, cache=True)
-def _select(key: np.ndarray, rank: int) -> np.uint32:
-    """The element of a given rank among uint32 keys: one histogram of their top 12 bits, then a partial sort of one bin."""
-    counts = np.zeros(4096, np.int64)
-    for k in key:
-        counts[k >> np.uint32(20)] += 1
-    below, bin_ = 0, 0
-    while below + counts[bin_] <= rank:
-        below += counts[bin_]
-        bin_ += 1
-    chosen = np.empty(counts[bin_], np.uint32)
-    n = 0
-    for k in key:
-        if (k >> np.uint32(20)) == bin_:
-            chosen[n] = k
-            n += 1
-    return np.partition(chosen, rank - below)[rank - below]
+def _quickselect(values: np.ndarray, size: int, rank: int) -> float:
+    """The element of a given rank among values[:size], which are put into another order (Hoare 1961)."""
+    low, high = 0, size - 1
+    while low < high:
+        pivot = values[(low + high) // 2]
+        i, j = low, high
+        while i <= j:
+            while values[i] < pivot:
+                i += 1
+            while values[j] > pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if rank <= j:
+            high = j
+        elif rank >= i:
+            low = i
+        else:
+            break
+    return values[rank]
 
 
 @numba.njit(nogil=True, cache=True)
-def noise(plane: np.ndarray, key: np.ndarray) -> float:
+def _select(values: np.ndarray, rank: int, buffer: np.ndarray) -> float:
+    """The element of a given rank, exactly (after Floyd & Rivest 1975).
+
+    A sample of every 61st value bounds where it must lie; then what is below is counted and what is between collected.
+    Should the element lie outside after all, everything is collected. `buffer` has the size of `values`.
+    """
+    n = values.size
+    size = (n + 60) // 61
+    for i in range(size):
+        buffer[i] = values[61 * i]
+    spread = 1.5 * np.sqrt(size) + 1.0
+    place = rank / n * size
+    low, high = np.float32(-np.inf), np.float32(np.inf)
+    if place - spread >= 0.0 and place + spread < size:
+        low = _quickselect(buffer, size, int(place - spread))
+        high = _quickselect(buffer, size, int(place + spread))
+    below, inside = _collect(values, low, high, buffer)
+    if not below <= rank < below + inside:
+        below, inside = _collect(values, np.float32(-np.inf), np.float32(np.inf), buffer)
+    return _quickselect(buffer, inside, rank - below)
+
+
+@numba.njit(nogil=True, cache=True)
+def _collect(values: np.ndarray, low: float, high: float, buffer: np.ndarray) -> tuple[int, int]:
+    """Count the values below `low`, and put those from `low` to `high` into the buffer; returns both numbers."""
+    below, inside = np.int32(0), 0
+    for v in values:
+        below += np.int32(1) if v < low else np.int32(0)
+    for v in values:
+        # written always, kept sometimes: a branch here would be mispredicted and cost seven times as much
+        buffer[inside] = v
+        inside += (v >= low) & (v <= high)
+    return below, inside
+
+
+@numba.njit(nogil=True, cache=True)
+def noise(plane: np.ndarray, deviation: np.ndarray, buffer: np.ndarray) -> float:
     """1.4826 times the median absolute deviation from the median; of an even number of pixels the lower middle one.
 
-    `key` is scratch space: uint32, as many as pixels.
+    `deviation` and `buffer` are scratch space: float32, as many as pixels.
     """
     flat = plane.ravel()
-    bits = flat.view(np.uint32)
     rank = (flat.size - 1) // 2
-    sign = np.uint32(0x80000000)
-    for i in range(flat.size):
-        key[i] = ~bits[i] if bits[i] & sign else bits[i] | sign
-    middle = np.empty(1, np.uint32)
-    found = _select(key, rank)
-    middle[0] = found ^ sign if found & sign else ~found
-    median = middle.view(np.float32)[0]
-    deviation = key.view(np.float32)
+    median = _select(flat, rank, buffer)
     for i in range(flat.size):
         deviation[i] = abs(flat[i] - median)
-    middle[0] = _select(key, rank)
-    return 1.4826 * np.float64(middle.view(np.float32)[0])
+    return 1.4826 * np.float64(_select(deviation, rank, buffer))
 
 
 @numba.njit(nogil=True, cache=True)
@@ -233,30 +266,52 @@ def hogbom_active_set(
         for x in range(nx):
             if abs(residual[y, x]) > cut and (mask.size == 0 or mask[y, x]):
                 size += 1
-    ys, xs = np.empty(size, np.int32), np.empty(size, np.int32)
+    # a pixel's place in the PSF array is its own place there plus one offset for all pixels
+    place = np.empty(size, np.int32)
     value = np.empty(size, np.float32)
     k = 0
-    best, at = np.float32(-1.0), -1
     for y in range(ny):
         for x in range(nx):
             if abs(residual[y, x]) > cut and (mask.size == 0 or mask[y, x]):
-                ys[k], xs[k], value[k] = y, x, residual[y, x]
-                if abs(value[k]) > best:
-                    best, at = abs(value[k]), k
+                place[k], value[k] = y * 2 * nx + x, residual[y, x]
                 k += 1
+    flat = psf.ravel()
+    bits = value.view(np.uint32)
+    centre = ny * 2 * nx + nx
     for iteration in range(limit):
-        if best <= threshold:
+        top = np.uint32(0)
+        for k in range(size):
+            top = max(top, bits[k] & np.uint32(0x7FFFFFFF))
+        at = -1
+        for k in range(size):
+            if bits[k] & np.uint32(0x7FFFFFFF) == top:
+                at = k
+                break
+        if at < 0 or abs(value[at]) <= threshold:
             return iteration
         flux = np.float32(gain * value[at])
-        oy, ox = ny - ys[at], nx - xs[at]
-        model[ys[at], xs[at]] += flux
-        best, at = np.float32(-1.0), -1
+        model[place[at] // (2 * nx), place[at] % (2 * nx)] += flux
+        offset = centre - place[at]
         for k in range(size):
-            v = value[k] - flux * psf[ys[k] + oy, xs[k] + ox]
-            value[k] = v
-            if abs(v) > best:
-                best, at = abs(v), k
+            value[k] -= flux * flat[place[k] + offset]
     return limit
+
+
+@numba.njit(nogil=True, cache=True)
+def subtract_components(residual: np.ndarray, psf: np.ndarray, change: np.ndarray, where: np.ndarray) -> None:
+    """residual -= change * PSF for a model change that is zero but at the flat pixel indices `where`.
+
+    `psf` (2 ny, 2 nx), peak at (ny, nx). Row by row, so that a row of the residual stays in the nearest cache.
+    """
+    ny, nx = residual.shape
+    for y in range(ny):
+        row = residual[y]
+        for k in where:
+            py, px = k // nx, k % nx
+            flux = change[py, px]
+            line = psf[ny + y - py, nx - px : 2 * nx - px]
+            for x in range(nx):
+                row[x] -= flux * line[x]
 
 
 @numba.njit(nogil=True, cache=True)
