@@ -1,6 +1,6 @@
 #!/bin/sh
 # Simulate the benchmark MeasurementSets, each with its truth beside it:  sh bench/make_ms.sh [FOLDER] [small|medium|alma ...]
-# Default: ./bench-data, all three (about 1.2 GB with their flags and weights). PYTHON names the interpreter that has gpucube.
+# Default: ./bench-data, all three (about 600 MB). PYTHON names the interpreter that has gpucube.
 set -eu
 folder=${1:-bench-data}
 [ $# -gt 0 ] && shift

@@ -14,8 +14,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numba
 import numpy as np
-from scipy import ndimage
 
 from gpucube.errors import GpucubeError
 from gpucube.geometry import Beam
@@ -79,9 +79,7 @@ def _main_lobe(psf: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         window = np.nan_to_num(psf[y0:y1, x0:x1].astype(np.float64), posinf=0.0, neginf=0.0)
         above = window > LOBE_CUTOFF
         cy, cx = ny // 2 - y0, nx // 2 - x0
-        # corners count as neighbours: the lobe of a thin slanted beam hangs together by them
-        labels, _ = ndimage.label(above, structure=np.ones((3, 3), dtype=int))
-        lobe = (labels == labels[cy, cx]) & above
+        lobe = _connected(above, cy, cx)
         touches = (
             (y0 > 0 and lobe[0].any())
             or (y1 < ny and lobe[-1].any())
@@ -94,6 +92,26 @@ def _main_lobe(psf: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     lobe[max(cy - 1, 0) : cy + 2, max(cx - 1, 0) : cx + 2] = True
     rows, columns = np.nonzero(lobe)
     return rows + y0, columns + x0, window[lobe]
+
+
+@numba.njit(nogil=True, cache=True)
+def _connected(above: np.ndarray, cy: int, cx: int) -> np.ndarray:
+    """Pixels that hang together with (cy, cx): a flood fill.
+
+    Corners count as neighbours: the lobe of a thin slanted beam hangs together by them.
+    """
+    ny, nx = above.shape
+    filled = np.zeros((ny, nx), np.bool_)
+    stack = [(cy, cx)]
+    filled[cy, cx] = above[cy, cx]
+    while len(stack) > 0:
+        y, x = stack.pop()
+        for j in range(max(y - 1, 0), min(y + 2, ny)):
+            for i in range(max(x - 1, 0), min(x + 2, nx)):
+                if above[j, i] and not filled[j, i]:
+                    filled[j, i] = True
+                    stack.append((j, i))
+    return filled
 
 
 def _fit_quadratic_form(quadratic: np.ndarray, level: np.ndarray, longest: float) -> np.ndarray:

@@ -123,9 +123,9 @@ def _stokes(value: Any) -> str:
     return ordered
 
 
-def _channel(default: int, example: str) -> Callable[[Any], Any]:
+def _channel(default: int | None, example: str) -> Callable[[Any], Any]:
     def check(value: Any) -> Any:
-        if value == "":
+        if value == "" or value is None:
             return default
         try:
             return _number(value)
@@ -342,11 +342,11 @@ class Parameters(BaseModel):
         "A cube is the only form there is.",
         tclean="mfs",
     )
-    start: Annotated[int, BeforeValidator(_channel(0, "0 or 20"))] = _parameter(
-        0,
+    start: Annotated[int | None, BeforeValidator(_channel(None, "0 or 20"))] = _parameter(
+        None,
         "Spectral axis",
         "channel from 0",
-        "First of the selected channels that goes into the cube.",
+        "First of the selected channels that goes into the cube; by default the first, or the last if width is negative.",
         ge=0,
     )
     width: Annotated[int, BeforeValidator(_channel(1, "1, 4 or -1"))] = _parameter(

@@ -138,11 +138,13 @@ def chosen_windows(spw: str, count: int) -> dict[int, np.ndarray | None]:
         last = count - 1 if item.last is None else item.last
         if last >= count:
             raise GpucubeError(f"spw={spw!r}: there is no spectral window {last}, they are numbered 0 to {count - 1}")
-        channels = np.concatenate([np.arange(a, b + 1) for a, b in item.channels]) if item.channels else None
         for window in range(item.first, last + 1):
-            if window in chosen and channels is not None and chosen[window] is not None:
-                channels = np.concatenate([chosen[window], channels])
-            chosen[window] = None if channels is None else channels[np.sort(np.unique(channels, return_index=True)[1])]
+            earlier = chosen.get(window, np.empty(0, int))
+            if earlier is None or not item.channels:
+                chosen[window] = None
+            else:
+                channels = np.concatenate([earlier, *(np.arange(a, b + 1) for a, b in item.channels)])
+                chosen[window] = channels[np.sort(np.unique(channels, return_index=True)[1])]
     return chosen
 
 
@@ -253,11 +255,17 @@ def make_plan(parameters: Parameters, selection: Selection | None = None) -> Pla
         tuple(f"{parameters.imagename}.{name}.fits" for name in parameters.products),
         _warnings(spectral_axis(selection)),
     )
-    _check_disk(plan, parameters.imagename)
+    check_disk(plan, parameters.imagename)
     return plan
 
 
-def _check_disk(plan: Plan, imagename: str) -> None:
+def check_disk(plan: Plan, imagename: str) -> None:
+    """Refuse a job that the disk cannot hold.
+
+    Raises
+    ------
+    GpucubeError
+    """
     places = [(existing_parent(plan.scratch), plan.scratch_bytes, "scratch", "the visibility store")]
     places.append((existing_parent(imagename), plan.product_bytes, "imagename", "the cubes"))
     if os.stat(places[0][0]).st_dev == os.stat(places[1][0]).st_dev:

@@ -70,7 +70,7 @@ class ChannelRecord:
     beam : dict or None
         ``bmaj_arcsec``, ``bmin_arcsec``, ``bpa_deg`` of the beam fitted to the PSF.
     sum_weights : float
-        Sum of the imaging weights (tclean's ``.sumwt`` counts each parallel hand: twice this for Stokes I).
+        Sum of the imaging weights, 1/Jy^2; tclean's ``.sumwt``.
     visibilities : int
         Samples imaged.
     flagged_fraction : float

@@ -58,7 +58,7 @@ def test_defaults_are_tcleans() -> None:
         ("stokes", "IV", "IV"),
         ("stokes", "qu", "QU"),
         ("stokes", "pseudoI", "pseudoI"),
-        ("start", "", 0),
+        ("start", "", None),
         ("start", "20", 20),
         ("width", "", 1),
         ("width", "-2", -2),

@@ -269,15 +269,17 @@ def imaging_weights(samples: Samples, settings: ImagingSettings) -> tuple[np.nda
     geometry = settings.geometry
     half_u, half_v = geometry.nx // 2, geometry.ny // 2
     per_metre = samples.frequency / LIGHT_SPEED
-    cell = np.empty(len(samples.weight), np.int32)
+    cell, lookup = np.empty((2, len(samples.weight)), np.int32)
     inside = cpu_loops.uv_cells(
         samples.uvw,
-        geometry.nx * geometry.cell_x * per_metre,
-        geometry.ny * geometry.cell_y * per_metre,
+        per_metre,
+        geometry.nx * geometry.cell_x,
+        geometry.ny * geometry.cell_y,
         half_u,
         half_v,
         samples.weight,
         cell,
+        lookup,
     )
     density, slope, constant = np.zeros(0), 0.0, 1.0
     if settings.weighting != "natural" and inside:
@@ -288,7 +290,7 @@ def imaging_weights(samples: Samples, settings: ImagingSettings) -> tuple[np.nda
             slope, constant = (5.0 * 10.0**-settings.robust) ** 2 / (squares / total), 1.0
     weight = np.empty(len(samples.weight), np.float32)
     total = cpu_loops.weigh(
-        cell, samples.weight, density, slope, constant, samples.uvw, taper_form(settings.taper) * per_metre**2, weight
+        lookup, samples.weight, density, slope, constant, samples.uvw, taper_form(settings.taper) * per_metre**2, weight
     )
     return weight, total, inside
 

@@ -16,17 +16,31 @@ import numpy as np
 
 @numba.njit(nogil=True, cache=True)
 def uv_cells(
-    uvw: np.ndarray, scale_u: float, scale_v: float, half_u: int, half_v: int, weight: np.ndarray, cell: np.ndarray
+    uvw: np.ndarray,
+    per_metre: float,
+    cells_u: float,
+    cells_v: float,
+    half_u: int,
+    half_v: int,
+    weight: np.ndarray,
+    cell: np.ndarray,
+    lookup: np.ndarray,
 ) -> int:
     """Find the uv cell of every sample, folded into the half plane v >= 0.
+
+    tclean grids the weights by a double-precision index but looks the density up by a single-precision one, so that
+    samples on the edge between two cells get their neighbour's density: worth 3e-5 of the sum of weights, and done here
+    likewise so that the sums agree.
 
     Parameters
     ----------
     uvw : (n, 3) float64, metres
-    scale_u, scale_v : cells per metre
+    per_metre : wavelengths in a metre
+    cells_u, cells_v : cells in a wavelength: image size times pixel
     half_u, half_v : samples at |u| >= half_u or |v| >= half_v cells lie outside the image's uv plane
     weight : (n,) float32
-    cell : (n,) int32, written: iv * (2 half_u + 1) + iu + half_u; -1 for samples without weight or outside
+    cell, lookup : (n,) int32, written: iv * (2 half_u + 1) + iu + half_u of the cell that takes the weight, and of the
+        cell whose density counts; -1 for samples without weight or outside
 
     Returns
     -------
@@ -35,17 +49,28 @@ def uv_cells(
     """
     inside = 0
     row = 2 * half_u + 1
+    scale_u, scale_v = np.float32(cells_u), np.float32(cells_v)
+    centre_u, centre_v = np.float32(half_u), np.float32(half_v)
+    single = np.float64(np.float32(per_metre))
     for k in range(len(weight)):
-        u, v = uvw[k, 0] * scale_u, uvw[k, 1] * scale_v
+        u, v = uvw[k, 0] * per_metre * cells_u, uvw[k, 1] * per_metre * cells_v
         if weight[k] > 0 and abs(u) < half_u and abs(v) < half_v:
-            iu, iv = int(np.floor(u + 0.5)), int(np.floor(v + 0.5))
-            if iv < 0 or (iv == 0 and iu < 0):
-                iu, iv = -iu, -iv
-            cell[k] = iv * row + iu + half_u
+            cell[k] = _folded(int(np.floor(u + 0.5)), int(np.floor(v + 0.5)), half_u, row)
+            at_u = np.float32(uvw[k, 0] * single) * scale_u + centre_u
+            at_v = np.float32(-uvw[k, 1] * single) * scale_v + centre_v
+            iu, iv = int(np.floor(at_u + 0.5)) - half_u, half_v - int(np.floor(at_v + 0.5))
+            lookup[k] = _folded(min(max(iu, -half_u), half_u), min(max(iv, -half_v), half_v), half_u, row)
             inside += 1
         else:
-            cell[k] = -1
+            cell[k] = lookup[k] = -1
     return inside
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _folded(iu: int, iv: int, half_u: int, row: int) -> int:
+    if iv < 0 or (iv == 0 and iu < 0):
+        iu, iv = -iu, -iv
+    return iv * row + iu + half_u
 
 
 @numba.njit(nogil=True, cache=True)
@@ -68,7 +93,7 @@ def cell_density(cell: np.ndarray, weight: np.ndarray, density: np.ndarray, orig
 
 @numba.njit(nogil=True, cache=True)
 def weigh(
-    cell: np.ndarray,
+    lookup: np.ndarray,
     weight: np.ndarray,
     density: np.ndarray,
     slope: float,
@@ -79,16 +104,18 @@ def weigh(
 ) -> float:
     """out = weight / (constant + slope * density) * exp(-(t0 u^2 + t1 u v + t2 v^2)); returns its sum.
 
-    Natural weights: slope 0, constant 1. Uniform: slope 1, constant 0. Briggs: slope f^2, constant 1.
+    Natural weights: slope 0, constant 1. Uniform: slope 1, constant 0. Briggs: slope f^2, constant 1. Where the density
+    is 0 (see `uv_cells`) a weight that depends on it is 0, as tclean's.
     """
     total = 0.0
     tapered = np.any(taper != 0.0)
-    for k in range(len(cell)):
+    for k in range(len(lookup)):
         w = 0.0
-        if cell[k] >= 0:
+        if lookup[k] >= 0:
             w = np.float64(weight[k])
             if slope > 0.0:
-                w /= constant + slope * density[cell[k]]
+                g = density[lookup[k]]
+                w = w / (constant + slope * g) if g > 0.0 else 0.0
             if tapered:
                 u, v = uvw[k, 0], uvw[k, 1]
                 w *= np.exp(-(taper[0] * u * u + taper[1] * u * v + taper[2] * v * v))
