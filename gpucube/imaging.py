@@ -105,16 +105,25 @@ def image_chunk(
     waiting = list(channels)[::-1]
     active: list[_ActivePlane] = []
     finished: dict[int, list[_ActivePlane]] = {}
+    at_work: set[int] = set()
+    suspects: set[int] = set()
 
     def close(record: ChannelRecord) -> None:
         record.chunk, record.worker, record.device = chunk, worker, device.name
         records.append(record)
+        at_work.discard(record.channel)
         notify("finished", record)
 
+    def room(channel: int, planes: int) -> bool:
+        if at_work & suspects or channel in suspects:
+            return not at_work
+        return planes < device.batch * len(job.stokes)
+
     while waiting or active:
-        fresh = []
-        while waiting and len(active) + len(fresh) * len(job.stokes) < device.batch * len(job.stokes):
+        fresh: list[int] = []
+        while waiting and room(waiting[-1], len(active) + len(fresh) * len(job.stokes)):
             fresh.append(waiting.pop())
+            at_work.add(fresh[-1])
             notify("started", fresh[-1])
         try:
             started = _begin(job, device, fresh) if fresh else []
@@ -132,15 +141,15 @@ def image_chunk(
         except GpucubeError:
             raise
         except Exception as error:  # one channel's trouble must not end the others
-            lost = {p.channel for p in active} | set(fresh) | set(finished)
-            lost -= {r.channel for r in records}
             active, finished = [], {}
-            if len(lost) > 1:
-                waiting += sorted(lost, reverse=True)
-                device.batch = 1
-            else:
-                for channel in lost:
-                    close(fail_channel(job, channel, f"{type(error).__name__}: {error}"))
+            if not at_work:
+                raise
+            if len(at_work) == 1:
+                close(fail_channel(job, at_work.pop(), f"{type(error).__name__}: {error}"))
+            else:  # each alone, so that the one to blame shows itself
+                waiting += sorted(at_work, reverse=True)
+                suspects |= at_work
+                at_work.clear()
     return records
 
 

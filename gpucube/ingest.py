@@ -12,10 +12,12 @@ no autocorrelation.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 
 import numba
 import numpy as np
@@ -45,7 +47,7 @@ class Source:
     frequency: np.ndarray
     rotation: np.ndarray | None
 
-    @property
+    @cached_property
     def keep(self) -> np.ndarray:
         """Rows that go into the store."""
         return self.rows.counts & self.rows.cross
@@ -346,25 +348,28 @@ def _spans(source: Source, blocks: int = 16) -> list[tuple[int, int]]:
     return [(first, min(step, nrow - first)) for first in range(0, nrow, step)]
 
 
-def ingest_rows(source: Source, partition: Partition, first: int, count: int) -> Iterable[BlockReport]:
+def ingest_rows(
+    source: Source, partition: Partition, first: int, count: int, threads: int = 1
+) -> Iterator[BlockReport]:
     """Read `count` rows of a source from its `first`-th and put them into the store, block by block.
 
-    The next block is read while the last is transposed.
+    Blocks are read one after the other here while `threads` others transpose and write those before.
     """
     step = measurementset.rows_per_block(*source.input_shape)
     kept_before = np.concatenate([[0], np.cumsum(source.keep)])
     reader = BlockReader(source.path, source.rows.rows, source.column, source.weight, source.channel_range())
-    pending: Future[BlockReport] | None = None
+    pending: deque[Future[BlockReport]] = deque()
     try:
-        with ThreadPoolExecutor(1) as pool:
+        with ThreadPoolExecutor(threads) as pool:
             for row in range(first, first + count, step):
                 n = min(step, first + count - row)
                 block = reader.read(row, n)
-                if pending is not None:
-                    yield pending.result()
-                pending = pool.submit(_put_block, source, partition, block, source.keep[row : row + n], kept_before[row])
-            if pending is not None:
-                yield pending.result()
+                while len(pending) > threads:
+                    yield pending.popleft().result()
+                keep = source.keep[row : row + n]
+                pending.append(pool.submit(_put_block, source, partition, block, keep, int(kept_before[row])))
+            while pending:
+                yield pending.popleft().result()
     finally:
         reader.close()
 

@@ -228,11 +228,11 @@ def make_plan(parameters: Parameters, selection: Selection | None = None) -> Pla
 
     def predicted(count: int) -> int:
         bases = BASE_MEMORY if in_process else BASE_MEMORY * (count + 1)
-        return int(bases + count * one + (store if in_process else 0))
+        return int(bases + count * one)
 
     while workers > 1 and predicted(workers) > budget:
         workers -= 1
-    if predicted(1) - (store if in_process else 0) > budget:
+    if predicted(1) > budget:
         raise GpucubeError(
             f"imaging one channel of {geometry.nx} x {geometry.ny} pixels needs {_size(predicted(1))} of memory, "
             f"{_size(budget)} are allowed: choose a smaller imsize, or raise memory"

@@ -68,9 +68,9 @@ class InProcess:
         self._cancelled = threading.Event()
 
     def ingest(self, jobs: Sequence[tuple]) -> Iterator[tuple[int, BlockReport]]:
-        """One reader: casacore holds the interpreter lock, the transposition runs beside it."""
+        """One reader: casacore holds the interpreter lock, transposing and writing run beside it."""
         for source, partition, first, count in jobs:
-            for report in ingest_rows(source, partition, first, count):
+            for report in ingest_rows(source, partition, first, count, self._workers):
                 yield partition.index, report
 
     def image(self, job: ImageJob, chunks: Sequence[Sequence[int]], notify: Notify) -> Iterator[list[ChannelRecord]]:
