@@ -103,24 +103,33 @@ def run(parameters: Parameters) -> Result:
         warnings.warn(text, stacklevel=3)
     mask = load_mask(parameters.mask, geometry, axis) if parameters.mask else None
     beam = _restoring_beam(parameters)
-    cubes = _create(parameters, selection, geometry, axis, beam)
     with contextlib.ExitStack() as on_failure:
-        for cube in cubes.values():
-            on_failure.callback(_remove, cube.path)
-        with Progress(plan.nchan, enabled=not parameters.quiet) as progress, contextlib.ExitStack() as always:
+        for folder in _missing_folders(parameters.imagename):
+            on_failure.callback(_remove_folder, folder)
+        with (
+            Progress(plan.nchan, enabled=not parameters.quiet) as progress,
+            contextlib.ExitStack() as scratch,
+            contextlib.ExitStack() as always,
+        ):
             progress.stage("starting workers" if not plan.in_process else "reading")
             workers = make_workers(plan.in_process, plan.workers, device, parameters.scheduler)
             always.callback(workers.close)
+            # last of all that may refuse: only now older products go
+            cubes = _create(parameters, selection, geometry, axis, beam)
+            for cube in cubes.values():
+                on_failure.callback(_remove, cube.path)
             stages = {"plan": time.perf_counter() - begun}
             progress.stage("reading")
             clock = time.perf_counter()
-            store, bytes_read = ingest(selection, plan.scratch, progress.ingest, workers.ingest, on_allocated=always)
+            store, bytes_read = ingest(selection, plan.scratch, progress.ingest, workers.ingest, on_allocated=scratch)
             stages["read"] = time.perf_counter() - clock
             settings = _settings(parameters, geometry, store)
             working = dict(cubes)
             if beam == "common":
                 hidden = [name for name in ("residual", "model") if name not in cubes]
-                working |= create_cubes(os.path.join(plan.scratch, "work"), hidden, geometry, axis, selection.stokes, ())
+                working |= create_cubes(
+                    os.path.join(plan.scratch, "work"), hidden, geometry, axis, selection.stokes, ()
+                )
             job = ImageJob(
                 store,
                 settings,
@@ -304,3 +313,13 @@ def _finish(
 
 def _remove(path: str) -> None:
     Path(path).unlink(missing_ok=True)
+
+
+def _missing_folders(imagename: str) -> list[Path]:
+    """Folders that will have to be made for the products, outermost first."""
+    return [folder for folder in list(Path(imagename).absolute().parents)[::-1] if not folder.exists()]
+
+
+def _remove_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # not there, or somebody else's file is in it
+        folder.rmdir()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -141,7 +142,10 @@ def image_chunk(
         except GpucubeError:
             raise
         except Exception as error:  # one channel's trouble must not end the others
+            if not job.store.exists():  # the run is over, and this chunk was done by somebody else: write nothing
+                raise
             active, finished = [], {}
+            device.apart.clear()
             if not at_work:
                 raise
             if len(at_work) == 1:
@@ -158,9 +162,13 @@ def _begin(job: ImageJob, device: Device, channels: Sequence[int]) -> list[_Acti
     places = [(c, s) for c in channels for s in range(len(job.stokes))]
     begin = time.perf_counter()
     masks = [None if job.mask is None else job.mask.plane(c) for c, _ in places]
-    data = device.begin([job.store.samples(s, c) for c, s in places], masks)
+    samples = [job.store.samples(s, c) for c, s in places]
+    gathered = time.perf_counter()
+    data = device.begin(samples, masks)
     planes = [_ActivePlane(c, s, d) for (c, s), d in zip(places, data, strict=True)]
-    _charge(planes, "grid", begin)
+    for p in planes:
+        p.seconds["upload"] = (gathered - begin) / len(planes)
+    _charge(planes, device, "grid", gathered)
     for p in planes:
         if p.data.sum_weights == 0:
             p.state = LoopState(stop=StopCode.NO_DATA)
@@ -175,7 +183,7 @@ def _begin(job: ImageJob, device: Device, channels: Sequence[int]) -> list[_Acti
             p.beam = fit_beam(psf, geometry.cell_x, geometry.cell_y)
             if wide:
                 p.sidelobe = psf_sidelobe(psf, p.beam, geometry.cell_x, geometry.cell_y)
-        _charge(chosen, "psf", begin)
+        _charge(chosen, device, "psf", begin)
     return planes
 
 
@@ -193,7 +201,7 @@ def _judge(job: ImageJob, device: Device, planes: Sequence[_ActivePlane]) -> Non
             improved.append(p.data)
     device.keep_model(improved)
     device.roll_back(rolling)
-    _charge(planes, "measure", begin)
+    _charge(planes, device, "measure", begin)
 
 
 def _cycle(job: ImageJob, device: Device, planes: Sequence[_ActivePlane]) -> list[_ActivePlane]:
@@ -201,10 +209,10 @@ def _cycle(job: ImageJob, device: Device, planes: Sequence[_ActivePlane]) -> lis
     begin = time.perf_counter()
     data = [p.data for p in planes]
     iterations = device.minor(data, [next_order(p.state, p.sidelobe, job.clean) for p in planes])
-    _charge(planes, "minor", begin)
+    _charge(planes, device, "minor", begin)
     begin = time.perf_counter()
     device.major(data)
-    _charge(planes, "major", begin)
+    _charge(planes, device, "major", begin)
     for p, n in zip(planes, iterations, strict=True):
         p.state = after_cycle(p.state, n)
     _judge(job, device, planes)
@@ -229,13 +237,13 @@ def _finish_plane(job: ImageJob, device: Device, plane: _ActivePlane) -> None:
             plane.beam,
             plane.beam if job.restoring_beam == "channel" else job.restoring_beam,
         )
-    _charge([plane], "restore", begin)
+    _charge([plane], device, "restore", begin)
     begin = time.perf_counter()
     if "mask" in job.cubes:
         products["mask"] = _mask_plane(job, plane.channel)
     for name, values in products.items():
         write_plane(job.cubes[name], plane.stokes, plane.channel, values)
-    _charge([plane], "write", begin)
+    _charge([plane], device, "write", begin)
     plane.model_flux = float(device.fetch(plane.data, "model").sum(dtype=np.float64))
 
 
@@ -278,14 +286,19 @@ def fail_channel(job: ImageJob, channel: int, message: str) -> ChannelRecord:
         int(StopCode.FAILED),
         StopCode.FAILED.reason,
         visibilities=int(job.store.counts[:, channel].sum()),
-        message=message,
+        message=" ".join(message.split()),
     )
 
 
 def _write_blank(job: ImageJob, channel: int, stokes: int) -> None:
     blank = np.full(job.settings.geometry.shape, np.nan, np.float32)
     for name, cube in job.cubes.items():
-        write_plane(cube, stokes, channel, _mask_plane(job, channel) if name == "mask" else blank)
+        values = blank
+        if name == "mask":
+            # an unreadable mask may be why the channel failed
+            with suppress(OSError, TypeError, ValueError):
+                values = _mask_plane(job, channel)
+        write_plane(cube, stokes, channel, values)
 
 
 def _mask_plane(job: ImageJob, channel: int) -> np.ndarray:
@@ -340,8 +353,10 @@ def _plane_record(job: ImageJob, plane: _ActivePlane) -> ChannelRecord:
     return record
 
 
-def _charge(planes: Sequence[_ActivePlane], stage: str, begin: float) -> None:
-    """Share the time since `begin` among the planes of a batch."""
-    share = (time.perf_counter() - begin) / max(len(planes), 1)
+def _charge(planes: Sequence[_ActivePlane], device: Device, stage: str, begin: float) -> None:
+    """Share the time since `begin` among the planes of a batch; what the device spent apart goes to stages of its own."""
+    spent = {**device.apart, stage: time.perf_counter() - begin - sum(device.apart.values())}
+    device.apart.clear()
     for p in planes:
-        p.seconds[stage] = p.seconds.get(stage, 0.0) + share
+        for name, seconds in spent.items():
+            p.seconds[name] = p.seconds.get(name, 0.0) + seconds / len(planes)

@@ -5,8 +5,8 @@ sample on the way: flags, weights, Stokes parameter, phase shift to the common p
 (casacore, which holds the interpreter lock) and transposing (compiled, which does not) run side by side; with Dask workers
 each takes its own blocks of rows.
 
-A sample counts if neither FLAG nor FLAG_ROW is set, its weight is > 0 and finite, its value and uvw are finite, and it is
-no autocorrelation.
+A sample counts if neither FLAG nor FLAG_ROW is set, its weight is > 0 and finite, its value and uvw are finite (and uvw
+below `LONGEST_BASELINE`), and it is no autocorrelation.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from gpucube.errors import GpucubeError
 from gpucube.geometry import LIGHT_SPEED
 from gpucube.measurementset import Block, BlockReader, Field, MeasurementSetInfo, RowSelection
 from gpucube.store import Partition, VisibilityStore, allocate, sort_rows, write_rows
+
+LONGEST_BASELINE = 1e10
+"""Metres: thirty times the longest there has been. A longer one is garbage, and its w too much for any gridder."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,9 @@ def select(
         raise GpucubeError(f"the selected spectral windows are in different frames ({', '.join(sorted(frames))})")
     frame = frames.pop()
     if outframe and outframe != frame:
-        raise GpucubeError(f"outframe={outframe!r} is not available for data in {frame}: leave it empty to keep {frame}")
+        raise GpucubeError(
+            f"outframe={outframe!r} is not available for data in {frame}: leave it empty to keep {frame}"
+        )
     channels = output_channels([_window_channels(*f) for f in found], start, width, nchan)
     target = phasecenter or (first_field.ra, first_field.dec, first_field.radesys)
     sources = tuple(
@@ -192,7 +197,9 @@ def find_column(info: MeasurementSetInfo, datacolumn: str) -> str:
         column = measurementset.COLUMN_OF[datacolumn]
     if column not in info.columns:
         there = [name for name, c in measurementset.COLUMN_OF.items() if c in info.columns]
-        raise GpucubeError(f"{info.path} has no column {column}: datacolumn can be {' or '.join(there) or 'nothing here'}")
+        raise GpucubeError(
+            f"{info.path} has no column {column}: datacolumn can be {' or '.join(there) or 'nothing here'}"
+        )
     return column
 
 
@@ -381,7 +388,7 @@ def _put_block(source: Source, partition: Partition, block: Block, keep: np.ndar
     rows = np.flatnonzero(keep)
     if len(rows):
         uvw = block.uvw[rows]
-        good = np.isfinite(uvw).all(axis=1)
+        good = (np.abs(uvw) < LONGEST_BASELINE).all(axis=1)
         uvw[~good] = 0.0
         delay = np.zeros(len(rows))
         if source.rotation is not None:

@@ -82,17 +82,30 @@ def load_mask(path: str | os.PathLike[str], geometry: ImageGeometry, axis: Spect
     from astropy.io import fits
 
     try:
-        with fits.open(path) as hdus:
-            images = [index for index, hdu in enumerate(hdus) if hdu.is_image and hdu.header["NAXIS"] > 0]
-            if not images:
-                raise GpucubeError(f"mask {path} holds no image")
-            header = hdus[images[0]].header
-            shape = hdus[images[0]].shape
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong is told below
+            with fits.open(path) as hdus:
+                images = [index for index, hdu in enumerate(hdus) if hdu.is_image and hdu.header["NAXIS"] > 0]
+                if not images:
+                    raise GpucubeError(f"mask {path} holds no image")
+                header = hdus[images[0]].header
+                shape = hdus[images[0]].shape
+                if not _reaches_its_end(hdus[images[0]]):
+                    raise GpucubeError(f"mask {path} is cut short: its header announces {_shape_text(shape)} pixels")
     except OSError as error:
         raise GpucubeError(f"cannot read mask {path} as FITS: {error.strerror or error}") from error
     _check_shape(path, shape, header, geometry, axis)
     _check_place(path, header, geometry)
     return Mask(str(path), images[0], tuple(shape[:-2]))
+
+
+def _reaches_its_end(image: fits.PrimaryHDU) -> bool:
+    """False if the file ends before the last pixel."""
+    try:
+        image.section[(-1,) * len(image.shape)]
+    except (TypeError, ValueError, OSError, EOFError):
+        return False
+    return True
 
 
 def _check_shape(

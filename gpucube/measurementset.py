@@ -6,6 +6,8 @@ and `read_block`, which reads the cells of one block of rows. Nothing is written
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from dataclasses import dataclass
 
@@ -106,19 +108,29 @@ def open_table(path: str) -> tables.table:
     GpucubeError
         The table cannot be opened, or another process keeps it locked.
     """
+    if is_locked(path):
+        raise GpucubeError(f"{path} is locked by another process: wait until it has finished writing, or image a copy")
     try:
-        table = tables.table(path, readonly=True, ack=False, lockoptions="user")
+        return tables.table(path, readonly=True, ack=False, lockoptions="user")
     except RuntimeError as error:
         raise GpucubeError(f"cannot open {path}: {_first_line(error)}") from None
-    try:
-        table.lock(write=False, nattempts=2)
-        table.unlock()
-    except RuntimeError:
-        table.close()
-        raise GpucubeError(
-            f"{path} is locked by another process: wait until it has finished writing, or image a copy"
-        ) from None
-    return table
+
+
+def is_locked(path: str) -> bool:
+    """Whether another process holds a table's write lock; casacore would wait for it in silence, for ever.
+
+    The lock is the first byte of the file ``table.lock`` (casacore's class LockFile). A file system that knows no locks
+    holds none.
+    """
+    lock = os.path.join(path.replace("::", "/"), "table.lock")
+    if not os.access(lock, os.R_OK):
+        return False
+    with open(lock, "rb") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB, 1)
+        except OSError as error:
+            return error.errno in (errno.EAGAIN, errno.EACCES)
+    return False
 
 
 def describe(path: str) -> MeasurementSetInfo:
@@ -190,9 +202,7 @@ def _describe_subtables(path: str, nrow: int, columns: frozenset[str], keywords:
                     if t.iscelldefined("REST_FREQUENCY", i) and np.size(t.getcell("REST_FREQUENCY", i)):
                         key = (int(t.getcell("SOURCE_ID", i)), int(t.getcell("SPECTRAL_WINDOW_ID", i)))
                         rest.setdefault(key, float(np.ravel(t.getcell("REST_FREQUENCY", i))[0]))
-    return MeasurementSetInfo(
-        path, nrow, columns, windows, descriptions, fields, rest, telescope, observer, begin
-    )
+    return MeasurementSetInfo(path, nrow, columns, windows, descriptions, fields, rest, telescope, observer, begin)
 
 
 def select_rows(path: str, field_id: int) -> dict[int, RowSelection]:
@@ -287,6 +297,7 @@ class BlockReader:
         GpucubeError
             casacore cannot read them, or their shapes disagree.
         """
+
         def cells(column: str) -> np.ndarray:
             if self._channels is None or column in ("UVW", "WEIGHT"):
                 return self._selection.getcol(column, start, count)
@@ -296,9 +307,7 @@ class BlockReader:
         try:
             block = Block(cells("UVW"), cells(self._column), cells("FLAG"), cells(self._weight))
         except RuntimeError as error:
-            raise GpucubeError(
-                f"{self._path}: rows cannot be read from {self._column}: {_first_line(error)}"
-            ) from None
+            raise GpucubeError(f"{self._path}: rows cannot be read from {self._column}: {_first_line(error)}") from None
         if block.data.shape != block.flag.shape or block.data.shape[-1] != block.weight.shape[-1]:
             raise GpucubeError(
                 f"{self._path}: {self._column} has shape {block.data.shape}, FLAG {block.flag.shape}, "

@@ -260,12 +260,20 @@ def make_plan(parameters: Parameters, selection: Selection | None = None) -> Pla
 
 
 def check_disk(plan: Plan, imagename: str) -> None:
-    """Refuse a job that the disk cannot hold.
+    """Refuse a job that the disk cannot hold, or whose scratch folder is another's or cannot be made.
 
     Raises
     ------
     GpucubeError
     """
+    if os.path.lexists(plan.scratch):
+        raise GpucubeError(
+            f"scratch folder {plan.scratch} already exists: remove it if no other run uses it, "
+            "or name another with scratch"
+        )
+    above = existing_parent(plan.scratch)
+    if above != existing_parent(imagename) and not os.access(above, os.W_OK | os.X_OK):
+        raise GpucubeError(f"scratch folder {plan.scratch} cannot be made in {above}: name another with scratch")
     places = [(existing_parent(plan.scratch), plan.scratch_bytes, "scratch", "the visibility store")]
     places.append((existing_parent(imagename), plan.product_bytes, "imagename", "the cubes"))
     if os.stat(places[0][0]).st_dev == os.stat(places[1][0]).st_dev:

@@ -76,7 +76,7 @@ class ChannelRecord:
     flagged_fraction : float
         Share of the selected samples that did not count.
     seconds : dict
-        Seconds per stage.
+        Seconds per stage: ``upload weights grid psf fft measure minor major restore write`` (docs/performance.md).
     chunk, worker, device : int, str, str
         Where it was made.
     retried : bool

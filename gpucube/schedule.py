@@ -23,6 +23,9 @@ from gpucube.imaging import ImageJob, Notify, fail_channel, image_chunk, restore
 from gpucube.ingest import BlockReport, ingest_rows
 from gpucube.records import ChannelRecord
 
+CONNECT_SECONDS = 20
+"""How long an existing scheduler may take to answer, and its first worker to come."""
+
 TOPIC = "gpucube"
 """Dask topic on which workers tell which channel they have begun or finished."""
 
@@ -145,16 +148,24 @@ class DaskWorkers:
         if not address:
             dask.config.set({"distributed.worker.daemon": True})
             self._cluster = LocalCluster(
-                n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address="127.0.0.1:0",
+                host="127.0.0.1",
             )
         try:
-            self._client = Client(address or self._cluster, timeout="20s", set_as_default=False)
+            self._client = Client(address or self._cluster, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             raise GpucubeError(f"no Dask scheduler answers at {address}: {str(error).splitlines()[0]}") from None
-        self._workers = len(self._client.scheduler_info(n_workers=-1)["workers"])
-        if self._workers == 0:
+        try:
+            self._client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+        except TimeoutError:
             self.close()
-            raise GpucubeError(f"the Dask scheduler at {address} has no workers: start some with 'dask worker {address}'")
+            raise GpucubeError(
+                f"the Dask scheduler at {address} has no workers: start some with 'dask worker {address}'"
+            ) from None
+        self._workers = len(self._client.scheduler_info(n_workers=-1)["workers"])
 
     def ingest(self, jobs: Sequence[tuple]) -> Iterator[tuple[int, BlockReport]]:
         """Each worker opens the MeasurementSet itself and writes its rows into the shared store."""
@@ -169,28 +180,50 @@ class DaskWorkers:
 
     def image(self, job: ImageJob, chunks: Sequence[Sequence[int]], notify: Notify) -> Iterator[list[ChannelRecord]]:
         """Chunks in order, a few at a time; what fails is split until the channel to blame is alone."""
-        self._client.subscribe_topic(TOPIC, lambda event: notify(*event[1]))
-        sent = self._client.scatter(job, broadcast=True, hash=False)
-        pending = [(i, list(c)) for i, c in enumerate(chunks)]
+
+        def told(event: tuple[float, Any]) -> None:
+            name, what = event[1]
+            notify(name, ChannelRecord(**what) if isinstance(what, dict) else what)
+
+        self._client.subscribe_topic(TOPIC, told)
+        pending, suspects = [(i, list(c)) for i, c in enumerate(chunks)], []
         while pending:
             again = []
-            for future, (_, index, channels, _) in self._run([(_image_task, (sent, i, c, self._device)) for i, c in pending]):
-                error = future.exception()
-                if error is None:
-                    records, peak = future.result()
-                    self._note(peak)
-                    yield records
-                elif isinstance(error, GpucubeError):
-                    raise error
+            for index, channels, outcome in self._chunks(job, pending):
+                if not isinstance(outcome, Exception):
+                    yield outcome
                 elif len(channels) > 1:
                     half = len(channels) // 2
                     again += [(index, channels[:half]), (index, channels[half:])]
                 else:
-                    record = fail_channel(job, channels[0], f"{type(error).__name__}: {error}")
-                    notify("finished", record)
-                    yield [record]
+                    suspects.append((index, channels))
             pending = again
+        # what waited on a worker that died is blamed with the one that killed it: a last try with nothing beside it
+        for _, channels, outcome in self._chunks(job, suspects, window=1):
+            if isinstance(outcome, Exception):
+                outcome = [fail_channel(job, channels[0], f"{type(outcome).__name__}: {outcome}")]
+                notify("finished", outcome[0])
+            yield outcome
         self._client.unsubscribe_topic(TOPIC)
+
+    def _chunks(
+        self, job: ImageJob, chunks: Sequence[tuple[int, list[int]]], window: int | None = None
+    ) -> Iterator[tuple[int, list[int], list[ChannelRecord] | Exception]]:
+        """Index and channels of every chunk as it ends, with its records or what went wrong."""
+        # the job travels with each task: what is scattered is lost with the last worker that held it
+        calls = [(_image_task, (job, index, channels, self._device)) for index, channels in chunks]
+        for future, (_, index, channels, _) in self._run(calls, window):
+            try:
+                records, peak = future.result()
+            except GpucubeError:
+                raise
+            except Exception as error:
+                yield index, channels, error
+            else:
+                # else it would be made again if its worker died
+                future.release()
+                self._note(peak)
+                yield index, channels, records
 
     def restore(self, job: ImageJob, target: Beam, fitted: dict, chunks: Sequence[Sequence[int]]) -> None:
         """As `image`, without splitting."""
@@ -198,8 +231,11 @@ class DaskWorkers:
         for future, _ in self._run(calls):
             future.result()
 
-    def _run(self, calls: Sequence[tuple[Callable, tuple]]) -> Iterator[tuple[Any, tuple]]:
-        """Submit a window of two tasks for each worker and refill it; yields finished futures with their arguments."""
+    def _run(self, calls: Sequence[tuple[Callable, tuple]], window: int | None = None) -> Iterator[tuple[Any, tuple]]:
+        """Submit a window of tasks (by default two for each worker) and refill it.
+
+        Yields finished futures with their arguments.
+        """
         from distributed import as_completed
 
         queue = iter(calls)
@@ -213,7 +249,7 @@ class DaskWorkers:
                 completed.add(future)
                 return
 
-        for _ in range(2 * self._workers):
+        for _ in range(window or 2 * self._workers):
             submit()
         for future in completed:
             yield future, arguments.pop(future)
@@ -254,7 +290,8 @@ def _image_task(
         channels,
         index,
         str(worker.name),
-        lambda event, what: worker.log_event(TOPIC, (event, what)),
+        # Dask's messages hold plain types only
+        lambda event, what: worker.log_event(TOPIC, (event, what if event == "started" else what.as_dict())),
     )
     return records, _process()
 

@@ -153,6 +153,10 @@ class VisibilityStore:
         """Bytes on disk."""
         return sum(p.nbytes() for p in self.partitions)
 
+    def exists(self) -> bool:
+        """False once the run has begun to remove it."""
+        return all(os.path.exists(p.path(name)) for p in self.partitions for name in ("uvw", "order", "vis", "weight"))
+
 
 def _sorted_samples(partition: Partition, stokes: int, slot: int) -> Samples:
     order = partition.array("order")

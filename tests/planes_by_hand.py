@@ -1,8 +1,8 @@
 """Planes of samples made up for tests of devices, and their images as exact sums over every pixel.
 
-`samples` scatters visibilities over the uv plane of an image; `dft_image` and `dft_predict` are the measurement equation
-without w as two matrix products in float64 (exp(u l + v m) separates), fast enough for whole images; `imaging_weights`
-writes out the weighting formulae with explicit uv grids.
+`samples` scatters visibilities over the uv plane of an image; `dft_image` and `dft_predict` are the measurement
+equation without w as two matrix products in float64 (exp(u l + v m) separates), fast enough for whole images;
+`imaging_weights` writes out the weighting formulae with explicit uv grids.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whole runs for tests: one call to image the simulated `tiny_ms`, and copies of a MeasurementSet with something changed.
+"""Whole runs for tests: one call to image the simulated `tiny_ms`, and copies of an MS with something changed.
 
 In: a MeasurementSet and parameters that differ from `SETTINGS`. Out: `gpucube.Result`, and the planes of its products.
 """

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from astropy.io import fits
+from casacore import tables
 from runs import SETTINGS, altered, image, tree
 
 import gpucube
@@ -25,7 +26,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def refusal(folder: Path, vis: Any, imagename: Path | None = None, **changes: Any) -> str:
-    """The message of a run that must be refused, checked to be one line and to leave everything below `folder` as it was."""
+    """The message of a run that must be refused: one line, and everything below `folder` stays as it was."""
     before = contents(folder)
     with pytest.raises(gpucube.GpucubeError) as caught:
         image(vis, imagename or folder / "out" / "cube", **changes)
@@ -36,7 +37,7 @@ def refusal(folder: Path, vis: Any, imagename: Path | None = None, **changes: An
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every path below a folder with what it holds, lock files of casacore's tables apart: it writes them on reading."""
+    """Every path below a folder with what it holds, but for the lock files that casacore writes on reading."""
     paths = [folder / name for name in tree(folder)]
     return {str(p): p.read_bytes() if p.is_file() else b"" for p in paths if p.name != "table.lock"}
 
@@ -44,7 +45,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def refusal_on_command_line(
     folder: Path, capsys: pytest.CaptureFixture[str], vis: Any, imagename: Path | None = None, **changes: Any
 ) -> str:
-    """As `refusal`, by way of ``gpucube image``: exit status 2, one line on standard error, nothing on standard output."""
+    """As `refusal`, by way of ``gpucube image``: status 2, one line on standard error, nothing on standard output."""
     before = contents(folder)
     assert main(command_line(vis, imagename or folder / "out" / "cube", **changes)) == 2
     assert contents(folder) == before
@@ -74,15 +75,24 @@ WRONG_PARAMETERS = {
     "cell of another kind": ({"cell": "20Jy"}, r"cell='20Jy': .*unknown unit 'Jy'"),
     "cell negative": ({"cell": "-1arcsec"}, r"cell=.*not positive"),
     "threshold negative": ({"threshold": "-3mJy"}, r"threshold='-3mJy': a threshold cannot be negative"),
-    "unknown parameter": ({"imsise": 64}, r"unknown (parameter|option) '(--)?imsise(=64)?': did you mean '(--)?imsize'"),
+    "unknown parameter": (
+        {"imsise": 64},
+        r"unknown (parameter|option) '(--)?imsise(=64)?': did you mean '(--)?imsize'",
+    ),
     "niter negative": ({"niter": -1}, r"niter="),
     "nchan 0": ({"nchan": 0}, r"nchan=0"),
     "width 0": ({"width": 0}, r"width=0"),
-    "product unknown": ({"products": ("image", "pictures")}, r"products=.*'pictures' is none of image, residual, model"),
+    "product unknown": (
+        {"products": ("image", "pictures")},
+        r"products=.*'pictures' is none of image, residual, model",
+    ),
     "device unknown": ({"device": "gpu"}, r"device='gpu'"),
     "device not there": ({"device": "cuda"}, r"device='cuda' is not available"),
     "chunksize 0": ({"chunksize": 0}, r"chunksize=.*write 'auto', a number of channels from 1, or -1"),
-    "tclean only": ({"interactive": 1}, r"tclean's parameter '(--)?interactive(=1)?' is not available: give a FITS mask"),
+    "tclean only": (
+        {"interactive": 1},
+        r"tclean's parameter '(--)?interactive(=1)?' is not available: give a FITS mask",
+    ),
     "specmode": ({"specmode": "mfs"}, r"specmode='mfs' is not available: use specmode='cube'"),
 }
 
@@ -90,7 +100,7 @@ WRONG_SELECTION = {
     "start out of range": ({"start": 12}, r"start=12 is out of range: the selection has channels 0 to 11"),
     "nchan out of range": ({"start": 4, "nchan": 9}, r"nchan=9 is out of range: .* there are 8 output channels"),
     "width too wide": ({"width": 13}, r"width=13 is too wide"),
-    "width runs off the start": ({"width": -1, "nchan": 2}, r"nchan=2 is out of range"),
+    "width runs off the start": ({"start": 0, "width": -2}, r"width=-2 is too wide: only 12 channels .*start=0"),
     "spw channels out of range": ({"spw": "0:5~12"}, r"channels 0 to 11; spw asks for channel 12"),
     "no such window": ({"spw": "1"}, r"spw='1': there is no spectral window 1, they are numbered 0 to 0"),
     "spw not understood": ({"spw": "zero"}, r"spw='zero'.*not a selection of spectral windows"),
@@ -162,7 +172,9 @@ def without_weights(ms: Path, folder: Path) -> Path:
 
 
 def without_rows(ms: Path, folder: Path) -> Path:
-    return altered(ms, folder, lambda t: t.removerows(list(range(t.nrows()))))
+    with tables.table(str(ms), ack=False) as table:
+        table.query("FIELD_ID < 0").copy(str(folder / "altered.ms"), deep=True).close()
+    return folder / "altered.ms"
 
 
 def with_truncated_data(ms: Path, folder: Path) -> Path:
@@ -199,8 +211,6 @@ def test_what_is_no_usable_measurement_set_is_named(
 
 def add_field_and_window(copy: Path) -> None:
     """Give an MS a second field and a second spectral window that no row uses."""
-    from casacore import tables
-
     for name in ("FIELD", "SPECTRAL_WINDOW", "DATA_DESCRIPTION"):
         with tables.table(str(copy / name), readonly=False, ack=False) as table:
             table.copyrows(table, 0, -1, 1)
@@ -335,7 +345,7 @@ def mask_without_image(path: Path) -> None:
 
 def mask_elsewhere(path: Path) -> None:
     header = fits.Header({"CTYPE1": "RA---SIN", "CTYPE2": "DEC--SIN", "CRPIX1": 33, "CRPIX2": 33, "CUNIT1": "deg"})
-    header |= {"CUNIT2": "deg", "CRVAL1": 10.0, "CRVAL2": 30.0, "CDELT1": -20 / 3600, "CDELT2": 20 / 3600}
+    header.update({"CUNIT2": "deg", "CRVAL1": 10.0, "CRVAL2": 30.0, "CDELT1": -20 / 3600, "CDELT2": 20 / 3600})
     fits.writeto(path, np.ones((64, 64), np.float32), header)
 
 
@@ -371,7 +381,7 @@ def test_a_missing_mask_is_named(tiny_ms: Any, tmp_path: Path) -> None:
 # Dask
 
 
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nowhere", "carrier-pigeon://coop:1"])
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "carrier-pigeon://coop:1"])
 def test_an_unreachable_scheduler_is_named(
     address: str, tiny_ms: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,10 +393,11 @@ def test_an_unreachable_scheduler_is_named(
     assert re.search(pattern, refusal_on_command_line(tmp_path, capsys, tiny_ms.ms, tmp_path / "cube", **settings))
 
 
-def test_a_scheduler_without_workers_is_named(tiny_ms: Any, tmp_path: Path) -> None:
+def test_a_scheduler_without_workers_is_named(tiny_ms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=0, dashboard_address=None, host="127.0.0.1") as cluster:
+    monkeypatch.setattr(schedule, "CONNECT_SECONDS", 1)
+    with LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", host="127.0.0.1") as cluster:
         message = refusal(tmp_path, tiny_ms.ms, scheduler=cluster.scheduler_address)
     assert "has no workers: start some with 'dask worker" in message
 

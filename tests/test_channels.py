@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -155,6 +157,16 @@ def test_half_a_channel_apart_is_another_channel():
 def test_overlapping_windows_of_different_resolution_are_refused():
     with pytest.raises(GpucubeError, match="fine overlaps another spectral window with channels of another width"):
         output_channels([window(0, 6), window(0, 12, STEP / 2, label="fine")])
+
+
+def test_two_channels_of_one_window_stay_two_even_where_both_would_join_the_same():
+    """Channels may be wider than their spacing; the second of the two is a channel of its own."""
+    narrow = window(0, 1), window(-0.4, 2, 0.7 * STEP)  # at 0; at -0.4 and 0.3
+    wide = [replace(w, width=np.full(len(w.frequency), 2 * STEP)) for w in narrow]
+    channels = output_channels(wide)
+    assert channels.frequency == pytest.approx(100e9 + STEP * np.array([0, 0.3]), rel=1e-14)
+    assert members(channels, 0) == {0: [0]}
+    assert members(channels, 1) == {0: [0], 1: [1]}
 
 
 def test_different_resolutions_side_by_side_are_allowed():

@@ -1,4 +1,4 @@
-"""The life of one plane as a script of (peak, noise): how deep each cycle goes, when it stops, how it is rolled back."""
+"""The life of one plane as a script of (peak, noise): how deep each cycle goes, when it stops, what is rolled back."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_first_divergence_is_rolled_back_to_the_best_model_and_retried(bad):
     assert state.iterations == 20, "iterations done in vain still count towards niter"
     before, after = next_order(replace(state, retried=False), 0.2, parameters), next_order(state, 0.2, parameters)
     assert after.threshold == pytest.approx(0.6)  # 2 x 1.5 x 0.2 of the peak
-    assert before.threshold == pytest.approx(0.4)  # 0.3 of the peak, but the limit is 0.4
+    assert before.threshold == pytest.approx(0.98 * 0.4)  # 0.3 of the peak, but the limit is 0.4
     assert after.gain == pytest.approx(0.5 * before.gain)
 
 
@@ -130,10 +130,11 @@ def test_a_cycle_goes_down_to_the_clamped_sidelobe_level(sidelobe, changes, frac
 
 
 @pytest.mark.parametrize(("changes", "limit"), [({"threshold": 0.5}, 0.5), ({"nsigma": 4.0}, 0.4)])
-def test_no_cycle_goes_below_the_limit_of_the_plane(changes, limit):
+def test_no_cycle_goes_more_than_two_per_cent_below_the_limit_of_the_plane(changes, limit):
+    """The limit falls with the noise as sources are removed: a little below it saves a cycle."""
     parameters = replace(PARAMETERS, **changes)
     state, _ = play([(1.0, 0.1)], parameters)
-    assert next_order(state, 0.05, parameters).threshold == pytest.approx(limit)
+    assert next_order(state, 0.05, parameters).threshold == pytest.approx(0.98 * limit)
 
 
 @pytest.mark.parametrize(("cycleniter", "allowed"), [(-1, 970), (7, 7), (5000, 970)])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from gpucube.devices import cpu_loops
+from gpucube.devices.cpu import convolve
 
 EVERYWHERE = np.zeros((0, 0), bool)
 
@@ -37,7 +38,9 @@ def test_noise_is_the_median_absolute_deviation_of_any_finite_plane(plane):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2), (7, 9), (64, 48), (101, 103), (256, 512)])
-@pytest.mark.parametrize("kind", ["gaussian", "constant", "two values", "denormal", "huge range", "sorted", "one outlier"])
+@pytest.mark.parametrize(
+    "kind", ["gaussian", "constant", "two values", "denormal", "huge range", "sorted", "one outlier"]
+)
 def test_noise_of_awkward_planes(shape, kind):
     rng = np.random.default_rng(4)
     n = shape[0] * shape[1]
@@ -120,12 +123,10 @@ def test_components_are_subtracted_with_the_psf_at_their_offset():
 
 
 def test_a_psf_spectrum_convolves_like_the_psf():
-    """The spectrum of a symmetric PSF about its centre, as the image-space major cycle uses it, against a plain double sum."""
-    from gpucube.devices.cpu import convolve
-
+    """The image-space major cycle's convolution against a plain double sum."""
     rng = np.random.default_rng(3)
     ny, nx = 8, 10
-    # as a PSF is: cosines of any frequency, even about the centre of an array whose first row and column have no partner
+    # as a PSF is: cosines of any frequency, even about the centre; the first row and column have no partner
     y, x = np.arange(-ny, ny)[:, None], np.arange(-nx, nx)
     psf = sum(np.cos(2 * np.pi * (u * x + v * y)) for u, v in rng.uniform(-0.4, 0.4, (30, 2))).astype(np.float32)
     image = rng.standard_normal((ny, nx)).astype(np.float32)

@@ -119,7 +119,9 @@ def test_unevenly_spaced_channels_are_warned_of(tiny_ms, tmp_path):
 def test_a_given_selection_is_used_as_it_is(tiny_ms, tmp_path):
     parameters = parameters_of(tiny_ms.ms, tmp_path)
     selection = make_selection(parameters)
-    assert make_plan(parameters, selection) == replace(make_plan(parameters), memory_budget=make_plan(parameters).memory_budget)
+    given, made = make_plan(parameters, selection), make_plan(parameters)
+    # the machine's free memory changes from moment to moment
+    assert given == replace(made, memory_budget=given.memory_budget)
 
 
 @pytest.mark.parametrize(

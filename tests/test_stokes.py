@@ -66,13 +66,22 @@ def test_several_parameters_come_in_the_order_asked_for():
 
 @pytest.mark.parametrize(
     ("names", "wanted"),
-    [(("XX",), "Q"), (("XX", "YY"), "V"), (("XX", "YY"), "U"), (("RR", "LL"), "Q"), (("XY",), "I"), (("RL",), "pseudoI")],
+    [
+        (("XX",), "Q"),
+        (("XX", "YY"), "V"),
+        (("XX", "YY"), "U"),
+        (("RR", "LL"), "Q"),
+        (("XY",), "I"),
+        (("RL",), "pseudoI"),
+    ],
 )
 def test_a_missing_hand_is_named_in_one_line(names, wanted):
     with pytest.raises(GpucubeError) as caught:
         combinations(tuple(CODE[n] for n in names), (wanted,), "x.ms spectral window 0")
     message = str(caught.value)
-    assert message == f"stokes {wanted} cannot be made from x.ms spectral window 0: it has correlations {', '.join(names)}"
+    assert (
+        message == f"stokes {wanted} cannot be made from x.ms spectral window 0: it has correlations {', '.join(names)}"
+    )
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,9 @@ class Device(Protocol):
     name: str
     batch: int
     """Planes that are best worked on at once."""
+    apart: dict[str, float]
+    """Seconds of calls since it was last emptied that belong to a stage of their own: ``"upload"`` and ``"weights"`` of
+    `begin`, ``"fft"`` of `make_psf` and `major` where they transform the image itself. Emptied by who reads it."""
 
     def begin(self, samples: Sequence[Samples | None], masks: Sequence[np.ndarray | None]) -> list[Any]:
         """Upload, weigh and grid: planes with imaging weights, and the dirty image as residual."""

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import ducc0
@@ -90,6 +92,13 @@ class CpuDevice:
         self._complex = np.complex64 if self._real is np.float32 else np.complex128
         ny, nx = settings.geometry.shape
         self._buffers = np.empty((2, ny * nx), np.float32)
+        self.apart: dict[str, float] = {}
+
+    @contextmanager
+    def _apart(self, stage: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        self.apart[stage] = self.apart.get(stage, 0.0) + time.perf_counter() - begin
 
     def begin(self, samples: Sequence[Samples | None], masks: Sequence[np.ndarray | None]) -> list[CpuPlane]:
         """Weigh and grid."""
@@ -100,7 +109,8 @@ class CpuDevice:
         weight, total, inside = np.zeros(0, np.float32), 0.0, 0
         dirty = np.zeros(shape, np.float32)
         if samples is not None:
-            weight, total, inside = imaging_weights(samples, self.settings)
+            with self._apart("weights"):
+                weight, total, inside = imaging_weights(samples, self.settings)
             if total > 0:
                 dirty = self._grid(samples, samples.vis, weight, total, shape)
         return CpuPlane(
@@ -164,9 +174,10 @@ class CpuDevice:
             ones = np.ones(len(plane.weight), self._complex)
             plane.psf = self._grid(plane.samples, ones, plane.weight, plane.sum_weights, shape, w=False)
             if wide and self._major_in_image(plane):
-                transform = ducc0.fft.r2c(plane.psf, axes=(0, 1), nthreads=1)
-                plane.spectrum = np.empty(transform.shape, np.float32)
-                cpu_loops.psf_spectrum(transform, plane.spectrum)
+                with self._apart("fft"):
+                    transform = ducc0.fft.r2c(plane.psf, axes=(0, 1), nthreads=1)
+                    plane.spectrum = np.empty(transform.shape, np.float32)
+                    cpu_loops.psf_spectrum(transform, plane.spectrum)
 
     def _major_in_image(self, plane: CpuPlane) -> bool:
         if self.settings.w_term or self.settings.majorcycle == "visibility":
@@ -207,7 +218,8 @@ class CpuDevice:
                 if self.settings.minorcycle == "activeset" and len(where) < SPARSE_COMPONENTS:
                     cpu_loops.subtract_components(p.residual, p.psf, change, where)
                 else:
-                    p.residual = p.dirty - convolve(p.model, p.spectrum)
+                    with self._apart("fft"):
+                        p.residual = p.dirty - convolve(p.model, p.spectrum)
             p.subtracted = p.model.copy()
 
     def keep_model(self, planes: Sequence[CpuPlane]) -> None:

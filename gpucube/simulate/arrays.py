@@ -20,6 +20,7 @@ TT_MINUS_UTC = 69.184
 SITES = {
     "vla": (np.deg2rad(-107.618283), np.deg2rad(34.078749), 2114.8),
     "alma": (np.deg2rad(-67.754929), np.deg2rad(-23.022886), 5056.8),
+    "meerkat": (np.deg2rad(21.4439), np.deg2rad(-30.7111), 1038.0),
 }
 """Longitude and latitude in radians, height in metres."""
 
@@ -65,6 +66,7 @@ ARRAYS = {
     "vla-c": _vla(1950.0),
     "vla-d": _vla(592.0),
     "alma": ArrayKind("alma", "ALMA", 43, 12.0, 264.0, "linear", -35.0, 86.243e9, 122.07e3),
+    "meerkat": ArrayKind("meerkat", "MeerKAT", 64, 13.5, 4000.0, "linear", -35.0, 1420.405752e6, 26.123e3),
 }
 
 
@@ -100,6 +102,24 @@ def _alma_pads(antennas: int, extent: float) -> tuple[np.ndarray, list[str]]:
     return np.array(enu), [f"DA{i + 1:02d}" for i in range(antennas)]
 
 
+def _meerkat_pads(antennas: int, extent: float) -> tuple[np.ndarray, list[str]]:
+    """East, north, up (m) and station names of a core, 300 m in dispersion, with three quarters of the antennas, and a
+    spiral around it; no two pads closer than 29 m."""
+    rng = np.random.default_rng(64)
+    enu: list[np.ndarray] = []
+    core = 3 * antennas // 4
+    while len(enu) < antennas:
+        k = len(enu) - core
+        if k < 0:
+            pad = np.append(rng.normal(0.0, 300.0, 2), rng.normal(0.0, 1.0))
+        else:
+            radius, angle = 700.0 * (extent / 700.0) ** (k / (antennas - core - 1)), 2.399963 * k
+            pad = np.array([radius * np.cos(angle), radius * np.sin(angle), 0.003 * radius * np.cos(2.0 * angle)])
+        if k >= 0 or all(np.hypot(*(pad - other)[:2]) > 29.0 for other in enu):
+            enu.append(pad)
+    return np.array(enu), [f"m{i:03d}" for i in range(antennas)]
+
+
 def antenna_positions(name: str, antennas: int) -> tuple[np.ndarray, list[str]]:
     """Positions and station names of an array, or of an even spread over it.
 
@@ -121,7 +141,7 @@ def antenna_positions(name: str, antennas: int) -> tuple[np.ndarray, list[str]]:
     if kind.site == "vla":
         enu, stations = _vla_pads(kind.extent)
     else:
-        enu, stations = _alma_pads(kind.antennas, kind.extent)
+        enu, stations = {"alma": _alma_pads, "meerkat": _meerkat_pads}[kind.site](kind.antennas, kind.extent)
     chosen = np.linspace(0, kind.antennas - 1, antennas).round().astype(int)
     lon, lat, height = SITES[kind.site]
     east = np.array([-np.sin(lon), np.cos(lon), 0.0])

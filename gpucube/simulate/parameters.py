@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from gpucube.quantities import ANGLE, FLUX_DENSITY, FREQUENCY, Kind, parse_quantity
 from gpucube.simulate.arrays import ARRAYS, SITES
 
-ArrayName = Literal["vla-a", "vla-b", "vla-c", "vla-d", "alma"]
+ArrayName = Literal["vla-a", "vla-b", "vla-c", "vla-d", "alma", "meerkat"]
 
 
 def _channel_list(value: Any) -> Any:
@@ -43,7 +43,8 @@ class SimulationParameters(BaseModel):
 
     out: Path = Field(description="the MeasurementSet to write; its truth goes beside it as <out minus .ms>.truth.npz")
     array: ArrayName = Field(
-        "vla-d", description="antenna layout: the VLA's four configurations (27 antennas) or ALMA (43, within 500 m)"
+        "vla-d",
+        description="antenna layout: the VLA's four configurations (27 antennas), ALMA (43, within 500 m) or MeerKAT (64)",
     )
     antennas: int | None = Field(
         None, ge=2, description="use only this many antennas, spread evenly over the layout (default: all)"
@@ -56,17 +57,17 @@ class SimulationParameters(BaseModel):
     )
     ra: float = Field(187.5, ge=0, lt=360, description="right ascension of the field, degrees, J2000")
     dec: float | None = Field(
-        None, ge=-90, le=90, description="declination, degrees (default: 30 for the VLA, -35 for ALMA)"
+        None, ge=-90, le=90, description="declination, degrees (default: 30 for the VLA, -35 for the others)"
     )
     rest_freq: Annotated[float | None, _quantity(FREQUENCY)] = Field(
         None,
         gt=0,
-        description="rest frequency of the line, in the middle channel, Hz (default: 1420.405752e6 for the VLA, "
-        "86.243e9 for ALMA)",
+        description="rest frequency of the line, in the middle channel, Hz (default: 86.243e9 for ALMA, "
+        "1420.405752e6 for the others)",
     )
     chan_width: Annotated[float | None, _quantity(FREQUENCY)] = Field(
         None,
-        description="channel width, Hz; negative for falling frequency (default: 15625 for the VLA, 122070 for ALMA)",
+        description="channel width, Hz; negative for falling frequency (default: 15625 for the VLA, 122070 for ALMA, 26123 for MeerKAT)",
     )
     frame: Literal["LSRK", "TOPO"] = Field("LSRK", description="frame that the channel frequencies are stated in")
     noise: FluxDensity = Field(

@@ -1,0 +1,180 @@
+"""Who does the work must not matter, and what cannot be done must not take anything else with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import psutil
+import pytest
+from astropy.io import fits
+from runs import IMAGES, SETTINGS, image, payload, planes, tree
+
+from gpucube import plan
+from gpucube.controller import CleanParameters
+from gpucube.devices import ImagingSettings
+from gpucube.imaging import ImageJob
+from gpucube.ingest import ingest
+from gpucube.mask import Mask
+from gpucube.parameters import make_parameters
+from gpucube.planes import create_cubes, read_plane
+from gpucube.records import ChannelRecord, StopCode
+from gpucube.schedule import DaskWorkers, InProcess, Workers
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """Address of a Dask scheduler with two workers, which gives a task up when it has killed one worker."""
+    from distributed import LocalCluster
+
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", host="127.0.0.1"
+        ) as made,
+    ):
+        yield made.scheduler_address
+
+
+@pytest.fixture(params=["threads", "dask"])
+def workers(request: pytest.FixtureRequest) -> Iterator[Workers]:
+    """Both kinds of workers, two of each."""
+    made = (
+        InProcess(2, "cpu") if request.param == "threads" else DaskWorkers(2, "cpu", request.getfixturevalue("cluster"))
+    )
+    yield made
+    made.close()
+
+
+class DeadlyMask(Mask):
+    """The plane of channel 5 kills the process that asks for it, as the kernel does when memory runs out."""
+
+    def plane(self, channel: int) -> np.ndarray:
+        if channel == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.ones((64, 64), bool)
+
+
+def make_job(ms: Path, folder: Path, workers: Workers, stores: ExitStack, mask: Mask | None, products: Any) -> ImageJob:
+    """`SETTINGS` on an MS, read by `workers`, up to the moment when imaging begins."""
+    parameters = make_parameters(vis=ms, imagename=folder / "cube", **SETTINGS)
+    selection = plan.make_selection(parameters)
+    geometry, axis = plan.image_geometry(parameters, selection), plan.spectral_axis(selection)
+    cubes = create_cubes(parameters.imagename, products, geometry, axis, ("I",), ())
+    store, _ = ingest(selection, str(folder / "scratch"), lambda done, total: None, workers.ingest, stores)
+    settings = ImagingSettings(geometry, "briggs", 0.5)
+    clean = CleanParameters(niter=1000, nsigma=3)
+    return ImageJob(store, settings, clean, axis.frequency, ("I",), cubes, mask, "channel")
+
+
+CHUNKS = [[4, 5, 6, 7], [0, 1, 2, 3], [8, 9, 10, 11]]
+
+
+def run(job: ImageJob, workers: Workers) -> tuple[list[ChannelRecord], list[tuple[str, Any]]]:
+    events: list[tuple[str, Any]] = []
+    records = [r for batch in workers.image(job, CHUNKS, lambda *event: events.append(event)) for r in batch]
+    return sorted(records, key=lambda r: r.channel), events
+
+
+def test_every_channel_is_announced_and_reported(workers: Workers, tiny_ms: Any, tmp_path: Path) -> None:
+    with ExitStack() as stores:
+        records, events = run(make_job(tiny_ms.ms, tmp_path, workers, stores, None, IMAGES), workers)
+    assert [r.channel for r in records] == list(range(12))
+    assert sorted(what for event, what in events if event == "started") == list(range(12))
+    finished = [what for event, what in events if event == "finished"]
+    assert sorted(r.channel for r in finished) == list(range(12))
+    assert all(isinstance(r, ChannelRecord) for r in finished)
+    for channel in range(12):
+        order = [event for event, what in events if getattr(what, "channel", what) == channel]
+        assert order == ["started", "finished"]
+
+
+@pytest.mark.filterwarnings("ignore:File may have been truncated")
+def test_an_unreadable_plane_of_the_mask_fails_its_channels_alone(
+    workers: Workers, tiny_ms: Any, tmp_path: Path
+) -> None:
+    """The mask is cut short after it was checked: planes 9 to 11 are gone."""
+    path = tmp_path / "mask.fits"
+    fits.writeto(path, np.ones((12, 64, 64), np.float32))
+    os.truncate(path, 2880 + 9 * 64 * 64 * 4 + 100)
+    with ExitStack() as stores:
+        job = make_job(tiny_ms.ms, tmp_path, workers, stores, Mask(str(path), 0, (12,)), (*IMAGES, "mask"))
+        records, _ = run(job, workers)
+    good = image(tiny_ms.ms, tmp_path / "good")
+    for record in records:
+        lost = record.channel >= 9
+        assert (record.stop_code == StopCode.FAILED) == lost
+        assert bool(record.message) == lost and "\n" not in record.message
+        for product in IMAGES:
+            found = read_plane(job.cubes[product], 0, record.channel)
+            expected = np.full((64, 64), np.nan) if lost else planes(good, product)[record.channel]
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_a_channel_that_kills_its_worker_is_found_and_given_up(cluster: str, tiny_ms: Any, tmp_path: Path) -> None:
+    workers = DaskWorkers(2, "cpu", cluster)
+    with ExitStack() as stores:
+        stores.callback(workers.close)
+        job = make_job(tiny_ms.ms, tmp_path, workers, stores, DeadlyMask("", 0, ()), IMAGES)
+        records, _ = run(job, workers)
+    good = image(tiny_ms.ms, tmp_path / "good")
+    assert [r.channel for r in records] == list(range(12))
+    assert [r.channel for r in records if r.stop_code == StopCode.FAILED] == [5]
+    assert records[5].message.startswith("KilledWorker") and "\n" not in records[5].message
+    for product in IMAGES:
+        for channel in range(12):
+            found = read_plane(job.cubes[product], 0, channel)
+            expected = np.full((64, 64), np.nan) if channel == 5 else planes(good, product)[channel]
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_an_existing_cluster_does_the_work_and_stays(cluster: str, tiny_ms: Any, tmp_path: Path) -> None:
+    from distributed import Client
+
+    with Client(cluster, set_as_default=False) as client:
+        client.wait_for_workers(2)
+        names = {str(w["name"]) for w in client.scheduler_info(n_workers=-1)["workers"].values()}
+        result = image(tiny_ms.ms, tmp_path / "cube", scheduler=cluster, chunksize=1)
+        assert {r.worker for r in result.channels} <= names
+        assert client.submit(os.getpid).result() != os.getpid()
+    assert result.summary["memory_peak"] > psutil.Process().memory_info().rss
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_local_cluster_is_made_and_ended(
+    tiny_ms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = {p.pid for p in psutil.Process().children(recursive=True)}
+    monkeypatch.setattr(plan, "IN_PROCESS_SECONDS", 0)
+    result = image(tiny_ms.ms, tmp_path / "dask", workers=2)
+    assert capfd.readouterr() == ("", "")
+    assert result.summary["plan"]["workers"] == 2
+    assert {r.worker for r in result.channels} <= {"0", "1"}
+    left = {p.pid for p in psutil.Process().children(recursive=True) if "resource_tracker" not in " ".join(p.cmdline())}
+    assert left <= before
+    assert tree(tmp_path) == sorted(f"dask.{name}.fits" for name in SETTINGS["products"]) + ["dask.summary.json"]
+    monkeypatch.undo()
+    assert payload(image(tiny_ms.ms, tmp_path / "threads", workers=2)) == payload(result)
+
+
+@pytest.mark.parametrize("scheduler", [False, True], ids=["threads", "dask"])
+def test_progress_counts_every_channel(
+    scheduler: bool,
+    tiny_ms: Any,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    address = request.getfixturevalue("cluster") if scheduler else ""
+    capsys.readouterr()
+    image(tiny_ms.ms, tmp_path / "cube", quiet=False, scheduler=address)
+    lines = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("gpucube: ") for line in lines)
+    assert any("900 of 900 rows" in line for line in lines)
+    assert "12 of 12 channels done in" in lines[-1]
