@@ -25,8 +25,10 @@ from typing import Any
 
 from casacore.tables import table
 from compare_tclean_quality import compare, report
-from measure import Measurement, machine, measure
+from measure import Measurement, measure
 from run_wsclean import summarise_log, wsclean_command
+
+from gpucube.bench.machine import machine
 
 HERE = Path(__file__).resolve().parent
 PRODUCTS = ("image", "residual", "model", "psf", "dirty")

@@ -8,16 +8,13 @@ process, so it is an upper bound.
 
 from __future__ import annotations
 
-import datetime
 import os
-import platform
 import resource
 import subprocess
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -106,18 +103,3 @@ def _resident(process: psutil.Process) -> int:
         return process.memory_info().rss
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return 0
-
-
-def machine() -> dict[str, Any]:
-    """Name of the processor, cores, memory, operating system and today's date, for the head of a result file."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": models[0] if models else platform.processor(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "date": datetime.date.today().isoformat(),
-    }

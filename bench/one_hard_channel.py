@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from measure import machine
 
 import gpucube
+from gpucube.bench.machine import machine
 from gpucube.parameters import validated
 from gpucube.simulate import SimulationParameters, simulate_ms
 

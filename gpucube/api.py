@@ -10,10 +10,11 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,19 +26,29 @@ from gpucube import plan as planning
 from gpucube.beams import beam_from_record, common_beam
 from gpucube.controller import CleanParameters
 from gpucube.devices import ImagingSettings
-from gpucube.errors import GpucubeError
+from gpucube.errors import GpucubeError, Interrupted
 from gpucube.geometry import Beam, ImageGeometry, SpectralAxis
-from gpucube.imaging import ImageJob
+from gpucube.imaging import ImageJob, Notify
 from gpucube.ingest import Selection, ingest
-from gpucube.mask import load_mask
+from gpucube.journal import NOT_IN_FINGERPRINT, Journal, difference, fingerprint, is_locked, journal_path
+from gpucube.mask import Mask, load_mask
 from gpucube.parameters import Parameters, make_parameters
 from gpucube.plan import Plan, make_chunks, make_plan
-from gpucube.planes import CubeFile, create_cubes, sync, write_beam_table, write_single_beam
+from gpucube.planes import (
+    CubeFile,
+    create_cubes,
+    existing_products,
+    plane_checksum,
+    product_path,
+    sync,
+    write_beam_table,
+    write_single_beam,
+)
 from gpucube.progress import Progress
 from gpucube.quantities import ARCSEC_PER_RADIAN
 from gpucube.records import ChannelRecord, StopCode
 from gpucube.schedule import Workers, make_workers
-from gpucube.store import VisibilityStore
+from gpucube.store import VisibilityStore, clear_leftover, load_state, save_state
 
 W_PHASE_LIMIT = 0.1
 """Radians. ``gridder="auto"`` neglects w only where no visibility's phase is wrong by more than this anywhere in the
@@ -92,88 +103,287 @@ def image_cube(vis: str | Sequence[str], imagename: str, **parameters: Any) -> R
     return run(make_parameters(vis=vis, imagename=imagename, **parameters))
 
 
+@dataclass(frozen=True)
+class _Setup:
+    """A job that has been looked at from all sides and may begin."""
+
+    parameters: Parameters
+    device: str
+    selection: Selection
+    plan: Plan
+    geometry: ImageGeometry
+    axis: SpectralAxis
+    mask: Mask | None
+    beam: str | Beam
+    identity: dict[str, Any]
+    begun: float
+
+
 def run(parameters: Parameters) -> Result:
     """`image_cube` with parameters that have been checked."""
     begun = time.perf_counter()
     device = choose_device(parameters.device)
     selection = planning.make_selection(parameters)
+    identity = fingerprint(parameters.as_json_dict(), device, __version__)
+    _refuse_what_is_there(parameters)
+    if parameters.resume and not os.path.exists(journal_path(parameters.imagename)):
+        finished = _finished_before(parameters, identity)
+        if finished is not None:
+            clear_leftover(planning.scratch_folder(parameters), parameters.imagename)
+            return finished
     plan = make_plan(parameters, selection)
     geometry, axis = planning.image_geometry(parameters, selection), planning.spectral_axis(selection)
     for text in plan.warnings:
         warnings.warn(text, stacklevel=3)
-    mask = load_mask(parameters.mask, geometry, axis) if parameters.mask else None
+    # a worker of an existing cluster may run in another folder
+    mask = load_mask(os.path.abspath(parameters.mask), geometry, axis) if parameters.mask else None
     beam = _restoring_beam(parameters)
-    with contextlib.ExitStack() as on_failure:
+    setup = _Setup(parameters, device, selection, plan, geometry, axis, mask, beam, identity, begun)
+    with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as scratch:
         for folder in _missing_folders(parameters.imagename):
             on_failure.callback(_remove_folder, folder)
-        with (
-            Progress(plan.nchan, enabled=not parameters.quiet) as progress,
-            contextlib.ExitStack() as scratch,
-            contextlib.ExitStack() as always,
-        ):
-            progress.stage("starting workers" if not plan.in_process else "reading")
-            workers = make_workers(plan.in_process, plan.workers, device, parameters.scheduler)
-            always.callback(workers.close)
+        _make_folder(parameters.imagename)
+        journal = on_failure.enter_context(Journal(parameters.imagename, identity, parameters.resume))
+        try:
+            result = _finished_before(parameters, identity) if parameters.resume else None
+            if result is None:
+                result = _image(setup, journal, on_failure, scratch)
+        except BaseException as error:
+            _stop_short(error, journal, plan, on_failure, scratch)
+            raise
+        scratch.close()
+        clear_leftover(plan.scratch, parameters.imagename)
+        journal.forget()
+        on_failure.pop_all()
+        journal.close()
+    return result
+
+
+def _image(
+    setup: _Setup, journal: Journal, on_failure: contextlib.ExitStack, scratch: contextlib.ExitStack
+) -> Result:
+    """INGEST, IMAGE and FINISH, under the journal's lock."""
+    parameters, selection, plan = setup.parameters, setup.selection, setup.plan
+    with Progress(plan.nchan, enabled=not parameters.quiet) as progress, contextlib.ExitStack() as always:
+        progress.stage("reading" if plan.in_process else "starting workers")
+        workers = make_workers(plan.in_process, plan.workers, setup.device, parameters.scheduler, plan.worker_memory)
+        always.callback(workers.close)
+        stages = {"plan": time.perf_counter() - setup.begun}
+        clock = time.perf_counter()
+        progress.stage("reading")
+        if journal.cubes:
+            journal.cubes = _check_cubes(setup, journal.cubes)
+            for name in parameters.products:
+                on_failure.callback(_remove, journal.cubes[name].path)
+        kept = load_state(plan.scratch, setup.identity) if journal.cubes else None
+        if kept is None:
+            clear_leftover(plan.scratch, parameters.imagename)
+        if not journal.cubes:
             # last of all that may refuse: only now older products go
-            cubes = _create(parameters, selection, geometry, axis, beam)
+            cubes = _create(setup)
             for cube in cubes.values():
                 on_failure.callback(_remove, cube.path)
-            stages = {"plan": time.perf_counter() - begun}
-            progress.stage("reading")
-            clock = time.perf_counter()
-            store, bytes_read = ingest(selection, plan.scratch, progress.ingest, workers.ingest, on_allocated=scratch)
-            stages["read"] = time.perf_counter() - clock
-            settings = _settings(parameters, geometry, store)
-            working = dict(cubes)
-            if beam == "common":
-                hidden = [name for name in ("residual", "model") if name not in cubes]
-                working |= create_cubes(
-                    os.path.join(plan.scratch, "work"), hidden, geometry, axis, selection.stokes, ()
-                )
-            job = ImageJob(
-                store,
-                settings,
-                _clean(parameters),
-                axis.frequency,
-                selection.stokes,
-                working,
-                mask,
-                beam,
+        if kept is None:
+            kept = ingest(selection, plan.scratch, progress.ingest, workers.ingest, scratch, parameters.imagename)
+            save_state(kept[0], setup.identity, kept[1])
+        else:
+            scratch.callback(shutil.rmtree, plan.scratch, ignore_errors=True)
+        store, bytes_read = kept
+        stages["read"] = time.perf_counter() - clock
+        if not journal.cubes:
+            journal.begin(cubes | _working_cubes(setup, cubes))
+        else:
+            _restore_working_cubes(setup, journal)
+        settings = _settings(parameters, setup.geometry, store)
+        job = ImageJob(
+            store,
+            settings,
+            _clean(parameters),
+            setup.axis.frequency,
+            selection.stokes,
+            journal.cubes,
+            setup.mask,
+            setup.beam,
+        )
+        journal.drop([c for c, record in journal.records.items() if not _is_there(record, journal.cubes)])
+        progress.stage("imaging")
+        clock = time.perf_counter()
+        for record in journal.records.values():
+            progress.finished(record)
+        todo = [c for c in range(plan.nchan) if c not in journal.records]
+        chunks = make_chunks(plan.chunksize, store.power.sum(0), todo)
+        for batch in workers.image(job, chunks, _notifier(progress, journal)):
+            journal.add(batch)
+        records = [journal.records[c] for c in range(plan.nchan)]
+        stages["image"] = time.perf_counter() - clock
+        progress.stage("finishing")
+        clock = time.perf_counter()
+        _finish(job, workers, records, make_chunks(plan.chunksize, store.power.sum(0)))
+        products = {name: journal.cubes[name] for name in parameters.products}
+        for cube in products.values():
+            sync(cube)
+        stages["finish"] = time.perf_counter() - clock
+        peak = workers.memory_peak()
+    paths = {name: product_path(parameters.imagename, name) for name in products}
+    paths["summary"] = summary_path(parameters.imagename)
+    summary = {
+        "parameters": parameters.as_json_dict(),
+        "fingerprint": setup.identity,
+        "versions": versions(),
+        "plan": {"chunksize": plan.chunksize, "chunks": plan.chunks, "workers": plan.workers, "device": setup.device},
+        "products": paths,
+        "resumed_channels": plan.nchan - len(todo),
+        "ms_bytes_read": bytes_read,
+        "ms_bytes_selected": plan.ms_bytes,
+        "memory_predicted": plan.memory_predicted,
+        "memory_peak": peak,
+        "gridder": "wgridder" if settings.w_term else "standard",
+        "stage_seconds": stages,
+        "wall_seconds": time.perf_counter() - setup.begun,
+        "warnings": list(plan.warnings),
+        "channels": [r.as_dict() for r in records],
+    }
+    on_failure.callback(_remove, paths["summary"])
+    _write_whole(paths["summary"], json.dumps(summary, indent=1))
+    return Result(records, paths, summary)
+
+
+def summary_path(imagename: str) -> str:
+    """Where the summary of an imagename lies."""
+    return f"{imagename}.summary.json"
+
+
+def _write_whole(path: str, text: str) -> None:
+    """Write a file so that it is there with all its content or not at all."""
+    try:
+        _remove(path + ".new")
+        with open(path + ".new", "x") as file:  # follows no link
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(path + ".new", path)
+    except OSError as error:
+        _remove(path + ".new")
+        raise GpucubeError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _finished_before(parameters: Parameters, identity: dict[str, Any]) -> Result | None:
+    """The result of the run to be resumed if it had come to its end; None if there is something to do.
+
+    The summary is written last of all, when everything else is safe.
+    """
+    imagename = parameters.imagename
+    try:
+        with open(summary_path(imagename)) as file:
+            summary = json.load(file)
+        records = [ChannelRecord(**r) for r in summary["channels"]]
+        before = dict(summary["fingerprint"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise GpucubeError(f"{summary_path(imagename)} cannot be read: start anew with overwrite=True") from None
+    if changed := difference(before, identity):
+        raise GpucubeError(
+            f"cannot resume {imagename}, which is finished: {changed}; "
+            "give another imagename, or start anew with overwrite=True"
+        )
+    products = {name: product_path(imagename, name) for name in parameters.products}
+    for path in products.values():
+        if not os.path.isfile(path):
+            raise GpucubeError(
+                f"cannot resume {imagename}, which is finished: {path} is gone; start anew with overwrite=True"
             )
-            progress.stage("imaging")
-            clock = time.perf_counter()
-            chunks = make_chunks(plan.chunksize, store.power.sum(0))
-            records = [r for batch in workers.image(job, chunks, _notifier(progress)) for r in batch]
-            records.sort(key=lambda r: r.channel)
-            stages["image"] = time.perf_counter() - clock
-            progress.stage("finishing")
-            clock = time.perf_counter()
-            _finish(job, workers, records, chunks, beam)
-            for cube in cubes.values():
-                sync(cube)
-            stages["finish"] = time.perf_counter() - clock
-            peak = workers.memory_peak()
-        summary = {
-            "parameters": parameters.as_json_dict(),
-            "versions": versions(),
-            "plan": {"chunksize": plan.chunksize, "chunks": plan.chunks, "workers": plan.workers, "device": device},
-            "ms_bytes_read": bytes_read,
-            "ms_bytes_selected": plan.ms_bytes,
-            "memory_predicted": plan.memory_predicted,
-            "memory_peak": peak,
-            "gridder": "wgridder" if settings.w_term else "standard",
-            "stage_seconds": stages,
-            "wall_seconds": time.perf_counter() - begun,
-            "warnings": list(plan.warnings),
-            "channels": [r.as_dict() for r in records],
-        }
-        products = {name: cube.path for name, cube in cubes.items()}
-        products["summary"] = f"{parameters.imagename}.summary.json"
-        on_failure.callback(_remove, products["summary"])
-        with open(products["summary"], "w") as file:
-            json.dump(summary, file, indent=1)
-        on_failure.pop_all()
-    return Result(records, products, summary)
+    return Result(records, products | {"summary": summary_path(imagename)}, summary)
+
+
+def _refuse_what_is_there(parameters: Parameters) -> None:
+    """Another run at work, an unfinished run without `resume`, products without `overwrite`.
+
+    Looked at again under the journal's lock; here, before any work is done.
+    """
+    imagename, journal = parameters.imagename, journal_path(parameters.imagename)
+    if is_locked(imagename):
+        raise GpucubeError(f"another run is making {imagename} now: wait for it, or give another imagename")
+    unfinished = os.path.exists(journal)
+    if parameters.overwrite or (unfinished and parameters.resume):
+        return
+    if unfinished:
+        raise GpucubeError(
+            f"{journal} shows an unfinished run: resume=True goes on with it, overwrite=True starts anew"
+        )
+    existing = existing_products(imagename)
+    if parameters.resume and os.path.exists(summary_path(imagename)):
+        return
+    if existing:
+        nothing = ", and no journal to resume from" if parameters.resume else ""
+        raise GpucubeError(f"{existing[0]} exists{nothing}; give another imagename, or overwrite=True to replace it")
+
+
+def _stop_short(
+    error: BaseException,
+    journal: Journal,
+    plan: Plan,
+    on_failure: contextlib.ExitStack,
+    scratch: contextlib.ExitStack,
+) -> None:
+    """Keep what is safe and say how to go on; if nothing is, leave nothing behind."""
+    safe = len(journal.records)
+    if not safe:
+        journal.forget()
+        return
+    on_failure.pop_all()
+    scratch.pop_all()
+    journal.close()
+    way_on = f"{safe} of {plan.nchan} channels are safe on disk, the same call with resume=True goes on"
+    if isinstance(error, KeyboardInterrupt):
+        raise Interrupted(f"interrupted: {way_on}") from None
+    if isinstance(error, GpucubeError):
+        raise GpucubeError(f"{error}; {way_on}") from None
+
+
+def _working_cubes(setup: _Setup, cubes: dict[str, CubeFile]) -> dict[str, CubeFile]:
+    """Residual and model in the scratch folder, if the restoring pass of a common beam needs them and nobody asked."""
+    hidden = [name for name in ("residual", "model") if name not in cubes] if setup.beam == "common" else []
+    return create_cubes(
+        _working_name(setup.plan), hidden, setup.geometry, setup.axis, setup.selection.stokes, (), overwrite=True
+    )
+
+
+def _working_name(plan: Plan) -> str:
+    return os.path.join(plan.scratch, "work")
+
+
+def _restore_working_cubes(setup: _Setup, journal: Journal) -> None:
+    """Make the hidden cubes of a resumed run again if they went with its scratch folder; their channels then do not count."""
+    shown = {name: cube for name, cube in journal.cubes.items() if name in setup.parameters.products}
+    if any(not os.path.exists(cube.path) for cube in journal.cubes.values()):
+        _working_cubes(setup, shown)
+
+
+def _check_cubes(setup: _Setup, cubes: dict[str, CubeFile]) -> dict[str, CubeFile]:
+    """The cubes of the run that is taken up, where this run puts them, whatever path the journal names."""
+    found = {}
+    for name, cube in cubes.items():
+        if name in setup.parameters.products:
+            path = product_path(setup.parameters.imagename, name)
+            if os.path.islink(path) or not os.path.isfile(path) or os.path.getsize(path) < cube.data_end:
+                raise GpucubeError(f"cannot resume: {path} is gone or cut short; start anew with overwrite=True")
+        else:
+            path = product_path(_working_name(setup.plan), name)
+        found[name] = replace(cube, path=os.path.abspath(path))
+    return found
+
+
+def _is_there(record: ChannelRecord, cubes: dict[str, CubeFile]) -> bool:
+    """Whether every plane of a journalled channel has the bytes it was journalled with."""
+    try:
+        return all(
+            plane_checksum(cubes[name], s, record.channel) == expected
+            for name, sums in record.checksums.items()
+            for s, expected in enumerate(sums)
+        )
+    except OSError:
+        return False
 
 
 def choose_device(name: str) -> str:
@@ -250,16 +460,16 @@ def _restoring_beam(parameters: Parameters) -> str | Beam:
     return Beam(bmaj / ARCSEC_PER_RADIAN, bmin / ARCSEC_PER_RADIAN, float(np.deg2rad(bpa)))
 
 
-def _create(
-    parameters: Parameters, selection: Selection, geometry: ImageGeometry, axis: SpectralAxis, beam: str | Beam
-) -> dict[str, CubeFile]:
+def _create(setup: _Setup) -> dict[str, CubeFile]:
+    parameters, selection, beam = setup.parameters, setup.selection, setup.beam
+    shown = {name: value for name, value in parameters.as_json_dict().items() if name not in NOT_IN_FINGERPRINT}
     history = [f"gpucube {__version__}"]
-    history += [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in parameters.as_json_dict().items()]
+    history += [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in shown.items()]
     return create_cubes(
-        parameters.imagename,
+        os.path.abspath(parameters.imagename),
         parameters.products,
-        geometry,
-        axis,
+        setup.geometry,
+        setup.axis,
         selection.stokes,
         history,
         telescope=selection.info.telescope,
@@ -267,7 +477,7 @@ def _create(
         observer=selection.info.observer,
         dateobs=_iso_date(selection.info.start_time_mjd_s),
         beams={"channel": "table", "common": None}.get(beam, beam) if isinstance(beam, str) else beam,
-        overwrite=parameters.overwrite,
+        overwrite=parameters.overwrite or parameters.resume,
     )
 
 
@@ -277,19 +487,15 @@ def _iso_date(mjd_seconds: float) -> str:
     return str(np.datetime64("1858-11-17T00:00:00.000") + np.timedelta64(round(mjd_seconds * 1000), "ms"))
 
 
-def _notifier(progress: Progress):  # type: ignore[no-untyped-def]
-    def notify(event: str, what: Any) -> None:
-        (progress.started if event == "started" else progress.finished)(what)
-
-    return notify
+def _notifier(progress: Progress, journal: Journal) -> Notify:
+    """Sends a worker's news where they belong."""
+    return lambda event, what: {"started": progress.started, "finished": progress.finished, "safe": journal.add}[event](
+        what
+    )
 
 
 def _finish(
-    job: ImageJob,
-    workers: Workers,
-    records: Sequence[ChannelRecord],
-    chunks: Sequence[Sequence[int]],
-    beam: str | Beam,
+    job: ImageJob, workers: Workers, records: Sequence[ChannelRecord], chunks: Sequence[Sequence[int]]
 ) -> None:
     """Step 3, FINISH: beam tables, and the restoring pass if one beam is wanted for all."""
     fitted = {
@@ -300,9 +506,9 @@ def _finish(
     }
     table = [[fitted.get((s, r.channel)) for r in records] for s in range(len(job.stokes))]
     for name in ("image", "residual", "psf", "dirty"):
-        if name in job.cubes and (name != "image" or beam == "channel"):
+        if name in job.cubes and (name != "image" or job.restoring_beam == "channel"):
             write_beam_table(job.cubes[name], table)
-    if beam == "common" and "image" in job.cubes:
+    if job.restoring_beam == "common" and "image" in job.cubes:
         geometry = job.settings.geometry
         pixel = Beam(geometry.cell_y, geometry.cell_y, 0.0)
         # readers refuse a beam of zero: a cube without any data gets a pixel's
@@ -318,6 +524,14 @@ def _remove(path: str) -> None:
 def _missing_folders(imagename: str) -> list[Path]:
     """Folders that will have to be made for the products, outermost first."""
     return [folder for folder in list(Path(imagename).absolute().parents)[::-1] if not folder.exists()]
+
+
+def _make_folder(imagename: str) -> None:
+    folder = Path(imagename).absolute().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GpucubeError(f"cannot create the folder {folder}: {error.strerror}") from None
 
 
 def _remove_folder(folder: Path) -> None:

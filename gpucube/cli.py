@@ -12,7 +12,9 @@ come at once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
+import signal
 import sys
 import time
 from collections import Counter
@@ -305,11 +307,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         Exit status: 0, 1 (some channels failed), 2 (a mistake, told in one line on standard error) or 130.
     """
+    # a batch system that stops a job sends SIGTERM: end as tidily as on Ctrl-C
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         return _run(sys.argv[1:] if arguments is None else list(arguments))
     except GpucubeError as error:
         print(f"gpucube: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\ngpucube: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interruption:
+        print(f"\ngpucube: {str(interruption) or 'interrupted'}", file=sys.stderr)
         return 130
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""The one exception a user is meant to read.
+"""The exceptions a user is meant to read.
 
 Every check at the door (parameters, files, resources) raises `GpucubeError` with one line that names
 what is wrong, where, and what would be right. The command line prints that line and exits with status 2;
@@ -10,3 +10,7 @@ from __future__ import annotations
 
 class GpucubeError(Exception):
     """A user's mistake or an impossible job, told in one line."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run that was interrupted, with one line that says what is safe and how to go on."""

@@ -23,7 +23,7 @@ from gpucube.devices import Device, ImagingSettings
 from gpucube.errors import GpucubeError
 from gpucube.geometry import Beam, ImageGeometry
 from gpucube.mask import Mask
-from gpucube.planes import CubeFile, read_plane, write_plane
+from gpucube.planes import CubeFile, read_plane, sync, write_plane
 from gpucube.records import ChannelRecord, StopCode
 from gpucube.store import VisibilityStore
 
@@ -67,11 +67,15 @@ class _ActivePlane:
     beam: Beam | None = None
     sidelobe: float = 0.0
     model_flux: float = 0.0
+    checksums: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
 
 _BLANK = (StopCode.NO_DATA, StopCode.FAILED)
 """Planes that stop so are NaN in every image product."""
+
+SECONDS_BETWEEN_SYNCS = 5.0
+"""A killed run loses at most the channels that finished in this time."""
 
 Notify = Callable[[str, Any], None]
 
@@ -95,7 +99,8 @@ def image_chunk(
     chunk, worker : int, str
         For the records.
     notify : callable
-        Called with ("started", channel) and ("finished", record).
+        Called with ("started", channel), ("finished", record) and, once the bytes of its planes are safe on disk,
+        ("safe", [record, ...]).
 
     Returns
     -------
@@ -108,12 +113,23 @@ def image_chunk(
     finished: dict[int, list[_ActivePlane]] = {}
     at_work: set[int] = set()
     suspects: set[int] = set()
+    unsafe: list[ChannelRecord] = []
+    synced = time.monotonic()
 
     def close(record: ChannelRecord) -> None:
         record.chunk, record.worker, record.device = chunk, worker, device.name
         records.append(record)
+        unsafe.append(record)
         at_work.discard(record.channel)
         notify("finished", record)
+
+    def make_safe() -> None:
+        nonlocal synced
+        for cube in job.cubes.values():
+            sync(cube)
+        notify("safe", unsafe.copy())
+        unsafe.clear()
+        synced = time.monotonic()
 
     def room(channel: int, planes: int) -> bool:
         if at_work & suspects or channel in suspects:
@@ -121,6 +137,8 @@ def image_chunk(
         return planes < device.batch * len(job.stokes)
 
     while waiting or active:
+        if unsafe and time.monotonic() - synced > SECONDS_BETWEEN_SYNCS:
+            make_safe()
         fresh: list[int] = []
         while waiting and room(waiting[-1], len(active) + len(fresh) * len(job.stokes)):
             fresh.append(waiting.pop())
@@ -154,6 +172,7 @@ def image_chunk(
                 waiting += sorted(at_work, reverse=True)
                 suspects |= at_work
                 at_work.clear()
+    make_safe()
     return records
 
 
@@ -222,7 +241,7 @@ def _cycle(job: ImageJob, device: Device, planes: Sequence[_ActivePlane]) -> lis
 def _finish_plane(job: ImageJob, device: Device, plane: _ActivePlane) -> None:
     """Restore and write every product of a plane."""
     if plane.state.stop in _BLANK:
-        _write_blank(job, plane.channel, plane.stokes)
+        plane.checksums = _write_blank(job, plane.channel, plane.stokes)
         return
     begin = time.perf_counter()
     products = {
@@ -242,7 +261,7 @@ def _finish_plane(job: ImageJob, device: Device, plane: _ActivePlane) -> None:
     if "mask" in job.cubes:
         products["mask"] = _mask_plane(job, plane.channel)
     for name, values in products.items():
-        write_plane(job.cubes[name], plane.stokes, plane.channel, values)
+        plane.checksums[name] = write_plane(job.cubes[name], plane.stokes, plane.channel, values)
     _charge([plane], device, "write", begin)
     plane.model_flux = float(device.fetch(plane.data, "model").sum(dtype=np.float64))
 
@@ -278,8 +297,7 @@ def restore_chunk(
 
 def fail_channel(job: ImageJob, channel: int, message: str) -> ChannelRecord:
     """Blank a channel that could not be imaged, and say why."""
-    for s in range(len(job.stokes)):
-        _write_blank(job, channel, s)
+    checksums = [_write_blank(job, channel, s) for s in range(len(job.stokes))]
     return ChannelRecord(
         channel,
         float(job.frequency[channel]),
@@ -287,10 +305,18 @@ def fail_channel(job: ImageJob, channel: int, message: str) -> ChannelRecord:
         StopCode.FAILED.reason,
         visibilities=int(job.store.counts[:, channel].sum()),
         message=" ".join(message.split()),
+        checksums=_by_product(job, checksums),
     )
 
 
-def _write_blank(job: ImageJob, channel: int, stokes: int) -> None:
+def _by_product(job: ImageJob, planes: Sequence[dict[str, str]]) -> dict[str, list[str]]:
+    """Checksums of the planes of a channel, in order of Stokes, by product; none of an image still to be restored."""
+    names = [name for name in job.cubes if name != "image" or job.restoring_beam != "common"]
+    return {name: [checksums[name] for checksums in planes] for name in names}
+
+
+def _write_blank(job: ImageJob, channel: int, stokes: int) -> dict[str, str]:
+    checksums = {}
     blank = np.full(job.settings.geometry.shape, np.nan, np.float32)
     for name, cube in job.cubes.items():
         values = blank
@@ -298,7 +324,8 @@ def _write_blank(job: ImageJob, channel: int, stokes: int) -> None:
             # an unreadable mask may be why the channel failed
             with suppress(OSError, TypeError, ValueError):
                 values = _mask_plane(job, channel)
-        write_plane(cube, stokes, channel, values)
+        checksums[name] = write_plane(cube, stokes, channel, values)
+    return checksums
 
 
 def _mask_plane(job: ImageJob, channel: int) -> np.ndarray:
@@ -311,10 +338,12 @@ def _record(job: ImageJob, planes: Sequence[_ActivePlane]) -> ChannelRecord:
     """One record of a channel from its planes; with several, the one that iterated longest gives the stop code."""
     planes = sorted(planes, key=lambda p: p.stokes)
     each = [_plane_record(job, p) for p in planes]
+    checksums = _by_product(job, [p.checksums for p in planes])
     if len(each) == 1:
+        each[0].checksums = checksums
         return each[0]
     leading = max(each, key=lambda r: (r.major_cycles, r.iterations))
-    merged = ChannelRecord(**{**leading.as_dict(), "planes": {}})
+    merged = ChannelRecord(**{**leading.as_dict(), "planes": {}, "checksums": checksums})
     merged.iterations = sum(r.iterations for r in each)
     merged.major_cycles = sum(r.major_cycles for r in each)
     merged.visibilities = sum(r.visibilities for r in each)
@@ -322,7 +351,7 @@ def _record(job: ImageJob, planes: Sequence[_ActivePlane]) -> ChannelRecord:
     merged.retried = any(r.retried for r in each)
     merged.seconds = {k: sum(r.seconds.get(k, 0.0) for r in each) for r in each for k in r.seconds}
     for name, record in zip(job.stokes, each, strict=True):
-        merged.planes[name] = {k: v for k, v in record.as_dict().items() if k != "planes"}
+        merged.planes[name] = {k: v for k, v in record.as_dict().items() if k not in ("planes", "checksums")}
     return merged
 
 
@@ -354,7 +383,7 @@ def _plane_record(job: ImageJob, plane: _ActivePlane) -> ChannelRecord:
 
 
 def _charge(planes: Sequence[_ActivePlane], device: Device, stage: str, begin: float) -> None:
-    """Share the time since `begin` among the planes of a batch; what the device spent apart goes to stages of its own."""
+    """Share the time since `begin` among the planes of a batch, but for what the device spent apart."""
     spent = {**device.apart, stage: time.perf_counter() - begin - sum(device.apart.values())}
     device.apart.clear()
     for p in planes:

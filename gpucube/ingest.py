@@ -294,6 +294,7 @@ def ingest(
     progress: Callable[[int, int], None],
     run: Callable[[list[tuple]], Iterable[tuple[int, BlockReport]]],
     on_allocated: ExitStack,
+    owner: str = "",
 ) -> tuple[VisibilityStore, int]:
     """Make the store.
 
@@ -308,6 +309,8 @@ def ingest(
         Runs `ingest_rows` over many (source, partition, first row, number of rows).
     on_allocated : contextlib.ExitStack
         Where the removal of the scratch folder is put as soon as it exists.
+    owner : str
+        Imagename that the folder is for.
 
     Returns
     -------
@@ -320,7 +323,7 @@ def ingest(
     GpucubeError
         As `allocate` and `BlockReader.read`.
     """
-    partitions = allocate(folder, _shapes(selection))
+    partitions = allocate(folder, _shapes(selection), owner)
     on_allocated.callback(shutil.rmtree, folder, ignore_errors=True)
     nstokes, nchan = len(selection.stokes), len(selection.channels.frequency)
     counts, power = np.zeros((nstokes, nchan), np.int64), np.zeros((nstokes, nchan))

@@ -1,7 +1,7 @@
 """The journal: what of a run is safely on disk, so that a cut-off run can be finished with the same bits.
 
-In: the run's fingerprint (everything its bits depend on) and, channel by channel, a record with the checksums of its planes,
-given only after their bytes were synced. Out: an append-only file of JSON lines, `OUT.journal`, which is the truth for
+In: the run's fingerprint (everything its bits depend on) and, channel by channel, a record that holds the checksums of its
+planes, given only after their bytes were synced. Out: an append-only file of JSON lines, `OUT.journal`, which is the truth for
 ``resume=True``: a plane not journalled, or whose bytes do not match, is made again. While a run goes on it holds a lock on
 the file, so that a second run on the same imagename refuses; the system lets go of it however the run ends. A finished run
 has its summary instead and leaves no journal.
@@ -13,12 +13,16 @@ import fcntl
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from gpucube.errors import GpucubeError
+from gpucube.planes import CubeFile
+from gpucube.records import ChannelRecord
 
 FORMAT = 1
 
@@ -28,22 +32,9 @@ NOT_IN_FINGERPRINT = frozenset(
 """Parameters that do not change a bit of the cube."""
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A finished channel: its record, and for each product the checksums of its planes, one per Stokes parameter."""
-
-    record: dict[str, Any]
-    checksums: dict[str, list[str]]
-
-
 def journal_path(imagename: str) -> str:
     """Where the journal of an imagename lies."""
     return f"{imagename}.journal"
-
-
-def checksum(data: bytes | memoryview) -> str:
-    """Checksum of a plane's bytes as they lie in the file."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def fingerprint(parameters: dict[str, Any], device: str, version: str) -> dict[str, Any]:
@@ -101,7 +92,14 @@ class Journal:
     identity : dict
         Fingerprint of the run.
     resume : bool
-        Go on with what is there.
+        Take over what an earlier run journalled.
+
+    Attributes
+    ----------
+    cubes : dict of str to CubeFile
+        Of the run that is taken up; empty if there is none.
+    records : dict of int to ChannelRecord
+        Safe channels.
 
     Raises
     ------
@@ -111,20 +109,18 @@ class Journal:
 
     def __init__(self, imagename: str, identity: dict[str, Any], resume: bool):
         self.path = journal_path(imagename)
-        self.entries: dict[int, Entry] = {}
-        self.resumed = False
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+        self.cubes: dict[str, CubeFile] = {}
+        self.records: dict[int, ChannelRecord] = {}
+        self._identity = identity
+        self._mutex = threading.Lock()
         try:
-            self._file = os.open(self.path, flags, 0o666)
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
         except OSError as error:
             raise GpucubeError(f"cannot write the journal {self.path}: {error.strerror}") from None
         try:
             self._lock(imagename)
             if resume:
-                self._read(identity)
-            if not self.resumed:
-                os.ftruncate(self._file, 0)
-                self._append({"format": FORMAT, "fingerprint": identity})
+                self._read()
         except BaseException:
             os.close(self._file)
             raise
@@ -132,61 +128,86 @@ class Journal:
     def _lock(self, imagename: str) -> None:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            gone = not os.path.exists(self.path) or os.stat(self.path).st_ino != os.fstat(self._file).st_ino
         except BlockingIOError:
-            raise GpucubeError(
-                f"another run is making {imagename} now: wait for it, or give another imagename"
-            ) from None
+            gone = True
+        if gone:
+            raise GpucubeError(f"another run is making {imagename} now: wait for it, or give another imagename")
 
-    def _read(self, identity: dict[str, Any]) -> None:
-        """Take over the entries of an earlier run; a line cut off by a crash, and what follows it, do not count."""
+    def _read(self) -> None:
+        """Take over an earlier run; a line cut off by a crash, and what follows it, do not count."""
         with open(self.path, "rb") as file:
-            content = file.read()
-        lines = content.split(b"\n")[:-1]  # what follows the last line end was cut off
-        if not lines:
-            return
+            lines = file.read().split(b"\n")[:-1]
         good = 0
-        for number, line in enumerate(lines):
+        for line in lines:
             try:
                 value = json.loads(line)
-                if number == 0:
-                    if value["format"] != FORMAT:
-                        raise GpucubeError(
-                            f"{self.path} has format {value['format']}, this version knows {FORMAT}: "
-                            "start again with overwrite=True"
-                        )
-                    if changed := difference(value["fingerprint"], identity):
-                        raise GpucubeError(
-                            f"cannot resume {self.path}: {changed}; "
-                            "give the same again, or start anew with overwrite=True"
-                        )
+                if good == 0:
+                    self._take_header(value)
                 else:
-                    entry = Entry(value["record"], value["checksums"])
-                    self.entries[int(entry.record["channel"])] = entry
+                    record = ChannelRecord(**value)
+                    self.records[record.channel] = record
             except (ValueError, KeyError, TypeError):
                 break
             good += len(line) + 1
-        if good == 0:
-            return
         os.ftruncate(self._file, good)
-        self.resumed = True
 
-    def add(self, entry: Entry) -> None:
-        """Note a channel whose planes have been synced, and sync the note."""
-        self._append({"record": entry.record, "checksums": entry.checksums})
-        self.entries[int(entry.record["channel"])] = entry
+    def _take_header(self, value: dict[str, Any]) -> None:
+        if value["format"] != FORMAT:
+            raise GpucubeError(
+                f"{self.path} has format {value['format']}, this version knows {FORMAT}: start anew with overwrite=True"
+            )
+        if changed := difference(value["fingerprint"], self._identity):
+            raise GpucubeError(
+                f"cannot resume {self.path}: {changed}; give the same again, or start anew with overwrite=True"
+            )
+        self.cubes = {name: CubeFile(**cube) for name, cube in value["cubes"].items()}
 
-    def _append(self, value: dict[str, Any]) -> None:
-        data = memoryview((json.dumps(value) + "\n").encode())
+    def begin(self, cubes: dict[str, CubeFile]) -> None:
+        """Write the header of a new run, and make the names of journal and cubes safe."""
+        os.ftruncate(self._file, 0)
+        self.cubes, self.records = dict(cubes), {}
+        plain = {name: asdict(cube) for name, cube in cubes.items()}
+        self._append([{"format": FORMAT, "fingerprint": self._identity, "cubes": plain}])
+        folder = os.open(os.path.dirname(os.path.abspath(self.path)), os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def add(self, records: Iterable[ChannelRecord]) -> None:
+        """Note channels whose planes have been synced, and sync the note. May be called from any thread."""
+        with self._mutex:
+            fresh = [r for r in records if r.channel not in self.records]
+            self._append([r.as_dict() for r in fresh])
+            self.records |= {r.channel: r for r in fresh}
+
+    def drop(self, channels: Iterable[int]) -> None:
+        """Forget channels whose bytes turned out not to be there: their next line counts."""
+        for channel in channels:
+            del self.records[channel]
+
+    def _append(self, values: list[dict[str, Any]]) -> None:
+        data = memoryview("".join(json.dumps(v) + "\n" for v in values).encode())
+        whole = os.fstat(self._file).st_size
         try:
             while data:
                 data = data[os.write(self._file, data) :]
             os.fsync(self._file)
         except OSError as error:
+            # a line cut short would hide all that follow it
+            os.ftruncate(self._file, whole)
             raise GpucubeError(f"cannot write the journal {self.path}: {error.strerror}") from None
 
     def forget(self) -> None:
-        """Remove the file: the run is finished, or never began."""
+        """Remove the file: the run is finished, or nothing of it is worth keeping."""
         os.unlink(self.path)
+
+    def close(self) -> None:
+        """Let go of the file and its lock; once is enough."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
 
     def __enter__(self) -> Journal:
         return self
@@ -194,4 +215,19 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        os.close(self._file)
+        self.close()
+
+
+def is_locked(imagename: str) -> bool:
+    """Whether a run on this imagename is going on now."""
+    try:
+        file = os.open(journal_path(imagename), os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False

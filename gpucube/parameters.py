@@ -593,6 +593,13 @@ class Parameters(BaseModel):
         "Replace products that are already there.",
         tclean=None,
     )
+    resume: bool = _parameter(
+        False,
+        "Output",
+        "yes or no",
+        "Finish a run that was cut off, with the same bits; channels that are safe on disk are not made again.",
+        tclean=None,
+    )
     products: Annotated[tuple[str, ...], BeforeValidator(_products)] = _parameter(
         ("image", "residual", "model"),
         "Output",
@@ -610,6 +617,8 @@ class Parameters(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Parameters:
+        if self.resume and self.overwrite:
+            raise ValueError("resume=True goes on with what is there and overwrite=True replaces it; give one of them")
         if self.width == 0:
             raise ValueError("width=0: channels must be averaged by 1, 2 ... or, falling, -1, -2 ...")
         if self.nchan == 0:

@@ -21,8 +21,10 @@ from gpucube.errors import GpucubeError
 from gpucube.geometry import ImageGeometry, SpectralAxis
 from gpucube.ingest import Selection, plan_store, select
 from gpucube.parameters import Parameters
+from gpucube.planes import existing_products
 from gpucube.quantities import ARCSEC_PER_RADIAN
 from gpucube.spw import parse_spw
+from gpucube.store import belongs_to
 
 BASE_MEMORY = 300e6
 """Bytes of a process that has done nothing yet: interpreter and libraries. Measured."""
@@ -52,8 +54,8 @@ class Plan:
     scratch : str
         Folder of the visibility store.
     scratch_bytes, product_bytes, ms_bytes : int
-    memory_budget, memory_predicted : int
-        Bytes, host.
+    memory_budget, memory_predicted, worker_memory : int
+        Bytes, host: what all processes together may hold, are expected to hold, and what one worker process may.
     products : tuple of str
         Paths to be written.
     warnings : tuple of str
@@ -71,6 +73,7 @@ class Plan:
     ms_bytes: int
     memory_budget: int
     memory_predicted: int
+    worker_memory: int
     products: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -111,7 +114,7 @@ def make_selection(parameters: Parameters) -> Selection:
         As `gpucube.ingest.select`.
     """
     return select(
-        parameters.vis,
+        [os.path.abspath(path) for path in parameters.vis],
         field=parameters.field,
         spw=lambda count: chosen_windows(parameters.spw, count),
         datacolumn=parameters.datacolumn,
@@ -146,6 +149,11 @@ def chosen_windows(spw: str, count: int) -> dict[int, np.ndarray | None]:
                 channels = np.concatenate([earlier, *(np.arange(a, b + 1) for a, b in item.channels)])
                 chosen[window] = channels[np.sort(np.unique(channels, return_index=True)[1])]
     return chosen
+
+
+def scratch_folder(parameters: Parameters) -> str:
+    """Absolute path of the folder of the visibility store: a worker of an existing cluster may run in another folder."""
+    return os.path.abspath(parameters.scratch or f"{parameters.imagename}.scratch")
 
 
 def image_geometry(parameters: Parameters, selection: Selection) -> ImageGeometry:
@@ -189,7 +197,7 @@ def chunk_size(chunksize: int | str, nchan: int, workers: int, fits: int) -> int
     return min(int(chunksize), nchan)
 
 
-def make_chunks(size: int, power: Sequence[float]) -> list[list[int]]:
+def make_chunks(size: int, power: Sequence[float], channels: Sequence[int] | None = None) -> list[list[int]]:
     """Neighbouring channels in chunks of `size`, the ones expected to be costly first.
 
     Parameters
@@ -197,9 +205,12 @@ def make_chunks(size: int, power: Sequence[float]) -> list[list[int]]:
     size : int
     power : sequence of float
         Of each channel, as `VisibilityStore.power`: emission makes it larger.
+    channels : sequence of int, optional
+        Those to be done, ascending; by default all.
     """
     power = np.asarray(power)
-    chunks = [list(range(first, min(first + size, len(power)))) for first in range(0, len(power), size)]
+    todo = list(range(len(power)) if channels is None else channels)
+    chunks = [todo[first : first + size] for first in range(0, len(todo), size)]
     return sorted(chunks, key=lambda c: (-float(power[c].sum()), c[0]))
 
 
@@ -214,7 +225,7 @@ def make_plan(parameters: Parameters, selection: Selection | None = None) -> Pla
     selection = selection or make_selection(parameters)
     geometry = image_geometry(parameters, selection)
     nchan, nstokes = len(selection.channels.frequency), len(selection.stokes)
-    scratch = parameters.scratch or f"{parameters.imagename}.scratch"
+    scratch = scratch_folder(parameters)
     partitions = plan_store(selection, scratch)
     samples = sum(int(np.prod(p.shape)) for p in partitions)
     pixels = geometry.nx * geometry.ny
@@ -252,6 +263,7 @@ def make_plan(parameters: Parameters, selection: Selection | None = None) -> Pla
         sum(s.bytes_selected() for s in selection.sources),
         budget,
         predicted(workers),
+        int((budget - BASE_MEMORY) / workers),
         tuple(f"{parameters.imagename}.{name}.fits" for name in parameters.products),
         _warnings(spectral_axis(selection)),
     )
@@ -266,7 +278,7 @@ def check_disk(plan: Plan, imagename: str) -> None:
     ------
     GpucubeError
     """
-    if os.path.lexists(plan.scratch):
+    if os.path.lexists(plan.scratch) and not belongs_to(plan.scratch, imagename):
         raise GpucubeError(
             f"scratch folder {plan.scratch} already exists: remove it if no other run uses it, "
             "or name another with scratch"
@@ -274,12 +286,16 @@ def check_disk(plan: Plan, imagename: str) -> None:
     above = existing_parent(plan.scratch)
     if above != existing_parent(imagename) and not os.access(above, os.W_OK | os.X_OK):
         raise GpucubeError(f"scratch folder {plan.scratch} cannot be made in {above}: name another with scratch")
-    places = [(existing_parent(plan.scratch), plan.scratch_bytes, "scratch", "the visibility store")]
+    # what an earlier run left there will be used again or go
+    left = sum(512 * file.stat().st_blocks for file in Path(plan.scratch).glob("*"))
+    scratch_bytes = max(0, plan.scratch_bytes - left)
+    places = [(existing_parent(plan.scratch), scratch_bytes, "scratch", "the visibility store")]
     places.append((existing_parent(imagename), plan.product_bytes, "imagename", "the cubes"))
     if os.stat(places[0][0]).st_dev == os.stat(places[1][0]).st_dev:
-        places = [(places[0][0], plan.scratch_bytes + plan.product_bytes, "imagename", "visibility store and cubes")]
+        places = [(places[0][0], scratch_bytes + plan.product_bytes, "imagename", "visibility store and cubes")]
+    reused = sum(path.lstat().st_blocks * 512 for path in existing_products(imagename))
     for folder, need, parameter, what in places:
-        free = shutil.disk_usage(folder).free
+        free = shutil.disk_usage(folder).free + (reused if parameter == "imagename" else 0)
         if need > free:
             raise GpucubeError(
                 f"{what} need {_size(need)} of disk but {folder} has only {_size(free)} free: choose another {parameter}"

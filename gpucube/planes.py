@@ -15,6 +15,7 @@ import math
 import os
 import shutil
 import textwrap
+import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ class CubeFile:
         return self.data_offset + (stokes_index * self.nchan + channel) * self.plane_bytes
 
 
-def write_plane(cube: CubeFile, stokes_index: int, channel: int, plane: np.ndarray) -> None:
+def write_plane(cube: CubeFile, stokes_index: int, channel: int, plane: np.ndarray) -> str:
     """Write one plane to its place; any number of processes and threads may do so at once.
 
     Parameters
@@ -106,6 +107,11 @@ def write_plane(cube: CubeFile, stokes_index: int, channel: int, plane: np.ndarr
     plane : numpy.ndarray
         (ny, nx), written as float32.
 
+    Returns
+    -------
+    str
+        Checksum of the bytes written, see `plane_checksum`.
+
     Raises
     ------
     GpucubeError
@@ -115,10 +121,20 @@ def write_plane(cube: CubeFile, stokes_index: int, channel: int, plane: np.ndarr
         raise ValueError(f"plane of shape {plane.shape} for a cube of {(cube.ny, cube.nx)}")
     offset = cube.plane_offset(stokes_index, channel)
     data = plane.astype(">f4", order="C")
+    content = data.reshape(-1).view(np.uint8).data
     try:
-        _write_at(cube.path, data.reshape(-1).view(np.uint8).data, offset)
+        _write_at(cube.path, content, offset)
     except OSError as error:
         raise GpucubeError(f"cannot write channel {channel} to {cube.path}: {error.strerror}") from error
+    return f"{zlib.crc32(content):08x}"
+
+
+def plane_checksum(cube: CubeFile, stokes_index: int, channel: int) -> str:
+    """CRC-32 of a plane's bytes as they lie in the file, eight hexadecimal digits; empty if the file is too short."""
+    with open(cube.path, "rb") as file:
+        file.seek(cube.plane_offset(stokes_index, channel))
+        content = file.read(cube.plane_bytes)
+    return f"{zlib.crc32(content):08x}" if len(content) == cube.plane_bytes else ""
 
 
 def read_plane(cube: CubeFile, stokes_index: int, channel: int) -> np.ndarray:
@@ -129,12 +145,21 @@ def read_plane(cube: CubeFile, stokes_index: int, channel: int) -> np.ndarray:
 
 
 def sync(cube: CubeFile) -> None:
-    """Return when every byte written to the cube, by whatever process, is on disk."""
-    descriptor = os.open(cube.path, os.O_RDONLY)
+    """Return when every byte written to the cube, by whatever process, is on disk.
+
+    Raises
+    ------
+    GpucubeError
+        The file system refuses.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(cube.path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise GpucubeError(f"cannot write {cube.path}: {error.strerror}") from None
 
 
 def create_cubes(
@@ -184,12 +209,12 @@ def create_cubes(
         A product of this imagename exists, the folder cannot be written, the disk is too small, or the Stokes
         parameters are not evenly spaced. Then nothing is left behind, and existing products are as they were.
     """
-    targets = {product: Path(f"{imagename}.{product}.fits") for product in products}
+    targets = {product: Path(product_path(imagename, product)) for product in products}
     existing = existing_products(imagename)
     if existing and not overwrite:
         raise GpucubeError(f"{existing[0]} exists; give another imagename, or overwrite=True to replace it")
     for path in existing:
-        if not path.is_file():
+        if path.is_dir() and not path.is_symlink():
             raise GpucubeError(f"{path} is no file, and so cannot be replaced; give another imagename")
     shape = (len(stokes), axis.nchan, geometry.ny, geometry.nx)
     heads, tails = {}, {}
@@ -211,7 +236,8 @@ def create_cubes(
     try:
         _check_space(folder, needed, existing)
         for product, cube in cubes.items():
-            with open(fresh[product], "wb") as file:
+            fresh[product].unlink(missing_ok=True)
+            with open(fresh[product], "xb") as file:  # follows no link
                 file.write(heads[product])
                 file.truncate(cube.data_end)
                 file.seek(cube.data_end)
@@ -235,7 +261,12 @@ def create_cubes(
 def existing_products(imagename: str | os.PathLike[str]) -> list[Path]:
     """Files of an earlier run with this imagename."""
     names = [f"{product}.fits" for product in PRODUCT_UNITS] + ["summary.json"]
-    return [path for path in (Path(f"{imagename}.{name}") for name in names) if path.exists()]
+    return [path for path in (Path(f"{imagename}.{name}") for name in names) if os.path.lexists(path)]
+
+
+def product_path(imagename: str | os.PathLike[str], product: str) -> str:
+    """Where a product of an imagename lies."""
+    return f"{imagename}.{product}.fits"
 
 
 def write_beam_table(cube: CubeFile, beams: Sequence[Sequence[Beam | None]]) -> None:
@@ -318,7 +349,7 @@ def _make_folder(folder: Path) -> list[Path]:
 
 def _check_space(folder: Path, needed: int, replaced: Sequence[Path]) -> None:
     """Refuse a job that the disk cannot hold; the space of replaced files counts as free."""
-    free = shutil.disk_usage(folder).free + sum(512 * path.stat().st_blocks for path in replaced)
+    free = shutil.disk_usage(folder).free + sum(512 * path.lstat().st_blocks for path in replaced)
     if needed > free:
         raise GpucubeError(
             f"the products need {needed / 1e9:.3g} GB and {folder} has {free / 1e9:.3g} GB free;"

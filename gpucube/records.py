@@ -83,6 +83,8 @@ class ChannelRecord:
         True if it diverged once and was rolled back and tried again.
     message : str
         What went wrong, for a failed channel.
+    checksums : dict
+        CRC-32 of each plane's bytes in the cube, by product, one per Stokes parameter.
     planes : dict
         With several Stokes planes: one such record (without ``planes``) per Stokes parameter.
     """
@@ -107,6 +109,7 @@ class ChannelRecord:
     device: str = ""
     retried: bool = False
     message: str = ""
+    checksums: dict[str, list[str]] = field(default_factory=dict)
     planes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:

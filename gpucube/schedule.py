@@ -14,6 +14,7 @@ import resource
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import Any, Protocol
 
 from gpucube.devices import make_device
@@ -56,7 +57,12 @@ class Workers(Protocol):
 
 def resident_peak() -> int:
     """Largest resident size of this process so far, bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    try:
+        # getrusage would count what the parent held when it started this process
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class _Cancelled(BaseException):
@@ -131,6 +137,9 @@ class DaskWorkers:
     device : str
     address : str
         Of an existing scheduler; empty to start a local cluster.
+    memory : int
+        Bytes that a worker of the local cluster may hold: one that takes more is ended, and its channel with it, before
+        the machine runs out.
 
     Raises
     ------
@@ -138,7 +147,7 @@ class DaskWorkers:
         No scheduler there, or it has no workers.
     """
 
-    def __init__(self, workers: int, device: str, address: str = ""):
+    def __init__(self, workers: int, device: str, address: str = "", memory: int = 0):
         import dask
         from distributed import Client, LocalCluster
 
@@ -146,13 +155,23 @@ class DaskWorkers:
         self._peaks: dict[str, int] = {}
         self._cluster = None
         if not address:
-            dask.config.set({"distributed.worker.daemon": True})
+            # nothing here can be spilled, and a worker that pauses would never go on
+            dask.config.set(
+                {
+                    "distributed.worker.daemon": True,
+                    "distributed.worker.memory.target": False,
+                    "distributed.worker.memory.spill": False,
+                    "distributed.worker.memory.pause": False,
+                    "distributed.worker.memory.terminate": 1.0,
+                }
+            )
             self._cluster = LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
                 processes=True,
                 dashboard_address="127.0.0.1:0",
                 host="127.0.0.1",
+                memory_limit=memory,
             )
         try:
             self._client = Client(address or self._cluster, timeout=CONNECT_SECONDS, set_as_default=False)
@@ -173,7 +192,12 @@ class DaskWorkers:
         sent = {key: self._client.scatter(source, broadcast=True, hash=False) for key, source in sources.items()}
         calls = [(_ingest_task, (sent[id(source)], *rest)) for source, *rest in jobs]
         for future, _ in self._run(calls):
-            index, reports, peak = future.result()
+            try:
+                index, reports, peak = future.result()
+            except GpucubeError:
+                raise
+            except Exception as error:
+                raise GpucubeError(f"a worker failed while reading: {type(error).__name__}: {error}") from None
             self._note(peak)
             for report in reports:
                 yield index, report
@@ -183,7 +207,9 @@ class DaskWorkers:
 
         def told(event: tuple[float, Any]) -> None:
             name, what = event[1]
-            notify(name, ChannelRecord(**what) if isinstance(what, dict) else what)
+            # what cannot be noted now is noted with its chunk, where the error reaches the user
+            with suppress(GpucubeError):
+                notify(name, what if name == "started" else _records(what))
 
         self._client.subscribe_topic(TOPIC, told)
         pending, suspects = [(i, list(c)) for i, c in enumerate(chunks)], []
@@ -218,6 +244,8 @@ class DaskWorkers:
             except GpucubeError:
                 raise
             except Exception as error:
+                if future.cancelled() or self._client.status != "running":
+                    raise GpucubeError("the Dask scheduler was lost") from None
                 yield index, channels, error
             else:
                 # else it would be made again if its worker died
@@ -270,6 +298,15 @@ class DaskWorkers:
             self._cluster.close()
 
 
+def _plain(what: ChannelRecord | list[ChannelRecord]) -> Any:
+    """Dask's messages hold plain types only."""
+    return [r.as_dict() for r in what] if isinstance(what, list) else what.as_dict()
+
+
+def _records(what: Any) -> ChannelRecord | list[ChannelRecord]:
+    return [ChannelRecord(**r) for r in what] if isinstance(what, list | tuple) else ChannelRecord(**what)
+
+
 def _process() -> tuple[str, int]:
     return f"{os.uname().nodename}:{os.getpid()}", resident_peak()
 
@@ -290,8 +327,7 @@ def _image_task(
         channels,
         index,
         str(worker.name),
-        # Dask's messages hold plain types only
-        lambda event, what: worker.log_event(TOPIC, (event, what if event == "started" else what.as_dict())),
+        lambda event, what: worker.log_event(TOPIC, (event, what if event == "started" else _plain(what))),
     )
     return records, _process()
 
@@ -300,8 +336,8 @@ def _restore_task(job: ImageJob, target: Beam, fitted: dict, channels: Sequence[
     restore_chunk(job, make_device(device, job.settings), target, fitted, channels)
 
 
-def make_workers(in_process: bool, workers: int, device: str, scheduler: str) -> Workers:
-    """Threads here, a local cluster, or the cluster of an existing scheduler."""
+def make_workers(in_process: bool, workers: int, device: str, scheduler: str, memory: int) -> Workers:
+    """Threads here, a local cluster whose workers may hold `memory` bytes each, or the cluster of an existing scheduler."""
     if in_process:
         return InProcess(workers, device)
-    return DaskWorkers(workers, device, scheduler)
+    return DaskWorkers(workers, device, scheduler, memory)

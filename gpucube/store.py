@@ -11,10 +11,11 @@ their place in the uv plane (`sort_rows`), which makes gridding a quarter faster
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -224,13 +225,17 @@ def _slot(output: tuple[int, ...], channel: int) -> int | None:
     return index if index < len(output) and output[index] == channel else None
 
 
-def allocate(folder: str, shapes: Sequence[tuple[int, int, tuple[int, ...], tuple[float, ...]]]) -> list[Partition]:
+def allocate(
+    folder: str, shapes: Sequence[tuple[int, int, tuple[int, ...], tuple[float, ...]]], owner: str = ""
+) -> list[Partition]:
     """Make the scratch folder and the empty arrays of every partition, on real disk blocks.
 
     Parameters
     ----------
     folder : str
     shapes : sequence of (nrow, nstokes, output channels, frequencies)
+    owner : str
+        Whose scratch folder it is, see `clear_leftover`.
 
     Raises
     ------
@@ -254,11 +259,93 @@ def allocate(folder: str, shapes: Sequence[tuple[int, int, tuple[int, ...], tupl
             f"the visibility store needs {need / 1e9:.2f} GB but {folder} has only {free / 1e9:.2f} GB free: "
             "name another folder with scratch"
         )
+    with open(os.path.join(folder, OWNER_FILE), "w") as file:
+        file.write(os.path.abspath(owner))
     for p in partitions:
         samples = int(np.prod(p.shape))
         for name, size in (("uvw", 24 * p.nrow), ("order", 4 * p.nrow), ("vis", 8 * samples), ("weight", 4 * samples)):
             _reserve(p.path(name), size)
     return partitions
+
+
+OWNER_FILE = "gpucube-scratch"
+"""Says which imagename a scratch folder belongs to."""
+
+_STATE_FILE = "store.json"
+
+
+def belongs_to(folder: str, owner: str) -> bool:
+    """Whether a folder is the scratch folder of an imagename."""
+    try:
+        with open(os.path.join(folder, OWNER_FILE)) as file:
+            return file.read() == os.path.abspath(owner)
+    except OSError:
+        return False
+
+
+def clear_leftover(folder: str, owner: str) -> None:
+    """Remove the scratch folder of an earlier run of the same owner, whose lock must be held; nobody else's."""
+    if belongs_to(folder, owner):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _boot() -> str:
+    """Changes when the machine starts anew: what was not synced may then be lost."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def save_state(store: VisibilityStore, identity: dict, nbytes_read: int) -> None:
+    """Note that the store is whole, and what is known of it."""
+    state = {
+        "identity": identity,
+        "boot": _boot(),
+        "partitions": [asdict(p) for p in store.partitions],
+        "counts": store.counts.tolist(),
+        "selected": store.selected.tolist(),
+        "power": store.power.tolist(),
+        "nbytes_read": nbytes_read,
+    }
+    path = os.path.join(store.folder, _STATE_FILE)
+    with open(path + ".new", "w") as file:
+        json.dump(state, file)
+    os.replace(path + ".new", path)
+
+
+def load_state(folder: str, identity: dict) -> tuple[VisibilityStore, int] | None:
+    """The store of an earlier run with the same identity and the bytes it read; None if it is not there or not whole."""
+    try:
+        with open(os.path.join(folder, _STATE_FILE)) as file:
+            state = json.load(file)
+        if state["identity"] != identity or state["boot"] != _boot():
+            return None
+        partitions = tuple(
+            Partition(**(p | {"output": tuple(p["output"]), "frequency": tuple(p["frequency"])}))
+            for p in state["partitions"]
+        )
+        store = VisibilityStore(
+            folder,
+            partitions,
+            np.array(state["counts"], np.int64),
+            np.array(state["selected"], np.int64),
+            np.array(state["power"], float),
+        )
+        nbytes_read = int(state["nbytes_read"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (store, nbytes_read) if all(_whole(p) for p in partitions) else None
+
+
+def _whole(partition: Partition) -> bool:
+    samples = int(np.prod(partition.shape))
+    sizes = {"uvw": 24 * partition.nrow, "order": 4 * partition.nrow, "vis": 8 * samples, "weight": 4 * samples}
+    return all(
+        os.path.isfile(partition.path(name)) and os.path.getsize(partition.path(name)) >= size
+        for name, size in sizes.items()
+    )
 
 
 def _reserve(path: str, nbytes: int) -> None:

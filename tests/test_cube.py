@@ -505,6 +505,7 @@ def dirty(tiny_ms: Any, tmp_path_factory: pytest.TempPathFactory) -> gpucube.Res
     ],
     ids=str,
 )
+@pytest.mark.filterwarnings("ignore:the channels are not evenly spaced")
 def test_channels_are_those_selected(
     selection: dict, channels: list[int], dirty: gpucube.Result, tiny_ms: Any, tmp_path: Path
 ) -> None:

@@ -208,7 +208,7 @@ def test_a_failed_simulation_leaves_nothing_behind(tmp_path):
     ("wrong", "message"),
     [
         ({"nchann": 3}, "unknown parameter 'nchann': did you mean 'nchan'?"),
-        ({"array": "vla"}, "array='vla': input should be 'vla-a', 'vla-b', 'vla-c', 'vla-d' or 'alma'"),
+        ({"array": "vla"}, "array='vla': input should be 'vla-a', 'vla-b', 'vla-c', 'vla-d', 'alma' or 'meerkat'"),
         ({"antennas": 30}, "antennas=30: vla-d has 27"),
         ({"nchan": 4, "flag_channels": "1,4"}, "flag_channels=4: channels are counted from 0 to 3"),
         ({"chan_width": 0}, "chan_width=0: give a width, negative for falling frequency"),

@@ -44,7 +44,8 @@ class SimulationParameters(BaseModel):
     out: Path = Field(description="the MeasurementSet to write; its truth goes beside it as <out minus .ms>.truth.npz")
     array: ArrayName = Field(
         "vla-d",
-        description="antenna layout: the VLA's four configurations (27 antennas), ALMA (43, within 500 m) or MeerKAT (64)",
+        description="antenna layout: the VLA's four configurations (27 antennas), ALMA (43, within 500 m) or MeerKAT "
+        "(64)",
     )
     antennas: int | None = Field(
         None, ge=2, description="use only this many antennas, spread evenly over the layout (default: all)"
@@ -67,7 +68,8 @@ class SimulationParameters(BaseModel):
     )
     chan_width: Annotated[float | None, _quantity(FREQUENCY)] = Field(
         None,
-        description="channel width, Hz; negative for falling frequency (default: 15625 for the VLA, 122070 for ALMA, 26123 for MeerKAT)",
+        description="channel width, Hz; negative for falling frequency (default: 15625 for the VLA, 122070 for ALMA, "
+        "26123 for MeerKAT)",
     )
     frame: Literal["LSRK", "TOPO"] = Field("LSRK", description="frame that the channel frequencies are stated in")
     noise: FluxDensity = Field(

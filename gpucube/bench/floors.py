@@ -1,0 +1,201 @@
+"""Floors: what the machine could do at best for the work that a stage has to do.
+
+In: sizes, and the samples of one channel. Out: seconds or bytes per second, measured now, on as many threads at once as
+the run used, because memory, caches and turbo clocks are shared. Library calls (ducc0, casacore, pwrite) and compiled
+loops that do no more than touch what must be touched; nothing of gpucube's own.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import ducc0
+import numba
+import numpy as np
+from casacore import tables
+
+from gpucube.geometry import ImageGeometry
+from gpucube.store import Samples
+
+COPY_BYTES = 64 << 20
+WRITE_BYTES = 64 << 20
+"""Sizes of what is copied and written: beyond any cache, and short enough to be quick."""
+
+
+def concurrently(make: Callable[[], Callable[[], object]], workers: int, seconds: float = 0.3) -> float:
+    """Mean over `workers` threads at once of the median seconds of one call.
+
+    Parameters
+    ----------
+    make : callable
+        Makes the call to be timed, with arrays of its own.
+    workers : int
+    seconds : float
+        Each thread repeats its call for this long, three times at least; a call that takes much longer is made once.
+    """
+    barrier = threading.Barrier(workers)
+    medians = [0.0] * workers
+
+    def measure(index: int) -> None:
+        call = make()
+        times: list[float] = []
+        barrier.wait()
+        until = time.perf_counter() + seconds
+        while len(times) < 3 or time.perf_counter() < until:
+            begin = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - begin)
+            if times[0] > 4 * seconds:
+                break
+        # the first call also compiles and finds its memory
+        medians[index] = statistics.median(times[1:] or times)
+
+    threads = [threading.Thread(target=measure, args=(i,)) for i in range(workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return statistics.mean(medians)
+
+
+def copy_bandwidth(workers: int) -> float:
+    """Bytes per second, read and written, of one of `workers` threads that all copy."""
+
+    def make() -> Callable[[], object]:
+        source, target = np.ones(COPY_BYTES, np.uint8), np.empty(COPY_BYTES, np.uint8)
+        return lambda: np.copyto(target, source)
+
+    return 2 * COPY_BYTES / concurrently(make, workers)
+
+
+def gridding(
+    samples: Samples, geometry: ImageGeometry, factor: int, w_term: bool, epsilon: float, workers: int
+) -> tuple[float, float]:
+    """Seconds in which ducc0 grids, and degrids, the samples of one channel to `factor` times the image."""
+    shape = (factor * geometry.nx, factor * geometry.ny)
+    options = {
+        "uvw": np.array(samples.uvw),
+        "freq": np.array([samples.frequency]),
+        "pixsize_x": geometry.cell_x,
+        "pixsize_y": geometry.cell_y,
+        "epsilon": epsilon,
+        "do_wgridding": w_term,
+        "divide_by_n": False,
+        "flip_v": True,
+        "nthreads": 1,
+    }
+    vis, weight = samples.vis[:, None], samples.weight[:, None]
+
+    def grid() -> Callable[[], object]:
+        image = np.empty(shape, np.float32)
+        return lambda: ducc0.wgridder.vis2dirty(vis=vis, wgt=weight, dirty=image, **options)
+
+    def degrid() -> Callable[[], object]:
+        image = np.zeros(shape, np.float32)
+        image[shape[0] // 3, shape[1] // 3] = 1.0
+        return lambda: ducc0.wgridder.dirty2vis(dirty=image, **options)
+
+    return concurrently(grid, workers), concurrently(degrid, workers) if factor == 1 else 0.0
+
+
+def transforms(geometry: ImageGeometry, workers: int) -> tuple[float, float]:
+    """Seconds in which ducc0 transforms twice the image forward, and back."""
+    shape = (2 * geometry.ny, 2 * geometry.nx)
+
+    def forward() -> Callable[[], object]:
+        image = np.ones(shape, np.float32)
+        spectrum = np.empty((shape[0], shape[1] // 2 + 1), np.complex64)
+        return lambda: ducc0.fft.r2c(image, axes=(0, 1), nthreads=1, out=spectrum)
+
+    def back() -> Callable[[], object]:
+        image = np.empty(shape, np.float32)
+        spectrum = np.ones((shape[0], shape[1] // 2 + 1), np.complex64)
+        return lambda: ducc0.fft.c2r(spectrum, axes=(0, 1), lastsize=shape[1], forward=False, nthreads=1, out=image)
+
+    return concurrently(forward, workers), concurrently(back, workers)
+
+
+@numba.njit(nogil=True, cache=True)
+def _empty_minor(values: np.ndarray, iterations: int) -> float:
+    """A minor cycle without a PSF: the largest magnitude, and something subtracted from every pixel."""
+    bits = values.view(np.uint32)
+    total = 0.0
+    for _ in range(iterations):
+        top = np.uint32(0)
+        for k in range(values.size):
+            top = max(top, bits[k] & np.uint32(0x7FFFFFFF))
+        total += top
+        flux = np.float32(1e-9 * (top & np.uint32(1)))
+        for k in range(values.size):
+            values[k] -= flux
+    return total
+
+
+def minor_loop(cycles: list[tuple[int, int]], workers: int) -> float:
+    """Seconds of compiled loops over (pixels, iterations) that find a peak and touch every pixel."""
+
+    def make() -> Callable[[], object]:
+        values = [np.ones(max(pixels, 1), np.float32) for pixels, _ in cycles]
+
+        def call() -> None:
+            for array, (_, iterations) in zip(values, cycles, strict=True):
+                _empty_minor(array, iterations)
+
+        return call
+
+    return concurrently(make, workers)
+
+
+@numba.njit(nogil=True, cache=True)
+def _largest(values: np.ndarray) -> np.uint32:
+    bits = values.view(np.uint32)
+    top = np.uint32(0)
+    for k in range(values.size):
+        top = max(top, bits[k] & np.uint32(0x7FFFFFFF))
+    return top
+
+
+def pixel_pass(pixels: int, workers: int) -> float:
+    """Seconds of a compiled loop that looks once at every pixel of an image."""
+
+    def make() -> Callable[[], object]:
+        values = np.ones(pixels, np.float32)
+        return lambda: _largest(values)
+
+    return concurrently(make, workers)
+
+
+def disk_write(folder: Path, plane_bytes: int) -> tuple[float, float]:
+    """Bytes per second of writing planes one after the other into a file, and of an fsync behind them."""
+    data = np.ones(plane_bytes, np.uint8).data
+    count = max(1, WRITE_BYTES // plane_bytes)
+    path = folder / "floor.bin"
+    with open(path, "wb") as file:
+        file.truncate(count * plane_bytes)
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        begin = time.perf_counter()
+        for k in range(count):
+            os.pwrite(descriptor, data, k * plane_bytes)
+        written = time.perf_counter()
+        os.fsync(descriptor)
+        synced = time.perf_counter()
+    finally:
+        os.close(descriptor)
+        path.unlink()
+    return count * plane_bytes / (written - begin), count * plane_bytes / max(synced - written, 1e-9)
+
+
+def casacore_read(ms: str, columns: list[str], rows: int, step: int) -> float:
+    """Seconds in which casacore reads `columns` of the first `rows` rows, `step` rows at a time, and nothing else."""
+    with tables.table(ms, ack=False) as table:
+        begin = time.perf_counter()
+        for first in range(0, rows, step):
+            for column in columns:
+                table.getcol(column, first, min(step, rows - first))
+        return time.perf_counter() - begin

@@ -1,0 +1,250 @@
+"""A run may be cut off anywhere: what was journalled is kept, the rest is made again, and the bits are the same.
+
+Processes are really killed, files really damaged. The undisturbed run of the same parameters is the oracle: every product
+must be identical to it in every byte.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import gpucube
+from gpucube.journal import difference, fingerprint, journal_path
+from gpucube.simulate import SimulationResult
+
+OPTIONS = {
+    "imsize": 64,
+    "cell": "20arcsec",
+    "weighting": "briggs",
+    "niter": 500,
+    "nsigma": 3,
+    "products": ("image", "residual", "model", "psf", "dirty"),
+    "quiet": True,
+}
+
+
+def image(ms: SimulationResult, imagename: Path, **changes: object) -> gpucube.Result:
+    return gpucube.image_cube(ms.ms, imagename=imagename, **(OPTIONS | changes))
+
+
+def payload(imagename: Path, **_: object) -> dict[str, bytes]:
+    """Every FITS product's bytes. The header holds the imagename, so runs to be compared go to folders of one name."""
+    return {p.name: p.read_bytes() for p in sorted(imagename.parent.glob("*.fits"))}
+
+
+@pytest.fixture(scope="module")
+def line_ms(make_ms) -> SimulationResult:  # type: ignore[no-untyped-def]
+    return make_ms(nchan=24, ntime=30)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """Folders in which every run is called ``run/cube``: products then name the same imagename."""
+
+    def make(name: str) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        return folder
+
+    return make
+
+
+def child(ms: SimulationResult, folder: Path, **changes: object) -> subprocess.Popen:
+    """A run of its own in another process, working in `folder` with a relative imagename."""
+    code = (
+        "import json, sys, gpucube\n"
+        "options = json.loads(sys.argv[1])\n"
+        "gpucube.image_cube(options.pop('vis'), imagename='run/cube', **options)\n"
+    )
+    options = OPTIONS | changes | {"vis": str(ms.ms)}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, json.dumps(options)], cwd=folder, stderr=subprocess.PIPE, start_new_session=True
+    )
+
+
+def finish(ms: SimulationResult, folder: Path, **changes: object) -> dict[str, bytes]:
+    run = child(ms, folder, **changes)
+    _, errors = run.communicate(timeout=120)
+    assert run.returncode == 0, errors.decode()
+    return payload(folder / "run" / "cube")
+
+
+def test_resume_of_nothing_is_a_run_and_of_a_finished_run_is_its_result(line_ms: SimulationResult, tmp_path: Path) -> None:
+    first = image(line_ms, tmp_path / "cube", resume=True)
+    stamps = {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
+    again = image(line_ms, tmp_path / "cube", resume=True)
+    assert again.channels == first.channels and again.products == first.products
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == stamps, "nothing was touched"
+    assert not Path(journal_path(str(tmp_path / "cube"))).exists()
+
+
+@pytest.mark.parametrize("changes", [{}, {"restoringbeam": "common", "products": ("image",)}], ids=["each", "common"])
+def test_killed_at_random_moments_and_resumed_gives_the_same_bytes(
+    line_ms: SimulationResult, place, changes: dict  # type: ignore[no-untyped-def]
+) -> None:
+    seed = int(os.environ.get("GPUCUBE_TEST_SEED", random.SystemRandom().randrange(2**32)))
+    print(f"GPUCUBE_TEST_SEED={seed}")
+    rng = random.Random(seed)
+    begun = time.monotonic()
+    expected = finish(line_ms, place("undisturbed"), **changes)
+    usual = time.monotonic() - begun
+    folder = place("killed")
+    for _ in range(3):
+        run = child(line_ms, folder, resume=True, chunksize=rng.choice([1, 5, -1]), **changes)
+        try:
+            run.wait(timeout=rng.uniform(0.3, 1.0) * usual)
+        except subprocess.TimeoutExpired:
+            os.killpg(run.pid, signal.SIGKILL)
+        run.communicate()
+    assert finish(line_ms, folder, resume=True, **changes) == expected
+    left = sorted(p.name for p in (folder / "run").iterdir())
+    assert left == sorted([*expected, "cube.summary.json"]), "no journal, no scratch"
+
+
+def interrupted(ms: SimulationResult, imagename: Path, after: int, monkeypatch: pytest.MonkeyPatch, **changes: object) -> str:
+    """Run until `after` channels are journalled, then stop as Ctrl-C would; returns the message."""
+    from gpucube import imaging, journal
+
+    monkeypatch.setattr(imaging, "SECONDS_BETWEEN_SYNCS", 0.0)
+    add = journal.Journal.add
+
+    def add_and_stop(self, records):  # type: ignore[no-untyped-def]
+        add(self, records)
+        if len(self.records) >= after:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Journal, "add", add_and_stop)
+        with pytest.raises(KeyboardInterrupt) as stop:
+            image(ms, imagename, workers=1, **changes)
+    return str(stop.value)
+
+
+def test_ctrl_c_says_how_to_go_on_and_only_unfinished_channels_are_made_again(
+    line_ms: SimulationResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = interrupted(line_ms, tmp_path / "cube", 7, monkeypatch)
+    assert "channels are safe on disk, the same call with resume=True goes on" in message
+    with pytest.raises(gpucube.GpucubeError, match="unfinished run: resume=True goes on"):
+        image(line_ms, tmp_path / "cube")
+    result = image(line_ms, tmp_path / "cube", resume=True)
+    assert result.summary["resumed_channels"] >= 7
+    assert result.summary["ms_bytes_read"] == result.summary["ms_bytes_selected"]
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".fits"] * 5 + [".json"]
+
+
+def test_interrupted_before_any_channel_is_safe_leaves_nothing(
+    line_ms: SimulationResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpucube import api
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "make_chunks", stop)
+    with pytest.raises(KeyboardInterrupt):
+        image(line_ms, tmp_path / "new" / "cube")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_changed_parameter_or_ms_makes_resume_refuse_and_name_it(
+    make_ms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # type: ignore[no-untyped-def]
+) -> None:
+    ms = make_ms()
+    interrupted(ms, tmp_path / "cube", 3, monkeypatch)
+    with pytest.raises(gpucube.GpucubeError, match=r"robust was 0\.5 and is 1\.0") as refusal:
+        image(ms, tmp_path / "cube", resume=True, robust=1.0)
+    assert "\n" not in str(refusal.value)
+    os.utime(next(Path(ms.ms).glob("table.f*")), (1, 1))
+    with pytest.raises(gpucube.GpucubeError, match=r"sim\.ms has changed"):
+        image(ms, tmp_path / "cube", resume=True)
+    # what does not change the bits may change
+    assert difference(*(fingerprint({"vis": [], "imagename": "a", "workers": n}, "cpu", "1") for n in (1, 2))) == ""
+
+
+@pytest.mark.parametrize("damage", ["plane", "journal cut", "journal garbage", "store cut", "store gone", "cube gone"])
+def test_damage_is_found_and_made_good(
+    line_ms: SimulationResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    whole = tmp_path / "whole" / "cube"
+    image(line_ms, whole)
+    cube = tmp_path / "damaged" / "cube"
+    interrupted(line_ms, cube, 9, monkeypatch)
+    journal, scratch = Path(journal_path(str(cube))), Path(f"{cube}.scratch")
+    lines = journal.read_bytes().splitlines(keepends=True)
+    if damage == "plane":
+        channel = json.loads(lines[1])["channel"]
+        with open(f"{cube}.image.fits", "r+b") as file:
+            offset = json.loads(lines[0])["cubes"]["image"]["data_offset"]
+            file.seek(offset + channel * 64 * 64 * 4 + 1000)
+            file.write(b"\x12\x34\x56")
+    elif damage == "journal cut":
+        journal.write_bytes(b"".join(lines[:4]) + lines[4][:50])
+    elif damage == "journal garbage":
+        journal.write_bytes(b"".join(lines[:3]) + b'{"not": "a record"}\n' + lines[4])
+    elif damage == "store cut":
+        os.truncate(scratch / "partition0.vis", 1000)
+    elif damage == "store gone":
+        (scratch / "store.json").unlink()
+    else:
+        Path(f"{cube}.model.fits").unlink()
+    if damage == "cube gone":
+        with pytest.raises(gpucube.GpucubeError, match=r"cube\.model\.fits is gone or cut short"):
+            image(line_ms, cube, resume=True)
+        return
+    result = image(line_ms, cube, resume=True)
+    for name, path in result.products.items():
+        if name != "summary":
+            ours, theirs = Path(path).read_bytes(), Path(f"{whole}.{name}.fits").read_bytes()
+            header = 2880 * (len(theirs) // 2880 - len(theirs[json.loads(lines[0])["cubes"][name]["data_offset"] :]) // 2880)
+            assert ours[header:] == theirs[header:], name
+
+
+def test_two_runs_on_one_imagename_the_second_refuses(line_ms: SimulationResult, tmp_path: Path) -> None:
+    journal = open(journal_path(str(tmp_path / "cube")), "w")  # noqa: SIM115
+    fcntl.flock(journal, fcntl.LOCK_EX)
+    for changes in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(gpucube.GpucubeError, match=r"another run is making .*cube now"):
+            image(line_ms, tmp_path / "cube", **changes)
+    journal.close()
+    image(line_ms, tmp_path / "cube", overwrite=True)
+
+
+def test_sigterm_ends_tidily_with_one_line(line_ms: SimulationResult, tmp_path: Path) -> None:
+    arguments = ["image", str(line_ms.ms), "--imagename", str(tmp_path / "cube"), "--imsize", "64", "--cell", "20arcsec"]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "gpucube", *arguments, "--quiet", "--niter", "1000", "--nsigma", "3"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(0.9)
+    run.send_signal(signal.SIGTERM)
+    _, errors = run.communicate(timeout=60)
+    if run.returncode != 0:  # it may have been quicker
+        assert run.returncode == 130
+        assert "Traceback" not in errors and "interrupted" in errors
+
+
+def test_a_journal_of_another_format_is_refused(line_ms: SimulationResult, tmp_path: Path) -> None:
+    Path(journal_path(str(tmp_path / "cube"))).write_text('{"format": 99, "fingerprint": {}, "cubes": {}}\n')
+    with pytest.raises(gpucube.GpucubeError, match="has format 99, this version knows 1"):
+        image(line_ms, tmp_path / "cube", resume=True)
+
+
+def test_a_linked_journal_is_not_followed(line_ms: SimulationResult, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    Path(journal_path(str(tmp_path / "cube"))).symlink_to(precious)
+    with pytest.raises(gpucube.GpucubeError, match="journal"):
+        image(line_ms, tmp_path / "cube", overwrite=True)
+    assert precious.read_text() == "mine"

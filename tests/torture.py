@@ -1,0 +1,314 @@
+"""Fault injection: processes of a run are killed at random moments, and the products must come out the same in every byte.
+
+In: number of kills, seed. Out: one line per kill, exit status 0 if every run ended with the bytes of the undisturbed run.
+A run takes place in threads of one process, on a local cluster, or on a cluster that was there before; the victim is the
+main process, a worker or the scheduler. A run must survive its worker by itself; after the loss of its scheduler it must end
+with one line; then, and after the loss of the main process, the same call with resume must finish it. What is begun in
+one place is resumed in another.
+
+`make torture` runs this with 50 kills; tests/test_resume.py kills once in every way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+OPTIONS = {
+    "imsize": 64,
+    "cell": "20arcsec",
+    "weighting": "briggs",
+    "niter": 2000,
+    "gain": 0.03,
+    "cycleniter": 12,
+    "nsigma": 2.5,
+    "majorcycle": "visibility",
+    "workers": 2,
+    "products": "image,residual,model,psf,dirty",
+}
+"""Of every run: many cheap major cycles, so that there are many moments to be killed at."""
+
+WAYS = (
+    ("threads", "main"),
+    ("local", "main"),
+    ("local", "worker"),
+    ("cluster", "main"),
+    ("cluster", "worker"),
+    ("cluster", "scheduler"),
+)
+"""Where a run takes place, and which of its processes is killed."""
+
+TIMEOUT = 180
+"""Seconds after which a run counts as hanging."""
+
+
+class Torture(AssertionError):
+    """A promise that was not kept."""
+
+
+class Cluster:
+    """A Dask scheduler and two workers with their nannies, each a process of its own on the loopback interface."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._processes: list[subprocess.Popen] = []
+        self.address = ""
+
+    def start(self) -> None:
+        """Start what does not run."""
+        if self.address and self.scheduler.poll() is None:
+            return
+        self.stop()
+        file = self._folder / "scheduler.json"
+        file.unlink(missing_ok=True)
+        self._run("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file))
+        until = time.monotonic() + 60
+        while not self.address:
+            if time.monotonic() > until:
+                raise Torture("the Dask scheduler did not start")
+            with contextlib.suppress(OSError, ValueError):
+                self.address = json.loads(file.read_text())["address"]
+            time.sleep(0.05)
+        self._run(
+            "worker", self.address, "--host", "127.0.0.1", "--nworkers", "2", "--nthreads", "1",
+            "--local-directory", str(self._folder / "dask"),
+        )  # fmt: skip
+        while len(self.workers()) < 2 and time.monotonic() < until:
+            time.sleep(0.05)
+
+    def _run(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "dask", *arguments, "--no-dashboard"]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        # a folder other than that of the runs: paths must not depend on it
+        self._processes.append(subprocess.Popen(command, cwd=self._folder, start_new_session=True, **quiet))
+
+    @property
+    def scheduler(self) -> subprocess.Popen:
+        """The scheduler's process."""
+        return self._processes[0]
+
+    def workers(self) -> list[psutil.Process]:
+        """The workers' processes."""
+        return worker_processes(self._processes[1].pid)
+
+    def stop(self) -> None:
+        """Kill all."""
+        for process in self._processes:
+            kill_group(process)
+        self._processes, self.address = [], ""
+
+
+def worker_processes(parent: int) -> list[psutil.Process]:
+    """Dask workers among the descendants of a process."""
+    found = []
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process(parent).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if "spawn_main" in " ".join(process.cmdline()):
+                    found.append(process)
+    return found
+
+
+def kill_group(process: subprocess.Popen) -> None:
+    """Kill a process that leads a group, with its group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def start(ms: Path, folder: Path, place: str, address: str = "", **changes: object) -> subprocess.Popen:
+    """Start ``gpucube image``, working in `folder` with the relative imagename ``run/cube``.
+
+    Headers hold the imagename: runs whose bytes are to be compared must have the same.
+    """
+    folder.mkdir(exist_ok=True)
+    options = OPTIONS | changes | ({"scheduler": address} if place == "cluster" else {})
+    arguments = ["image", str(ms), "--imagename", "run/cube", "--quiet"]
+    for name, value in options.items():
+        arguments += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    force = "gpucube.plan.IN_PROCESS_SECONDS = 0\n" if place == "local" else ""
+    code = f"import sys, gpucube.plan\nfrom gpucube.cli import main\n{force}sys.exit(main())"
+    if place == "local":
+        code = "if __name__ == '__main__':\n" + "\n".join("    " + line for line in code.splitlines())
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def payload(folder: Path) -> dict[str, bytes]:
+    """Every product's bytes, but for the summary."""
+    return {p.name: p.read_bytes() for p in sorted((folder / "run").glob("*.fits"))}
+
+
+def finish(run: subprocess.Popen, folder: Path) -> dict[str, bytes]:
+    """Let a run come to its end, which must be a good one; returns its products."""
+    try:
+        _, errors = run.communicate(timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        kill_group(run)
+        raise Torture(f"the run in {folder} hangs") from None
+    if run.returncode != 0:
+        raise Torture(f"the run in {folder} ended with status {run.returncode}: {errors}")
+    found = payload(folder)
+    left = sorted(path.name for path in (folder / "run").iterdir())
+    if left != sorted([*found, "cube.summary.json"]):
+        raise Torture(f"the run in {folder} left {left}")
+    return found
+
+
+def disturb(ms: Path, folder: Path, way: tuple[str, str], moment: float, cluster: Cluster, **changes: object) -> str:
+    """Begin or resume a run, kill one of its processes after `moment` seconds, look at how it ends.
+
+    Returns
+    -------
+    str
+        ``"went on"``, ``"ended"`` or ``"killed"``; empty if it had come to its end before.
+    """
+    place, victim = way
+    if place == "cluster":
+        cluster.start()
+    run = start(ms, folder, place, cluster.address, resume=True, **changes)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        run.wait(moment)
+    if run.poll() is not None:
+        finish(run, folder)
+        return ""
+    if victim == "main":
+        kill_group(run)
+        run.communicate()
+        return "killed"
+    if victim == "scheduler":
+        cluster.scheduler.kill()
+        try:
+            _, errors = run.communicate(timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            kill_group(run)
+            raise Torture("the run hangs without its scheduler") from None
+        if run.returncode == 0:
+            return ""
+        told = [line for line in errors.splitlines() if line]
+        if run.returncode != 2 or len(told) != 1 or not told[0].startswith("gpucube: error: "):
+            raise Torture(f"without its scheduler the run ended with status {run.returncode}: {errors}")
+        return "ended"
+    workers = cluster.workers() if place == "cluster" else worker_processes(run.pid)
+    if workers:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            workers[0].kill()
+    finish(run, folder)
+    return "went on"
+
+
+def torture(ms: Path, folder: Path, ways: Sequence[tuple[str, str]], seed: int, **changes: object) -> list[str]:
+    """Kill once in each of the ways, resume, compare.
+
+    Returns
+    -------
+    list of str
+        A line for every kill.
+
+    Raises
+    ------
+    Torture
+        A promise was not kept.
+    """
+    rng = random.Random(seed)
+    cluster = Cluster(folder)
+    lines = []
+    try:
+        usual, expected = {}, {}
+        for place in dict.fromkeys(place for place, _ in ways):
+            if place == "cluster":
+                cluster.start()
+            begun = time.monotonic()
+            expected = finish(start(ms, folder / place, place, cluster.address, **changes), folder / place)
+            usual[place] = time.monotonic() - begun
+            if expected != payload(folder / next(iter(usual))):
+                raise Torture(f"the undisturbed run differs on {place}")
+        kills = 0
+        while kills < len(ways):
+            way = ways[kills]
+            work = folder / f"run{kills}"
+            moment = rng.uniform(0.05, 1.0) * usual[way[0]]
+            how = disturb(ms, work, way, moment, cluster, **changes)
+            if not how:  # too late: it was quicker than usual
+                remove(work)
+                continue
+            kills += 1
+            safe = safe_channels(work)
+            place = rng.choice([place for place in usual if place != "cluster"])
+            again = start(ms, work, place, resume=True, chunksize=rng.choice([1, 5, -1]), **changes)
+            if finish(again, work) != expected:
+                raise Torture(f"{way} killed after {moment:.2f} s and resumed on {place}: the products differ (seed {seed})")
+            remove(work)
+            lines.append(f"{kills:3d} {way[0]:8s} {way[1]:10s} after {moment:5.2f} s: {how}, {safe} channels safe; same bytes")
+            print(lines[-1], flush=True)
+    finally:
+        cluster.stop()
+    return lines
+
+
+def safe_channels(folder: Path) -> int:
+    """Channels that the journal of a run which was cut off holds."""
+    try:
+        return max(0, (folder / "run" / "cube.journal").read_bytes().count(b"\n") - 1)
+    except FileNotFoundError:
+        return 0
+
+
+def remove(folder: Path) -> None:
+    """Remove a run's folder."""
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_ms(folder: Path) -> Path:
+    """96 channels whose imaging takes seconds."""
+    from gpucube.parameters import validated
+    from gpucube.simulate import SimulationParameters, simulate_ms
+
+    parameters = {
+        "out": folder / "torture.ms", "array": "vla-d", "antennas": 12, "ntime": 40, "nchan": 96,
+        "noise": 0.05, "peak": 1.0, "imsize": 64, "cell": 20.0,
+    }  # fmt: skip
+    return Path(simulate_ms(validated(SimulationParameters, parameters)).ms)
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
+    given = parser.parse_args()
+    print(f"seed {given.seed}", flush=True)
+    rng = random.Random(given.seed)
+    ways = [WAYS[k % len(WAYS)] for k in range(given.kills)]
+    rng.shuffle(ways)
+    with tempfile.TemporaryDirectory(prefix="gpucube-torture-") as folder:
+        try:
+            torture(make_ms(Path(folder)), Path(folder), ways, given.seed)
+        except Torture as failure:
+            print(f"FAILED: {failure}", file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
