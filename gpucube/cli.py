@@ -17,6 +17,7 @@ import re
 import signal
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -310,6 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # a batch system that stops a job sends SIGTERM: end as tidily as on Ctrl-C
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, _interrupt)
+    warnings.showwarning = _warn
     try:
         return _run(sys.argv[1:] if arguments is None else list(arguments))
     except GpucubeError as error:
@@ -318,6 +320,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interruption:
         print(f"\ngpucube: {str(interruption) or 'interrupted'}", file=sys.stderr)
         return 130
+
+
+def _warn(message: Warning | str, *_: object) -> None:
+    print(f"gpucube: warning: {message}", file=sys.stderr)
 
 
 def _interrupt(number: int, frame: object) -> None:
