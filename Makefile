@@ -9,11 +9,12 @@ STAMP := $(VENV)/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 DUCC0_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test torture lint clean
 
 help:
 	@echo "make demo   simulate a spectral-line observation, image it, draw the result into demo/"
 	@echo "make test   run the test suite"
+	@echo "make torture kill runs at 50 random moments, and other tests of reliability at full length"
 	@echo "make lint   check style and formatting"
 	@echo "make clean  remove the environment and everything that was built"
 
@@ -31,6 +32,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@$(ONE_THREAD) $(BIN)/python -m pytest -q -n 2
+
+torture: $(STAMP)
+	@$(ONE_THREAD) PYTHONPATH=. $(BIN)/python tests/torture.py --kills 50 --channels 5000
+	@$(ONE_THREAD) GPUCUBE_EXAMPLES=400 $(BIN)/python -m pytest -q tests/test_properties.py
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

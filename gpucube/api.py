@@ -159,9 +159,7 @@ def run(parameters: Parameters) -> Result:
     return result
 
 
-def _image(
-    setup: _Setup, journal: Journal, on_failure: contextlib.ExitStack, scratch: contextlib.ExitStack
-) -> Result:
+def _image(setup: _Setup, journal: Journal, on_failure: contextlib.ExitStack, scratch: contextlib.ExitStack) -> Result:
     """INGEST, IMAGE and FINISH, under the journal's lock."""
     parameters, selection, plan = setup.parameters, setup.selection, setup.plan
     with Progress(plan.nchan, enabled=not parameters.quiet) as progress, contextlib.ExitStack() as always:
@@ -494,9 +492,7 @@ def _notifier(progress: Progress, journal: Journal) -> Notify:
     )
 
 
-def _finish(
-    job: ImageJob, workers: Workers, records: Sequence[ChannelRecord], chunks: Sequence[Sequence[int]]
-) -> None:
+def _finish(job: ImageJob, workers: Workers, records: Sequence[ChannelRecord], chunks: Sequence[Sequence[int]]) -> None:
     """Step 3, FINISH: beam tables, and the restoring pass if one beam is wanted for all."""
     fitted = {
         (s, r.channel): beam_from_record(of_plane["beam"])

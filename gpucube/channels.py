@@ -114,9 +114,7 @@ def output_channels(
     output_of_native = np.full(total, -1)
     output_of_native[groups.ravel()] = np.repeat(np.arange(count), step)
     output = output_of_native[native]
-    maps = tuple(
-        _channel_map(windows[w], channel[owner == w], output[owner == w]) for w in range(len(windows))
-    )
+    maps = tuple(_channel_map(windows[w], channel[owner == w], output[owner == w]) for w in range(len(windows)))
     return OutputChannels(frequency[groups].mean(1), channel_width[groups].sum(1), maps)
 
 

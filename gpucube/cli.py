@@ -215,12 +215,20 @@ def summary(channels: Sequence[Any], products: dict[str, Any], seconds: float) -
     width = max((len(name) for name in products), default=0)
     lines = [f"{len(channels)} channels in {seconds:.1f} s"]
     lines += [f"  {count:6d}  {reason}" for reason, count in reasons.most_common()]
+    if retried := [record.channel for record in channels if record.retried]:
+        lines.append(f"  diverged once and were rolled back and tried again: {ranges(retried)}")
     lines += [f"{name:<{width}}  {path}" for name, path in products.items()]
     return "\n".join(lines)
 
 
 def failures(channels: Iterable[int]) -> str:
     """``"3 channels failed: 4, 7~8"``."""
+    numbers = list(channels)
+    return f"{len(numbers)} channel{'s' if len(numbers) > 1 else ''} failed: {ranges(numbers)}"
+
+
+def ranges(channels: Iterable[int]) -> str:
+    """``"4, 7~8"``."""
     numbers = sorted(channels)
     runs: list[list[int]] = []
     for number in numbers:
@@ -228,8 +236,7 @@ def failures(channels: Iterable[int]) -> str:
             runs[-1].append(number)
         else:
             runs.append([number])
-    text = ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}~{run[-1]}" for run in runs)
-    return f"{len(numbers)} channel{'s' if len(numbers) > 1 else ''} failed: {text}"
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}~{run[-1]}" for run in runs)
 
 
 def _plan(arguments: Sequence[str]) -> int:

@@ -104,7 +104,11 @@ def observe(state: LoopState, peak: float, noise: float, parameters: CleanParame
         grown = None
     if grown is not None:
         best = replace(
-            state, peak=state.best_peak, noise=state.best_noise, limit=limit_of(state.best_noise, parameters), retried=True
+            state,
+            peak=state.best_peak,
+            noise=state.best_noise,
+            limit=limit_of(state.best_noise, parameters),
+            retried=True,
         )
         out_of_budget = state.iterations >= parameters.niter or 0 <= parameters.nmajor <= state.majors
         if state.retried or out_of_budget:

@@ -160,8 +160,8 @@ def image_chunk(
         except GpucubeError:
             raise
         except Exception as error:  # one channel's trouble must not end the others
-            if not job.store.exists():  # the run is over, and this chunk was done by somebody else: write nothing
-                raise
+            if not job.store.exists():  # or the run is over, and this chunk was done by somebody else: write nothing
+                raise GpucubeError(f"the visibility store in {job.store.folder} was damaged while in use") from None
             active, finished = [], {}
             device.apart.clear()
             if not at_work:

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numba
@@ -54,6 +54,11 @@ class Source:
     def keep(self) -> np.ndarray:
         """Rows that go into the store."""
         return self.rows.counts & self.rows.cross
+
+    def part(self, first: int, count: int) -> Source:
+        """The same with a run of its rows only."""
+        span, rows = slice(first, first + count), self.rows
+        return replace(self, rows=type(rows)(rows.rows[span], rows.counts[span], rows.cross[span]))
 
     def channel_range(self) -> tuple[int, int] | None:
         """First and last input channel to read, None if all are."""
@@ -359,14 +364,15 @@ def _spans(source: Source, blocks: int = 16) -> list[tuple[int, int]]:
 
 
 def ingest_rows(
-    source: Source, partition: Partition, first: int, count: int, threads: int = 1
+    source: Source, partition: Partition, first: int, count: int, threads: int = 1, offset: int = 0
 ) -> Iterator[BlockReport]:
     """Read `count` rows of a source from its `first`-th and put them into the store, block by block.
 
-    Blocks are read one after the other here while `threads` others transpose and write those before.
+    Blocks are read one after the other here while `threads` others transpose and write those before. `offset` rows of the
+    partition lie before those of the source.
     """
     step = measurementset.rows_per_block(*source.input_shape)
-    kept_before = np.concatenate([[0], np.cumsum(source.keep)])
+    kept_before = offset + np.concatenate([[0], np.cumsum(source.keep)])
     reader = BlockReader(source.path, source.rows.rows, source.column, source.weight, source.channel_range())
     pending: deque[Future[BlockReport]] = deque()
     try:

@@ -156,9 +156,31 @@ def describe(path: str) -> MeasurementSetInfo:
         if name not in keywords:
             raise GpucubeError(f"{path} is not a whole MeasurementSet: subtable {name} is missing")
     try:
-        return _describe_subtables(path, nrow, columns, keywords)
-    except (RuntimeError, KeyError, IndexError, ValueError) as error:
+        info = _describe_subtables(path, nrow, columns, keywords)
+    except (RuntimeError, KeyError, IndexError, ValueError, TypeError) as error:
         raise GpucubeError(f"{path}: a subtable cannot be read: {_first_line(error)}") from None
+    _check_subtables(info)
+    return info
+
+
+def _check_subtables(info: MeasurementSetInfo) -> None:
+    """Refuse what no header could hold."""
+    subtables = {
+        "SPECTRAL_WINDOW": info.spectral_windows,
+        "DATA_DESCRIPTION": info.data_descriptions,
+        "FIELD": info.fields,
+    }
+    for name, rows in subtables.items():
+        if not rows:
+            raise GpucubeError(f"{info.path} is not a whole MeasurementSet: subtable {name} has no rows")
+    for number, window in enumerate(info.spectral_windows):
+        if not (np.isfinite(window.frequency) & (window.frequency > 0)).all() or not np.isfinite(window.width).all():
+            raise GpucubeError(
+                f"{info.path} spectral window {number}: a channel's frequency or width is no number above 0"
+            )
+    for number, field in enumerate(info.fields):
+        if not np.isfinite((field.ra, field.dec)).all():
+            raise GpucubeError(f"{info.path} field {number}: its direction PHASE_DIR is not finite")
 
 
 def _describe_subtables(path: str, nrow: int, columns: frozenset[str], keywords: set[str]) -> MeasurementSetInfo:
@@ -202,6 +224,8 @@ def _describe_subtables(path: str, nrow: int, columns: frozenset[str], keywords:
                     if t.iscelldefined("REST_FREQUENCY", i) and np.size(t.getcell("REST_FREQUENCY", i)):
                         key = (int(t.getcell("SOURCE_ID", i)), int(t.getcell("SPECTRAL_WINDOW_ID", i)))
                         rest.setdefault(key, float(np.ravel(t.getcell("REST_FREQUENCY", i))[0]))
+    rest = {key: value for key, value in rest.items() if np.isfinite(value) and value > 0}
+    begin = begin if np.isfinite(begin) else 0.0
     return MeasurementSetInfo(path, nrow, columns, windows, descriptions, fields, rest, telescope, observer, begin)
 
 

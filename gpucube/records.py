@@ -48,7 +48,7 @@ _REASONS = {
 }
 
 
-@dataclass
+@dataclass(slots=True)
 class ChannelRecord:
     """The life of one output channel.
 

@@ -9,12 +9,15 @@ kills is alone, and that one is given up.
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import resource
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from gpucube.devices import make_device
@@ -26,6 +29,9 @@ from gpucube.records import ChannelRecord
 
 CONNECT_SECONDS = 20
 """How long an existing scheduler may take to answer, and its first worker to come."""
+
+ATTEMPTS = 3
+"""How often a cluster is started when a worker dies meanwhile."""
 
 TOPIC = "gpucube"
 """Dask topic on which workers tell which channel they have begun or finished."""
@@ -151,6 +157,9 @@ class DaskWorkers:
         import dask
         from distributed import Client, LocalCluster
 
+        # what ends a run is told in one line; how a connection broke is of no use beside it
+        for name in ("distributed.client", "distributed.core", "distributed.utils"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self._device = device
         self._peaks: dict[str, int] = {}
         self._cluster = None
@@ -165,39 +174,50 @@ class DaskWorkers:
                     "distributed.worker.memory.terminate": 1.0,
                 }
             )
-            self._cluster = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                dashboard_address="127.0.0.1:0",
-                host="127.0.0.1",
-                memory_limit=memory,
-            )
+            for attempt in range(ATTEMPTS):
+                try:
+                    self._cluster = LocalCluster(
+                        n_workers=workers,
+                        threads_per_worker=1,
+                        processes=True,
+                        dashboard_address="127.0.0.1:0",
+                        host="127.0.0.1",
+                        memory_limit=memory,
+                    )
+                    break
+                except RuntimeError as error:  # a worker died while it started
+                    if attempt == ATTEMPTS - 1:
+                        raise GpucubeError(f"the local Dask cluster cannot be started: {error}") from None
         try:
             self._client = Client(address or self._cluster, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             raise GpucubeError(f"no Dask scheduler answers at {address}: {str(error).splitlines()[0]}") from None
         try:
-            self._client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+            with self._connected():
+                self._client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+                self._workers = len(self._client.scheduler_info(n_workers=-1)["workers"])
         except TimeoutError:
             self.close()
             raise GpucubeError(
                 f"the Dask scheduler at {address} has no workers: start some with 'dask worker {address}'"
             ) from None
-        self._workers = len(self._client.scheduler_info(n_workers=-1)["workers"])
+        except (OSError, RuntimeError, ValueError):
+            raise GpucubeError("the Dask scheduler was lost") from None
 
     def ingest(self, jobs: Sequence[tuple]) -> Iterator[tuple[int, BlockReport]]:
         """Each worker opens the MeasurementSet itself and writes its rows into the shared store."""
-        sources = {id(job[0]): job[0] for job in jobs}
-        sent = {key: self._client.scatter(source, broadcast=True, hash=False) for key, source in sources.items()}
-        calls = [(_ingest_task, (sent[id(source)], *rest)) for source, *rest in jobs]
+        # each task takes its own rows' description along: what is scattered is lost with the workers that held it
+        calls = [
+            (_ingest_task, (source.part(first, count), partition, int(source.keep[:first].sum())))
+            for source, partition, first, count in jobs
+        ]
         for future, _ in self._run(calls):
             try:
-                index, reports, peak = future.result()
+                index, reports, peak = self._outcome(future)
             except GpucubeError:
                 raise
             except Exception as error:
-                raise GpucubeError(f"a worker failed while reading: {type(error).__name__}: {error}") from None
+                raise GpucubeError(f"a worker failed while reading: {_words(error)}") from None
             self._note(peak)
             for report in reports:
                 yield index, report
@@ -211,13 +231,16 @@ class DaskWorkers:
             with suppress(GpucubeError):
                 notify(name, what if name == "started" else _records(what))
 
-        self._client.subscribe_topic(TOPIC, told)
+        with self._connected():
+            self._client.subscribe_topic(TOPIC, told)
         pending, suspects = [(i, list(c)) for i, c in enumerate(chunks)], []
         while pending:
             again = []
             for index, channels, outcome in self._chunks(job, pending):
                 if not isinstance(outcome, Exception):
                     yield outcome
+                elif not job.store.exists():
+                    raise GpucubeError(f"the visibility store in {job.store.folder} was damaged while in use")
                 elif len(channels) > 1:
                     half = len(channels) // 2
                     again += [(index, channels[:half]), (index, channels[half:])]
@@ -227,10 +250,11 @@ class DaskWorkers:
         # what waited on a worker that died is blamed with the one that killed it: a last try with nothing beside it
         for _, channels, outcome in self._chunks(job, suspects, window=1):
             if isinstance(outcome, Exception):
-                outcome = [fail_channel(job, channels[0], f"{type(outcome).__name__}: {outcome}")]
+                outcome = [fail_channel(job, channels[0], _words(outcome))]
                 notify("finished", outcome[0])
             yield outcome
-        self._client.unsubscribe_topic(TOPIC)
+        with self._connected():
+            self._client.unsubscribe_topic(TOPIC)
 
     def _chunks(
         self, job: ImageJob, chunks: Sequence[tuple[int, list[int]]], window: int | None = None
@@ -240,12 +264,10 @@ class DaskWorkers:
         calls = [(_image_task, (job, index, channels, self._device)) for index, channels in chunks]
         for future, (_, index, channels, _) in self._run(calls, window):
             try:
-                records, peak = future.result()
+                records, peak = self._outcome(future)
             except GpucubeError:
                 raise
             except Exception as error:
-                if future.cancelled() or self._client.status != "running":
-                    raise GpucubeError("the Dask scheduler was lost") from None
                 yield index, channels, error
             else:
                 # else it would be made again if its worker died
@@ -257,7 +279,30 @@ class DaskWorkers:
         """As `image`, without splitting."""
         calls = [(_restore_task, (job, target, fitted, list(c), self._device)) for c in chunks]
         for future, _ in self._run(calls):
-            future.result()
+            try:
+                self._outcome(future)
+            except GpucubeError:
+                raise
+            except Exception as error:
+                raise GpucubeError(f"a worker failed while restoring: {_words(error)}") from None
+
+    def _outcome(self, future: Any) -> Any:
+        """Result of a finished task, or what went wrong with it; what goes wrong without a scheduler is not its fault."""
+        with self._connected():
+            result = future.result()
+        if isinstance(result, GpucubeError):
+            raise result
+        return result
+
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            lost = self._client.status != "running" or getattr(error, "reason", "") == "scheduler-connection-lost"
+            if lost and not isinstance(error, GpucubeError):
+                raise GpucubeError("the Dask scheduler was lost") from None
+            raise
 
     def _run(self, calls: Sequence[tuple[Callable, tuple]], window: int | None = None) -> Iterator[tuple[Any, tuple]]:
         """Submit a window of tasks (by default two for each worker) and refill it.
@@ -272,7 +317,8 @@ class DaskWorkers:
 
         def submit() -> None:
             for function, given in queue:
-                future = self._client.submit(function, *given, pure=False, retries=0)
+                with self._connected():
+                    future = self._client.submit(function, *given, pure=False, retries=0)
                 arguments[future] = given
                 completed.add(future)
                 return
@@ -298,23 +344,52 @@ class DaskWorkers:
             self._cluster.close()
 
 
+def _words(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def _plain(what: ChannelRecord | list[ChannelRecord]) -> Any:
     """Dask's messages hold plain types only."""
     return [r.as_dict() for r in what] if isinstance(what, list) else what.as_dict()
 
 
 def _records(what: Any) -> ChannelRecord | list[ChannelRecord]:
-    return [ChannelRecord(**r) for r in what] if isinstance(what, list | tuple) else ChannelRecord(**what)
+    if isinstance(what, list | tuple):
+        return [ChannelRecord(**_interned(r)) for r in what]
+    return ChannelRecord(**_interned(what))
+
+
+def _interned(value: Any) -> Any:
+    """Dask makes every word of a message anew, which thousands of records would hold thousands of times."""
+    if isinstance(value, dict):
+        return {sys.intern(k): _interned(v) for k, v in value.items()}
+    return sys.intern(value) if isinstance(value, str) else value
 
 
 def _process() -> tuple[str, int]:
     return f"{os.uname().nodename}:{os.getpid()}", resident_peak()
 
 
-def _ingest_task(source: Any, partition: Any, first: int, count: int) -> tuple[int, list[BlockReport], tuple[str, int]]:
-    return partition.index, list(ingest_rows(source, partition, first, count)), _process()
+def _told(task: Callable) -> Callable:
+    """What the user is to read comes back as a value: raised, the worker would log it with a traceback."""
+
+    @functools.wraps(task)
+    def wrapped(*arguments: Any) -> Any:
+        try:
+            return task(*arguments)
+        except GpucubeError as error:
+            return error
+
+    return wrapped
 
 
+@_told
+def _ingest_task(source: Any, partition: Any, offset: int) -> tuple[int, list[BlockReport], tuple[str, int]]:
+    reports = list(ingest_rows(source, partition, 0, len(source.rows.rows), offset=offset))
+    return partition.index, reports, _process()
+
+
+@_told
 def _image_task(
     job: ImageJob, index: int, channels: Sequence[int], device: str
 ) -> tuple[list[ChannelRecord], tuple[str, int]]:
@@ -332,6 +407,7 @@ def _image_task(
     return records, _process()
 
 
+@_told
 def _restore_task(job: ImageJob, target: Beam, fitted: dict, channels: Sequence[int], device: str) -> None:
     restore_chunk(job, make_device(device, job.settings), target, fitted, channels)
 

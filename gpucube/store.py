@@ -155,8 +155,8 @@ class VisibilityStore:
         return sum(p.nbytes() for p in self.partitions)
 
     def exists(self) -> bool:
-        """False once the run has begun to remove it."""
-        return all(os.path.exists(p.path(name)) for p in self.partitions for name in ("uvw", "order", "vis", "weight"))
+        """Whether every file is there at full length: not once the run has begun to remove it."""
+        return all(map(_whole, self.partitions))
 
 
 def _sorted_samples(partition: Partition, stokes: int, slot: int) -> Samples:

@@ -121,7 +121,7 @@ def test_a_given_selection_is_used_as_it_is(tiny_ms, tmp_path):
     selection = make_selection(parameters)
     given, made = make_plan(parameters, selection), make_plan(parameters)
     # the machine's free memory changes from moment to moment
-    assert given == replace(made, memory_budget=given.memory_budget)
+    assert given == replace(made, memory_budget=given.memory_budget, worker_memory=given.worker_memory)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import pytest
+from torture import torture
 
 import gpucube
 from gpucube.journal import difference, fingerprint, journal_path
@@ -37,49 +38,14 @@ def image(ms: SimulationResult, imagename: Path, **changes: object) -> gpucube.R
     return gpucube.image_cube(ms.ms, imagename=imagename, **(OPTIONS | changes))
 
 
-def payload(imagename: Path, **_: object) -> dict[str, bytes]:
-    """Every FITS product's bytes. The header holds the imagename, so runs to be compared go to folders of one name."""
-    return {p.name: p.read_bytes() for p in sorted(imagename.parent.glob("*.fits"))}
-
-
 @pytest.fixture(scope="module")
 def line_ms(make_ms) -> SimulationResult:  # type: ignore[no-untyped-def]
     return make_ms(nchan=24, ntime=30)
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
-    """Folders in which every run is called ``run/cube``: products then name the same imagename."""
-
-    def make(name: str) -> Path:
-        folder = tmp_path / name
-        folder.mkdir()
-        return folder
-
-    return make
-
-
-def child(ms: SimulationResult, folder: Path, **changes: object) -> subprocess.Popen:
-    """A run of its own in another process, working in `folder` with a relative imagename."""
-    code = (
-        "import json, sys, gpucube\n"
-        "options = json.loads(sys.argv[1])\n"
-        "gpucube.image_cube(options.pop('vis'), imagename='run/cube', **options)\n"
-    )
-    options = OPTIONS | changes | {"vis": str(ms.ms)}
-    return subprocess.Popen(
-        [sys.executable, "-c", code, json.dumps(options)], cwd=folder, stderr=subprocess.PIPE, start_new_session=True
-    )
-
-
-def finish(ms: SimulationResult, folder: Path, **changes: object) -> dict[str, bytes]:
-    run = child(ms, folder, **changes)
-    _, errors = run.communicate(timeout=120)
-    assert run.returncode == 0, errors.decode()
-    return payload(folder / "run" / "cube")
-
-
-def test_resume_of_nothing_is_a_run_and_of_a_finished_run_is_its_result(line_ms: SimulationResult, tmp_path: Path) -> None:
+def test_resume_of_nothing_is_a_run_and_of_a_finished_run_is_its_result(
+    line_ms: SimulationResult, tmp_path: Path
+) -> None:
     first = image(line_ms, tmp_path / "cube", resume=True)
     stamps = {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
     again = image(line_ms, tmp_path / "cube", resume=True)
@@ -88,30 +54,34 @@ def test_resume_of_nothing_is_a_run_and_of_a_finished_run_is_its_result(line_ms:
     assert not Path(journal_path(str(tmp_path / "cube"))).exists()
 
 
-@pytest.mark.parametrize("changes", [{}, {"restoringbeam": "common", "products": ("image",)}], ids=["each", "common"])
+ONE_OF_EACH = [
+    ("threads", "main"),
+    ("local", "main"),
+    ("local", "worker"),
+    ("cluster", "worker"),
+    ("cluster", "scheduler"),
+]
+
+
+@pytest.mark.parametrize(
+    ("ways", "changes"),
+    [
+        (ONE_OF_EACH, {}),
+        ([("threads", "main")] * 3, {"restoringbeam": "common", "products": "image"}),
+    ],
+    ids=["each way", "common beam"],
+)
 def test_killed_at_random_moments_and_resumed_gives_the_same_bytes(
-    line_ms: SimulationResult, place, changes: dict  # type: ignore[no-untyped-def]
+    line_ms: SimulationResult, tmp_path: Path, ways: list[tuple[str, str]], changes: dict
 ) -> None:
     seed = int(os.environ.get("GPUCUBE_TEST_SEED", random.SystemRandom().randrange(2**32)))
     print(f"GPUCUBE_TEST_SEED={seed}")
-    rng = random.Random(seed)
-    begun = time.monotonic()
-    expected = finish(line_ms, place("undisturbed"), **changes)
-    usual = time.monotonic() - begun
-    folder = place("killed")
-    for _ in range(3):
-        run = child(line_ms, folder, resume=True, chunksize=rng.choice([1, 5, -1]), **changes)
-        try:
-            run.wait(timeout=rng.uniform(0.3, 1.0) * usual)
-        except subprocess.TimeoutExpired:
-            os.killpg(run.pid, signal.SIGKILL)
-        run.communicate()
-    assert finish(line_ms, folder, resume=True, **changes) == expected
-    left = sorted(p.name for p in (folder / "run").iterdir())
-    assert left == sorted([*expected, "cube.summary.json"]), "no journal, no scratch"
+    assert len(torture(Path(line_ms.ms), tmp_path, ways, seed, **changes)) == len(ways)
 
 
-def interrupted(ms: SimulationResult, imagename: Path, after: int, monkeypatch: pytest.MonkeyPatch, **changes: object) -> str:
+def interrupted(
+    ms: SimulationResult, imagename: Path, after: int, monkeypatch: pytest.MonkeyPatch, **changes: object
+) -> str:
     """Run until `after` channels are journalled, then stop as Ctrl-C would; returns the message."""
     from gpucube import imaging, journal
 
@@ -158,7 +128,9 @@ def test_interrupted_before_any_channel_is_safe_leaves_nothing(
 
 
 def test_a_changed_parameter_or_ms_makes_resume_refuse_and_name_it(
-    make_ms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # type: ignore[no-untyped-def]
+    make_ms,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,  # type: ignore[no-untyped-def]
 ) -> None:
     ms = make_ms()
     interrupted(ms, tmp_path / "cube", 3, monkeypatch)
@@ -206,7 +178,9 @@ def test_damage_is_found_and_made_good(
     for name, path in result.products.items():
         if name != "summary":
             ours, theirs = Path(path).read_bytes(), Path(f"{whole}.{name}.fits").read_bytes()
-            header = 2880 * (len(theirs) // 2880 - len(theirs[json.loads(lines[0])["cubes"][name]["data_offset"] :]) // 2880)
+            header = 2880 * (
+                len(theirs) // 2880 - len(theirs[json.loads(lines[0])["cubes"][name]["data_offset"] :]) // 2880
+            )
             assert ours[header:] == theirs[header:], name
 
 
@@ -221,7 +195,16 @@ def test_two_runs_on_one_imagename_the_second_refuses(line_ms: SimulationResult,
 
 
 def test_sigterm_ends_tidily_with_one_line(line_ms: SimulationResult, tmp_path: Path) -> None:
-    arguments = ["image", str(line_ms.ms), "--imagename", str(tmp_path / "cube"), "--imsize", "64", "--cell", "20arcsec"]
+    arguments = [
+        "image",
+        str(line_ms.ms),
+        "--imagename",
+        str(tmp_path / "cube"),
+        "--imsize",
+        "64",
+        "--cell",
+        "20arcsec",
+    ]
     run = subprocess.Popen(
         [sys.executable, "-m", "gpucube", *arguments, "--quiet", "--niter", "1000", "--nsigma", "3"],
         stderr=subprocess.PIPE,

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -128,7 +129,55 @@ def kill_group(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def start(ms: Path, folder: Path, place: str, address: str = "", **changes: object) -> subprocess.Popen:
+@dataclass(frozen=True)
+class Watched:
+    """What a run took while it went on.
+
+    Attributes
+    ----------
+    early, late : dict of int to float
+        Resident bytes of every process (main and workers), at most, in the first half of what was watched and in the second.
+    files : int
+        Files at any one time at most, but for the store.
+    summary : dict
+        Of the run.
+    """
+
+    early: dict[int, float]
+    late: dict[int, float]
+    files: int
+    summary: dict
+
+    @property
+    def growth(self) -> float:
+        """Largest growth of a process, as a fraction of what it held."""
+        return max(self.late[pid] / self.early[pid] - 1 for pid in self.early)
+
+
+def watch(ms: Path, folder: Path, place: str, warm_up: int, **changes: object) -> Watched:
+    """Run to the end, looking at memory and files several times a second once `warm_up` channels are done."""
+    run = start(ms, folder, place, temporary=str(folder), **changes)
+    process, samples, files = psutil.Process(run.pid), [], 0
+    while run.poll() is None:
+        time.sleep(0.2)
+        with contextlib.suppress(psutil.Error, OSError):
+            held = {p.pid: p.memory_info().rss for p in (process, *worker_processes(run.pid))}
+            if safe_channels(folder) >= warm_up:
+                samples.append(held)
+        found = [name for at, _, names in os.walk(folder) for name in names if "cube.scratch" not in at]
+        files = max(files, len(found))
+    finish(run, folder)
+    whole = [held for held in samples if len(held) == max(map(len, samples))]
+    if len(whole) < 4:
+        raise Torture(f"only {len(whole)} looks at the memory: more channels are needed")
+    halves = whole[: len(whole) // 2], whole[len(whole) // 2 :]
+    early, late = ({pid: max(held[pid] for held in half) for pid in whole[0]} for half in halves)
+    return Watched(early, late, files, json.loads((folder / "run" / "cube.summary.json").read_text()))
+
+
+def start(
+    ms: Path, folder: Path, place: str, address: str = "", temporary: str = "", **changes: object
+) -> subprocess.Popen:
     """Start ``gpucube image``, working in `folder` with the relative imagename ``run/cube``.
 
     Headers hold the imagename: runs whose bytes are to be compared must have the same.
@@ -149,6 +198,7 @@ def start(ms: Path, folder: Path, place: str, address: str = "", **changes: obje
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        env=os.environ | ({"TMPDIR": temporary, "DASK_TEMPORARY_DIRECTORY": temporary} if temporary else {}),
     )
 
 
@@ -255,9 +305,13 @@ def torture(ms: Path, folder: Path, ways: Sequence[tuple[str, str]], seed: int, 
             place = rng.choice([place for place in usual if place != "cluster"])
             again = start(ms, work, place, resume=True, chunksize=rng.choice([1, 5, -1]), **changes)
             if finish(again, work) != expected:
-                raise Torture(f"{way} killed after {moment:.2f} s and resumed on {place}: the products differ (seed {seed})")
+                raise Torture(
+                    f"{way} killed after {moment:.2f} s and resumed on {place}: the products differ (seed {seed})"
+                )
             remove(work)
-            lines.append(f"{kills:3d} {way[0]:8s} {way[1]:10s} after {moment:5.2f} s: {how}, {safe} channels safe; same bytes")
+            lines.append(
+                f"{kills:3d} {way[0]:8s} {way[1]:10s} after {moment:5.2f} s: {how}, {safe} channels safe; same bytes"
+            )
             print(lines[-1], flush=True)
     finally:
         cluster.stop()
@@ -279,22 +333,39 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def make_ms(folder: Path) -> Path:
-    """96 channels whose imaging takes seconds."""
+def make_ms(folder: Path, **changes: object) -> Path:
+    """48 channels whose imaging takes seconds."""
     from gpucube.parameters import validated
     from gpucube.simulate import SimulationParameters, simulate_ms
 
+    folder.mkdir(exist_ok=True)
     parameters = {
-        "out": folder / "torture.ms", "array": "vla-d", "antennas": 12, "ntime": 40, "nchan": 96,
+        "out": folder / "torture.ms", "array": "vla-d", "antennas": 12, "ntime": 40, "nchan": 48,
         "noise": 0.05, "peak": 1.0, "imsize": 64, "cell": 20.0,
     }  # fmt: skip
-    return Path(simulate_ms(validated(SimulationParameters, parameters)).ms)
+    return Path(simulate_ms(validated(SimulationParameters, parameters | changes)).ms)
+
+
+def grow(folder: Path, channels: int) -> None:
+    """Watch memory and files while many channels go through two workers.
+
+    Raises
+    ------
+    Torture
+        A process grew by 5 % or more after the first 500 channels, or there were more than 20 files besides the store.
+    """
+    ms = make_ms(folder / "many", nchan=channels, antennas=8, ntime=10)
+    seen = watch(ms, folder / "grow", "local", warm_up=500, cycleniter=-1, gain=0.1, majorcycle="auto")
+    print(f"{channels} channels: a process grew by {100 * seen.growth:.1f} % at most, {seen.files} files", flush=True)
+    if seen.growth >= 0.05 or seen.files > 20:
+        raise Torture("memory or files grew with the channels")
 
 
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--channels", type=int, default=0, help="look at the memory of a run of so many channels, too")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)
@@ -303,6 +374,8 @@ def main() -> int:
     rng.shuffle(ways)
     with tempfile.TemporaryDirectory(prefix="gpucube-torture-") as folder:
         try:
+            if given.channels:
+                grow(Path(folder), given.channels)
             torture(make_ms(Path(folder)), Path(folder), ways, given.seed)
         except Torture as failure:
             print(f"FAILED: {failure}", file=sys.stderr)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -131,11 +132,12 @@ def _run(given: Sequence[str]) -> int:
     from gpucube.api import choose_device
 
     sizes, stages, device = chunk_sizes(options.chunksize), _stages(options.stages), choose_device(options.device)
-    import psutil
-
     from gpucube.bench import report
+    from gpucube.bench.machine import Others
 
-    busy = psutil.cpu_percent(interval=1.0)
+    others = Others()
+    time.sleep(1.0)
+    busy = round(100 * others.share())
     old = report.read_result(options.compare) if options.compare else None
     if options.experiment == "scaling":
         from gpucube.bench.scaling import measure_scaling
@@ -148,7 +150,7 @@ def _run(given: Sequence[str]) -> int:
     else:
         text, result = _measure_stages(given, options, device, sizes, stages)
     result["machine"]["busy_before_percent"] = busy
-    print(f"{text}\nOther programs used {busy:.0f} % of the machine before the start.\n")
+    print(f"{text}\nOther programs used {busy} % of the machine before the start.\n")
     if old is not None:
         print(report.comparison(result, old))
     if options.json:

@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,26 @@ def machine() -> dict[str, Any]:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Others:
+    """How busy other programs keep the machine: `share` of all its cores since this was made."""
+
+    def __init__(self) -> None:
+        self._begin = self._now()
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        times = psutil.cpu_times()
+        busy = sum(times) - times.idle - getattr(times, "iowait", 0.0)
+        # a guest's time is in that of its user too
+        busy -= getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
+        return busy, time.process_time(), time.monotonic()
+
+    def share(self) -> float:
+        """0 to 1."""
+        busy, own, elapsed = (b - a for a, b in zip(self._begin, self._now(), strict=True))
+        return min(1.0, max(0.0, (busy - own) / (elapsed * (os.cpu_count() or 1))))
 
 
 def accelerators() -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from gpucube.api import versions
 from gpucube.bench.machine import machine
-from gpucube.bench.stages import Outcome
+from gpucube.bench.stages import DISTURBED, Outcome
 from gpucube.errors import GpucubeError
 
 FORMAT = 1
@@ -31,6 +31,8 @@ ADVICE = {
 }
 """What binds, by kind of floor."""
 
+BUSY = ": too much for figures to be compared with those of another run"
+
 UNITS = {"vis": "vis/s", "it": "it/s", "pix": "pix/s", "cycle": "cycles/s", "B": "B/s"}
 
 
@@ -46,6 +48,7 @@ def as_json(outcome: Outcome, stages: Sequence[str]) -> dict[str, Any]:
         "chunksize": outcome.chunksize,
         "wall_seconds": outcome.walls,
         "wall_spread": spread(outcome.walls),
+        "others": outcome.others,
         "accounted": outcome.accounted,
         "memory_peak": outcome.memory_peak,
         "iterations": sum(r.iterations for r in records),
@@ -162,6 +165,11 @@ def page(result: dict[str, Any]) -> str:
         )
     lines += [table(rows), ""]
     repeats = len(result["wall_seconds"])
+    if result["others"]:
+        busy = max(result["others"])
+        lines.append(
+            f"Other programs used up to {busy:.0%} of the machine meanwhile{BUSY if busy > DISTURBED else ''}."
+        )
     lines.append(
         f"wall {wall:.2f} s (median of {repeats}, spread {result['wall_spread']:.0%}); the stages add up to "
         f"{result['accounted']:.1%} of it; {result['binds']}"

@@ -55,13 +55,14 @@ def measure_scaling(
 
     Along channels, rows and image size one worker is used, so that seconds are those of one core with nothing beside it.
     """
-    alone = Request(device, 1, "auto", repeat, IMAGE_STAGES, math.inf)
+    alone = Request(device, 1, "auto", repeat, IMAGE_STAGES, math.inf, floors=False)
     points: dict[str, list[dict[str, Any]]] = {}
     for axis, values in axes.items():
         points[axis] = [_point(replace(base, **{axis: value}), alone, value) for value in values]
     counts = sorted({2**k for k in range(workers.bit_length())} | {workers})
     counts = [count for count in counts if count <= workers]
-    points["workers"] = [_point(base, replace(alone, workers=count), count) for count in counts]
+    longer = replace(base, channels=4 * base.channels)
+    points["workers"] = [_point(longer, replace(alone, workers=count), count) for count in counts]
     reference = report.as_json(
         run_workload(
             replace(WORKLOADS[REFERENCE], channels=min(WORKLOADS[REFERENCE].channels, 2 * base.channels)),
@@ -87,6 +88,7 @@ def _point(workload: Workload, request: Request, value: int) -> dict[str, Any]:
     return {
         "value": value,
         "wall_seconds": outcome.walls,
+        "others": outcome.others,
         "work_seconds": sum(s for name, s in seconds.items() if name != "idle") * outcome.workers,
         "stages": seconds,
         "major_cycles": sum(r.major_cycles for r in outcome.records),
@@ -149,6 +151,8 @@ def _page(result: dict[str, Any]) -> str:
                 + [f"{exponents[n]:.2f}" if n in exponents else "" for n in names]
             )
         lines += [f"## Cost against {axis}", "", report.table(rows), ""]
+    busy = max(share for points in result["scaling"].values() for p in points for share in p["others"])
+    lines += [f"Other programs used up to {busy:.0%} of the machine meanwhile.", ""]
     efficiency = ", ".join(f"{n}: {e:.0%}" for n, e in result["efficiency"].items())
     lines += [
         f"Efficiency (speed-up over workers): {efficiency}.",

@@ -25,6 +25,7 @@ import numpy as np
 
 from gpucube import plan as planning
 from gpucube.bench import floors
+from gpucube.bench.machine import Others
 from gpucube.bench.workloads import (
     Workload,
     expected_seconds,
@@ -59,10 +60,16 @@ SAMPLE_BYTES = 48e6
 
 PRODUCTS = ("image", "residual", "model")
 
+DISTURBED = 0.05
+"""Share of the machine that other programs may have during a run."""
+
 
 @dataclass(frozen=True)
 class Request:
-    """How to measure: see the command line. `seconds` is what imaging all channels once may take."""
+    """How to measure: see the command line.
+
+    `seconds` is what imaging all channels once may take; without `floors` only times are measured.
+    """
 
     device: str
     workers: int
@@ -70,6 +77,7 @@ class Request:
     repeat: int = 3
     stages: tuple[str, ...] = STAGES
     seconds: float = 20.0
+    floors: bool = True
 
 
 @dataclass
@@ -106,7 +114,8 @@ class Stage:
 
 @dataclass
 class Outcome:
-    """A workload that was run: `definition` says what was run, `notes` what was cut or scaled."""
+    """A workload that was run: `definition` says what was run, `notes` what was cut or scaled, `others` what share of the
+    machine other programs used during each repeat."""
 
     definition: dict[str, Any]
     notes: list[str]
@@ -115,6 +124,7 @@ class Outcome:
     chunksize: int = 0
     stages: dict[str, Stage] = field(default_factory=dict)
     walls: list[float] = field(default_factory=list)
+    others: list[float] = field(default_factory=list)
     records: list[ChannelRecord] = field(default_factory=list)
     memory_peak: int = 0
 
@@ -418,22 +428,37 @@ def measure_image(outcome: Outcome, scene: Scene, request: Request, folder: Path
     outcome.chunksize = chunk_size(request.chunksize, len(channels), workers, len(channels))
     chunks = scene.chunks(outcome.chunksize)
     hardest = channels[int(np.argmax(scene.job.store.power.sum(0)[channels]))]
-    job = scene.with_cubes(str(folder / "watched"))
+    job = scene.with_cubes(str(folder / "watched"))  # which also compiles
     cycles, psf_fft = watch(job, request.device, hardest, workers)
     _remove(job)
     say(f"{outcome.definition['name']}: imaging {len(channels)} channels, {request.repeat} times")
-    runs = []
-    for k in range(request.repeat):
-        job = scene.with_cubes(str(folder / f"run{k}"))
+    runs: list[tuple[float, float, dict[str, float]]] = []
+    begin = time.perf_counter()
+    while _wants_another(runs, request, time.perf_counter() - begin):
+        job = scene.with_cubes(str(folder / f"run{len(runs)}"))
+        others = Others()
         seconds, wall, records = image_once(job, request.device, workers, chunks)
+        runs.append((others.share(), wall, seconds))
         _remove(job)
-        runs.append(seconds)
-        outcome.walls[k] += wall
+    runs = sorted(runs, key=lambda run: run[0])[: request.repeat]
+    outcome.others = [share for share, _, _ in runs]
+    outcome.walls = [a + wall for a, (_, wall, _) in zip(outcome.walls, runs, strict=True)]
     outcome.records, outcome.memory_peak = records, resident_peak()
     for name in IMAGE_STAGES:
-        outcome.stages[name] = Stage([run[name] for run in runs])
-    say(f"{outcome.definition['name']}: floors")
-    _image_floors(outcome, scene, hardest, cycles, psf_fft, folder, bandwidth)
+        outcome.stages[name] = Stage([seconds[name] for _, _, seconds in runs])
+    if request.floors:
+        say(f"{outcome.definition['name']}: floors")
+        _image_floors(outcome, scene, hardest, cycles, psf_fft, folder, bandwidth)
+
+
+def _wants_another(runs: Sequence[tuple[float, float, dict[str, float]]], request: Request, elapsed: float) -> bool:
+    """Whether to run IMAGE once more: a run that other programs disturbed is made again if the time allows, once."""
+    if len(runs) < request.repeat:
+        return True
+    undisturbed = sum(share <= DISTURBED for share, _, _ in runs)
+    longest = max(wall for _, wall, _ in runs)
+    time_is_left = elapsed + longest < request.repeat * request.seconds
+    return undisturbed < request.repeat and len(runs) < 2 * request.repeat and time_is_left
 
 
 def _remove(job: ImageJob) -> None:

@@ -43,9 +43,10 @@ DISK_SHARE = 0.5
 GRID_SECONDS = 100e-9
 PIXEL_SECONDS = 60e-9
 BRIGHT_PIXEL_SECONDS = 900e-9
-W_FACTOR = 8.0
-"""Rough cost of one core: of a visibility gridded, of a pixel of a channel, of a pixel of a bright channel; how much more
-gridding costs with w. Only for the choice of how many channels fit the time."""
+W_FACTOR, W_TURN_FACTOR = 4.0, 2.0
+"""Rough cost of one core: of a visibility gridded, of a pixel of a channel, of a pixel of a bright channel; how many times
+more gridding costs with w, and for each turn of the largest w phase. Only for the choice of how many channels fit the
+time."""
 
 
 @dataclass(frozen=True)
@@ -226,14 +227,12 @@ def expected_seconds(workload: Workload, workers: int) -> float:
     """Rough time of imaging all channels once."""
     pixels, bright = workload.imsize**2, len(workload.bright_channels())
     grid = 2 * workload.rows * GRID_SECONDS + pixels * PIXEL_SECONDS
-    factor = W_FACTOR if expects_w(workload) else 1.0
-    return (workload.channels * grid * factor + bright * pixels * BRIGHT_PIXEL_SECONDS * factor) / workers
-
-
-def expects_w(workload: Workload) -> bool:
-    """Whether the w term will be taken into account, by the longest baseline of the layout."""
     longest = 2.0 * ARRAYS[workload.array].extent * ARRAYS[workload.array].rest_freq / LIGHT_SPEED
-    return needs_w(w_phase(geometry_of(workload), longest), workload.gridder, ImagingSettings.epsilon)
+    phase = w_phase(geometry_of(workload), longest)
+    factor = 1.0
+    if needs_w(phase, workload.gridder, ImagingSettings.epsilon):
+        factor = W_FACTOR + W_TURN_FACTOR * phase / (2.0 * math.pi)
+    return (workload.channels * grid * factor + bright * pixels * BRIGHT_PIXEL_SECONDS * factor) / workers
 
 
 def fitted_to_machine(

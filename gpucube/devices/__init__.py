@@ -111,7 +111,9 @@ class Device(Protocol):
         """Copy ``"dirty"``, ``"psf"``, ``"residual"`` or ``"model"`` to the host, float32 (ny, nx)."""
         ...
 
-    def restore(self, model: np.ndarray, residual: np.ndarray, beam: Beam, smooth: Beam | None, scale: float) -> np.ndarray:
+    def restore(
+        self, model: np.ndarray, residual: np.ndarray, beam: Beam, smooth: Beam | None, scale: float
+    ) -> np.ndarray:
         """Restored image of host arrays: model * beam + scale * (residual * `smooth`, a Gaussian of unit sum)."""
         ...
 

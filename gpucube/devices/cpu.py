@@ -126,7 +126,13 @@ class CpuDevice:
         )
 
     def _grid(
-        self, samples: Samples, vis: np.ndarray, weight: np.ndarray, total: float, shape: tuple[int, int], w: bool = True
+        self,
+        samples: Samples,
+        vis: np.ndarray,
+        weight: np.ndarray,
+        total: float,
+        shape: tuple[int, int],
+        w: bool = True,
     ) -> np.ndarray:
         """sum_k w_k V_k exp(-2 pi i (u l + v m + w (n - 1))) / sum_k w_k, float32 (ny, nx)."""
         geometry = self.settings.geometry
@@ -186,14 +192,14 @@ class CpuDevice:
             return True
         pixels = plane.residual.size
         in_image = 4 * pixels * np.log2(4 * pixels) * _FFT_SECONDS
-        through_visibilities = 2 * (plane.visibilities * _GRID_SECONDS + 2 * pixels * np.log2(2 * pixels) * _FFT_SECONDS)
+        through_visibilities = 2 * (
+            plane.visibilities * _GRID_SECONDS + 2 * pixels * np.log2(2 * pixels) * _FFT_SECONDS
+        )
         return bool(in_image < through_visibilities)
 
     def measure(self, planes: Sequence[CpuPlane]) -> list[tuple[float, float]]:
         """Peak inside the mask, and noise of the whole residual."""
-        return [
-            (cpu_loops.peak(p.residual, p.mask)[0], cpu_loops.noise(p.residual, *self._buffers)) for p in planes
-        ]
+        return [(cpu_loops.peak(p.residual, p.mask)[0], cpu_loops.noise(p.residual, *self._buffers)) for p in planes]
 
     def minor(self, planes: Sequence[CpuPlane], orders: Sequence[MinorOrder]) -> list[int]:
         """Högbom on each plane."""
@@ -329,11 +335,12 @@ def gaussian_form(beam: Beam, cell_x: float, cell_y: float) -> tuple[float, floa
 
 
 def gaussian_spectrum(shape: tuple[int, int], beam: Beam, cell_x: float, cell_y: float) -> np.ndarray:
-    """Spectrum for `convolve` of a Gaussian of unit sum: exp(-pi^2 k^T A^-1 k), divided by the FFT's size."""
+    """Spectrum for `convolve` of a Gaussian of unit sum, divided by the FFT's size; an axis may have no length."""
     ny, nx = shape
-    a, b, c = gaussian_form(beam, cell_x, cell_y)
-    ky, kx = np.fft.fftfreq(2 * ny)[:, None], np.fft.rfftfreq(2 * nx)
-    exponent = (np.pi**2 / (a * c - b * b)) * (c * kx**2 - 2 * b * kx * ky + a * ky**2)
+    ky, kx = np.fft.fftfreq(2 * ny)[:, None] / cell_y, np.fft.rfftfreq(2 * nx) / cell_x
+    sin, cos = np.sin(beam.bpa), np.cos(beam.bpa)
+    along, across = beam.bmaj * (ky * cos - kx * sin), beam.bmin * (ky * sin + kx * cos)
+    exponent = np.pi**2 / (4 * np.log(2.0)) * (along**2 + across**2)
     return (np.exp(-exponent) / (4 * ny * nx)).astype(np.float32)
 
 

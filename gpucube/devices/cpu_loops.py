@@ -342,9 +342,7 @@ def subtract_components(residual: np.ndarray, psf: np.ndarray, change: np.ndarra
 
 
 @numba.njit(nogil=True, cache=True)
-def add_gaussians(
-    image: np.ndarray, model: np.ndarray, a: float, b: float, c: float, half_y: int, half_x: int
-) -> None:
+def add_gaussians(image: np.ndarray, model: np.ndarray, a: float, b: float, c: float, half_y: int, half_x: int) -> None:
     """image += model convolved with exp(-(a x^2 + 2 b x y + c y^2)), cut off at half_y, half_x pixels."""
     ny, nx = model.shape
     shape = np.empty((2 * half_y + 1, 2 * half_x + 1), np.float32)

@@ -1,0 +1,59 @@
+// image += model * Gaussian, for models with few components.
+//
+// Each block owns 32 x 32 pixels of the image. It goes through the part of the model that reaches them in raster order,
+// collects the pixels that are not zero in shared memory, 256 model pixels at a time, and each thread adds what they give its
+// four pixels. Order and rounding of the sums are those of the CPU's loop.
+//
+// Memory: image (planes, ny, nx), changed; model (slots, ny, nx), slot[b] being where plane b of the batch lies; the Gaussian
+// of plane b, sampled and cut off at half_y[b], half_x[b] pixels, is (2 half_y + 1, 2 half_x + 1) floats at table[first[b]].
+// Cost: (32 + 2 half_y) (32 + 2 half_x) / 1024 model reads per pixel, and two operations for each component in reach.
+//
+// Launch: grid (ceil(nx / 32), ceil(ny / 32), planes), block (32, 8).
+
+constexpr int TILE = 32, THREADS = 256, ROWS = TILE * TILE / THREADS;
+
+extern "C" __global__ void __launch_bounds__(256) add_gaussians(
+    float* __restrict__ images, const float* __restrict__ models, const int* __restrict__ slot, int ny, int nx,
+    const float* __restrict__ table, const long long* __restrict__ first,
+    const int* __restrict__ half_y, const int* __restrict__ half_x)
+{
+    __shared__ float flux[THREADS];
+    __shared__ int from_y[THREADS], from_x[THREADS], found[THREADS / 32];
+    const int b = blockIdx.z, hy = half_y[b], hx = half_x[b], width = 2 * hx + 1;
+    const float *model = models + (size_t)slot[b] * ny * nx, *shape = table + first[b];
+    const int t = threadIdx.y * TILE + threadIdx.x, lane = t % 32, warp = t / 32;
+    const int x = blockIdx.x * TILE + threadIdx.x, y = blockIdx.y * TILE + threadIdx.y;
+    const int left = max(0, (int)blockIdx.x * TILE - hx), right = min(nx, (int)(blockIdx.x + 1) * TILE + hx);
+    const int bottom = max(0, (int)blockIdx.y * TILE - hy), top = min(ny, (int)(blockIdx.y + 1) * TILE + hy);
+    const int reach = (right - left) * (top - bottom);
+    float* image = images + (size_t)b * ny * nx;
+    float sum[ROWS];
+#pragma unroll
+    for (int j = 0; j < ROWS; j++) sum[j] = x < nx && y + 8 * j < ny ? image[(size_t)(y + 8 * j) * nx + x] : 0.0f;
+    for (int start = 0; start < reach; start += THREADS) {
+        const int i = start + t, my_y = bottom + i / (right - left), my_x = left + i % (right - left);
+        const float mine = i < reach ? model[(size_t)my_y * nx + my_x] : 0.0f;
+        const unsigned votes = __ballot_sync(0xffffffffu, mine != 0.0f);
+        if (lane == 0) found[warp] = __popc(votes);
+        __syncthreads();
+        int place = __popc(votes & ((1u << lane) - 1)), components = 0;
+        for (int w = 0; w < THREADS / 32; w++) {
+            if (w < warp) place += found[w];
+            components += found[w];
+        }
+        if (mine != 0.0f) flux[place] = mine, from_y[place] = my_y, from_x[place] = my_x;
+        __syncthreads();
+        for (int k = 0; k < components; k++) {
+            const int dx = x - from_x[k];
+            if (dx < -hx || dx > hx) continue;
+#pragma unroll
+            for (int j = 0; j < ROWS; j++) {
+                const int dy = y + 8 * j - from_y[k];
+                if (dy >= -hy && dy <= hy) sum[j] = __fadd_rn(sum[j], __fmul_rn(flux[k], shape[(dy + hy) * width + dx + hx]));
+            }
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < ROWS; j++)
+        if (x < nx && y + 8 * j < ny) image[(size_t)(y + 8 * j) * nx + x] = sum[j];
+}
