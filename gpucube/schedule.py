@@ -183,6 +183,8 @@ class DaskWorkers:
                         dashboard_address="127.0.0.1:0",
                         host="127.0.0.1",
                         memory_limit=memory,
+                        # what goes wrong in a cluster of our own is told in our own lines
+                        silence_logs=logging.CRITICAL + 1,
                     )
                     break
                 except RuntimeError as error:  # a worker died while it started
