@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -57,7 +56,6 @@ def test_resume_of_nothing_is_a_run_and_of_a_finished_run_is_its_result(
 ONE_OF_EACH = [
     ("threads", "main"),
     ("local", "main"),
-    ("local", "worker"),
     ("cluster", "worker"),
     ("cluster", "scheduler"),
 ]
@@ -74,7 +72,8 @@ ONE_OF_EACH = [
 def test_killed_at_random_moments_and_resumed_gives_the_same_bytes(
     line_ms: SimulationResult, tmp_path: Path, ways: list[tuple[str, str]], changes: dict
 ) -> None:
-    seed = int(os.environ.get("GPUCUBE_TEST_SEED", random.SystemRandom().randrange(2**32)))
+    # a fixed seed, so that a failure repeats; `make torture` draws a new one for each of its runs
+    seed = int(os.environ.get("GPUCUBE_TEST_SEED", "20261122"))
     print(f"GPUCUBE_TEST_SEED={seed}")
     assert len(torture(Path(line_ms.ms), tmp_path, ways, seed, **changes)) == len(ways)
 
