@@ -16,21 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-
-def offline_site_config(folder: Path) -> None:
-    """Keep CASA from downloading its data; must come before the first CASA import."""
-    import casadata
-
-    path = folder / "casasiteconfig.py"
-    path.write_text(
-        f"measurespath = rundata = {casadata.datapath!r}\n"
-        f"datapath = [{casadata.datapath!r}]\n"
-        "measures_auto_update = data_auto_update = False\n"
-        "nogui = agg = nologger = True\n"
-        "telemetry_enabled = crashreporter_enabled = log2term = False\n"
-        f"logfile = {str(folder / 'casa.log')!r}\n"
-    )
-    os.environ["CASASITECONFIG"] = str(path)
+from run_tclean import configure_casa
 
 
 def beam_values(beam: dict) -> list[float]:
@@ -48,7 +34,7 @@ def main() -> None:
     cube = parser.parse_args().cube.absolute()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        offline_site_config(folder)
+        configure_casa(folder / "casa.log")
         start = Path.cwd()
         os.chdir(folder)
         import casatasks

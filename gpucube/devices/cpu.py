@@ -6,7 +6,7 @@ image, PSF, residual and model as float32 arrays.
 Algorithms: improved w-stacking or 2-D gridding with kernels of chosen accuracy (ducc0.wgridder: Arras et al. 2021, A&A
 646, A58; Ye et al. 2021). Briggs 1995 weights per channel as tclean's. Major cycle either through the visibilities, or
 in the image: where w is neglected, residual = dirty - PSF * model exactly (a Toeplitz operator), by FFTs of twice the
-size. Imaging convention: docs/conventions in `gpucube.geometry`; with ducc0's signs that is ``flip_v=True`` alone.
+size. Imaging convention: see `gpucube.geometry`; with ducc0's signs that is ``flip_v=True`` alone.
 """
 
 from __future__ import annotations
