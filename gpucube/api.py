@@ -7,13 +7,14 @@ package: plan, INGEST, IMAGE, FINISH; what fails leaves nothing half-written beh
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import platform
 import shutil
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +26,7 @@ from gpucube import __version__
 from gpucube import plan as planning
 from gpucube.beams import beam_from_record, common_beam
 from gpucube.controller import CleanParameters
-from gpucube.devices import ImagingSettings
+from gpucube.devices import ImagingSettings, choose_device, gpus_here
 from gpucube.errors import GpucubeError, Interrupted
 from gpucube.geometry import Beam, ImageGeometry, SpectralAxis
 from gpucube.imaging import ImageJob, Notify
@@ -47,7 +48,7 @@ from gpucube.planes import (
 from gpucube.progress import Progress
 from gpucube.quantities import ARCSEC_PER_RADIAN
 from gpucube.records import ChannelRecord, StopCode
-from gpucube.schedule import Workers, make_workers
+from gpucube.schedule import Workers, gpus_of_workers, make_workers
 from gpucube.store import VisibilityStore, clear_leftover, load_state, save_state
 
 W_PHASE_LIMIT = 0.1
@@ -109,6 +110,7 @@ class _Setup:
 
     parameters: Parameters
     device: str
+    note: str
     selection: Selection
     plan: Plan
     geometry: ImageGeometry
@@ -122,7 +124,7 @@ class _Setup:
 def run(parameters: Parameters) -> Result:
     """`image_cube` with parameters that have been checked."""
     begun = time.perf_counter()
-    device = choose_device(parameters.device)
+    device, note, gpus = hardware(parameters)
     selection = planning.make_selection(parameters)
     identity = fingerprint(parameters.as_json_dict(), device, __version__)
     _refuse_what_is_there(parameters)
@@ -131,14 +133,14 @@ def run(parameters: Parameters) -> Result:
         if finished is not None:
             clear_leftover(planning.scratch_folder(parameters), parameters.imagename)
             return finished
-    plan = make_plan(parameters, selection)
+    plan = make_plan(parameters, selection, gpus)
     geometry, axis = planning.image_geometry(parameters, selection), planning.spectral_axis(selection)
     for text in plan.warnings:
         warnings.warn(text, stacklevel=3)
     # a worker of an existing cluster may run in another folder
     mask = load_mask(os.path.abspath(parameters.mask), geometry, axis) if parameters.mask else None
     beam = _restoring_beam(parameters)
-    setup = _Setup(parameters, device, selection, plan, geometry, axis, mask, beam, identity, begun)
+    setup = _Setup(parameters, device, note, selection, plan, geometry, axis, mask, beam, identity, begun)
     with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as scratch:
         for folder in _missing_folders(parameters.imagename):
             on_failure.callback(_remove_folder, folder)
@@ -147,22 +149,37 @@ def run(parameters: Parameters) -> Result:
         try:
             result = _finished_before(parameters, identity) if parameters.resume else None
             if result is None:
-                result = _image(setup, journal, on_failure, scratch)
+                with _disk_trouble_told():
+                    result = _image(setup, journal, on_failure, scratch)
         except BaseException as error:
             _stop_short(error, journal, plan, on_failure, scratch)
             raise
         scratch.close()
         clear_leftover(plan.scratch, parameters.imagename)
-        journal.forget()
+        # whole and safe: nothing of it may go any more
         on_failure.pop_all()
-        journal.close()
+        with journal:
+            journal.forget()
     return result
+
+
+@contextlib.contextmanager
+def _disk_trouble_told() -> Iterator[None]:
+    """A file system that fails, wherever it is noticed, is no defect of gpucube."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE):
+            raise
+        raise GpucubeError(f"cannot write {error.filename or 'to disk'}: {error.strerror}") from None
 
 
 def _image(setup: _Setup, journal: Journal, on_failure: contextlib.ExitStack, scratch: contextlib.ExitStack) -> Result:
     """INGEST, IMAGE and FINISH, under the journal's lock."""
     parameters, selection, plan = setup.parameters, setup.selection, setup.plan
     with Progress(plan.nchan, enabled=not parameters.quiet) as progress, contextlib.ExitStack() as always:
+        if setup.note:
+            progress.stage(setup.note)
         progress.stage("reading" if plan.in_process else "starting workers")
         workers = make_workers(plan.in_process, plan.workers, setup.device, parameters.scheduler, plan.worker_memory)
         always.callback(workers.close)
@@ -178,6 +195,7 @@ def _image(setup: _Setup, journal: Journal, on_failure: contextlib.ExitStack, sc
             clear_leftover(plan.scratch, parameters.imagename)
         if not journal.cubes:
             # last of all that may refuse: only now older products go
+            journal.clear()
             cubes = _create(setup)
             for cube in cubes.values():
                 on_failure.callback(_remove, cube.path)
@@ -202,6 +220,7 @@ def _image(setup: _Setup, journal: Journal, on_failure: contextlib.ExitStack, sc
             journal.cubes,
             setup.mask,
             setup.beam,
+            journal.lease,
         )
         journal.drop([c for c, record in journal.records.items() if not _is_there(record, journal.cubes)])
         progress.stage("imaging")
@@ -221,7 +240,7 @@ def _image(setup: _Setup, journal: Journal, on_failure: contextlib.ExitStack, sc
         for cube in products.values():
             sync(cube)
         stages["finish"] = time.perf_counter() - clock
-        peak = workers.memory_peak()
+        peak, device_peak = workers.memory_peak(), workers.device_memory_peak()
     paths = {name: product_path(parameters.imagename, name) for name in products}
     paths["summary"] = summary_path(parameters.imagename)
     summary = {
@@ -235,6 +254,8 @@ def _image(setup: _Setup, journal: Journal, on_failure: contextlib.ExitStack, sc
         "ms_bytes_selected": plan.ms_bytes,
         "memory_predicted": plan.memory_predicted,
         "memory_peak": peak,
+        "device_memory_predicted": plan.device_memory_predicted,
+        "device_memory_peak": device_peak,
         "gridder": "wgridder" if settings.w_term else "standard",
         "stage_seconds": stages,
         "wall_seconds": time.perf_counter() - setup.begun,
@@ -327,7 +348,8 @@ def _stop_short(
     """Keep what is safe and say how to go on; if nothing is, leave nothing behind."""
     safe = len(journal.records)
     if not safe:
-        journal.forget()
+        with contextlib.suppress(GpucubeError):  # what ended the run may also be why the journal cannot go
+            journal.forget()
         return
     on_failure.pop_all()
     scratch.pop_all()
@@ -384,17 +406,31 @@ def _is_there(record: ChannelRecord, cubes: dict[str, CubeFile]) -> bool:
         return False
 
 
-def choose_device(name: str) -> str:
-    """The device that ``"auto"``, ``"cpu"`` or ``"cuda"`` stands for.
+def hardware(parameters: Parameters) -> tuple[str, str, planning.Gpus | None]:
+    """What a job will run on.
+
+    Returns
+    -------
+    device : str
+        ``"cpu"`` or ``"cuda"``.
+    note : str
+        Why ``device="auto"`` does not mean a GPU; empty otherwise.
+    gpus : Gpus or None
 
     Raises
     ------
     GpucubeError
-        It is not available.
+        ``device="cuda"``, and no GPU can be used.
     """
-    if name == "cuda":
-        raise GpucubeError("device='cuda' is not available in this version: use device='cpu' or 'auto'")
-    return "cpu"
+    if parameters.device == "cpu":
+        return "cpu", "", None
+    seen = gpus_of_workers(parameters.scheduler) if parameters.scheduler else [gpus_here()]
+    device, note = choose_device(parameters.device, lambda: next((why for why, _, _ in seen if why), ""))
+    if device == "cpu":
+        return device, note, None
+    # each worker of a cluster has one GPU; a process alone may use all that are visible
+    count = len(seen) if parameters.scheduler else seen[0][1]
+    return device, note, planning.Gpus(count, min(memory for _, _, memory in seen))
 
 
 def needs_w(phase: float, gridder: str, epsilon: float) -> bool:
@@ -433,17 +469,9 @@ def versions() -> dict[str, str]:
 
 
 def _settings(parameters: Parameters, geometry: ImageGeometry, store: VisibilityStore) -> ImagingSettings:
-    phase = w_phase(geometry, store.max_uvw_wavelengths()[1])
-    return ImagingSettings(
-        geometry,
-        parameters.weighting,
-        parameters.robust,
-        tuple(parameters.uvtaper),
-        parameters.epsilon,
-        needs_w(phase, parameters.gridder, parameters.epsilon),
-        parameters.minorcycle,
-        parameters.majorcycle,
-    )
+    w_max = store.max_uvw_wavelengths()[1]
+    w_term = needs_w(w_phase(geometry, w_max), parameters.gridder, parameters.epsilon)
+    return planning.settings_of(parameters, geometry, w_term, store.most_samples(), w_max)
 
 
 def _clean(parameters: Parameters) -> CleanParameters:
@@ -514,7 +542,8 @@ def _finish(job: ImageJob, workers: Workers, records: Sequence[ChannelRecord], c
 
 
 def _remove(path: str) -> None:
-    Path(path).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not there, or on a disk that takes no changes
+        os.unlink(path)
 
 
 def _missing_folders(imagename: str) -> list[Path]:

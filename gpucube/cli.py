@@ -241,9 +241,13 @@ def ranges(channels: Iterable[int]) -> str:
 
 def _plan(arguments: Sequence[str]) -> int:
     parameters = job_parameters("plan", arguments)
+    from gpucube.api import hardware
     from gpucube.plan import make_plan
 
-    print(make_plan(parameters))
+    _, note, gpus = hardware(parameters)
+    if note:
+        print(note)
+    print(make_plan(parameters, gpus=gpus))
     return 0
 
 

@@ -12,5 +12,9 @@ class GpucubeError(Exception):
     """A user's mistake or an impossible job, told in one line."""
 
 
+class DeviceLost(GpucubeError):
+    """A device that no longer works in this process: nothing but a new process helps."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A run that was interrupted, with one line that says what is safe and how to go on."""

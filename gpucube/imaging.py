@@ -2,8 +2,8 @@
 
 In: an `ImageJob` (store, settings, cubes) and the channels of one chunk. Out: one `ChannelRecord` per channel; its planes
 go straight into the cubes. The loop is the major/minor scheme of Schwab 1984 (AJ 89, 1076): minor cycles on an
-approximate residual, then the exact one; a plane is judged on exact residuals only. A device works on `device.batch`
-channels at once; a channel that has converged gives its place to the next, so that a chunk costs the sum of what its
+approximate residual, then the exact one; a plane is judged on exact residuals only. A device works on up to `device.batch`
+planes at once; a channel that has converged gives its place to the next, so that a chunk costs the sum of what its
 channels need.
 """
 
@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from gpucube.beams import beam_area_pixels, beam_to_record, deconvolve, fit_beam, psf_sidelobe
+from gpucube.beams import beam_area_pixels, beam_to_record, deconvolve
 from gpucube.controller import Action, CleanParameters, LoopState, after_cycle, next_order, observe
 from gpucube.devices import Device, ImagingSettings
 from gpucube.errors import GpucubeError
 from gpucube.geometry import Beam, ImageGeometry
+from gpucube.journal import Lease
 from gpucube.mask import Mask
 from gpucube.planes import CubeFile, read_plane, sync, write_plane
 from gpucube.records import ChannelRecord, StopCode
@@ -44,6 +45,8 @@ class ImageJob:
         Product name -> `CubeFile`; holds ``"residual"`` and ``"model"`` in any case if the beam is common.
     mask : Mask or None
     restoring_beam : "channel", "common" or Beam
+    lease : Lease or None
+        Asked before every plane is written; None where nobody else can write.
     """
 
     store: VisibilityStore
@@ -54,6 +57,13 @@ class ImageJob:
     cubes: dict[str, CubeFile]
     mask: Mask | None
     restoring_beam: str | Beam
+    lease: Lease | None = None
+
+    def write(self, product: str, stokes: int, channel: int, values: np.ndarray) -> str:
+        """Write a plane to its cube; returns its checksum."""
+        if self.lease is not None:
+            self.lease.check()
+        return write_plane(self.cubes[product], stokes, channel, values)
 
 
 @dataclass
@@ -134,7 +144,7 @@ def image_chunk(
     def room(channel: int, planes: int) -> bool:
         if at_work & suspects or channel in suspects:
             return not at_work
-        return planes < device.batch * len(job.stokes)
+        return planes + len(job.stokes) <= max(device.batch, len(job.stokes))
 
     while waiting or active:
         if unsafe and time.monotonic() - synced > SECONDS_BETWEEN_SYNCS:
@@ -153,6 +163,7 @@ def image_chunk(
                 active = [p for p in active if p.state.stop is None]
             for plane in ending:
                 _finish_plane(job, device, plane)
+                device.release([plane.data])
                 together = finished.setdefault(plane.channel, [])
                 together.append(plane)
                 if len(together) == len(job.stokes):
@@ -164,9 +175,13 @@ def image_chunk(
                 raise GpucubeError(f"the visibility store in {job.store.folder} was damaged while in use") from None
             active, finished = [], {}
             device.apart.clear()
+            device.forget()
             if not at_work:
                 raise
-            if len(at_work) == 1:
+            if isinstance(error, device.out_of_memory) and device.shrink():
+                waiting += sorted(at_work, reverse=True)
+                at_work.clear()
+            elif len(at_work) == 1:
                 close(fail_channel(job, at_work.pop(), f"{type(error).__name__}: {error}"))
             else:  # each alone, so that the one to blame shows itself
                 waiting += sorted(at_work, reverse=True)
@@ -194,14 +209,10 @@ def _begin(job: ImageJob, device: Device, channels: Sequence[int]) -> list[_Acti
     _judge(job, device, [p for p in planes if p.state.stop is None])
     for wide in (False, True):
         chosen = [p for p in planes if p.state.stop is not StopCode.NO_DATA and (p.state.stop is None) == wide]
-        begin = time.perf_counter()
-        device.make_psf([p.data for p in chosen], wide)
-        for p in chosen:
-            geometry = job.settings.geometry
-            psf = device.fetch(p.data, "psf")
-            p.beam = fit_beam(psf, geometry.cell_x, geometry.cell_y)
-            if wide:
-                p.sidelobe = psf_sidelobe(psf, p.beam, geometry.cell_x, geometry.cell_y)
+        begin, data = time.perf_counter(), [p.data for p in chosen]
+        device.make_psf(data, wide)
+        for p, (beam, sidelobe) in zip(chosen, device.beams(data), strict=True):
+            p.beam, p.sidelobe = beam, sidelobe
         _charge(chosen, device, "psf", begin)
     return planes
 
@@ -251,8 +262,8 @@ def _finish_plane(job: ImageJob, device: Device, plane: _ActivePlane) -> None:
         products["image"] = restored(
             device,
             job.settings.geometry,
-            device.fetch(plane.data, "model"),
-            device.fetch(plane.data, "residual"),
+            device.resident(plane.data, "model"),
+            device.resident(plane.data, "residual"),
             plane.beam,
             plane.beam if job.restoring_beam == "channel" else job.restoring_beam,
         )
@@ -261,13 +272,13 @@ def _finish_plane(job: ImageJob, device: Device, plane: _ActivePlane) -> None:
     if "mask" in job.cubes:
         products["mask"] = _mask_plane(job, plane.channel)
     for name, values in products.items():
-        plane.checksums[name] = write_plane(job.cubes[name], plane.stokes, plane.channel, values)
+        plane.checksums[name] = job.write(name, plane.stokes, plane.channel, values)
     _charge([plane], device, "write", begin)
     plane.model_flux = float(device.fetch(plane.data, "model").sum(dtype=np.float64))
 
 
 def restored(
-    device: Device, geometry: ImageGeometry, model: np.ndarray, residual: np.ndarray, fitted: Beam, target: Beam
+    device: Device, geometry: ImageGeometry, model: Any, residual: Any, fitted: Beam, target: Beam
 ) -> np.ndarray:
     """Model convolved with `target`, plus the residual brought to Jy per `target` beam.
 
@@ -292,7 +303,7 @@ def restore_chunk(
             if (beam := fitted.get((s, channel))) is not None:
                 model = read_plane(job.cubes["model"], s, channel)
                 residual = restored(device, job.settings.geometry, model, residual, beam, target)
-            write_plane(job.cubes["image"], s, channel, residual)
+            job.write("image", s, channel, residual)
 
 
 def fail_channel(job: ImageJob, channel: int, message: str) -> ChannelRecord:
@@ -318,13 +329,13 @@ def _by_product(job: ImageJob, planes: Sequence[dict[str, str]]) -> dict[str, li
 def _write_blank(job: ImageJob, channel: int, stokes: int) -> dict[str, str]:
     checksums = {}
     blank = np.full(job.settings.geometry.shape, np.nan, np.float32)
-    for name, cube in job.cubes.items():
+    for name in job.cubes:
         values = blank
         if name == "mask":
             # an unreadable mask may be why the channel failed
             with suppress(OSError, TypeError, ValueError):
                 values = _mask_plane(job, channel)
-        checksums[name] = write_plane(cube, stokes, channel, values)
+        checksums[name] = job.write(name, stokes, channel, values)
     return checksums
 
 

@@ -3,8 +3,9 @@
 In: the run's fingerprint (everything its bits depend on) and, channel by channel, a record that holds the checksums of its
 planes, given only after their bytes were synced. Out: an append-only file of JSON lines, `OUT.journal`, which is the truth for
 ``resume=True``: a plane not journalled, or whose bytes do not match, is made again. While a run goes on it holds a lock on
-the file, so that a second run on the same imagename refuses; the system lets go of it however the run ends. A finished run
-has its summary instead and leaves no journal.
+the file, so that a second run on the same imagename refuses; the system lets go of it however the run ends. The first line
+begins with a name that every run, also one that resumes, makes up for itself: tasks that an ended run left on somebody's
+scheduler see by it that the cubes are no longer theirs (`Lease`). A finished run has its summary instead and leaves no journal.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import threading
 from collections.abc import Iterable
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,7 +27,7 @@ from gpucube.errors import GpucubeError
 from gpucube.planes import CubeFile
 from gpucube.records import ChannelRecord
 
-FORMAT = 1
+FORMAT = 2
 
 NOT_IN_FINGERPRINT = frozenset(
     {"resume", "overwrite", "workers", "memory", "scheduler", "scratch", "chunksize", "device", "quiet"}
@@ -83,6 +86,47 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
     return "; ".join(changes)
 
 
+_RUN_PREFIX = b'{"run": "'
+"""A journal begins with this and the name of the run, so that a resumed run can put its own in the same place."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Leave to write into the cubes of a run, good until another run takes the imagename over, or this one has ended.
+
+    A task cannot be stopped on a scheduler that outlives the run: it must see by itself that it comes too late.
+
+    Attributes
+    ----------
+    path : str
+        The journal, as any worker can find it.
+    run : str
+        Name of the run, of fixed length.
+    """
+
+    path: str
+    run: str
+
+    def check(self) -> None:
+        """Look whether the journal still is this run's.
+
+        Raises
+        ------
+        GpucubeError
+            It is not.
+        """
+        mine = _RUN_PREFIX + self.run.encode()
+        try:
+            with open(self.path, "rb") as file:
+                valid = file.read(len(mine)) == mine
+        except FileNotFoundError:
+            valid = False
+        except OSError as error:
+            raise GpucubeError(f"cannot read the journal {self.path}: {error.strerror}") from None
+        if not valid:
+            raise GpucubeError(f"{self.path} is no longer that of this run: nothing more is written")
+
+
 class Journal:
     """An open, locked journal. Use as a context manager.
 
@@ -100,6 +144,8 @@ class Journal:
         Of the run that is taken up; empty if there is none.
     records : dict of int to ChannelRecord
         Safe channels.
+    lease : Lease
+        What the tasks of this run write under, once `begin` was called or an earlier run was taken up.
 
     Raises
     ------
@@ -111,6 +157,7 @@ class Journal:
         self.path = journal_path(imagename)
         self.cubes: dict[str, CubeFile] = {}
         self.records: dict[int, ChannelRecord] = {}
+        self.lease = Lease(os.path.abspath(self.path), secrets.token_hex(16))
         self._identity = identity
         self._mutex = threading.Lock()
         try:
@@ -121,6 +168,7 @@ class Journal:
             self._lock(imagename)
             if resume:
                 self._read()
+                self._take_over()
         except BaseException:
             os.close(self._file)
             raise
@@ -152,23 +200,44 @@ class Journal:
             good += len(line) + 1
         os.ftruncate(self._file, good)
 
+    def _take_over(self) -> None:
+        """Put the name of this run in the place of the one that is taken up."""
+        if not self.cubes:
+            return
+        try:
+            # not through the journal's own descriptor, which can only append
+            file = os.open(self.path, os.O_WRONLY | os.O_NOFOLLOW)
+            try:
+                os.pwrite(file, self.lease.run.encode(), len(_RUN_PREFIX))
+                os.fsync(file)
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise GpucubeError(f"cannot write the journal {self.path}: {error.strerror}") from None
+
     def _take_header(self, value: dict[str, Any]) -> None:
         if value["format"] != FORMAT:
             raise GpucubeError(
                 f"{self.path} has format {value['format']}, this version knows {FORMAT}: start anew with overwrite=True"
             )
+        if len(value["run"]) != len(self.lease.run):
+            raise ValueError("no name of a run")
         if changed := difference(value["fingerprint"], self._identity):
             raise GpucubeError(
                 f"cannot resume {self.path}: {changed}; give the same again, or start anew with overwrite=True"
             )
         self.cubes = {name: CubeFile(**cube) for name, cube in value["cubes"].items()}
 
+    def clear(self) -> None:
+        """Forget an earlier run, and end its tasks' leave to write: to be called before its cubes are replaced."""
+        os.ftruncate(self._file, 0)
+
     def begin(self, cubes: dict[str, CubeFile]) -> None:
         """Write the header of a new run, and make the names of journal and cubes safe."""
-        os.ftruncate(self._file, 0)
+        self.clear()
         self.cubes, self.records = dict(cubes), {}
         plain = {name: asdict(cube) for name, cube in cubes.items()}
-        self._append([{"format": FORMAT, "fingerprint": self._identity, "cubes": plain}])
+        self._append([{"run": self.lease.run, "format": FORMAT, "fingerprint": self._identity, "cubes": plain}])
         folder = os.open(os.path.dirname(os.path.abspath(self.path)), os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -195,13 +264,22 @@ class Journal:
                 data = data[os.write(self._file, data) :]
             os.fsync(self._file)
         except OSError as error:
-            # a line cut short would hide all that follow it
-            os.ftruncate(self._file, whole)
+            with suppress(OSError):  # a line cut short would hide all that follow it
+                os.ftruncate(self._file, whole)
             raise GpucubeError(f"cannot write the journal {self.path}: {error.strerror}") from None
 
     def forget(self) -> None:
-        """Remove the file: the run is finished, or nothing of it is worth keeping."""
-        os.unlink(self.path)
+        """Remove the file: the run is finished, or nothing of it is worth keeping.
+
+        Raises
+        ------
+        GpucubeError
+            The file system refuses.
+        """
+        try:
+            os.unlink(self.path)
+        except OSError as error:
+            raise GpucubeError(f"cannot remove the journal {self.path}: {error.strerror}") from None
 
     def close(self) -> None:
         """Let go of the file and its lock; once is enough."""

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from gpucube.devices import LANES, ImagingSettings
 from gpucube.errors import GpucubeError
 from gpucube.geometry import ImageGeometry, SpectralAxis
 from gpucube.ingest import Selection, plan_store, select
@@ -33,12 +34,29 @@ BYTES_A_PIXEL = 200
 """Largest number of bytes a CPU worker holds for each pixel of the image: its planes, the PSF of twice the size with its
 spectrum, and what ducc0 and the FFTs need meanwhile. Measured."""
 
+GPU_BASE_MEMORY = 1000e6
+GPU_BYTES_A_PIXEL = 40
+"""The same of a process that uses a GPU: with the driver's own memory and pinned buffers; and of each of its threads, which
+hold no more than the planes that they write. Estimates, until a GPU has been measured."""
+
+CHUNKS_A_WORKER = 8
+CHUNKS_A_LANE = 3
+"""Chunks that ``chunksize="auto"`` makes for each worker, and for each thread of a GPU, whose launches want many channels."""
+
 IN_PROCESS_SECONDS = 120.0
 """Jobs expected to take less than this run in threads of this process: a cluster costs seconds to start."""
 
 SECONDS_A_SAMPLE = 300e-9
 SECONDS_A_PIXEL = 120e-9
 """Rough cost of imaging a plane, for that decision only."""
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """GPUs that a job may use: how many, and the bytes of memory that it may take of each."""
+
+    count: int
+    memory: int
 
 
 @dataclass(frozen=True)
@@ -56,6 +74,8 @@ class Plan:
     scratch_bytes, product_bytes, ms_bytes : int
     memory_budget, memory_predicted, worker_memory : int
         Bytes, host: what all processes together may hold, are expected to hold, and what one worker process may.
+    device_memory_predicted : int
+        Bytes that each GPU is expected to hold; 0 without GPUs.
     products : tuple of str
         Paths to be written.
     warnings : tuple of str
@@ -74,17 +94,21 @@ class Plan:
     memory_budget: int
     memory_predicted: int
     worker_memory: int
+    device_memory_predicted: int
     products: tuple[str, ...]
     warnings: tuple[str, ...]
 
     def __str__(self) -> str:
         how = "threads of one process" if self.in_process else "processes"
+        if self.device_memory_predicted:
+            how = f"{self.workers} GPU" + ("s" if self.workers > 1 else "")
         lines = [
             f"channels   {self.nchan}" + (f" x {self.nstokes} Stokes" if self.nstokes > 1 else ""),
             f"chunks     {self.chunks} of up to {self.chunksize} channels, on {self.workers} workers ({how})",
             f"read       {_size(self.ms_bytes)} from the MeasurementSet, once",
             f"scratch    {_size(self.scratch_bytes)} in {self.scratch}",
             f"memory     {_size(self.memory_predicted)} expected, {_size(self.memory_budget)} allowed",
+            *([f"GPU memory {_size(self.device_memory_predicted)} expected"] if self.device_memory_predicted else []),
             f"write      {_size(self.product_bytes)}:",
             *(f"           {path}" for path in self.products),
             *(f"warning    {text}" for text in self.warnings),
@@ -178,20 +202,22 @@ def spectral_axis(selection: Selection) -> SpectralAxis:
     return SpectralAxis(selection.channels.frequency, selection.channels.width, frame, selection.restfreq)
 
 
-def chunk_size(chunksize: int | str, nchan: int, workers: int, fits: int) -> int:
+def chunk_size(
+    chunksize: int | str, nchan: int, workers: int, fits: int, chunks_a_worker: int = CHUNKS_A_WORKER
+) -> int:
     """Channels in a chunk.
 
     Parameters
     ----------
     chunksize : int or "auto"
         1 or more: that many; -1: one chunk per worker; "auto": as many as the device's memory takes, but enough chunks
-        (eight for each worker) that none is left waiting for the last.
+        (`chunks_a_worker`) that none is left waiting for the last.
     nchan, workers : int
     fits : int
         Channels that fit the device's memory at once.
     """
     if chunksize == "auto":
-        return max(1, min(fits, math.ceil(nchan / (8 * workers)), nchan))
+        return max(1, min(fits, math.ceil(nchan / (chunks_a_worker * workers)), nchan))
     if chunksize == -1:
         return max(1, math.ceil(nchan / workers))
     return min(int(chunksize), nchan)
@@ -214,8 +240,34 @@ def make_chunks(size: int, power: Sequence[float], channels: Sequence[int] | Non
     return sorted(chunks, key=lambda c: (-float(power[c].sum()), c[0]))
 
 
-def make_plan(parameters: Parameters, selection: Selection | None = None) -> Plan:
+def settings_of(
+    parameters: Parameters, geometry: ImageGeometry, w_term: bool, samples: int, w_max: float
+) -> ImagingSettings:
+    """What a device is told of the job."""
+    return ImagingSettings(
+        geometry,
+        parameters.weighting,
+        parameters.robust,
+        tuple(parameters.uvtaper),
+        parameters.epsilon,
+        w_term,
+        parameters.minorcycle,
+        parameters.majorcycle,
+        samples,
+        w_max,
+    )
+
+
+def make_plan(parameters: Parameters, selection: Selection | None = None, gpus: Gpus | None = None) -> Plan:
     """Work out what a job will take.
+
+    Parameters
+    ----------
+    parameters : Parameters
+    selection : Selection, optional
+        By default what the parameters say.
+    gpus : Gpus, optional
+        Those it will run on; None for CPU cores.
 
     Raises
     ------
@@ -229,16 +281,19 @@ def make_plan(parameters: Parameters, selection: Selection | None = None) -> Pla
     partitions = plan_store(selection, scratch)
     samples = sum(int(np.prod(p.shape)) for p in partitions)
     pixels = geometry.nx * geometry.ny
-    workers = min(parameters.workers or len(os.sched_getaffinity(0)), nchan)
+    workers = min(parameters.workers or (gpus.count if gpus else len(os.sched_getaffinity(0))), nchan)
+    lanes = LANES["cuda" if gpus else "cpu"]
     seconds = samples * SECONDS_A_SAMPLE + nchan * nstokes * pixels * SECONDS_A_PIXEL * (10 if parameters.niter else 1)
-    in_process = not parameters.scheduler and (workers == 1 or seconds / workers < IN_PROCESS_SECONDS)
+    short = not gpus and seconds / workers < IN_PROCESS_SECONDS
+    in_process = not parameters.scheduler and (workers == 1 or short)
     budget = parameters.memory or int(0.8 * psutil.virtual_memory().available)
-    row_bytes = max((p.nrow for p in partitions), default=0) * 100
-    one = pixels * BYTES_A_PIXEL + row_bytes
+    rows = max((p.nrow for p in partitions), default=0)
+    one = lanes * pixels * GPU_BYTES_A_PIXEL if gpus else pixels * BYTES_A_PIXEL + rows * 100
+    base = GPU_BASE_MEMORY if gpus else BASE_MEMORY
     store = sum(p.nbytes() for p in partitions)
 
     def predicted(count: int) -> int:
-        bases = BASE_MEMORY if in_process else BASE_MEMORY * (count + 1)
+        bases = base if in_process else BASE_MEMORY + count * base
         return int(bases + count * one)
 
     while workers > 1 and predicted(workers) > budget:
@@ -248,7 +303,16 @@ def make_plan(parameters: Parameters, selection: Selection | None = None) -> Pla
             f"imaging one channel of {geometry.nx} x {geometry.ny} pixels needs {_size(predicted(1))} of memory, "
             f"{_size(budget)} are allowed: choose a smaller imsize, or raise memory"
         )
-    size = chunk_size(parameters.chunksize, nchan, workers, nchan)
+    if gpus:
+        from gpucube.devices.cuda import plan_memory
+
+        settings = settings_of(parameters, geometry, parameters.gridder == "wgridder", rows, 0.0)
+        planes, memory_of = plan_memory(settings, gpus.memory // lanes)
+        fits, busy = max(1, planes // nstokes), workers * (lanes if parameters.chunksize == "auto" else 1)
+        size = chunk_size(parameters.chunksize, nchan, busy, fits, CHUNKS_A_LANE)
+        device_memory = lanes * memory_of(min(planes, size * nstokes))
+    else:
+        size, device_memory = chunk_size(parameters.chunksize, nchan, workers, nchan), 0
     product_bytes = len(parameters.products) * nchan * nstokes * pixels * 4
     plan = Plan(
         nchan,
@@ -264,6 +328,7 @@ def make_plan(parameters: Parameters, selection: Selection | None = None) -> Pla
         budget,
         predicted(workers),
         int((budget - BASE_MEMORY) / workers),
+        device_memory,
         tuple(f"{parameters.imagename}.{name}.fits" for name in parameters.products),
         _warnings(spectral_axis(selection)),
     )

@@ -13,14 +13,18 @@ import functools
 import logging
 import os
 import resource
+import secrets
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from typing import Any, Protocol
 
-from gpucube.devices import make_device
+from gpucube.devices import LANES, device_memory_peak, gpus_here, make_device
 from gpucube.errors import GpucubeError
 from gpucube.geometry import Beam
 from gpucube.imaging import ImageJob, Notify, fail_channel, image_chunk, restore_chunk
@@ -54,6 +58,10 @@ class Workers(Protocol):
 
     def memory_peak(self) -> int:
         """Largest resident size in bytes of all processes together."""
+        ...
+
+    def device_memory_peak(self) -> int:
+        """Most bytes of device memory that any process has held."""
         ...
 
     def close(self) -> None:
@@ -97,7 +105,7 @@ class InProcess:
             notify(event, what)
 
         def task(index: int, channels: Sequence[int]) -> list[ChannelRecord]:
-            device = make_device(self._device, job.settings)
+            device = make_device(self._device, job.settings, self._workers)
             return image_chunk(job, device, channels, index, threading.current_thread().name, checked)
 
         yield from self._run([(task, (i, c)) for i, c in enumerate(chunks)])
@@ -106,7 +114,7 @@ class InProcess:
         """As `image`."""
 
         def task(channels: Sequence[int]) -> None:
-            restore_chunk(job, make_device(self._device, job.settings), target, fitted, channels)
+            restore_chunk(job, make_device(self._device, job.settings, self._workers), target, fitted, channels)
 
         for _ in self._run([(task, (c,)) for c in chunks]):
             pass
@@ -128,6 +136,10 @@ class InProcess:
     def memory_peak(self) -> int:
         """Of this process."""
         return resident_peak()
+
+    def device_memory_peak(self) -> int:
+        """Of this process."""
+        return device_memory_peak(self._device)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -154,15 +166,23 @@ class DaskWorkers:
     """
 
     def __init__(self, workers: int, device: str, address: str = "", memory: int = 0):
-        import dask
-        from distributed import Client, LocalCluster
-
         # what ends a run is told in one line; how a connection broke is of no use beside it
         for name in ("distributed.client", "distributed.core", "distributed.utils"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self._device = device
         self._peaks: dict[str, int] = {}
-        self._cluster = None
+        self._device_peak = 0
+        self._cluster = self._client = None
+        try:
+            self._start(workers, address, memory)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, workers: int, address: str, memory: int) -> None:
+        import dask
+        from distributed import Client
+
         if not address:
             # nothing here can be spilled, and a worker that pauses would never go on
             dask.config.set(
@@ -176,16 +196,8 @@ class DaskWorkers:
             )
             for attempt in range(ATTEMPTS):
                 try:
-                    self._cluster = LocalCluster(
-                        n_workers=workers,
-                        threads_per_worker=1,
-                        processes=True,
-                        dashboard_address="127.0.0.1:0",
-                        host="127.0.0.1",
-                        memory_limit=memory,
-                        # what goes wrong in a cluster of our own is told in our own lines
-                        silence_logs=logging.CRITICAL + 1,
-                    )
+                    with _deaf_to_ctrl_c():
+                        self._cluster = _local_cluster(workers, self._device, memory)
                     break
                 except RuntimeError as error:  # a worker died while it started
                     if attempt == ATTEMPTS - 1:
@@ -197,9 +209,9 @@ class DaskWorkers:
         try:
             with self._connected():
                 self._client.wait_for_workers(1, timeout=CONNECT_SECONDS)
-                self._workers = len(self._client.scheduler_info(n_workers=-1)["workers"])
+                workers_there = self._client.scheduler_info(n_workers=-1)["workers"].values()
+                self._threads = sum(worker["nthreads"] for worker in workers_there)
         except TimeoutError:
-            self.close()
             raise GpucubeError(
                 f"the Dask scheduler at {address} has no workers: start some with 'dask worker {address}'"
             ) from None
@@ -208,21 +220,37 @@ class DaskWorkers:
 
     def ingest(self, jobs: Sequence[tuple]) -> Iterator[tuple[int, BlockReport]]:
         """Each worker opens the MeasurementSet itself and writes its rows into the shared store."""
+        # a task that outlives the run on somebody's scheduler must not write into a store made since, or sorted since
+        way_in = f"reading-{secrets.token_hex(8)}"
+        for folder in {partition.folder for _, partition, _, _ in jobs}:
+            os.symlink(os.curdir, os.path.join(folder, way_in))
         # each task takes its own rows' description along: what is scattered is lost with the workers that held it
         calls = [
-            (_ingest_task, (source.part(first, count), partition, int(source.keep[:first].sum())))
+            (
+                _ingest_task,
+                (
+                    source.part(first, count),
+                    replace(partition, folder=os.path.join(partition.folder, way_in)),
+                    int(source.keep[:first].sum()),
+                ),
+            )
             for source, partition, first, count in jobs
         ]
-        for future, _ in self._run(calls):
-            try:
-                index, reports, peak = self._outcome(future)
-            except GpucubeError:
-                raise
-            except Exception as error:
-                raise GpucubeError(f"a worker failed while reading: {_words(error)}") from None
-            self._note(peak)
-            for report in reports:
-                yield index, report
+        try:
+            for future, _ in self._run(calls):
+                try:
+                    index, reports, peak = self._outcome(future)
+                except GpucubeError:
+                    raise
+                except Exception as error:
+                    raise GpucubeError(f"a worker failed while reading: {_words(error)}") from None
+                self._note(peak)
+                for report in reports:
+                    yield index, report
+        finally:
+            for folder in {partition.folder for _, partition, _, _ in jobs}:
+                with suppress(FileNotFoundError):
+                    os.unlink(os.path.join(folder, way_in))
 
     def image(self, job: ImageJob, chunks: Sequence[Sequence[int]], notify: Notify) -> Iterator[list[ChannelRecord]]:
         """Chunks in order, a few at a time; what fails is split until the channel to blame is alone."""
@@ -307,7 +335,7 @@ class DaskWorkers:
             raise
 
     def _run(self, calls: Sequence[tuple[Callable, tuple]], window: int | None = None) -> Iterator[tuple[Any, tuple]]:
-        """Submit a window of tasks (by default two for each worker) and refill it.
+        """Submit a window of tasks (by default two for each thread of a worker) and refill it.
 
         Yields finished futures with their arguments.
         """
@@ -325,25 +353,80 @@ class DaskWorkers:
                 completed.add(future)
                 return
 
-        for _ in range(window or 2 * self._workers):
+        for _ in range(window or 2 * self._threads):
             submit()
         for future in completed:
             yield future, arguments.pop(future)
             submit()
 
-    def _note(self, peak: tuple[str, int]) -> None:
-        name, size = peak
-        self._peaks[name] = max(size, self._peaks.get(name, 0))
+    def _note(self, peak: _Memory) -> None:
+        self._peaks[peak.process] = max(peak.host, self._peaks.get(peak.process, 0))
+        self._device_peak = max(peak.device, self._device_peak)
 
     def memory_peak(self) -> int:
         """Of this process and all workers, each at its own worst moment."""
         return resident_peak() + sum(self._peaks.values())
 
+    def device_memory_peak(self) -> int:
+        """Of the worker that held most."""
+        return self._device_peak
+
+    def everywhere(self, function: Callable[[], Any]) -> list[Any]:
+        """What a function says on each worker."""
+        with self._connected():
+            return list(self._client.run(function).values())
+
     def close(self) -> None:
         """Disconnect; stop the cluster if it was started here."""
-        self._client.close()
-        if self._cluster is not None:
-            self._cluster.close()
+        for held in (self._client, self._cluster):
+            if held is not None:
+                held.close()
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """While a cluster starts: Ctrl-C takes effect when it has started and can be closed, and its workers never hear of it.
+
+    A terminal sends the signal to every process. Workers inherit the mask of the thread that starts them, which has it from
+    this one, and so do those that are started later in the place of dead ones.
+    """
+    # the first process to be started would start this, too, which unblocks the signal in its thread
+    resource_tracker.ensure_running()
+    came: list[int] = []
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if callable(signal.getsignal(number)):
+                handlers[number] = signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
+def _local_cluster(workers: int, device: str, memory: int) -> Any:
+    """Single-threaded processes, or one process for each GPU with a thread for each lane."""
+    common = {
+        "n_workers": workers,
+        "dashboard_address": "127.0.0.1:0",
+        "host": "127.0.0.1",
+        "memory_limit": memory,
+        # what goes wrong in a cluster of our own is told in our own lines
+        "silence_logs": logging.CRITICAL + 1,
+    }
+    if device == "cuda":
+        from dask_cuda import LocalCUDACluster
+
+        # CuPy's own pool bounds the memory of the device
+        return LocalCUDACluster(threads_per_worker=LANES["cuda"], device_memory_limit=0, **common)
+    from distributed import LocalCluster
+
+    return LocalCluster(threads_per_worker=1, processes=True, **common)
 
 
 def _words(error: Exception) -> str:
@@ -368,8 +451,17 @@ def _interned(value: Any) -> Any:
     return sys.intern(value) if isinstance(value, str) else value
 
 
-def _process() -> tuple[str, int]:
-    return f"{os.uname().nodename}:{os.getpid()}", resident_peak()
+@dataclass(frozen=True)
+class _Memory:
+    """Most bytes that a process has held so far, on the host and on its device."""
+
+    process: str
+    host: int
+    device: int
+
+
+def _process(device: str) -> _Memory:
+    return _Memory(f"{os.uname().nodename}:{os.getpid()}", resident_peak(), device_memory_peak(device))
 
 
 def _told(task: Callable) -> Callable:
@@ -386,36 +478,94 @@ def _told(task: Callable) -> Callable:
 
 
 @_told
-def _ingest_task(source: Any, partition: Any, offset: int) -> tuple[int, list[BlockReport], tuple[str, int]]:
+def _ingest_task(source: Any, partition: Any, offset: int) -> tuple[int, list[BlockReport], _Memory]:
     reports = list(ingest_rows(source, partition, 0, len(source.rows.rows), offset=offset))
-    return partition.index, reports, _process()
+    return partition.index, reports, _process("cpu")
 
 
 @_told
-def _image_task(
-    job: ImageJob, index: int, channels: Sequence[int], device: str
-) -> tuple[list[ChannelRecord], tuple[str, int]]:
+def _image_task(job: ImageJob, index: int, channels: Sequence[int], device: str) -> tuple[list[ChannelRecord], _Memory]:
     from distributed import get_worker
 
     worker = get_worker()
     records = image_chunk(
         job,
-        make_device(device, job.settings),
+        make_device(device, job.settings, worker.state.nthreads),
         channels,
         index,
         str(worker.name),
         lambda event, what: worker.log_event(TOPIC, (event, what if event == "started" else _plain(what))),
     )
-    return records, _process()
+    return records, _process(device)
 
 
 @_told
 def _restore_task(job: ImageJob, target: Beam, fitted: dict, channels: Sequence[int], device: str) -> None:
-    restore_chunk(job, make_device(device, job.settings), target, fitted, channels)
+    from distributed import get_worker
+
+    restore_chunk(job, make_device(device, job.settings, get_worker().state.nthreads), target, fitted, channels)
+
+
+class GpuWorkers:
+    """Processes on all cores that read, then a worker for each GPU: reading is bound by cores, not by GPUs."""
+
+    def __init__(self, readers: int, gpus: int, memory: int):
+        self._gpus, self._memory = gpus, memory
+        self._at_work = DaskWorkers(readers, "cpu", memory=memory)
+        self._read = False
+        self._peak = 0
+
+    def ingest(self, jobs: Sequence[tuple]) -> Iterable[tuple[int, BlockReport]]:
+        """By the processes that read."""
+        return self._at_work.ingest(jobs)
+
+    def _on_gpus(self) -> DaskWorkers:
+        if not self._read:
+            self._peak, self._read = self._at_work.memory_peak(), True
+            self._at_work.close()
+            self._at_work = DaskWorkers(self._gpus, "cuda", memory=self._memory)
+        return self._at_work
+
+    def image(self, job: ImageJob, chunks: Sequence[Sequence[int]], notify: Notify) -> Iterator[list[ChannelRecord]]:
+        """By the workers of the GPUs."""
+        return self._on_gpus().image(job, chunks, notify)
+
+    def restore(self, job: ImageJob, target: Beam, fitted: dict, chunks: Sequence[Sequence[int]]) -> None:
+        """By the workers of the GPUs."""
+        self._on_gpus().restore(job, target, fitted, chunks)
+
+    def memory_peak(self) -> int:
+        """Of the readers or of the workers that came after them."""
+        return max(self._peak, self._at_work.memory_peak())
+
+    def device_memory_peak(self) -> int:
+        """Of the worker that held most."""
+        return self._at_work.device_memory_peak()
+
+    def close(self) -> None:
+        """As `DaskWorkers`."""
+        self._at_work.close()
 
 
 def make_workers(in_process: bool, workers: int, device: str, scheduler: str, memory: int) -> Workers:
     """Threads here, a local cluster whose workers may hold `memory` bytes each, or the cluster of an existing scheduler."""
     if in_process:
-        return InProcess(workers, device)
+        return InProcess(max(workers, LANES[device]), device)
+    if device == "cuda" and not scheduler:
+        return GpuWorkers(len(os.sched_getaffinity(0)), workers, memory)
     return DaskWorkers(workers, device, scheduler, memory)
+
+
+def gpus_of_workers(address: str) -> list[tuple[str, int, int]]:
+    """`gpucube.devices.gpus_here` of every worker of an existing scheduler.
+
+    Raises
+    ------
+    GpucubeError
+        No scheduler there, or it has no workers.
+    """
+    workers = DaskWorkers(0, "cpu", address)
+    try:
+        return workers.everywhere(gpus_here)
+    finally:
+        workers.close()

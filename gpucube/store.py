@@ -89,12 +89,24 @@ class Samples:
         Jy, complex64, shape (nrow,).
     weight : numpy.ndarray
         1/Jy^2, float32, shape (nrow,); 0 where the sample does not count.
+    order : numpy.ndarray or None
+        Row k of `uvw` belongs to ``vis[order[k]]`` and ``weight[order[k]]``; None: to ``vis[k]`` and ``weight[k]``.
+    rows : str
+        Names `uvw` and `order`: planes with the same name share them. Empty if they are nobody else's.
     """
 
     uvw: np.ndarray
     frequency: float
     vis: np.ndarray
     weight: np.ndarray
+    order: np.ndarray | None = None
+    rows: str = ""
+
+    def in_order(self) -> Samples:
+        """The same samples row by row: neighbours in `uvw` are neighbours in memory."""
+        if self.order is None:
+            return self
+        return Samples(self.uvw, self.frequency, np.take(self.vis, self.order), np.take(self.weight, self.order))
 
 
 @dataclass(frozen=True)
@@ -120,17 +132,16 @@ class VisibilityStore:
     power: np.ndarray
 
     def samples(self, stokes: int, channel: int) -> Samples | None:
-        """Samples of a plane; None if no partition holds its channel.
+        """Samples of a plane, as they lie on disk; None if no partition holds its channel.
 
         Several partitions are joined into one set at the frequency of the first.
         """
         parts = [
-            _sorted_samples(p, stokes, k)
-            for p in self.partitions
-            if p.nrow and (k := _slot(p.output, channel)) is not None
+            _samples(p, stokes, k) for p in self.partitions if p.nrow and (k := _slot(p.output, channel)) is not None
         ]
         if len(parts) < 2:
             return parts[0] if parts else None
+        parts = [p.in_order() for p in parts]
         reference = parts[0].frequency
         return Samples(
             np.concatenate([p.uvw * (p.frequency / reference) for p in parts]),
@@ -150,6 +161,10 @@ class VisibilityStore:
                 w = max(w, scale * float(np.abs(uvw[:, 2]).max()))
         return uv, w
 
+    def most_samples(self) -> int:
+        """Samples of the plane that has most."""
+        return int(self.selected.max(initial=0))
+
     def nbytes(self) -> int:
         """Bytes on disk."""
         return sum(p.nbytes() for p in self.partitions)
@@ -159,13 +174,14 @@ class VisibilityStore:
         return all(map(_whole, self.partitions))
 
 
-def _sorted_samples(partition: Partition, stokes: int, slot: int) -> Samples:
-    order = partition.array("order")
+def _samples(partition: Partition, stokes: int, slot: int) -> Samples:
     return Samples(
         partition.array("uvw"),
         partition.frequency[slot],
-        np.take(partition.array("vis")[stokes, slot], order),
-        np.take(partition.array("weight")[stokes, slot], order),
+        partition.array("vis")[stokes, slot],
+        partition.array("weight")[stokes, slot],
+        partition.array("order"),
+        partition.path("uvw"),
     )
 
 

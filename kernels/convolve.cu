@@ -1,9 +1,9 @@
 // The passes around batched FFTs: between images and padded images, and the convolution with the PSF.
 //
-// In and out: stacks of planes. Images are float32 (plane, ny, nx) with the phase centre at (ny / 2, nx / 2); padded images
-// (plane, fft_y, fft_x) have it at (0, 0), their negative side wrapped around. `taper_y`, `taper_x`: the factors that undo
-// the gridding kernel's taper, of every row and column. Inverse FFTs are not normalised. A thread owns one value that it
-// writes; blockIdx.z is the plane.
+// In and out: stacks of planes. Images are float32 (slot, ny, nx) with the phase centre at (ny / 2, nx / 2), slot[plane] being
+// where a plane of the batch lies; padded images (plane, fft_y, fft_x) have it at (0, 0), their negative side wrapped around.
+// `taper_y`, `taper_x`: the factors that undo the gridding kernel's taper, of every row and column. Inverse FFTs are not
+// normalised. A thread owns one value that it writes; blockIdx.z is the plane.
 //
 // Convolution (major cycle in the image): planes are padded to twice their size from their first pixel on, multiplied
 // with a real spectrum of (2 ny, nx + 1) that has the normalisation in it, and cut; as in devices/cpu.py.
@@ -37,23 +37,24 @@ __device__ __forceinline__ int pixel_at(int place, int pixels, int padded) {
 
 // image = padded * taper * scale, after an inverse real FFT.
 extern "C" __global__ void crop_image(const REAL* __restrict__ padded, const REAL* __restrict__ taper_y,
-                                      const REAL* __restrict__ taper_x, const double* __restrict__ scale, int ny, int nx,
-                                      int fft_y, int fft_x, float* __restrict__ image) {
+                                      const REAL* __restrict__ taper_x, const double* __restrict__ scale,
+                                      const int* __restrict__ slot, int ny, int nx, int fft_y, int fft_x,
+                                      float* __restrict__ image) {
     const int x = COLUMN, y = ROW, plane = blockIdx.z;
     if (x >= nx || y >= ny) return;
     const REAL value = padded[at(plane, place_of(y, ny, fft_y), place_of(x, nx, fft_x), fft_y, fft_x)];
-    image[at(plane, y, x, ny, nx)] = (float)(value * taper_y[y] * taper_x[x] * (REAL)scale[plane]);
+    image[at(slot[plane], y, x, ny, nx)] = (float)(value * taper_y[y] * taper_x[x] * (REAL)scale[plane]);
 }
 
 // padded = image * taper, zero elsewhere, before a real FFT.
 extern "C" __global__ void pad_image(const float* __restrict__ image, const REAL* __restrict__ taper_y,
-                                     const REAL* __restrict__ taper_x, int ny, int nx, int fft_y, int fft_x,
-                                     REAL* __restrict__ padded) {
+                                     const REAL* __restrict__ taper_x, const int* __restrict__ slot, int ny, int nx,
+                                     int fft_y, int fft_x, REAL* __restrict__ padded) {
     const int place_x = COLUMN, place_y = ROW, plane = blockIdx.z;
     if (place_x >= fft_x || place_y >= fft_y) return;
     const int x = pixel_at(place_x, nx, fft_x), y = pixel_at(place_y, ny, fft_y);
     REAL value = 0;
-    if (x < nx && y < ny) value = image[at(plane, y, x, ny, nx)] * taper_y[y] * taper_x[x];
+    if (x < nx && y < ny) value = image[at(slot[plane], y, x, ny, nx)] * taper_y[y] * taper_x[x];
     padded[at(plane, place_y, place_x, fft_y, fft_x)] = value;
 }
 
@@ -71,18 +72,19 @@ extern "C" __global__ void add_w_plane(const COMPLEX* __restrict__ padded, const
 // image = sum over planes of w * taper * taper of w * scale.
 extern "C" __global__ void finish_w_planes(const REAL* __restrict__ sum, const REAL* __restrict__ taper_y,
                                            const REAL* __restrict__ taper_x, const REAL* __restrict__ taper_w,
-                                           const double* __restrict__ scale, int ny, int nx, float* __restrict__ image) {
+                                           const double* __restrict__ scale, const int* __restrict__ slot, int ny, int nx,
+                                           float* __restrict__ image) {
     const int x = COLUMN, y = ROW, plane = blockIdx.z;
     if (x >= nx || y >= ny) return;
     const REAL taper = taper_y[y] * taper_x[x] * taper_w[(long long)y * nx + x];
-    image[at(plane, y, x, ny, nx)] = (float)(sum[at(plane, y, x, ny, nx)] * taper * (REAL)scale[plane]);
+    image[at(slot[plane], y, x, ny, nx)] = (float)(sum[at(plane, y, x, ny, nx)] * taper * (REAL)scale[plane]);
 }
 
 // padded = image * taper * taper of w * exp(+2 pi i w (n - 1 - centre)), before an FFT of one plane of w.
 extern "C" __global__ void pad_w_plane(const float* __restrict__ image, const REAL* __restrict__ taper_y,
                                        const REAL* __restrict__ taper_x, const REAL* __restrict__ taper_w,
-                                       const double* __restrict__ height, double w, int ny, int nx, int fft_y, int fft_x,
-                                       COMPLEX* __restrict__ padded) {
+                                       const double* __restrict__ height, double w, const int* __restrict__ slot, int ny,
+                                       int nx, int fft_y, int fft_x, COMPLEX* __restrict__ padded) {
     const int place_x = COLUMN, place_y = ROW, plane = blockIdx.z;
     if (place_x >= fft_x || place_y >= fft_y) return;
     const int x = pixel_at(place_x, nx, fft_x), y = pixel_at(place_y, ny, fft_y);
@@ -90,7 +92,7 @@ extern "C" __global__ void pad_w_plane(const float* __restrict__ image, const RE
     value.x = 0, value.y = 0;
     if (x < nx && y < ny) {
         const long long pixel = (long long)y * nx + x;
-        const REAL brightness = image[at(plane, y, x, ny, nx)] * taper_y[y] * taper_x[x] * taper_w[pixel];
+        const REAL brightness = image[at(slot[plane], y, x, ny, nx)] * taper_y[y] * taper_x[x] * taper_w[pixel];
         double sine, cosine;
         sincospi(2.0 * w * height[pixel], &sine, &cosine);
         value.x = brightness * (REAL)cosine, value.y = brightness * (REAL)sine;
@@ -99,37 +101,40 @@ extern "C" __global__ void pad_w_plane(const float* __restrict__ image, const RE
 }
 
 // padded (plane, 2 ny, 2 nx) = image, zero elsewhere.
-extern "C" __global__ void pad_twice(const float* __restrict__ image, int ny, int nx, float* __restrict__ padded) {
+extern "C" __global__ void pad_twice(const float* __restrict__ image, const int* __restrict__ slot, int ny, int nx,
+                                     float* __restrict__ padded) {
     const int x = COLUMN, y = ROW, plane = blockIdx.z;
     if (x >= 2 * nx || y >= 2 * ny) return;
-    padded[at(plane, y, x, 2 * ny, 2 * nx)] = x < nx && y < ny ? image[at(plane, y, x, ny, nx)] : 0.0f;
+    padded[at(plane, y, x, 2 * ny, 2 * nx)] = x < nx && y < ny ? image[at(slot[plane], y, x, ny, nx)] : 0.0f;
 }
 
-// spectrum (plane, ny, columns) = (-1)^(y + x) Re(transform) / size: of a PSF centred in its array of (ny, 2 (columns - 1)).
+// spectrum (slot, ny, columns) = (-1)^(y + x) Re(transform) / size: of a PSF centred in its array of (ny, 2 (columns - 1)).
 // A PSF is even, so its transform about its centre is real; the sign moves the centre to pixel (0, 0).
-extern "C" __global__ void psf_spectrum(const float2* __restrict__ transform, int ny, int columns,
-                                        float* __restrict__ spectrum) {
+extern "C" __global__ void psf_spectrum(const float2* __restrict__ transform, const int* __restrict__ slot, int ny,
+                                        int columns, float* __restrict__ spectrum) {
     const int x = COLUMN, y = ROW, plane = blockIdx.z;
     if (x >= columns || y >= ny) return;
     const float scale = (float)(1.0 / (2.0 * ny * (columns - 1)));
     const float value = transform[at(plane, y, x, ny, columns)].x * scale;
-    spectrum[at(plane, y, x, ny, columns)] = (x + y) % 2 == 0 ? value : -value;
+    spectrum[at(slot[plane], y, x, ny, columns)] = (x + y) % 2 == 0 ? value : -value;
 }
 
 // transform *= spectrum, in place.
-extern "C" __global__ void multiply_spectrum(const float* __restrict__ spectrum, int ny, int columns,
-                                             float2* __restrict__ transform) {
+extern "C" __global__ void multiply_spectrum(const float* __restrict__ spectrum, const int* __restrict__ slot, int ny,
+                                             int columns, float2* __restrict__ transform) {
     const int x = COLUMN, y = ROW, plane = blockIdx.z;
     if (x >= columns || y >= ny) return;
     const long long i = at(plane, y, x, ny, columns);
-    transform[i].x *= spectrum[i];
-    transform[i].y *= spectrum[i];
+    const float factor = spectrum[at(slot[plane], y, x, ny, columns)];
+    transform[i].x *= factor;
+    transform[i].y *= factor;
 }
 
 // residual = dirty - the first quarter of the convolved image (plane, 2 ny, 2 nx).
-extern "C" __global__ void crop_residual(const float* __restrict__ dirty, const float* __restrict__ convolved, int ny, int nx,
-                                         float* __restrict__ residual) {
+extern "C" __global__ void crop_residual(const float* __restrict__ dirty, const float* __restrict__ convolved,
+                                         const int* __restrict__ slot, int ny, int nx, float* __restrict__ residual) {
     const int x = COLUMN, y = ROW, plane = blockIdx.z;
     if (x >= nx || y >= ny) return;
-    residual[at(plane, y, x, ny, nx)] = dirty[at(plane, y, x, ny, nx)] - convolved[at(plane, y, x, 2 * ny, 2 * nx)];
+    const long long i = at(slot[plane], y, x, ny, nx);
+    residual[i] = dirty[i] - convolved[at(plane, y, x, 2 * ny, 2 * nx)];
 }

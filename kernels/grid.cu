@@ -206,13 +206,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) grid_residual(SAMPLES, 
     work_on_item<true, true, false>(WORK, spectrum, nullptr, buffer);
 }
 
-// vis - model, sample by sample: between degridding and gridding with w.
-extern "C" __global__ void subtract_model(const COMPLEX* __restrict__ vis, const COMPLEX* __restrict__ predicted,
-                                          long long count, COMPLEX* __restrict__ residual) {
+// predicted = vis - predicted, sample by sample: between degridding and gridding with w.
+extern "C" __global__ void subtract_model(const COMPLEX* __restrict__ vis, long long count, COMPLEX* __restrict__ predicted) {
     const long long k = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (k >= count) return;
-    residual[k].x = vis[k].x - predicted[k].x;
-    residual[k].y = vis[k].y - predicted[k].y;
+    predicted[k].x = vis[k].x - predicted[k].x;
+    predicted[k].y = vis[k].y - predicted[k].y;
 }
 
 // Sum of the buffers that hold FFT cell (y, x) of a plane: tiles from the first that reaches it, items in their order.

@@ -15,7 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cudahost import missing_compiler
+from host_backend import host_backend
 
+from gpucube import devices
+from gpucube.devices import Device, ImagingSettings
+from gpucube.devices.backend import Backend
+from gpucube.devices.cuda import CudaDevice
+from gpucube.devices.cupy_backend import cupy_backend, why_not
 from gpucube.parameters import validated
 from gpucube.simulate import SimulationParameters, SimulationResult, simulate_ms
 
@@ -95,7 +102,27 @@ def real_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
     return find
 
 
-@pytest.fixture(params=["cpu"])
+def _on_host(settings: ImagingSettings, lanes: int) -> Device:
+    return CudaDevice(settings, host_backend())
+
+
+devices.MAKERS["cuda-on-host"] = _on_host
+
+NO_COMPILER = missing_compiler()
+NO_GPU = why_not()
+
+
+ON_HOST = pytest.param("cuda-on-host", marks=pytest.mark.skipif(NO_COMPILER is not None, reason=str(NO_COMPILER)))
+ON_GPU = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(bool(NO_GPU), reason=NO_GPU)])
+
+
+@pytest.fixture(params=["cpu", ON_HOST, ON_GPU])
 def device_name(request: pytest.FixtureRequest) -> str:
-    """Every device that the shared tests run on."""
+    """Every device that the shared tests run on; ``"cuda-on-host"`` is the CUDA device with its kernels run on the host."""
     return request.param
+
+
+@pytest.fixture(params=[ON_HOST, ON_GPU])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Where kernels run."""
+    return host_backend() if request.param == "cuda-on-host" else cupy_backend()

@@ -185,7 +185,7 @@ def test_the_store_of_a_workload_holds_its_sky_and_its_noise(tmp_path):
     bright = list(workload.bright_channels())
     weight = 2 / 0.02**2
     for channel in range(workload.channels):
-        s = store.samples(0, channel)
+        s = store.samples(0, channel).in_order()
         counted = s.weight > 0
         assert counted.sum() == store.counts[0, channel] == pytest.approx(0.95 * workload.rows, rel=0.01)
         np.testing.assert_allclose(s.weight[counted], weight, rtol=1e-6)

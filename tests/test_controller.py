@@ -113,6 +113,40 @@ def test_a_divergence_with_nothing_left_to_spend_is_rolled_back_and_ends(changes
 
 
 @pytest.mark.parametrize(
+    ("script", "changes", "stop"),
+    [
+        ([(1, 0), (0.5, 0), (0.6, 0), (0.7, 0)], {"niter": 30}, StopCode.ITERATION_LIMIT),
+        ([(1, 0), (0.5, 0), (0.6, 0), (0.7, 0)], {"nmajor": 3}, StopCode.MAJOR_LIMIT),
+        ([(1, 0), (0.5, 0), (0.7, 0), (0.7, 0)], {}, StopCode.NO_CHANGE),
+        # worse than the dirty image from the first cycle on
+        ([(0.5, 0), (0.6, 0), (0.7, 0)], {"niter": 20}, StopCode.ITERATION_LIMIT),
+    ],
+)
+def test_a_plane_that_grew_slowly_ends_on_its_best_model_whatever_stopped_it(script, changes, stop):
+    state, actions = play(script, replace(PARAMETERS, **changes))
+    assert actions == [Action.CLEAN] * (len(script) - 1) + [Action.ROLL_BACK_AND_STOP]
+    assert (state.peak, state.stop, state.retried) == (0.5, stop, False)
+
+
+def test_a_plane_whose_last_peak_is_its_smallest_or_differs_by_rounding_is_left_alone():
+    state, actions = play([(1, 0), (0.5, 0), (0.6, 0), (0.4, 0)], replace(PARAMETERS, niter=30))
+    assert (state.peak, actions[-1]) == (0.4, Action.STOP)
+    state, actions = play([(1, 0), (0.5, 0), (0.6, 0), (0.5 * (1 + 5e-7), 0)], replace(PARAMETERS, niter=30))
+    assert (state.stop, actions[-1]) == (StopCode.ITERATION_LIMIT, Action.STOP)
+
+
+def test_a_limit_that_rose_with_the_noise_of_a_plane_that_got_worse_is_not_reached():
+    parameters = replace(PARAMETERS, nsigma=3.0)
+    state, actions = play([(1.0, 0.3), (1.4, 0.5)], parameters)
+    assert (state.stop, actions[-1]) == (None, Action.CLEAN)
+    assert next_order(state, 0.1, parameters).threshold > state.peak, "nothing is left to clean"
+    state, actions = play([(1.0, 0.3), (1.4, 0.5), (1.4, 0.5)], parameters)
+    assert (state.peak, state.noise, state.stop) == (1.0, 0.3, StopCode.NO_CHANGE)
+    assert actions[-1] is Action.ROLL_BACK_AND_STOP
+    assert state.limit == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
     ("sidelobe", "changes", "fraction"),
     [
         (0.2, {}, 0.2),

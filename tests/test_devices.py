@@ -27,7 +27,8 @@ WIDE = geometry(64, 48, 110.0, 90.0)
 
 
 def settings(g=SQUARE, **changes) -> ImagingSettings:
-    return ImagingSettings(g, **({"epsilon": 1e-6} | changes))
+    """For samples of up to 4000 wavelengths in w."""
+    return ImagingSettings(g, **({"epsilon": 1e-6, "samples": 1000, "w_max": 4000.0} | changes))
 
 
 def begin(device_name: str, s, mask=None, wide: bool | None = None, **changes):
@@ -348,10 +349,14 @@ def test_a_plane_does_not_depend_on_its_neighbours_in_the_batch(device_name):
         device.minor(planes, [MinorOrder(0.05, 200, 0.1)] * len(planes))
         device.major(planes)
         device.measure(planes)
-        return [[device.fetch(p, name).tobytes() for name in ("psf", "model", "residual")] for p in planes]
+        products = [[device.fetch(p, name).tobytes() for name in ("psf", "model", "residual")] for p in planes]
+        device.release(planes)
+        return products
 
     device = make_device(device_name, settings(RECTANGLE))
-    together = life(device, device.begin([*each, None], [None] * 5)[:4])
+    begun = device.begin([*each, None], [None] * 5)
+    together = life(device, begun[:4])
+    device.release(begun[4:])
     alone = [life(device, device.begin([s], [None]))[0] for s in each[::-1]][::-1]
     assert together == alone
 

@@ -11,7 +11,9 @@ from astropy.io import fits
 from casacore.tables import table
 from runs import altered, image, planes
 
+from gpucube import imaging
 from gpucube.cli import summary
+from gpucube.controller import LoopState, observe
 
 HARSH = {"niter": 3000, "nsigma": 1.0, "gain": 0.9, "cyclefactor": 0.05, "minpsffraction": 0.0}
 """Deep minor cycles with long steps on an approximate residual."""
@@ -51,6 +53,27 @@ def test_no_plane_ends_worse_than_it_began(
             assert residual <= dirty[record.channel] * (1 + 1e-6), record
             assert residual == pytest.approx(record.peak_residual, rel=1e-6)
     assert np.isfinite(fits.getdata(result.products["image"])[0, [0, 5, 11]]).all()
+
+
+@pytest.mark.parametrize("niter", [300, 3000])
+def test_every_plane_ends_with_the_smallest_peak_it_ever_had(
+    niter: int, snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that grows too slowly to be tried again, until its iterations are used up."""
+    seen: list[list[float]] = []
+
+    def noted(state: LoopState, peak: float, *rest: Any) -> Any:
+        if state.majors == 0:
+            seen.append([])
+        seen[-1].append(peak)
+        return observe(state, peak, *rest)
+
+    monkeypatch.setattr(imaging, "observe", noted)
+    ms = altered(snapshot, tmp_path, phase_errors(60.0))
+    result = image(ms, tmp_path / "cube", workers=1, **(HARSH | {"niter": niter, "nsigma": 0.0}))
+    peaks = [r.peak_residual for r in result.channels if r.peak_residual is not None]
+    assert any(peaks[-1] > 1.5 * min(peaks) for peaks in seen), "this test needs planes that end in growth"
+    assert sorted(peaks) == pytest.approx(sorted(map(min, seen)), rel=2e-6)
 
 
 def test_channels_that_were_tried_again_are_named(snapshot: Path, tmp_path: Path) -> None:

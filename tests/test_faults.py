@@ -21,8 +21,9 @@ from runs import SETTINGS, image, payload
 from torture import finish, safe_channels, start
 
 import gpucube
-from gpucube import api
+from gpucube import api, imaging
 from gpucube.cli import main
+from gpucube.journal import Journal
 
 
 @pytest.fixture
@@ -72,6 +73,54 @@ def test_a_disk_that_fills_up_is_told_and_resume_goes_on_once_there_is_room(
     else:
         assert list(small_disk.iterdir()) == [], "nothing was safe, nothing is left"
     assert payload(image(tiny_ms.ms, small_disk / "cube", resume=True)) == payload(whole)
+
+
+def remount(folder: Path, *options: str) -> None:
+    subprocess.run(["mount", *options, str(folder)], check=True)
+
+
+@pytest.mark.parametrize("moment", ["imaging begins", "some channels are safe", "all channels are safe"])
+def test_a_disk_that_turns_read_only_is_told_and_resume_goes_on_once_it_can_be_written(
+    small_disk: Path, tiny_ms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """A second mount of the same folder over the first: what is opened from then on cannot be written."""
+    whole = image(tiny_ms.ms, tmp_path / "whole", workers=1, chunksize=1)
+    out = small_disk / "out"
+    out.mkdir()
+
+    def turn() -> None:
+        remount(out, "--bind", str(out))
+        remount(out, "-o", "remount,bind,ro")
+
+    if moment == "imaging begins":
+        when_imaging_begins(monkeypatch, turn)
+    else:
+        add, enough = Journal.add, 5 if moment == "some channels are safe" else len(whole.channels)
+
+        def add_and_turn(self: Journal, records: Any) -> None:
+            before = len(self.records)
+            add(self, records)
+            if before < enough <= len(self.records):
+                turn()
+
+        monkeypatch.setattr(imaging, "SECONDS_BETWEEN_SYNCS", 0.0)
+        monkeypatch.setattr(Journal, "add", add_and_turn)
+    try:
+        with pytest.raises(gpucube.GpucubeError, match=r"cannot write .*Read-only file system") as told:
+            image(tiny_ms.ms, out / "cube", workers=1, chunksize=1)
+        with pytest.raises(gpucube.GpucubeError, match=r"Read-only file system"):
+            image(tiny_ms.ms, out / "cube", resume=True)
+    finally:
+        # a mapped file that was opened there may not have been let go of yet
+        subprocess.run(["umount", "--lazy", str(out)], check=True)
+    assert "\n" not in str(told.value)
+    assert ("channels are safe on disk, the same call with resume=True goes on" in str(told.value)) == (
+        moment != "imaging begins"
+    )
+    monkeypatch.undo()
+    again = image(tiny_ms.ms, out / "cube", resume=True)
+    assert payload(again) == payload(whole)
+    assert sorted(path.name for path in out.iterdir()) == sorted(Path(path).name for path in again.products.values())
 
 
 def test_a_store_too_large_for_its_disk_is_told_before_starting(small_disk: Path, make_ms: Any, tmp_path: Path) -> None:

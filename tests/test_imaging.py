@@ -92,7 +92,7 @@ def everything(job: ImageJob) -> dict[str, bytes]:
 
 def exact_residual(job: ImageJob, channel: int, model: np.ndarray) -> np.ndarray:
     """Residual of a model by direct sums in float64 over every visibility and pixel."""
-    s = job.store.samples(0, channel)
+    s = job.store.samples(0, channel).in_order()
     weight = imaging_weights(s, GEOMETRY, job.settings.weighting, job.settings.robust)
     return dft_image(s, GEOMETRY, weight, np.where(weight > 0, s.vis, 0) - dft_predict(s, GEOMETRY, model))
 
@@ -134,7 +134,7 @@ def test_the_records_are_complete(make_job):
         assert r.stop_reason == StopCode(r.stop_code).reason
         assert r.visibilities == job.store.counts[0, channel]
         assert r.flagged_fraction == pytest.approx(1 - job.store.counts[0, channel] / 900)
-        s = job.store.samples(0, channel)
+        s = job.store.samples(0, channel).in_order()
         assert r.sum_weights == pytest.approx(imaging_weights(s, GEOMETRY, "briggs", 0.5).sum(), rel=1e-6)
         assert 20 < r.beam["bmin_arcsec"] <= r.beam["bmaj_arcsec"] < 80
         assert {"grid", "psf", "measure", "restore", "write"} <= set(r.seconds)

@@ -66,7 +66,7 @@ def in_ms_order(store: VisibilityStore, channel: int, stokes: int = 0, partition
     """Samples of one partition, back in the order of its rows in the MS."""
     p = store.partitions[partition]
     alone = VisibilityStore(store.folder, (p,), store.counts, store.selected, store.power)
-    s = alone.samples(stokes, channel)
+    s = alone.samples(stokes, channel).in_order()
     back = np.argsort(p.array("order"))
     return Samples(s.uvw[back], s.frequency, s.vis[back], s.weight[back])
 
@@ -119,7 +119,7 @@ def test_every_sample_of_every_channel(tiny_ms, ingested):
 def test_samples_are_handed_out_with_neighbours_in_the_uv_plane_together(tiny_ms, ingested):
     """In whatever order, every one is there once; and the steps from one to the next are shorter than the MS's."""
     _, store, _ = ingested(tiny_ms.ms)
-    s, original = store.samples(0, 5), in_ms_order(store, 5)
+    s, original = store.samples(0, 5).in_order(), in_ms_order(store, 5)
     assert sorted(map(tuple, s.uvw)) == sorted(map(tuple, original.uvw))
 
     def steps(uvw: np.ndarray) -> float:
@@ -372,7 +372,7 @@ def test_a_new_phase_centre_moves_the_source_there_to_the_middle_of_the_image(ma
     sources = SkyCoord(truth["ra"] * units.rad, truth["dec"] * units.rad, frame="fk5")
     offset = sources.transform_to(centre.skyoffset_frame()).cartesian
     found = list(zip(offset.y.value, offset.z.value, FLUX, strict=True))
-    s = store.samples(0, 1)
+    s = store.samples(0, 1).in_order()
     good = s.weight > 0
     turned, original = in_ms_order(store, 1).uvw, column(made.ms, "UVW")[kept_rows(made.ms)]
     assert np.linalg.norm(turned, axis=1) == pytest.approx(np.linalg.norm(original, axis=1), rel=1e-12)

@@ -7,6 +7,7 @@ import pytest
 from kernel_runs import ORDERS, needs_compiler, run
 
 from gpucube.devices import cpu_loops
+from gpucube.devices.gaussians import sampled_gaussian
 
 pytestmark = needs_compiler
 
@@ -48,11 +49,6 @@ def test_changed_components_are_subtracted_as_on_the_cpu(shape, order):
     assert np.array_equal(residual, expected)
 
 
-def gaussian(a, b, c, half_y, half_x):
-    y, x = np.arange(-half_y, half_y + 1)[:, None], np.arange(-half_x, half_x + 1)
-    return np.exp(-(a * x * x + 2.0 * b * x * y + c * y * y)).astype(np.float32)
-
-
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("shape", [*SHAPES, (70, 66)])
 def test_gaussians_are_added_as_on_the_cpu(shape, order):
@@ -67,8 +63,8 @@ def test_gaussians_are_added_as_on_the_cpu(shape, order):
     image = rng.standard_normal((3, ny, nx)).astype(np.float32)
     expected = image.copy()
     for k, (s, beam) in enumerate(zip(slot, beams, strict=True)):
-        cpu_loops.add_gaussians(expected[k], model[s], *beam)
-    tables = [gaussian(*beam).ravel() for beam in beams]
+        cpu_loops.add_gaussians(expected[k], model[s], sampled_gaussian(beam[:3], *beam[3:]))
+    tables = [sampled_gaussian(beam[:3], *beam[3:]).ravel() for beam in beams]
     first = np.concatenate([[0], np.cumsum([len(t) for t in tables])])[:-1].astype(np.int64)
     half_y, half_x = (np.array([beam[i] for beam in beams], np.int32) for i in (3, 4))
     grid = ((nx + 31) // 32, (ny + 31) // 32, 3)

@@ -15,8 +15,10 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
-from torture import torture
+from astropy.io import fits
+from torture import Cluster, ended, finish, left_behind, payload, safe_channels, start, torture
 
 import gpucube
 from gpucube.journal import difference, fingerprint, journal_path
@@ -56,6 +58,7 @@ def test_resume_of_nothing_is_a_run_and_of_a_finished_run_is_its_result(
 ONE_OF_EACH = [
     ("threads", "main"),
     ("local", "main"),
+    ("local", "worker"),
     ("cluster", "worker"),
     ("cluster", "scheduler"),
 ]
@@ -217,9 +220,83 @@ def test_sigterm_ends_tidily_with_one_line(line_ms: SimulationResult, tmp_path: 
         assert "Traceback" not in errors and "interrupted" in errors
 
 
+@pytest.fixture(scope="module")
+def undisturbed(line_ms: SimulationResult, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return finish(start(Path(line_ms.ms), folder, "threads"), folder)
+
+
+@pytest.mark.parametrize(("to", "moment"), [("all", "imaging"), ("main", "starting")])
+def test_ctrl_c_ends_a_local_cluster_within_seconds(
+    line_ms: SimulationResult, undisturbed: dict[str, bytes], tmp_path: Path, to: str, moment: str
+) -> None:
+    """A terminal sends the signal to the workers, too; a batch system to the main process alone."""
+    ms, folder = Path(line_ms.ms), tmp_path / "stopped"
+    run = start(ms, folder, "local", chunksize=1)
+    while run.poll() is None and not (
+        safe_channels(folder) >= 3
+        if moment == "imaging"
+        else len(psutil.Process(run.pid).children(recursive=True)) >= 2
+    ):
+        time.sleep(0.01)
+    begun = time.monotonic()
+    (os.killpg if to == "all" else os.kill)(run.pid, signal.SIGINT)
+    errors = ended(run)
+    took = time.monotonic() - begun
+    print(f"ended within {took:.2f} s")
+    assert took < 10
+    assert left_behind(run, 2) == []
+    assert run.returncode == 130
+    told = [line for line in errors.splitlines() if line]
+    assert len(told) == 1 and told[0].startswith("gpucube: interrupted"), errors
+    if moment == "imaging":
+        assert "of 24 channels are safe on disk, the same call with resume=True goes on" in told[0]
+    else:
+        assert list(folder.iterdir()) == [], "nothing was safe, nothing is left"
+    assert finish(start(ms, folder, "threads", resume=True), folder) == undisturbed
+
+
+def test_tasks_that_outlive_their_run_on_a_cluster_write_no_more(line_ms: SimulationResult, tmp_path: Path) -> None:
+    """A scheduler of one's own goes on with the tasks it has begun; the next run must not find their planes in its cubes."""
+    from distributed import Client
+
+    ms, quick = Path(line_ms.ms), {"niter": 0, "imsize": 72}
+    expected = finish(start(ms, tmp_path / "whole", "threads", **quick), tmp_path / "whole")
+    folder, cluster = tmp_path / "late", Cluster(tmp_path)
+    try:
+        cluster.start()
+        with Client(cluster.address, set_as_default=False) as client:
+
+            def at_work() -> int:
+                return sum(client.run(lambda dask_worker: len(dask_worker.active_threads)).values())
+
+            # one chunk for each worker, seconds long: their planes come one after the other
+            run = start(ms, folder, "cluster", cluster.address, cycleniter=2, gain=0.003, chunksize=12)
+            while run.poll() is None and not begun_to_write(folder):
+                time.sleep(0.01)
+            run.kill()
+            ended(run)
+            assert at_work(), "this test needs tasks that are at work still"
+            finish(start(ms, folder, "threads", overwrite=True, **quick), folder)
+            until = time.monotonic() + 120
+            while at_work() and time.monotonic() < until:
+                time.sleep(0.1)
+        assert payload(folder) == expected
+    finally:
+        cluster.stop()
+
+
+def begun_to_write(folder: Path) -> bool:
+    """Whether any plane of the PSF is in its cube; nothing but zeros before."""
+    try:
+        return bool(fits.getdata(folder / "run" / "cube.psf.fits").any())
+    except FileNotFoundError:
+        return False
+
+
 def test_a_journal_of_another_format_is_refused(line_ms: SimulationResult, tmp_path: Path) -> None:
     Path(journal_path(str(tmp_path / "cube"))).write_text('{"format": 99, "fingerprint": {}, "cubes": {}}\n')
-    with pytest.raises(gpucube.GpucubeError, match="has format 99, this version knows 1"):
+    with pytest.raises(gpucube.GpucubeError, match="has format 99, this version knows 2"):
         image(line_ms, tmp_path / "cube", resume=True)
 
 

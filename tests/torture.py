@@ -129,6 +129,20 @@ def kill_group(process: subprocess.Popen) -> None:
     process.wait()
 
 
+def left_behind(leader: subprocess.Popen, seconds: float) -> list[str]:
+    """Processes of the group of a process that has ended, which get so many seconds to end, too."""
+    until = time.monotonic() + seconds
+    while True:
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                if os.getpgid(process.pid) == leader.pid and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(" ".join(process.cmdline()))
+        if not found or time.monotonic() > until:
+            return found
+        time.sleep(0.1)
+
+
 @dataclass(frozen=True)
 class Watched:
     """What a run took while it went on.
@@ -188,7 +202,10 @@ def start(
     for name, value in options.items():
         arguments += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     force = "gpucube.plan.IN_PROCESS_SECONDS = 0\n" if place == "local" else ""
-    code = f"import sys, gpucube.plan\nfrom gpucube.cli import main\n{force}sys.exit(main())"
+    tell = "faulthandler.register(signal.SIGUSR1)\n"
+    code = (
+        f"import faulthandler, signal, sys, gpucube.plan\nfrom gpucube.cli import main\n{tell}{force}sys.exit(main())"
+    )
     if place == "local":
         code = "if __name__ == '__main__':\n" + "\n".join("    " + line for line in code.splitlines())
     return subprocess.Popen(
@@ -207,13 +224,20 @@ def payload(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted((folder / "run").glob("*.fits"))}
 
 
+def ended(run: subprocess.Popen) -> str:
+    """Wait for the end of a run; returns what it wrote to standard error. One that hangs is a failure, and tells where."""
+    try:
+        return run.communicate(timeout=TIMEOUT)[1]
+    except subprocess.TimeoutExpired:
+        run.send_signal(signal.SIGUSR1)
+        time.sleep(1)
+        kill_group(run)
+        raise Torture(f"a run hangs: {run.communicate()[1]}") from None
+
+
 def finish(run: subprocess.Popen, folder: Path) -> dict[str, bytes]:
     """Let a run come to its end, which must be a good one; returns its products."""
-    try:
-        _, errors = run.communicate(timeout=TIMEOUT)
-    except subprocess.TimeoutExpired:
-        kill_group(run)
-        raise Torture(f"the run in {folder} hangs") from None
+    errors = ended(run)
     if run.returncode != 0:
         raise Torture(f"the run in {folder} ended with status {run.returncode}: {errors}")
     found = payload(folder)
@@ -223,46 +247,56 @@ def finish(run: subprocess.Popen, folder: Path) -> dict[str, bytes]:
     return found
 
 
-def disturb(ms: Path, folder: Path, way: tuple[str, str], moment: float, cluster: Cluster, **changes: object) -> str:
-    """Begin or resume a run, kill one of its processes after `moment` seconds, look at how it ends.
+def disturb(
+    ms: Path,
+    folder: Path,
+    way: tuple[str, str],
+    moment: float,
+    cluster: Cluster,
+    rng: random.Random,
+    **changes: object,
+) -> tuple[subprocess.Popen, str]:
+    """Begin a run, kill one of its processes after `moment` seconds, look at how it ends.
 
     Returns
     -------
-    str
+    run : subprocess.Popen
+    how : str
         ``"went on"``, ``"ended"`` or ``"killed"``; empty if it had come to its end before.
     """
     place, victim = way
     if place == "cluster":
         cluster.start()
-    run = start(ms, folder, place, cluster.address, resume=True, **changes)
+    run = start(ms, folder, place, cluster.address, **changes)
     with contextlib.suppress(subprocess.TimeoutExpired):
         run.wait(moment)
     if run.poll() is not None:
         finish(run, folder)
-        return ""
+        return run, ""
     if victim == "main":
-        kill_group(run)
-        run.communicate()
-        return "killed"
+        run.kill()
+        run.wait()
+        # not waited for: what the run has left may still be at work when it is resumed
+        return run, "killed"
     if victim == "scheduler":
         cluster.scheduler.kill()
-        try:
-            _, errors = run.communicate(timeout=TIMEOUT)
-        except subprocess.TimeoutExpired:
-            kill_group(run)
-            raise Torture("the run hangs without its scheduler") from None
+        errors = ended(run)
         if run.returncode == 0:
-            return ""
+            return run, ""
         told = [line for line in errors.splitlines() if line]
         if run.returncode != 2 or len(told) != 1 or not told[0].startswith("gpucube: error: "):
             raise Torture(f"without its scheduler the run ended with status {run.returncode}: {errors}")
-        return "ended"
-    workers = cluster.workers() if place == "cluster" else worker_processes(run.pid)
-    if workers:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            workers[0].kill()
+        return run, "ended"
+    workers: list[psutil.Process] = []
+    while not workers and run.poll() is None:
+        workers = cluster.workers() if place == "cluster" else worker_processes(run.pid)
+    if not workers:
+        finish(run, folder)
+        return run, ""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        rng.choice(workers).kill()
     finish(run, folder)
-    return "went on"
+    return run, "went on"
 
 
 def torture(ms: Path, folder: Path, ways: Sequence[tuple[str, str]], seed: int, **changes: object) -> list[str]:
@@ -296,18 +330,22 @@ def torture(ms: Path, folder: Path, ways: Sequence[tuple[str, str]], seed: int, 
             way = ways[kills]
             work = folder / f"run{kills}"
             moment = rng.uniform(0.05, 1.0) * usual[way[0]]
-            how = disturb(ms, work, way, moment, cluster, **changes)
+            run, how = disturb(ms, work, way, moment, cluster, rng, **changes)
             if not how:  # too late: it was quicker than usual
                 remove(work)
                 continue
             kills += 1
             safe = safe_channels(work)
-            place = rng.choice([place for place in usual if place != "cluster"])
-            again = start(ms, work, place, resume=True, chunksize=rng.choice([1, 5, -1]), **changes)
+            place = rng.choice(list(usual))
+            if place == "cluster":
+                cluster.start()
+            again = start(ms, work, place, cluster.address, resume=True, chunksize=rng.choice([1, 5, -1]), **changes)
             if finish(again, work) != expected:
                 raise Torture(
                     f"{way} killed after {moment:.2f} s and resumed on {place}: the products differ (seed {seed})"
                 )
+            if left := [*left_behind(run, 10), *left_behind(again, 10)]:
+                raise Torture(f"{way} killed after {moment:.2f} s: processes were left behind: {left}")
             remove(work)
             lines.append(
                 f"{kills:3d} {way[0]:8s} {way[1]:10s} after {moment:5.2f} s: {how}, {safe} channels safe; same bytes"

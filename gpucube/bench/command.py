@@ -129,9 +129,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: Sequence[str]) -> int:
     options = _parse(given)
-    from gpucube.api import choose_device
+    from gpucube.devices import choose_device, gpus_here
 
-    sizes, stages, device = chunk_sizes(options.chunksize), _stages(options.stages), choose_device(options.device)
+    sizes, stages = chunk_sizes(options.chunksize), _stages(options.stages)
+    device, note = choose_device(options.device, lambda: gpus_here()[0])
     from gpucube.bench import report
     from gpucube.bench.machine import Others
 
@@ -150,7 +151,8 @@ def _run(given: Sequence[str]) -> int:
     else:
         text, result = _measure_stages(given, options, device, sizes, stages)
     result["machine"]["busy_before_percent"] = busy
-    print(f"{text}\nOther programs used {busy} % of the machine before the start.\n")
+    print(f"{text}\nOther programs used {busy} % of the machine before the start.")
+    print(f"{note[0].upper()}{note[1:]}.\n" if note else "")
     if old is not None:
         print(report.comparison(result, old))
     if options.json:

@@ -27,7 +27,6 @@ import numpy as np
 
 import gpucube
 from gpucube import plan as planning
-from gpucube.beams import fit_beam, psf_sidelobe
 from gpucube.bench import report
 from gpucube.bench.stages import Scene, image_once, say
 from gpucube.bench.workloads import Workload, settings_of
@@ -71,7 +70,6 @@ def lock_step(job: ImageJob, device: Device, channels: Sequence[int]) -> tuple[i
     iterations, major_cycles : int
         Of all channels together.
     """
-    geometry = job.settings.geometry
     samples = [job.store.samples(0, c) for c in channels]
     planes = device.begin(samples, [None] * len(channels))
     kept = [i for i, p in enumerate(planes) if p.sum_weights > 0]
@@ -79,11 +77,7 @@ def lock_step(job: ImageJob, device: Device, channels: Sequence[int]) -> tuple[i
     states = [LoopState() for _ in planes]
     _judge(job, device, planes, states)
     device.make_psf(planes, True)
-    beams, sidelobes = [], []
-    for plane in planes:
-        psf = device.fetch(plane, "psf")
-        beams.append(fit_beam(psf, geometry.cell_x, geometry.cell_y))
-        sidelobes.append(psf_sidelobe(psf, beams[-1], geometry.cell_x, geometry.cell_y))
+    beams, sidelobes = zip(*device.beams(planes), strict=True)
     iterations = majors = 0
     while any(state.stop is None for state in states):
         orders = [
@@ -99,7 +93,7 @@ def lock_step(job: ImageJob, device: Device, channels: Sequence[int]) -> tuple[i
         _judge(job, device, planes, states)
     for plane, channel, beam in zip(planes, channels, beams, strict=True):
         model, residual = (device.fetch(plane, name) for name in ("model", "residual"))
-        image = restored(device, geometry, model, residual, beam, beam)
+        image = restored(device, job.settings.geometry, model, residual, beam, beam)
         for name, values in (("image", image), ("residual", residual), ("model", model)):
             write_plane(job.cubes[name], 0, channel, values)
     for cube in job.cubes.values():

@@ -35,8 +35,7 @@ from gpucube.bench.workloads import (
     make_store,
     settings_of,
 )
-from gpucube.devices import Device, MinorOrder, make_device
-from gpucube.devices.cpu import ACTIVE_SET_CUT
+from gpucube.devices import ACTIVE_SET_CUT, Device, MinorOrder, make_device
 from gpucube.errors import GpucubeError
 from gpucube.geometry import ImageGeometry, SpectralAxis
 from gpucube.imaging import ImageJob, image_chunk
@@ -472,7 +471,7 @@ def _image_floors(
     """Fill in work, bytes and floors of the stages of IMAGE."""
     stages, workers, settings = outcome.stages, outcome.workers, scene.job.settings
     geometry, pixels = settings.geometry, settings.geometry.nx * settings.geometry.ny
-    samples = scene.job.store.samples(0, hardest)
+    samples = scene.job.store.samples(0, hardest).in_order()
     rows, n = len(samples.weight), len(scene.channels)
     cleaned = sum(r.major_cycles > 0 for r in outcome.records)
     majors = sum(r.major_cycles for r in outcome.records)

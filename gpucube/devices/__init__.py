@@ -7,7 +7,8 @@ must not depend on which other planes are in the batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -38,6 +39,10 @@ class ImagingSettings:
         ``"activeset"`` or ``"textbook"``.
     majorcycle : str
         ``"auto"``, ``"visibility"`` or ``"image"``.
+    samples : int
+        Most samples that any plane of the job has.
+    w_max : float
+        Largest |w| of the job, in wavelengths.
     """
 
     geometry: ImageGeometry
@@ -48,6 +53,15 @@ class ImagingSettings:
     w_term: bool = False
     minorcycle: Literal["activeset", "textbook"] = "activeset"
     majorcycle: Literal["auto", "visibility", "image"] = "auto"
+    samples: int = 0
+    w_max: float = 0.0
+
+
+ACTIVE_SET_CUT = 0.9
+"""The active set holds the pixels above this fraction of the cycle threshold."""
+
+SPARSE_COMPONENTS = 100
+"""A major cycle in the image that changed fewer pixels than this subtracts them one by one: exact, and cheaper than FFTs."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +88,9 @@ class Device(Protocol):
 
     name: str
     batch: int
-    """Planes that are best worked on at once."""
+    """Planes that are worked on at once, at most."""
+    out_of_memory: type[Exception]
+    """What is raised when the device has no memory left."""
     apart: dict[str, float]
     """Seconds of calls since it was last emptied that belong to a stage of their own: ``"upload"`` and ``"weights"`` of
     `begin`, ``"fft"`` of `make_psf` and `major` where they transform the image itself. Emptied by who reads it."""
@@ -107,33 +123,120 @@ class Device(Protocol):
         """Return each plane's model to the one remembered, and its residual with it."""
         ...
 
+    def beams(self, planes: Sequence[Any]) -> list[tuple[Beam, float]]:
+        """Of each plane: the beam fitted to its PSF, and the largest |PSF| outside the main lobe."""
+        ...
+
     def fetch(self, plane: Any, product: str) -> np.ndarray:
         """Copy ``"dirty"``, ``"psf"``, ``"residual"`` or ``"model"`` to the host, float32 (ny, nx)."""
         ...
 
-    def restore(
-        self, model: np.ndarray, residual: np.ndarray, beam: Beam, smooth: Beam | None, scale: float
-    ) -> np.ndarray:
-        """Restored image of host arrays: model * beam + scale * (residual * `smooth`, a Gaussian of unit sum)."""
+    def resident(self, plane: Any, product: str) -> Any:
+        """The same where it lies, to be given to `restore`."""
+        ...
+
+    def restore(self, model: Any, residual: Any, beam: Beam, smooth: Beam | None, scale: float) -> np.ndarray:
+        """Restored image: model * beam + scale * (residual * `smooth`, a Gaussian of unit sum).
+
+        `model` and `residual` may lie on the host or be `resident`.
+        """
+        ...
+
+    def release(self, planes: Sequence[Any]) -> None:
+        """Give back the places of planes that are done with."""
+        ...
+
+    def forget(self) -> None:
+        """Give back the places of all planes."""
+        ...
+
+    def shrink(self) -> bool:
+        """Halve `batch`; False if it was the least already."""
         ...
 
 
-def make_device(name: str, settings: ImagingSettings) -> Device:
+def _cpu(settings: ImagingSettings, lanes: int) -> Device:
+    from gpucube.devices.cpu import CpuDevice
+
+    return CpuDevice(settings)
+
+
+def _cuda(settings: ImagingSettings, lanes: int) -> Device:
+    from gpucube.devices.cuda import CudaDevice
+    from gpucube.devices.cupy_backend import cupy_backend
+
+    return CudaDevice(settings, cupy_backend(lanes))
+
+
+LANES = {"cpu": 1, "cuda": 3}
+"""Threads that share one device, each with chunks of its own: on a GPU one computes while others read, upload and write."""
+
+MAKERS: dict[str, Callable[[ImagingSettings, int], Device]] = {"cpu": _cpu, "cuda": _cuda}
+"""How each kind of device is made, from the settings and the number of device objects that share the hardware."""
+
+
+def make_device(name: str, settings: ImagingSettings, lanes: int = 1) -> Device:
     """Make a device by name.
 
     Parameters
     ----------
     name : str
-        ``"cpu"``.
+        Of `MAKERS`.
     settings : ImagingSettings
+    lanes : int
+        Device objects that share one GPU, each in its own thread.
 
     Raises
     ------
     GpucubeError
-        No such device here.
+        No such device here, or not enough memory on it.
     """
-    if name == "cpu":
-        from gpucube.devices.cpu import CpuDevice
+    if name not in MAKERS:
+        raise GpucubeError(f"device {name!r} is not available: use device='cpu'")
+    return MAKERS[name](settings, lanes)
 
-        return CpuDevice(settings)
-    raise GpucubeError(f"device {name!r} is not available: use device='cpu'")
+
+def gpus_here() -> tuple[str, int, int]:
+    """What keeps this process from using a GPU (empty: nothing), how many it sees, and bytes it may take of the first."""
+    from gpucube.devices import cupy_backend
+
+    reason = cupy_backend.why_not()
+    return (reason, 0, 0) if reason else ("", cupy_backend.count(), cupy_backend.usable_memory())
+
+
+def device_memory_peak(name: str) -> int:
+    """Bytes of device memory that this process has held, at most; 0 if it has used none."""
+    if name != "cuda" or "cupy" not in sys.modules:
+        return 0
+    from gpucube.devices.cupy_backend import memory_held
+
+    return memory_held()
+
+
+def choose_device(name: str, why_not: Callable[[], str]) -> tuple[str, str]:
+    """The device that ``"auto"``, ``"cpu"`` or ``"cuda"`` stands for.
+
+    Parameters
+    ----------
+    name : str
+    why_not : callable
+        Says what keeps the work from being done on a GPU; empty if nothing does.
+
+    Returns
+    -------
+    name : str
+        ``"cpu"`` or ``"cuda"``.
+    note : str
+        Why ``"auto"`` does not mean a GPU; empty otherwise.
+
+    Raises
+    ------
+    GpucubeError
+        ``"cuda"``, and no GPU can be used.
+    """
+    reason = "" if name == "cpu" else why_not()
+    if name == "cuda" and reason:
+        raise GpucubeError(f"device='cuda' cannot be used: {reason}; or use device='cpu'")
+    if name == "cpu" or reason:
+        return "cpu", f"imaging on CPU cores: {reason}" if reason else ""
+    return "cuda", ""

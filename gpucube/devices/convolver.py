@@ -1,8 +1,8 @@
-"""Major cycles in the image by the kernels in `kernels/convolve.cu`: residual = dirty - PSF * model, many planes at once.
+"""Convolution of images with large kernels by the passes in `kernels/convolve.cu`, many planes at a time.
 
-In: PSFs of twice the field, dirty images and models. Out: residual images. Exact where w is neglected (a Toeplitz
-operator): the same passes as `gpucube.devices.cpu.convolve`, on whole batches. Written against a `Backend`, as
-`gpucube.devices.tile_gridder`.
+In: kernels (PSFs of twice the field), images in slots of a stack. Out: spectra, convolved images, and residuals: dirty - PSF *
+model, the major cycle in the image, exact where w is neglected (a Toeplitz operator). The same passes as
+`gpucube.devices.cpu.convolve`, on whole groups of planes. Written against a `gpucube.devices.backend.Backend`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gpucube.devices.tile_gridder import Backend, as_arguments, blocks_over
+from gpucube.devices.backend import Backend, Kernels, fft_group
 
 
 class Convolver:
@@ -26,48 +26,76 @@ class Convolver:
 
     def __init__(self, backend: Backend, nx: int, ny: int):
         self.backend, self.nx, self.ny = backend, nx, ny
-        self._module = backend.compile("convolve", ("-DREAL=float",))
+        self.group = fft_group(4 * nx * ny)
+        self._kernels = Kernels(backend, {"convolve": ("-DREAL=float",)})
 
-    def _over(self, name: str, planes: int, ny: int, nx: int, *arguments: Any) -> None:
-        self._module.get_function(name)(*blocks_over(planes, ny, nx), as_arguments(arguments), shared_mem=0)
+    def work_memory(self) -> int:
+        """Bytes that one group takes meanwhile: padded images, their transforms, and the FFT's own work."""
+        padded = self.group * 2 * self.ny * (2 * self.nx + 2) * 4
+        return int((2 + self.backend.fft_work) * padded)
 
-    def spectrum(self, psf: Any) -> Any:
-        """Real spectra of PSFs, with the normalisation of `residual` in them.
+    def spectrum(self, psf: Any, slot: Any, out: Any) -> None:
+        """Real spectra of PSFs, with the normalisation of `convolve` in them.
 
         Parameters
         ----------
-        psf : float32, shape (planes, 2 ny, 2 nx)
+        psf : float32, shape (slots, 2 ny, 2 nx)
             Peak at (ny, nx).
+        slot : int32, shape (n,)
+            Which of them.
+        out : float32, shape (slots, 2 ny, nx + 1)
+            Written, in the same slots.
+        """
+        xp = self.backend.xp
+        for start in range(0, len(slot), self.group):
+            some = slot[start : start + self.group]
+            whole = xp.zeros((self.group, *psf.shape[1:]), np.float32)
+            whole[: len(some)] = psf[some]
+            transform = self.backend.rfft2(whole)
+            size = transform.shape[1:]
+            self._kernels.over("convolve.psf_spectrum", len(some), *size, transform, some, *size, out)
+
+    def _convolved(self, image: Any, slot: Any, spectrum: Any, spectrum_slot: Any) -> Any:
+        """Convolved images of one group, (group, 2 ny, 2 nx), of which the first quarter counts."""
+        size, twice = (self.ny, self.nx), (2 * self.ny, 2 * self.nx)
+        padded = self.backend.xp.empty((self.group, *twice), np.float32)
+        padded[len(slot) :] = 0
+        self._kernels.over("convolve.pad_twice", len(slot), *twice, image, slot, *size, padded)
+        transform = self.backend.rfft2(padded)
+        shape = transform.shape[1:]
+        self._kernels.over("convolve.multiply_spectrum", len(slot), *shape, spectrum, spectrum_slot, *shape, transform)
+        return self.backend.irfft2(transform, twice)
+
+    def convolve(self, image: Any, spectrum: Any) -> Any:
+        """One image convolved.
+
+        Parameters
+        ----------
+        image : float32, shape (ny, nx)
+        spectrum : float32, shape (2 ny, nx + 1)
+            With the normalisation 1 / (4 ny nx) in it.
 
         Returns
         -------
-        float32, shape (planes, 2 ny, nx + 1)
+        float32, shape (ny, nx)
         """
-        transform = self.backend.rfft2(psf)
-        spectrum = self.backend.xp.empty(transform.shape, np.float32)
-        size = transform.shape[1:]
-        self._over("psf_spectrum", len(psf), *size, transform, *size, spectrum)
-        return spectrum
+        only = self.backend.xp.zeros(1, np.int32)
+        return self._convolved(image[None], only, spectrum[None], only)[0, : self.ny, : self.nx].copy()
 
-    def residual(self, dirty: Any, model: Any, spectrum: Any) -> Any:
+    def residual(self, dirty: Any, model: Any, spectrum: Any, slot: Any, out: Any) -> None:
         """dirty - PSF * model.
 
         Parameters
         ----------
-        dirty, model : float32, shape (planes, ny, nx)
-        spectrum : float32, shape (planes, 2 ny, nx + 1)
-
-        Returns
-        -------
-        float32, shape (planes, ny, nx)
+        dirty, model : float32, shape (slots, ny, nx)
+        spectrum : float32, shape (slots, 2 ny, nx + 1)
+        slot : int32, shape (n,)
+            Which of them.
+        out : float32, shape (slots, ny, nx)
+            Written, in the same slots.
         """
-        planes, size, twice = len(model), (self.ny, self.nx), (2 * self.ny, 2 * self.nx)
-        padded = self.backend.xp.empty((planes, *twice), np.float32)
-        self._over("pad_twice", planes, *twice, model, *size, padded)
-        transform = self.backend.rfft2(padded)
-        shape = transform.shape[1:]
-        self._over("multiply_spectrum", planes, *shape, spectrum, *shape, transform)
-        convolved = self.backend.irfft2(transform, twice)
-        residual = self.backend.xp.empty((planes, *size), np.float32)
-        self._over("crop_residual", planes, *size, dirty, convolved, *size, residual)
-        return residual
+        size = (self.ny, self.nx)
+        for start in range(0, len(slot), self.group):
+            some = slot[start : start + self.group]
+            convolved = self._convolved(model, some, spectrum, some)
+            self._kernels.over("convolve.crop_residual", len(some), *size, dirty, convolved, some, *size, out)

@@ -21,18 +21,20 @@ from dataclasses import dataclass, field
 import ducc0
 import numpy as np
 
-from gpucube.devices import ImagingSettings, MinorOrder, cpu_loops
+from gpucube.beams import fit_beam, psf_sidelobe
+from gpucube.devices import ACTIVE_SET_CUT, SPARSE_COMPONENTS, ImagingSettings, MinorOrder, cpu_loops
+from gpucube.devices.gaussians import (
+    gaussian_form,
+    gaussian_reach,
+    gaussian_spectrum,
+    sampled_gaussian,
+    taper_form,
+)
 from gpucube.geometry import LIGHT_SPEED, Beam
 from gpucube.store import Samples
 
-ACTIVE_SET_CUT = 0.9
-"""The active set holds the pixels above this fraction of the cycle threshold."""
-
 SINGLE_PRECISION_EPSILON = 1e-5
 """Below this ducc0 wants double precision."""
-
-SPARSE_COMPONENTS = 100
-"""A major cycle in the image that changed fewer pixels than this subtracts them one by one: exact, and cheaper than FFTs."""
 
 _FFT_SECONDS = 0.3e-9
 _GRID_SECONDS = 110e-9
@@ -85,6 +87,7 @@ class CpuDevice:
 
     name = "cpu"
     batch = 1
+    out_of_memory = MemoryError
 
     def __init__(self, settings: ImagingSettings):
         self.settings = settings
@@ -109,6 +112,8 @@ class CpuDevice:
         weight, total, inside = np.zeros(0, np.float32), 0.0, 0
         dirty = np.zeros(shape, np.float32)
         if samples is not None:
+            with self._apart("upload"):
+                samples = samples.in_order()
             with self._apart("weights"):
                 weight, total, inside = imaging_weights(samples, self.settings)
             if total > 0:
@@ -239,6 +244,27 @@ class CpuDevice:
             p.model, p.residual = p.best_model.copy(), p.best_residual.copy()
             p.subtracted = p.model.copy()
 
+    def release(self, planes: Sequence[CpuPlane]) -> None:
+        """Planes go with the last reference to them."""
+
+    def forget(self) -> None:
+        """As `release`."""
+
+    def shrink(self) -> bool:
+        """One plane at a time is the least there is."""
+        return False
+
+    def beams(self, planes: Sequence[CpuPlane]) -> list[tuple[Beam, float]]:
+        """Beam fitted to each PSF, and its largest sidelobe."""
+        cells = self.settings.geometry.cell_x, self.settings.geometry.cell_y
+        psfs = [self.fetch(p, "psf") for p in planes]
+        beams = [fit_beam(psf, *cells) for psf in psfs]
+        return [(beam, psf_sidelobe(psf, beam, *cells)) for psf, beam in zip(psfs, beams, strict=True)]
+
+    def resident(self, plane: CpuPlane, product: str) -> np.ndarray:
+        """As `fetch`: all is on the host."""
+        return self.fetch(plane, product)
+
     def fetch(self, plane: CpuPlane, product: str) -> np.ndarray:
         """The plane's own array, no copy."""
         ny, nx = self.settings.geometry.shape
@@ -256,16 +282,12 @@ class CpuDevice:
         if smooth is not None:
             image = convolve(residual, gaussian_spectrum(geometry.shape, smooth, geometry.cell_x, geometry.cell_y))
             image *= scale
-        a, b, c = gaussian_form(beam, geometry.cell_x, geometry.cell_y)
-        # exp(-16) = 1e-7: the first digit that float32 no longer holds beside the peak
-        determinant = a * c - b * b
-        half_x, half_y = (int(np.ceil(np.sqrt(16.0 * q / determinant))) for q in (c, a))
-        ny, nx = geometry.shape
-        half_x, half_y = min(half_x, nx), min(half_y, ny)
-        if np.count_nonzero(model) * (2 * half_x + 1) * (2 * half_y + 1) < 100 * model.size:
-            cpu_loops.add_gaussians(image, model, a, b, c, half_y, half_x)
+        form = gaussian_form(beam, geometry.cell_x, geometry.cell_y)
+        kernel = sampled_gaussian(form, *gaussian_reach(form, geometry.shape))
+        if np.count_nonzero(model) * kernel.size < 100 * model.size:
+            cpu_loops.add_gaussians(image, model, kernel)
             return image
-        return image + convolve(model, sampled_gaussian_spectrum(geometry.shape, a, b, c, half_y, half_x))
+        return image + convolve(model, sampled_spectrum(kernel, geometry.shape))
 
 
 def imaging_weights(samples: Samples, settings: ImagingSettings) -> tuple[np.ndarray, float, int]:
@@ -313,49 +335,16 @@ def imaging_weights(samples: Samples, settings: ImagingSettings) -> tuple[np.nda
     return weight, total, inside
 
 
-def taper_form(taper: tuple[float, ...]) -> np.ndarray:
-    """Quadratic form (t0, t1, t2) of a taper exp(-(t0 u^2 + t1 u v + t2 v^2)), u and v in wavelengths."""
-    if not taper:
-        return np.zeros(3)
-    along, across, angle = taper
-    sin, cos = np.sin(np.deg2rad(angle)), np.cos(np.deg2rad(angle))
-    p, q = np.log(2.0) / along**2, np.log(2.0) / across**2
-    return np.array([p * sin**2 + q * cos**2, 2.0 * (p - q) * sin * cos, p * cos**2 + q * sin**2])
-
-
-def gaussian_form(beam: Beam, cell_x: float, cell_y: float) -> tuple[float, float, float]:
-    """(a, b, c) of exp(-(a x^2 + 2 b x y + c y^2)) in pixels, x growing to the west, y to the north."""
-    sin, cos = np.sin(beam.bpa), np.cos(beam.bpa)
-    p, q = 4 * np.log(2.0) / beam.bmaj**2, 4 * np.log(2.0) / beam.bmin**2
-    return (
-        (p * sin**2 + q * cos**2) * cell_x**2,
-        (q - p) * sin * cos * cell_x * cell_y,
-        (p * cos**2 + q * sin**2) * cell_y**2,
-    )
-
-
-def gaussian_spectrum(shape: tuple[int, int], beam: Beam, cell_x: float, cell_y: float) -> np.ndarray:
-    """Spectrum for `convolve` of a Gaussian of unit sum, divided by the FFT's size; an axis may have no length."""
-    ny, nx = shape
-    ky, kx = np.fft.fftfreq(2 * ny)[:, None] / cell_y, np.fft.rfftfreq(2 * nx) / cell_x
-    sin, cos = np.sin(beam.bpa), np.cos(beam.bpa)
-    along, across = beam.bmaj * (ky * cos - kx * sin), beam.bmin * (ky * sin + kx * cos)
-    exponent = np.pi**2 / (4 * np.log(2.0)) * (along**2 + across**2)
-    return (np.exp(-exponent) / (4 * ny * nx)).astype(np.float32)
-
-
-def sampled_gaussian_spectrum(
-    shape: tuple[int, int], a: float, b: float, c: float, half_y: int, half_x: int
-) -> np.ndarray:
-    """Spectrum for `convolve` of the pixels of a Gaussian of peak 1, cut off at half_y, half_x: what `add_gaussians` adds.
+def sampled_spectrum(kernel: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Spectrum for `convolve` of a small kernel given by its pixels, its centre in the middle: what `add_gaussians` adds.
 
     Not the Gaussian's own spectrum: a beam of two pixels is undersampled, and the two differ by 1e-3 of the peak.
     """
     ny, nx = shape
-    y, x = np.arange(-half_y, half_y + 1)[:, None], np.arange(-half_x, half_x + 1)
-    kernel = np.zeros((2 * ny, 2 * nx), np.float32)
-    kernel[y, x] = np.exp(-(a * x * x + 2.0 * b * x * y + c * y * y))
-    return ducc0.fft.r2c(kernel, axes=(0, 1), nthreads=1).real * np.float32(1.0 / (4 * ny * nx))
+    half_y, half_x = kernel.shape[0] // 2, kernel.shape[1] // 2
+    whole = np.zeros((2 * ny, 2 * nx), np.float32)
+    whole[np.arange(-half_y, half_y + 1)[:, None], np.arange(-half_x, half_x + 1)] = kernel
+    return ducc0.fft.r2c(whole, axes=(0, 1), nthreads=1).real * np.float32(1.0 / (4 * ny * nx))
 
 
 def convolve(image: np.ndarray, spectrum: np.ndarray) -> np.ndarray:

@@ -342,13 +342,10 @@ def subtract_components(residual: np.ndarray, psf: np.ndarray, change: np.ndarra
 
 
 @numba.njit(nogil=True, cache=True)
-def add_gaussians(image: np.ndarray, model: np.ndarray, a: float, b: float, c: float, half_y: int, half_x: int) -> None:
-    """image += model convolved with exp(-(a x^2 + 2 b x y + c y^2)), cut off at half_y, half_x pixels."""
+def add_gaussians(image: np.ndarray, model: np.ndarray, shape: np.ndarray) -> None:
+    """image += model convolved with a small kernel of odd sides, its centre in the middle."""
     ny, nx = model.shape
-    shape = np.empty((2 * half_y + 1, 2 * half_x + 1), np.float32)
-    for dy in range(-half_y, half_y + 1):
-        for dx in range(-half_x, half_x + 1):
-            shape[dy + half_y, dx + half_x] = np.exp(-(a * dx * dx + 2.0 * b * dx * dy + c * dy * dy))
+    half_y, half_x = shape.shape[0] // 2, shape.shape[1] // 2
     for y in range(ny):
         for x in range(nx):
             flux = model[y, x]

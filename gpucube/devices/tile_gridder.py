@@ -1,8 +1,7 @@
 """Gridding and degridding of many planes by the kernels in `kernels/`: which is launched when, with what.
 
-In: samples of many planes one after another, and models. Out: dirty images, PSFs, visibilities and residual images,
-stacks of planes. Written once against the array namespace (numpy or cupy) and a `Backend` that compiles kernels and does
-FFTs, so that the same lines run on a GPU and, through the kernels' host build, in tests.
+In: samples of many planes one after another, and models. Out: dirty images, PSFs, visibilities and residual images, each
+plane in its slot of a stack. Written against a `gpucube.devices.backend.Backend`.
 
 Algorithm: non-uniform FFT with the kernel of `gpucube.gridding_kernel`; samples sorted by tiles of the uv grid once
 (`uv_tiles.cu`), tiles summed in shared memory and gathered in a fixed order (`grid.cu`), batched FFTs between padding and
@@ -11,12 +10,13 @@ taper passes (`convolve.cu`). With w: improved w-stacking, plane by plane. Resul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from gpucube.devices.backend import Backend, Kernels, fft_group
 from gpucube.gridding_kernel import GriddingKernel, WPlanes, good_fft_size, n_minus_one
 
 BATCH = 64
@@ -31,44 +31,11 @@ MAX_SAMPLES = 4096
 
 
 @dataclass(frozen=True)
-class Backend:
-    """Where kernels run.
-
-    Attributes
-    ----------
-    xp : module
-        numpy or cupy.
-    compile : callable
-        (file stem in `kernels/`, compiler options) -> object with ``get_function(name)`` as `cupy.RawModule`.
-    rfft2, irfft2, fft2, ifft2 : callable
-        Of a stack over its last two axes, keeping single precision; inverse ones not normalised. ``irfft2(grid, shape)``.
-    """
-
-    xp: Any
-    compile: Callable[[str, Sequence[str]], Any]
-    rfft2: Callable[[Any], Any]
-    irfft2: Callable[[Any, tuple[int, int]], Any]
-    fft2: Callable[[Any], Any]
-    ifft2: Callable[[Any], Any]
-
-
-def as_arguments(values: Sequence[Any]) -> tuple:
-    """Kernel arguments: Python integers and floats become int and double."""
-    plain = {int: np.int32, float: np.float64}
-    return tuple(plain[type(v)](v) if type(v) in plain else v for v in values)
-
-
-def blocks_over(planes: int, ny: int, nx: int) -> tuple[tuple[int, int, int], tuple[int, int]]:
-    """Grid and block with a thread for every value of a stack of planes."""
-    return (-(-nx // 32), -(-ny // 8), planes), (32, 8)
-
-
-@dataclass(frozen=True)
 class PlacedSamples:
     """Samples of a chunk in the order of tiles, without those of no weight.
 
     Visibilities are turned: conjugated where the sample was, and with w by exp(-2 pi i w centre). Predicted visibilities
-    are turned likewise. `order[k]` is the original number of sample k.
+    are turned likewise. `order[k]` is the original number of sample k. Nothing but `planes` and `count` is on the host.
     """
 
     planes: int
@@ -139,12 +106,10 @@ class TileGridder:
         self.columns = self.fft_x // 2 + 1 if w_planes is None else self.fft_x
         reach_x = self.fft_x // 2 if w_planes is None else self.fft_x
         self.tiles_x, self.tiles_y = reach_x // self.tile + 1, self.fft_y // self.tile + 1
+        self.group = fft_group(self.fft_x * self.fft_y)
         precision = (f"-DREAL={'float' if self.real == np.float32 else 'double'}",)
         width = (*precision, f"-DSUPPORT={kernel.support}")
-        self._modules = {
-            stem: backend.compile(stem, precision if stem == "convolve" else width)
-            for stem in ("uv_tiles", "grid", "convolve")
-        }
+        self._kernels = Kernels(backend, {"uv_tiles": width, "grid": width, "convolve": precision})
         self._coefficients = xp.asarray(kernel.coefficients, self.real)
         self._taper_x = xp.asarray(kernel.correction(nx, self.fft_x), self.real)
         self._taper_y = xp.asarray(kernel.correction(ny, self.fft_y), self.real)
@@ -153,43 +118,38 @@ class TileGridder:
             self._taper_w = xp.asarray(w_planes.correction(kernel, height), self.real)
             self._height = xp.asarray(height - w_planes.centre)
 
-    def _launch(self, name: str, grid: tuple, block: tuple, *arguments: Any, shared_mem: int = 0) -> None:
-        """Launch a kernel, given as ``"file.kernel"``."""
-        stem, kernel = name.split(".")
-        self._modules[stem].get_function(kernel)(grid, block, as_arguments(arguments), shared_mem=shared_mem)
-
-    def _over(self, name: str, planes: int, ny: int, nx: int, *arguments: Any) -> None:
-        """Launch with a thread for every value of a stack of planes."""
-        self._launch(name, *blocks_over(planes, ny, nx), *arguments)
-
     def shared_bytes(self, squares: int) -> int:
         """Dynamic shared memory of a tile kernel that holds so many squares of side * side cells."""
         reals = BATCH * (1 + 2 * self.kernel.support) + self.kernel.coefficients.size
         cells = squares * self.side**2 + BATCH
         return cells * self.complex.itemsize + BATCH * 8 + reals * self.real.itemsize
 
-    def memory(self, planes: int, samples: int) -> int:
-        """Most bytes that `place` and one `residual` of a batch take beside what they are given and return.
+    def place_memory(self, samples: int) -> int:
+        """Bytes that `place` takes for so many samples beside what it is given; it keeps `kept_memory` of them."""
+        # key and order, and two arrays more of each while they are sorted
+        return 6 * 8 * samples + self.kept_memory(samples)
 
-        Samples in sorted order; buffers of items, as if the samples lay in as many tiles as they can; the grid, the padded
-        image, and as much again as the larger of them for the FFT's own work; with w the sum of its planes.
+    def kept_memory(self, samples: int) -> int:
+        """Bytes of the `PlacedSamples` of so many samples."""
+        real, cell, w = self.real.itemsize, self.complex.itemsize, self.w_planes is not None
+        return samples * (2 * 8 + 8 + 2 * cell + real + (4 + real if w else 0))
 
-        Parameters
-        ----------
-        planes, samples : int
-            In the batch.
+    def work_memory(self, planes: int, samples: int, residual: bool = False) -> int:
+        """Bytes that the gridding of so many planes takes, each of at most so many samples: one group at a time.
+
+        Buffers of items, as if the samples lay in as many tiles as they can; the grid, the padded image, and the FFT's own
+        work; with w the sum of its planes. For a `residual` also the model's spectrum, or with w the predicted visibilities.
         """
         real, cell, w = self.real.itemsize, self.complex.itemsize, self.w_planes is not None
-        tiles = planes * self.tiles_x * self.tiles_y
-        # key, order, and one array more of each while they are sorted; first cells; fractions, visibilities, weights
-        sorted_samples = samples * (4 * 8 + 8 + 2 * cell + real + (4 + real + 2 * cell if w else 0))
+        together, tiles = min(planes, self.group), self.tiles_x * self.tiles_y
         items = min(samples, tiles + samples // self.max_samples)
-        squares = items * (self.side**2 * cell + 16) + tiles * 48
-        grid = planes * self.fft_y * self.columns * cell
-        padded = planes * self.fft_y * self.fft_x * (cell if w else real)
-        spectrum = 0 if w else grid  # the model's, while samples are degridded and gridded at once
-        total = planes * self.ny * self.nx * real if w else 0
-        return sorted_samples + squares + grid + spectrum + padded + max(grid, padded) + total
+        squares = together * (items * (self.side**2 * cell + 16) + tiles * 48)
+        grid = self.group * self.fft_y * self.columns * cell
+        padded = self.group * self.fft_y * self.fft_x * (cell if w else real)
+        more = together * self.ny * self.nx * real if w else 0
+        if residual:
+            more += planes * samples * cell if w else grid
+        return squares + grid + padded + int(self.backend.fft_work * max(grid, padded)) + more
 
     def place(self, uvw: Any, vis: Any, weight: Any, first: Any, first_row: Any, per_metre: Any) -> PlacedSamples:
         """Sort the samples of a chunk.
@@ -218,7 +178,9 @@ class TileGridder:
         key = xp.full(len(weight), dropped, np.int64)
         if largest:
             where = (uvw, weight, first, first_row, per_metre, *sky, self.tile, self.tiles_x, self.tiles_y)
-            self._launch("uv_tiles.sort_keys", (-(-largest // 256), planes), (256,), *where, np.int64(dropped), key)
+            self._kernels.launch(
+                "uv_tiles.sort_keys", (-(-largest // 256), planes), (256,), *where, np.int64(dropped), key
+            )
         order = xp.argsort(key, kind="stable").astype(np.int64)
         key = key[order]
         count = int(xp.searchsorted(key, xp.asarray([dropped]))[0])
@@ -238,22 +200,30 @@ class TileGridder:
         if count:
             out = (placed.cell, placed.z, placed.cell_w, placed.z_w, placed.vis, placed.weight)
             given = (uvw, vis, weight, first, first_row, per_metre, *sky, w.centre if w else 0.0, tiles)
-            self._launch(
+            self._kernels.launch(
                 "uv_tiles.place_samples", (-(-count // 256),), (256,), *given, key, order, np.int64(count), *out
             )
         return placed
 
-    def _items(self, placed: PlacedSamples, w_plane: int) -> _Items:
+    def _groups(self, planes: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+        """Planes that are transformed at once."""
+        for start in range(0, len(planes), self.group):
+            yield slice(start, start + self.group), planes[start : start + self.group]
+
+    def _items(self, placed: PlacedSamples, planes: np.ndarray, w_plane: int) -> _Items:
+        """Work on some of the planes; in it they are numbered as they stand in `planes`."""
         xp = self.backend.xp
-        tiles = xp.arange(placed.planes * self.tiles_x * self.tiles_y + 1)
+        tiles = self.tiles_x * self.tiles_y
+        of_plane = xp.asarray(planes, np.int64)[:, None] * tiles + xp.arange(tiles)
         if self.w_planes is None:
-            edges = xp.searchsorted(placed.key, tiles)
-            begin, end = edges[:-1], edges[1:]
+            first_key = last_key = of_plane.ravel()
         else:
-            of_tile = tiles[:-1] * self.w_planes.count
-            begin = xp.searchsorted(placed.key, of_tile + max(w_plane - self.kernel.support + 1, 0))
-            end = xp.searchsorted(placed.key, of_tile + w_plane + 1)
-        of_tile = xp.zeros(len(tiles), np.int64)
+            first_key = last_key = of_plane.ravel() * self.w_planes.count
+            first_key = first_key + max(w_plane - self.kernel.support + 1, 0)
+            last_key = last_key + w_plane
+        begin = xp.searchsorted(placed.key, first_key)
+        end = xp.searchsorted(placed.key, last_key, side="right")
+        of_tile = xp.zeros(len(begin) + 1, np.int64)
         of_tile[1:] = xp.cumsum(-(-(end - begin) // self.max_samples))
         numbers = xp.arange(int(of_tile[-1]))
         tile = xp.searchsorted(of_tile, numbers, side="right") - 1
@@ -268,125 +238,148 @@ class TileGridder:
         samples = (placed.cell, placed.z, placed.cell_w, placed.z_w, vis, placed.weight, self._coefficients)
         work = (items.tile, items.first, items.count, self.side, self.tile, self.tiles_x, self.tiles_y)
         where = (*samples, *work, self.fft_x, self.fft_y, w_plane)
-        self._launch(name, (len(items.tile),), (threads,), *where, *out, shared_mem=self.shared_bytes(squares))
+        grid, shared = (len(items.tile),), self.shared_bytes(squares)
+        self._kernels.launch(name, grid, (threads,), *where, *out, shared_mem=shared)
 
-    def _grid(self, name: str, placed: PlacedSamples, vis: Any, w_plane: int, *spectrum: Any) -> Any | None:
-        """Grids (planes, fft_y, columns), or None where no sample reaches this plane of w."""
-        xp, items = self.backend.xp, self._items(placed, w_plane)
+    def _grid(
+        self, name: str, placed: PlacedSamples, vis: Any, planes: np.ndarray, w_plane: int, *spectrum: Any
+    ) -> Any | None:
+        """Grids (group, fft_y, columns), or None where no sample reaches this plane of w."""
+        xp, items = self.backend.xp, self._items(placed, planes, w_plane)
         if not len(items.tile):
             return None
         buffer = xp.empty((len(items.tile), self.side, self.side), self.complex)
         self._on_items(name, 1 + len(spectrum), placed, vis, items, w_plane, *spectrum, buffer)
-        grid = xp.empty((placed.planes, self.fft_y, self.columns), self.complex)
+        grid = xp.empty((self.group, self.fft_y, self.columns), self.complex)
+        grid[len(planes) :] = 0
         tiles = (self.side, self.tile, self.tiles_x, self.tiles_y, self.fft_x, self.fft_y)
-        self._over("grid.gather_tiles", placed.planes, *grid.shape[1:], buffer, items.of_tile, *tiles, w_plane, grid)
+        self._kernels.over(
+            "grid.gather_tiles", len(planes), *grid.shape[1:], buffer, items.of_tile, *tiles, w_plane, grid
+        )
         return grid
 
-    def _image(self, name: str, placed: PlacedSamples, vis: Any, scale: Any, *spectrum: Any) -> Any:
-        xp, planes = self.backend.xp, placed.planes
-        image = xp.zeros((planes, self.ny, self.nx), np.float32)
-        scale = xp.asarray(scale, np.float64)
-        sizes = (self.ny, self.nx, self.fft_y, self.fft_x)
+    def _image(
+        self,
+        name: str,
+        placed: PlacedSamples,
+        vis: Any,
+        planes: np.ndarray,
+        scale: Any,
+        slot: Any,
+        out: Any,
+        *spectrum: Any,
+    ) -> None:
+        """Images of one group into their slots."""
+        xp, size, fft = self.backend.xp, (self.ny, self.nx), (self.fft_y, self.fft_x)
         if self.w_planes is None:
-            grid = self._grid(name, placed, vis, -1, *spectrum)
-            if grid is not None:
-                padded = self.backend.irfft2(grid, (self.fft_y, self.fft_x))
-                self._over(
-                    "convolve.crop_image",
-                    planes,
-                    *sizes[:2],
-                    padded,
-                    self._taper_y,
-                    self._taper_x,
-                    scale,
-                    *sizes,
-                    image,
-                )
-            return image
-        total = xp.zeros(image.shape, self.real)
+            grid = self._grid(name, placed, vis, planes, -1, *spectrum)
+            if grid is None:
+                out[slot] = 0
+                return
+            padded = self.backend.irfft2(grid, fft)
+            tapers = (self._taper_y, self._taper_x)
+            self._kernels.over(
+                "convolve.crop_image", len(planes), *size, padded, *tapers, scale, slot, *size, *fft, out
+            )
+            return
+        total = xp.zeros((len(planes), *size), self.real)
         for p in range(self.w_planes.count):
-            grid = self._grid(name, placed, vis, p)
+            grid = self._grid(name, placed, vis, planes, p)
             if grid is not None:
-                padded = self.backend.ifft2(grid)
-                self._over(
-                    "convolve.add_w_plane", planes, *sizes[:2], padded, self._height, self.w_planes.w(p), *sizes, total
+                padded, w = self.backend.ifft2(grid), self.w_planes.w(p)
+                self._kernels.over(
+                    "convolve.add_w_plane", len(planes), *size, padded, self._height, w, *size, *fft, total
                 )
         tapers = (self._taper_y, self._taper_x, self._taper_w)
-        self._over("convolve.finish_w_planes", planes, *sizes[:2], total, *tapers, scale, *sizes[:2], image)
-        return image
+        self._kernels.over("convolve.finish_w_planes", len(planes), *size, total, *tapers, scale, slot, *size, out)
 
-    def image(self, placed: PlacedSamples, scale: Any) -> Any:
+    def image(self, placed: PlacedSamples, planes: np.ndarray, scale: Any, slot: Any, out: Any) -> None:
         """Dirty images: scale[p] times sum_k w_k Re[V_k exp(-2 pi i (u l + v m + w (n - 1)))].
 
         Parameters
         ----------
         placed : PlacedSamples
-        scale : float64, shape (planes,)
+        planes : int, shape (n,)
+            Which of its planes; host array.
+        scale : float64, shape (n,)
             1 / sum of weights, or 0 for a plane without any.
-
-        Returns
-        -------
-        float32, shape (planes, ny, nx)
+        slot : int32, shape (n,)
+            Where in `out` they go.
+        out : float32, shape (slots, ny, nx)
+            Written.
         """
-        return self._image("grid.grid_samples", placed, placed.vis, scale)
+        for part, some in self._groups(planes):
+            self._image("grid.grid_samples", placed, placed.vis, some, scale[part], slot[part], out)
 
-    def psf(self, placed: PlacedSamples, scale: Any) -> Any:
+    def psf(self, placed: PlacedSamples, planes: np.ndarray, scale: Any, slot: Any, out: Any) -> None:
         """Images of visibilities that are all 1, as `image`; w must be neglected (a source at the centre has none)."""
         if self.w_planes is not None:
             raise ValueError("the PSF is made without w")
-        return self._image("grid.grid_ones", placed, placed.vis, scale)
+        for part, some in self._groups(planes):
+            self._image("grid.grid_ones", placed, placed.vis, some, scale[part], slot[part], out)
 
-    def _spectrum(self, model: Any) -> Any:
-        planes, padded = len(model), self.backend.xp.empty((len(model), self.fft_y, self.fft_x), self.real)
+    def _spectrum(self, model: Any, slot: Any) -> Any:
         sizes = (self.ny, self.nx, self.fft_y, self.fft_x)
-        self._over("convolve.pad_image", planes, *sizes[2:], model, self._taper_y, self._taper_x, *sizes, padded)
+        padded = self.backend.xp.empty((self.group, *sizes[2:]), self.real)
+        padded[len(slot) :] = 0
+        self._kernels.over(
+            "convolve.pad_image", len(slot), *sizes[2:], model, self._taper_y, self._taper_x, slot, *sizes, padded
+        )
         return self.backend.rfft2(padded)
 
-    def predict(self, placed: PlacedSamples, model: Any) -> Any:
+    def predict(self, placed: PlacedSamples, planes: np.ndarray, slot: Any, model: Any) -> Any:
         """Visibilities of models: sum over pixels of I exp(+2 pi i (u l + v m + w (n - 1))).
 
         Parameters
         ----------
-        placed : PlacedSamples
-        model : float32, shape (planes, ny, nx)
+        placed, planes, slot
+            As `image`.
+        model : float32, shape (slots, ny, nx)
             Jy/pixel.
 
         Returns
         -------
         complex, shape (placed.count,)
-            In the order of `placed`, turned as its visibilities.
+            In the order of `placed`, turned as its visibilities; 0 for samples of other planes.
         """
         predicted = self.backend.xp.zeros(placed.count, self.complex)
-        if self.w_planes is None:
-            items = self._items(placed, -1)
-            if len(items.tile):
-                self._on_items(
-                    "grid.degrid_samples", 1, placed, placed.vis, items, -1, self._spectrum(model), predicted
-                )
-            return predicted
-        sizes = (self.ny, self.nx, self.fft_y, self.fft_x)
-        for p in range(self.w_planes.count):
-            items = self._items(placed, p)
-            if not len(items.tile):
-                continue
-            padded = self.backend.xp.empty((len(model), self.fft_y, self.fft_x), self.complex)
-            tapers = (self._taper_y, self._taper_x, self._taper_w, self._height)
-            self._over(
-                "convolve.pad_w_plane", len(model), *sizes[2:], model, *tapers, self.w_planes.w(p), *sizes, padded
-            )
-            self._on_items("grid.degrid_samples", 1, placed, placed.vis, items, p, self.backend.fft2(padded), predicted)
+        for part, some in self._groups(planes):
+            if self.w_planes is None:
+                items = self._items(placed, some, -1)
+                if len(items.tile):
+                    spectrum = self._spectrum(model, slot[part])
+                    self._on_items("grid.degrid_samples", 1, placed, placed.vis, items, -1, spectrum, predicted)
+            else:
+                self._predict_with_w(placed, some, slot[part], model, predicted)
         return predicted
 
-    def residual(self, placed: PlacedSamples, model: Any, scale: Any) -> Any:
+    def _predict_with_w(self, placed: PlacedSamples, planes: np.ndarray, slot: Any, model: Any, predicted: Any) -> None:
+        sizes = (self.ny, self.nx, self.fft_y, self.fft_x)
+        tapers = (self._taper_y, self._taper_x, self._taper_w, self._height)
+        for p in range(self.w_planes.count):
+            items = self._items(placed, planes, p)
+            if not len(items.tile):
+                continue
+            padded = self.backend.xp.empty((self.group, *sizes[2:]), self.complex)
+            padded[len(planes) :] = 0
+            w = self.w_planes.w(p)
+            self._kernels.over("convolve.pad_w_plane", len(planes), *sizes[2:], model, *tapers, w, slot, *sizes, padded)
+            spectrum = self.backend.fft2(padded)
+            self._on_items("grid.degrid_samples", 1, placed, placed.vis, items, p, spectrum, predicted)
+
+    def residual(self, placed: PlacedSamples, planes: np.ndarray, scale: Any, slot: Any, model: Any, out: Any) -> None:
         """Images of vis - model: one pass over the samples without w, two with.
 
-        Parameters and result as `image` and `predict`.
+        Parameters as `image` and `predict`.
         """
-        if not placed.count:
-            return self._image("grid.grid_samples", placed, placed.vis, scale)
         if self.w_planes is None:
-            return self._image("grid.grid_residual", placed, placed.vis, scale, self._spectrum(model))
-        predicted, left = self.predict(placed, model), self.backend.xp.empty(placed.count, self.complex)
-        block = (-(-placed.count // 256),)
-        self._launch("grid.subtract_model", block, (256,), placed.vis, predicted, np.int64(placed.count), left)
-        return self._image("grid.grid_samples", placed, left, scale)
+            for part, some in self._groups(planes):
+                spectrum = self._spectrum(model, slot[part])
+                self._image("grid.grid_residual", placed, placed.vis, some, scale[part], slot[part], out, spectrum)
+            return
+        predicted = self.predict(placed, planes, slot, model)
+        if placed.count:
+            blocks = (-(-placed.count // 256),)
+            self._kernels.launch("grid.subtract_model", blocks, (256,), placed.vis, np.int64(placed.count), predicted)
+        for part, some in self._groups(planes):
+            self._image("grid.grid_samples", placed, predicted, some, scale[part], slot[part], out)

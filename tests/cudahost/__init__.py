@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,8 @@ FLAGS = (
 )
 
 _order = 0
+_one_at_a_time = threading.Lock()
+"""Shared memory of a kernel on the host is one array for the whole process."""
 
 
 class HostKernelError(RuntimeError):
@@ -106,7 +109,8 @@ class HostFunction:
         values = [self._value(i, a, p) for i, (a, p) in enumerate(zip(args, self.parameters, strict=True))]
         pointers = (ctypes.c_void_p * len(values))(*[ctypes.addressof(v) for v in values])
         dimensions = (ctypes.c_uint * 6)(*(*grid, 1, 1)[:3], *(*block, 1, 1)[:3])
-        error = self._launch(dimensions, ctypes.c_size_t(shared_mem), ctypes.c_uint(_order), pointers)
+        with _one_at_a_time:
+            error = self._launch(dimensions, ctypes.c_size_t(shared_mem), ctypes.c_uint(_order), pointers)
         if error:
             raise HostKernelError(f"{self.name}: {error.decode()}")
 
