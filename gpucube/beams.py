@@ -205,7 +205,7 @@ def _fit_quadratic_form(quadratic: np.ndarray, level: np.ndarray, floor: float) 
         trial = form + step
         trial_cost = _compare(quadratic, level, trial, trial_slope, trial_misfit)
         # a rise within the rounding of the sum is none: steps much larger than the accuracy wanted can cause it
-        if solved and trial_cost <= (1 + 1e-13) * cost:
+        if solved and trial_cost <= (1 + 1e-12) * cost:
             settled = np.abs(step).max() <= 1e-10 * np.abs(trial).max()
             form, cost = trial, trial_cost
             slope, trial_slope = trial_slope, slope
@@ -305,14 +305,14 @@ def psf_sidelobe(psf: np.ndarray, beam: Beam, cell_x: float, cell_y: float) -> f
         The main lobe is the ellipse of `lobe_ellipse`. 0 if it covers the image; NaN if there is a NaN outside it.
     """
     psf = np.asarray(psf, dtype=np.float32)
-    (ny, nx), (row, pixel) = psf.shape, psf.strides
-    if pixel != psf.itemsize or row < nx * pixel:
+    ny, nx = psf.shape
+    if psf.strides[1] != psf.itemsize or psf.strides[0] < nx * psf.itemsize:
         psf = np.ascontiguousarray(psf)
-        row, pixel = psf.strides
+    step = psf.strides[0] // psf.itemsize
     # one flat line from the first pixel to the last, though rows of a larger array lie between: only of contiguous
     # pixels does the compiler make vector instructions
-    line = as_strided(psf, ((ny - 1) * (row // pixel) + nx,), (pixel,), writeable=False).view(np.uint32)
-    bits = _largest_outside(line, row // pixel, ny, nx, lobe_ellipse(beam, cell_x, cell_y), cell_x, cell_y)
+    line = as_strided(psf, ((ny - 1) * step + nx,), (psf.itemsize,), writeable=False).view(np.uint32)
+    bits = _largest_outside(line, step, ny, nx, lobe_ellipse(beam, cell_x, cell_y), cell_x, cell_y)
     return float(np.uint32(bits).view(np.float32))
 
 

@@ -16,7 +16,7 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, MutableMapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -127,6 +127,31 @@ class Lease:
             raise GpucubeError(f"{self.path} is no longer that of this run: nothing more is written")
 
 
+class SafeRecords(MutableMapping[int, ChannelRecord]):
+    """Records by channel, each kept as its line of the journal: less than half of what the objects take."""
+
+    def __init__(self) -> None:
+        self._lines: dict[int, bytes] = {}
+
+    def __getitem__(self, channel: int) -> ChannelRecord:
+        return ChannelRecord(**json.loads(self._lines[channel]))
+
+    def __setitem__(self, channel: int, record: ChannelRecord) -> None:
+        self._lines[channel] = json.dumps(record.as_dict()).encode()
+
+    def __delitem__(self, channel: int) -> None:
+        del self._lines[channel]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __contains__(self, channel: object) -> bool:
+        return channel in self._lines
+
+
 class Journal:
     """An open, locked journal. Use as a context manager.
 
@@ -142,7 +167,7 @@ class Journal:
     ----------
     cubes : dict of str to CubeFile
         Of the run that is taken up; empty if there is none.
-    records : dict of int to ChannelRecord
+    records : mapping of int to ChannelRecord
         Safe channels.
     lease : Lease
         What the tasks of this run write under, once `begin` was called or an earlier run was taken up.
@@ -156,7 +181,7 @@ class Journal:
     def __init__(self, imagename: str, identity: dict[str, Any], resume: bool):
         self.path = journal_path(imagename)
         self.cubes: dict[str, CubeFile] = {}
-        self.records: dict[int, ChannelRecord] = {}
+        self.records = SafeRecords()
         self.lease = Lease(os.path.abspath(self.path), secrets.token_hex(16))
         self._identity = identity
         self._mutex = threading.Lock()
@@ -235,7 +260,7 @@ class Journal:
     def begin(self, cubes: dict[str, CubeFile]) -> None:
         """Write the header of a new run, and make the names of journal and cubes safe."""
         self.clear()
-        self.cubes, self.records = dict(cubes), {}
+        self.cubes, self.records = dict(cubes), SafeRecords()
         plain = {name: asdict(cube) for name, cube in cubes.items()}
         self._append([{"run": self.lease.run, "format": FORMAT, "fingerprint": self._identity, "cubes": plain}])
         folder = os.open(os.path.dirname(os.path.abspath(self.path)), os.O_RDONLY)
@@ -249,7 +274,7 @@ class Journal:
         with self._mutex:
             fresh = [r for r in records if r.channel not in self.records]
             self._append([r.as_dict() for r in fresh])
-            self.records |= {r.channel: r for r in fresh}
+            self.records.update({r.channel: r for r in fresh})
 
     def drop(self, channels: Iterable[int]) -> None:
         """Forget channels whose bytes turned out not to be there: their next line counts."""

@@ -192,6 +192,8 @@ class DaskWorkers:
                     "distributed.worker.memory.spill": False,
                     "distributed.worker.memory.pause": False,
                     "distributed.worker.memory.terminate": 1.0,
+                    # what was told is not told twice: the last thousand events would hold every record they brought
+                    "distributed.admin.low-level-log-length": 10,
                 }
             )
             for attempt in range(ATTEMPTS):

@@ -74,6 +74,16 @@ def test_the_cubes_do_not_depend_on_the_batch(gpu, tiny_ms, tmp_path) -> None:
     assert made[1] == made[4] == made[-1]
 
 
+def test_runs_repeat_bit_for_bit(gpu, tiny_ms, tmp_path, request) -> None:
+    """Ten times on a GPU, whose threads come in any order; on the host, where they do not, twice."""
+    runs = 10 if "cuda-on-host" not in request.node.callspec.id else 2
+    made = [
+        payload(image(tiny_ms.ms, tmp_path / f"run{k}", device="cuda", start=3, nchan=3, gridder="wgridder"))
+        for k in range(runs)
+    ]
+    assert all(m == made[0] for m in made[1:])
+
+
 def test_a_mask_is_kept_to(gpu, tiny_ms, tmp_path) -> None:
     from astropy.io import fits
 

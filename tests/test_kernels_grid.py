@@ -12,7 +12,7 @@ import ducc0
 import numpy as np
 import pytest
 from cudahost import thread_order
-from kernel_runs import ORDERS
+from kernel_runs import HOST_ORDERS
 from oracles import direct_dirty, direct_predict, direction_cosines
 from planes_by_hand import LIGHT_SPEED, dft_image, dft_predict, geometry, samples
 
@@ -363,7 +363,7 @@ def test_the_order_of_threads_and_blocks_does_not_change_a_bit(backend, w_term):
         return [a.tobytes() for a in arrays]
 
     expected = everything()
-    for order in ORDERS[1:]:
+    for order in HOST_ORDERS[1:]:
         with thread_order(order):
             assert everything() == expected
 

@@ -150,7 +150,7 @@ class Watched:
     Attributes
     ----------
     early, late : dict of int to float
-        Resident bytes of every process (main and workers), at most, in the first half of what was watched and in the second.
+        Resident bytes of every process (main and workers), at most, in the first tenth of what was watched and in the rest.
     files : int
         Files at any one time at most, but for the store.
     summary : dict
@@ -182,10 +182,12 @@ def watch(ms: Path, folder: Path, place: str, warm_up: int, **changes: object) -
         files = max(files, len(found))
     finish(run, folder)
     whole = [held for held in samples if len(held) == max(map(len, samples))]
-    if len(whole) < 4:
+    if len(whole) < 10:
         raise Torture(f"only {len(whole)} looks at the memory: more channels are needed")
-    halves = whole[: len(whole) // 2], whole[len(whole) // 2 :]
-    early, late = ({pid: max(held[pid] for held in half) for pid in whole[0]} for half in halves)
+    tenth = -(-len(whole) // 10)
+    early, late = (
+        {pid: max(held[pid] for held in part) for pid in whole[0]} for part in (whole[:tenth], whole[tenth:])
+    )
     return Watched(early, late, files, json.loads((folder / "run" / "cube.summary.json").read_text()))
 
 
@@ -394,7 +396,8 @@ def grow(folder: Path, channels: int) -> None:
     """
     ms = make_ms(folder / "many", nchan=channels, antennas=8, ntime=10)
     seen = watch(ms, folder / "grow", "local", warm_up=500, cycleniter=-1, gain=0.1, majorcycle="auto")
-    print(f"{channels} channels: a process grew by {100 * seen.growth:.1f} % at most, {seen.files} files", flush=True)
+    held = ", ".join(f"{seen.early[pid] / 1e6:.1f} to {seen.late[pid] / 1e6:.1f} MB" for pid in seen.early)
+    print(f"{channels} channels: {100 * seen.growth:.1f} % growth at most ({held}), {seen.files} files", flush=True)
     if seen.growth >= 0.05 or seen.files > 20:
         raise Torture("memory or files grew with the channels")
 
@@ -414,7 +417,9 @@ def main() -> int:
         try:
             if given.channels:
                 grow(Path(folder), given.channels)
+            begun = time.monotonic()
             torture(make_ms(Path(folder)), Path(folder), ways, given.seed)
+            print(f"{len(ways)} kills in {(time.monotonic() - begun) / 60:.1f} minutes, seed {given.seed}: same bytes")
         except Torture as failure:
             print(f"FAILED: {failure}", file=sys.stderr)
             return 1

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from gpucube.beams import fit_beam, psf_sidelobe
+from gpucube.beams import FIRST_WINDOW, fit_beam_in_window, lobe_ellipse, peak_window
 from gpucube.devices import ACTIVE_SET_CUT, SPARSE_COMPONENTS, ImagingSettings, MinorOrder
 from gpucube.devices.backend import Backend, Kernels
 from gpucube.devices.convolver import Convolver
@@ -203,7 +203,7 @@ class CudaDevice:
         self._gridders = make_gridders(settings, backend)
         self._convolver = Convolver(backend, geometry.nx, geometry.ny)
         self._kernels = Kernels(
-            backend, {stem: () for stem in ("weights", "statistics", "hogbom", "components", "restore")}
+            backend, {stem: () for stem in ("weights", "statistics", "beam", "hogbom", "components", "restore")}
         )
         self.apart: dict[str, float] = {}
         self._stacks: _Stacks | None = None
@@ -397,11 +397,41 @@ class CudaDevice:
         gridder.psf(placed, np.arange(len(planes)), scale, slots if wide else 4 * slots, psf)
 
     def beams(self, planes: Sequence[CudaPlane]) -> list[tuple[Beam, float]]:
-        """Beam fitted to each PSF, and its largest sidelobe."""
-        cells = self.settings.geometry.cell_x, self.settings.geometry.cell_y
-        psfs = [self.fetch(p, "psf") for p in planes]
-        beams = [fit_beam(psf, *cells) for psf in psfs]
-        return [(beam, psf_sidelobe(psf, beam, *cells)) for psf, beam in zip(psfs, beams, strict=True)]
+        """Beam fitted to each PSF, on the host from its centre alone, and its largest sidelobe, on the device."""
+        if not planes:
+            return []
+        beams = self._fit_beams(planes)
+        xp, g = self._backend.xp, self.settings.geometry
+        ellipses = xp.asarray(np.array([lobe_ellipse(beam, g.cell_x, g.cell_y) for beam in beams]))
+        largest = xp.zeros(len(planes), np.uint32)
+        blocks = max(1, min(64, -(-g.nx * g.ny // 4096)))
+        for wide in (False, True):
+            some = [k for k, p in enumerate(planes) if p.wide == wide]
+            if not some:
+                continue
+            slots, scale = self._slots([planes[k] for k in some]), 2 if wide else 1
+            psf = (self._stacks.psf, slots) if wide else (self._stacks.psf, 4 * slots)
+            found = xp.zeros(len(some), np.uint32)
+            self._kernels.launch(
+                *("beam.sidelobe", (blocks, len(some)), (256,), *psf, scale * g.ny, scale * g.nx, g.ny, g.nx),
+                *(ellipses[xp.asarray(some)], g.cell_x, g.cell_y, found),
+            )
+            largest[xp.asarray(some)] = found
+        sidelobes = self._backend.download(largest).view(np.float32)
+        return [(beam, float(sidelobe)) for beam, sidelobe in zip(beams, sidelobes, strict=True)]
+
+    def _fit_beams(self, planes: Sequence[CudaPlane]) -> list[Beam]:
+        """From windows that grow until they hold the main lobe."""
+        xp, g = self._backend.xp, self.settings.geometry
+        beams: list[Beam | None] = [None] * len(planes)
+        half = FIRST_WINDOW
+        while missing := [k for k, beam in enumerate(beams) if beam is None]:
+            rows, columns = peak_window(g.shape, half)
+            windows = xp.stack([self.resident(planes[k], "psf")[rows, columns] for k in missing])
+            for k, window in zip(missing, self._backend.download(windows), strict=True):
+                beams[k] = fit_beam_in_window(window, g.shape, g.cell_x, g.cell_y)
+            half *= 2
+        return beams
 
     def measure(self, planes: Sequence[CudaPlane]) -> list[tuple[float, float]]:
         """Peak inside the mask, and noise of the whole residual: exact order statistics by radix select."""
