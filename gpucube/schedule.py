@@ -25,7 +25,7 @@ from multiprocessing import resource_tracker
 from typing import Any, Protocol
 
 from gpucube.devices import LANES, device_memory_peak, gpus_here, make_device
-from gpucube.errors import GpucubeError
+from gpucube.errors import DeviceLost, GpucubeError
 from gpucube.geometry import Beam
 from gpucube.imaging import ImageJob, Notify, fail_channel, image_chunk, restore_chunk
 from gpucube.ingest import BlockReport, ingest_rows
@@ -473,6 +473,9 @@ def _told(task: Callable) -> Callable:
     def wrapped(*arguments: Any) -> Any:
         try:
             return task(*arguments)
+        except DeviceLost:
+            # its nanny starts a new process, which can use the device again; the task is then anybody's
+            os._exit(1)
         except GpucubeError as error:
             return error
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,29 @@ def test_chunks_are_as_large_as_the_memory_of_the_device(gpu, tiny_ms, tmp_path)
     summary = result.summary
     assert 0 < summary["device_memory_predicted"] < 200 << 20
     assert summary["plan"]["device"] == "cuda"
+
+
+def test_a_gpu_that_fails_for_good_ends_the_run_in_one_line(tiny_ms, tmp_path, monkeypatch) -> None:
+    """As an illegal access does: every call after it fails. Channels must not be marked as failed for that."""
+    broken: list[str] = []
+
+    def synchronise() -> None:
+        if broken:
+            raise RuntimeError("cudaErrorIllegalAddress: an illegal memory access was encountered")
+
+    class Breaking(CudaDevice):
+        def major(self, planes):
+            broken.append("now")
+            super().major(planes)
+
+    monkeypatch.setitem(
+        devices.MAKERS,
+        "cuda",
+        lambda settings, lanes: Breaking(settings, replace(host_backend(), synchronise=synchronise)),
+    )
+    monkeypatch.setattr("gpucube.api.gpus_here", lambda: ("", 1, 1 << 34))
+    with pytest.raises(GpucubeError, match="the GPU stopped working: cudaErrorIllegalAddress"):
+        image(tiny_ms.ms, tmp_path / "cube", device="cuda", start=4, nchan=2)
 
 
 @pytest.mark.parametrize("w_term", [False, True])

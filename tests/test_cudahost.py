@@ -220,8 +220,11 @@ def test_sanitizers_catch_what_is_out_of_bounds(tmp_path, right, wrong, report):
 @needs_sanitizers
 def test_kernels_are_clean_under_the_sanitizers():
     """The kernels' own tests once more, threads shuffled, with every access checked."""
-    tests = [f"tests/test_kernels_{name}.py" for name in ("weights", "statistics", "beam", "hogbom", "components")]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
-    result = subprocess.run(command, cwd=TESTS.parent, env=sanitizer_environment(), capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    assert " passed" in result.stdout
+    whole = [f"tests/test_kernels_{name}.py" for name in ("weights", "statistics", "beam", "hogbom", "components")]
+    # of gridding, what goes furthest out; all of it takes minutes
+    some = ["tests/test_kernels_grid.py", "-k", "edges or without_weight or without_any_sample"]
+    for tests in (whole, some):
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+        result = subprocess.run(command, cwd=TESTS.parent, env=sanitizer_environment(), capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+        assert " passed" in result.stdout

@@ -19,6 +19,7 @@ from runs import IMAGES, SETTINGS, image, payload, planes, tree
 from gpucube import plan
 from gpucube.controller import CleanParameters
 from gpucube.devices import ImagingSettings
+from gpucube.errors import DeviceLost
 from gpucube.imaging import ImageJob
 from gpucube.ingest import ingest
 from gpucube.mask import Mask
@@ -58,6 +59,15 @@ class DeadlyMask(Mask):
     def plane(self, channel: int) -> np.ndarray:
         if channel == 5:
             os.kill(os.getpid(), signal.SIGKILL)
+        return np.ones((64, 64), bool)
+
+
+class DeviceLosingMask(Mask):
+    """At the plane of channel 5 the GPU of the process stops working, and no other channel can be imaged there."""
+
+    def plane(self, channel: int) -> np.ndarray:
+        if channel == 5:
+            raise DeviceLost("the GPU stopped working")
         return np.ones((64, 64), bool)
 
 
@@ -117,11 +127,14 @@ def test_an_unreadable_plane_of_the_mask_fails_its_channels_alone(
             np.testing.assert_array_equal(found, expected)
 
 
-def test_a_channel_that_kills_its_worker_is_found_and_given_up(cluster: str, tiny_ms: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mask", [DeadlyMask, DeviceLosingMask])
+def test_a_channel_that_kills_its_worker_is_found_and_given_up(
+    cluster: str, tiny_ms: Any, tmp_path: Path, mask
+) -> None:
     workers = DaskWorkers(2, "cpu", cluster)
     with ExitStack() as stores:
         stores.callback(workers.close)
-        job = make_job(tiny_ms.ms, tmp_path, workers, stores, DeadlyMask("", 0, ()), IMAGES)
+        job = make_job(tiny_ms.ms, tmp_path, workers, stores, mask("", 0, ()), IMAGES)
         records, _ = run(job, workers)
     good = image(tiny_ms.ms, tmp_path / "good")
     assert [r.channel for r in records] == list(range(12))
