@@ -66,12 +66,16 @@ class Criterion:
 
 @dataclass(frozen=True)
 class Truth:
-    """The simulated sources: pixel positions [source], flux in Jy [source, channel], channels with bright emission."""
+    """The simulated sources: pixel positions [source], flux in Jy [source, channel], channels with bright emission.
+
+    `filled` lists the channels that hold data.
+    """
 
     x: np.ndarray
     y: np.ndarray
     flux: np.ndarray
     bright: np.ndarray
+    filled: np.ndarray
     cell_arcsec: float
 
 
@@ -79,7 +83,7 @@ def read_truth(path: Path) -> Truth:
     """Read the ``.truth.npz`` beside a simulated MeasurementSet."""
     with np.load(path) as npz:
         cell = float(np.degrees(npz["cell_rad"]) * 3600)
-        return Truth(npz["x"], npz["y"], npz["flux"], npz["bright"], cell)
+        return Truth(npz["x"], npz["y"], npz["flux"], npz["bright"], np.flatnonzero(npz["nvis"]), cell)
 
 
 def read_cube(path: Path) -> np.ndarray:

@@ -1,9 +1,10 @@
-"""Measure one command: wall time, CPU seconds, and peak memory of the largest process and of the whole process tree.
+"""Measure one command: wall time, CPU seconds, peak memory, and what it puts on disk.
 
-In: a command. Out: a `Measurement`. CPU seconds are the kernel's own account (wait4) of the command and of every child
-it waited for. Memory is sampled with psutil five times a second: the kernel's ru_maxrss is of no use here, because a
-program inherits the high-water mark of the process that started it. The sum over the tree counts shared pages once per
-process, so it is an upper bound.
+In: a command, and the folder it writes to. Out: a `Measurement`. CPU seconds and bytes written are the kernel's own
+account (wait4 and /proc/PID/io) of the command and of every child it waited for. Memory is sampled with psutil five
+times a second: the kernel's ru_maxrss is of no use here, because a program inherits the high-water mark of the process
+that started it. The sum over the tree counts shared pages once per process, so it is an upper bound. Files are counted
+at the same moments, temporary ones with them; what lives for less than a fifth of a second may be missed.
 """
 
 from __future__ import annotations
@@ -38,6 +39,14 @@ class Measurement:
         Share of all cores that other programs used in the second before the start: near 0 on a quiet machine.
     exit_status : int
         Of the command.
+    files_left, files_most : int
+        Files in the folder at the end, and the most at any moment.
+    left_mib, most_mib : float
+        Their lengths, likewise.
+    written_mib : float or None
+        What the command and its children gave to file systems, mapped files and deleted ones included, by the kernel's
+        account (write_bytes): whole pages; overwriting what is not yet on disk does not count again; file systems
+        in memory do not count. None where there is no such account.
     """
 
     wall_seconds: float
@@ -46,9 +55,14 @@ class Measurement:
     peak_tree_mib: float
     busy_before_percent: float
     exit_status: int
+    files_left: int
+    files_most: int
+    left_mib: float
+    most_mib: float
+    written_mib: float | None
 
 
-def measure(command: list[str], log: Path) -> Measurement:
+def measure(command: list[str], log: Path, folder: Path) -> Measurement:
     """Run `command` with its output in the file `log`, and measure it.
 
     Parameters
@@ -56,15 +70,19 @@ def measure(command: list[str], log: Path) -> Measurement:
     command : list of str
         Program and arguments.
     log : pathlib.Path
-        Receives standard output and standard error.
+        Receives standard output and standard error; not below `folder`.
+    folder : pathlib.Path
+        Where the command writes; every file below it counts.
     """
     busy = psutil.cpu_percent(interval=1.0)
-    peak_process = peak_tree = 0
+    peak_process = peak_tree = files_most = bytes_most = 0
     ended = threading.Event()
 
     def sample(root: psutil.Process) -> None:
-        nonlocal peak_process, peak_tree
+        nonlocal peak_process, peak_tree, files_most, bytes_most
         while not ended.is_set():
+            files, size = disk_use(folder)
+            files_most, bytes_most = max(files_most, files), max(bytes_most, size)
             try:
                 sizes = [_resident(p) for p in [root, *root.children(recursive=True)]]
             except psutil.NoSuchProcess:
@@ -77,10 +95,11 @@ def measure(command: list[str], log: Path) -> Measurement:
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
         sampler = threading.Thread(target=sample, args=(psutil.Process(process.pid),))
         sampler.start()
-        usage = _wait(process)
+        usage, written = _wait(process)
         wall = time.perf_counter() - start
     ended.set()
     sampler.join()
+    files_left, bytes_left = disk_use(folder)
     return Measurement(
         wall_seconds=round(wall, 2),
         cpu_seconds=round(usage.ru_utime + usage.ru_stime, 2),
@@ -88,14 +107,43 @@ def measure(command: list[str], log: Path) -> Measurement:
         peak_tree_mib=round(peak_tree / MIB, 1),
         busy_before_percent=busy,
         exit_status=process.returncode,
+        files_left=files_left,
+        files_most=max(files_most, files_left),
+        left_mib=round(bytes_left / MIB, 1),
+        most_mib=round(max(bytes_most, bytes_left) / MIB, 1),
+        written_mib=None if written is None else round(written / MIB, 1),
     )
 
 
-def _wait(process: subprocess.Popen[bytes]) -> resource.struct_rusage:
-    """Wait for the process and return the resources that it and its children used."""
+def disk_use(folder: Path) -> tuple[int, int]:
+    """Number of files below a folder and the sum of their lengths in bytes; links are not followed."""
+    files = size = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                size += os.lstat(os.path.join(parent, name)).st_size
+            except FileNotFoundError:
+                continue
+            files += 1
+    return files, size
+
+
+def _wait(process: subprocess.Popen[bytes]) -> tuple[resource.struct_rusage, int | None]:
+    """Wait for the process; return the resources and the bytes written of it and its children."""
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    written = _bytes_written(process.pid)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    return usage
+    return usage, written
+
+
+def _bytes_written(pid: int) -> int | None:
+    """Of a process that has ended but not been waited for: the kernel has then added its children's."""
+    try:
+        account = Path(f"/proc/{pid}/io").read_text()
+    except OSError:
+        return None
+    return next(int(line.split()[1]) for line in account.splitlines() if line.startswith("write_bytes"))
 
 
 def _resident(process: psutil.Process) -> int:

@@ -60,7 +60,9 @@ def read_stokes_i(ms: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return uvw, vis, weight
 
 
-def briggs(uvw: np.ndarray, frequency: float, weight: np.ndarray, imsize: int, cell: float, robust: float) -> np.ndarray:
+def briggs(
+    uvw: np.ndarray, frequency: float, weight: np.ndarray, imsize: int, cell: float, robust: float
+) -> np.ndarray:
     """Briggs weights of one channel, w / (1 + G f^2) with f^2 = (5 10^-robust)^2 / (sum G^2 / sum G).
 
     Parameters

@@ -2,8 +2,8 @@
 
 In: a MeasurementSet. Out: WSClean's FITS files OUT-0000-image.fits ..., its log OUT.log, and one line of JSON with the
 command and the numbers of inversions and minor iterations read from the log. Fixed here: Stokes I, Briggs weights per
-channel, gain 0.1, one output channel per MS channel, no joined channels. Standard library only, so that it can be
-imported by a program that measures memory.
+channel, gain 0.1, one output channel per MS channel, no joined channels; the model is not written back into the MS, which
+the other programs do not do either. Standard library only, so that it can be imported by a program that measures memory.
 
     python bench/run_wsclean.py --ms small.ms --out out/wsclean --imsize 256 --cell 10arcsec --nchan 117 --wgridder
 """
@@ -57,7 +57,17 @@ def wsclean_command(
     command = ["wsclean", "-j", str(os.cpu_count()), "-name", out, "-size", str(imsize), str(imsize)]
     command += ["-scale", match[1] + UNITS[match[2]], "-pol", "I", "-weight", "briggs", str(robust)]
     command += ["-channels-out", str(nchan), "-data-column", "DATA", "-temp-dir", str(Path(out).resolve().parent)]
-    command += ["-niter", str(niter), "-mgain", "0.8", "-gain", "0.1", "-auto-threshold", str(nsigma)]
+    command += [
+        "-no-update-model-required",
+        "-niter",
+        str(niter),
+        "-mgain",
+        "0.8",
+        "-gain",
+        "0.1",
+        "-auto-threshold",
+        str(nsigma),
+    ]
     return command + (["-use-wgridder"] if wgridder else []) + [ms]
 
 

@@ -176,7 +176,7 @@ def _disk_trouble_told() -> Iterator[None]:
 
 def _image(setup: _Setup, journal: Journal, on_failure: contextlib.ExitStack, scratch: contextlib.ExitStack) -> Result:
     """INGEST, IMAGE and FINISH, under the journal's lock."""
-    parameters, selection, plan = setup.parameters, setup.selection, setup.plan
+    parameters, plan = setup.parameters, setup.plan
     with Progress(plan.nchan, enabled=not parameters.quiet) as progress, contextlib.ExitStack() as always:
         if setup.note:
             progress.stage(setup.note)
@@ -186,43 +186,22 @@ def _image(setup: _Setup, journal: Journal, on_failure: contextlib.ExitStack, sc
         stages = {"plan": time.perf_counter() - setup.begun}
         clock = time.perf_counter()
         progress.stage("reading")
-        if journal.cubes:
-            journal.cubes = _check_cubes(setup, journal.cubes)
-            for name in parameters.products:
-                on_failure.callback(_remove, journal.cubes[name].path)
-        kept = load_state(plan.scratch, setup.identity) if journal.cubes else None
-        if kept is None:
-            clear_leftover(plan.scratch, parameters.imagename)
-        if not journal.cubes:
-            # last of all that may refuse: only now older products go
-            journal.clear()
-            cubes = _create(setup)
-            for cube in cubes.values():
-                on_failure.callback(_remove, cube.path)
-        if kept is None:
-            kept = ingest(selection, plan.scratch, progress.ingest, workers.ingest, scratch, parameters.imagename)
-            save_state(kept[0], setup.identity, kept[1])
-        else:
-            scratch.callback(shutil.rmtree, plan.scratch, ignore_errors=True)
-        store, bytes_read = kept
+        store, bytes_read = _read(setup, workers, progress, journal, on_failure, scratch)
         stages["read"] = time.perf_counter() - clock
-        if not journal.cubes:
-            journal.begin(cubes | _working_cubes(setup, cubes))
-        else:
-            _restore_working_cubes(setup, journal)
         settings = _settings(parameters, setup.geometry, store)
         job = ImageJob(
             store,
             settings,
             _clean(parameters),
             setup.axis.frequency,
-            selection.stokes,
+            setup.selection.stokes,
             journal.cubes,
             setup.mask,
             setup.beam,
             journal.lease,
         )
         journal.drop([c for c, record in journal.records.items() if not _is_there(record, journal.cubes)])
+        resumed = len(journal.records)
         progress.stage("imaging")
         clock = time.perf_counter()
         for record in journal.records.values():
@@ -236,35 +215,80 @@ def _image(setup: _Setup, journal: Journal, on_failure: contextlib.ExitStack, sc
         progress.stage("finishing")
         clock = time.perf_counter()
         _finish(job, workers, records, make_chunks(plan.chunksize, store.power.sum(0)))
-        products = {name: journal.cubes[name] for name in parameters.products}
-        for cube in products.values():
-            sync(cube)
+        for name in parameters.products:
+            sync(journal.cubes[name])
         stages["finish"] = time.perf_counter() - clock
-        peak, device_peak = workers.memory_peak(), workers.device_memory_peak()
-    paths = {name: product_path(parameters.imagename, name) for name in products}
+        measured = {
+            "resumed_channels": resumed,
+            "ms_bytes_read": bytes_read,
+            "memory_peak": workers.memory_peak(),
+            "device_memory_peak": workers.device_memory_peak(),
+            "gridder": "wgridder" if settings.w_term else "standard",
+            "stage_seconds": stages,
+        }
+    paths = {name: product_path(parameters.imagename, name) for name in parameters.products}
     paths["summary"] = summary_path(parameters.imagename)
-    summary = {
-        "parameters": parameters.as_json_dict(),
+    summary = _summary(setup, paths, measured, records)
+    on_failure.callback(_remove, paths["summary"])
+    _write_whole(paths["summary"], json.dumps(summary, indent=1))
+    return Result(records, paths, summary)
+
+
+def _read(
+    setup: _Setup,
+    workers: Workers,
+    progress: Progress,
+    journal: Journal,
+    on_failure: contextlib.ExitStack,
+    scratch: contextlib.ExitStack,
+) -> tuple[VisibilityStore, int]:
+    """Take up what an earlier run left, or read the MeasurementSets and make the cubes; the store, and bytes read for it."""
+    parameters, selection, plan = setup.parameters, setup.selection, setup.plan
+    if journal.cubes:
+        journal.cubes = _check_cubes(setup, journal.cubes)
+        for name in parameters.products:
+            on_failure.callback(_remove, journal.cubes[name].path)
+    kept = load_state(plan.scratch, setup.identity) if journal.cubes else None
+    if kept is None:
+        clear_leftover(plan.scratch, parameters.imagename)
+    if not journal.cubes:
+        # last of all that may refuse: only now older products go
+        journal.clear()
+        cubes = _create(setup)
+        for cube in cubes.values():
+            on_failure.callback(_remove, cube.path)
+    if kept is None:
+        kept = ingest(selection, plan.scratch, progress.ingest, workers.ingest, scratch, parameters.imagename)
+        save_state(kept[0], setup.identity, kept[1])
+    else:
+        scratch.callback(shutil.rmtree, plan.scratch, ignore_errors=True)
+    store, bytes_read = kept
+    if not journal.cubes:
+        journal.begin(cubes | _working_cubes(setup, cubes))
+    else:
+        _restore_working_cubes(setup, journal)
+    return store, bytes_read
+
+
+def _summary(
+    setup: _Setup, paths: dict[str, str], measured: dict[str, Any], records: Sequence[ChannelRecord]
+) -> dict[str, Any]:
+    """What ``OUT.summary.json`` holds."""
+    plan = setup.plan
+    return {
+        "parameters": setup.parameters.as_json_dict(),
         "fingerprint": setup.identity,
         "versions": versions(),
         "plan": {"chunksize": plan.chunksize, "chunks": plan.chunks, "workers": plan.workers, "device": setup.device},
         "products": paths,
-        "resumed_channels": plan.nchan - len(todo),
-        "ms_bytes_read": bytes_read,
         "ms_bytes_selected": plan.ms_bytes,
         "memory_predicted": plan.memory_predicted,
-        "memory_peak": peak,
         "device_memory_predicted": plan.device_memory_predicted,
-        "device_memory_peak": device_peak,
-        "gridder": "wgridder" if settings.w_term else "standard",
-        "stage_seconds": stages,
+        **measured,
         "wall_seconds": time.perf_counter() - setup.begun,
         "warnings": list(plan.warnings),
         "channels": [r.as_dict() for r in records],
     }
-    on_failure.callback(_remove, paths["summary"])
-    _write_whole(paths["summary"], json.dumps(summary, indent=1))
-    return Result(records, paths, summary)
 
 
 def summary_path(imagename: str) -> str:

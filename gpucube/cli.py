@@ -245,9 +245,10 @@ def _plan(arguments: Sequence[str]) -> int:
     from gpucube.plan import make_plan
 
     _, note, gpus = hardware(parameters)
+    found = make_plan(parameters, gpus=gpus)
     if note:
         print(note)
-    print(make_plan(parameters, gpus=gpus))
+    print(found)
     return 0
 
 

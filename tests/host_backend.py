@@ -44,4 +44,5 @@ def host_backend(budget: int = 1 << 34, shared_bytes: int = 227 << 10) -> Backen
         shared_bytes=shared_bytes,
         processors=2,
         fft_work=0.0,
+        fft_kept=0.0,
     )

@@ -11,19 +11,22 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from casacore import tables
-from runs import SETTINGS, image, payload
+from runs import SETTINGS, altered, image, payload
+from test_schedule import make_job
 from torture import finish, safe_channels, start
 
 import gpucube
 from gpucube import api, imaging
 from gpucube.cli import main
 from gpucube.journal import Journal
+from gpucube.schedule import DaskWorkers
 
 
 @pytest.fixture
@@ -153,6 +156,46 @@ def test_a_store_cut_short_while_it_is_used_ends_the_run_and_resume_reads_again(
             "the visibility store in" in last and "was damaged while in use" in last and "resume=True goes on" in last
         )
     assert finish(start(ms, folder, "threads", resume=True, **slow), folder) == expected
+
+
+def test_a_task_that_reads_too_late_finds_no_way_into_the_store(tiny_ms: Any, tmp_path: Path) -> None:
+    """A scheduler goes on with a task whose worker it has lost sight of; the rows it writes have been sorted meanwhile."""
+    workers, calls = DaskWorkers(1, "cpu", memory=10**9), []
+    submit = workers._run
+    workers._run = lambda given: submit(calls.extend(given) or given)
+    try:
+        with ExitStack() as stores:
+            store = make_job(tiny_ms.ms, tmp_path, workers, stores, None, ("image",)).store
+            before = {path.name: path.read_bytes() for path in Path(store.folder).iterdir()}
+            for task, arguments in calls:
+                with pytest.raises(FileNotFoundError):
+                    task(*arguments)
+            assert {path.name: path.read_bytes() for path in Path(store.folder).iterdir()} == before
+            assert calls and any(before["partition0.vis"])
+    finally:
+        workers.close()
+
+
+def test_weights_are_not_taken_for_unfilled_because_some_rows_have_none(make_ms: Any, tmp_path: Path) -> None:
+    """An antenna that was off, in rows that come again at regular steps."""
+    ms = make_ms(weight_spectrum=True).ms
+
+    def without_weight(main: tables.table) -> None:
+        weight = main.getcol("WEIGHT_SPECTRUM")
+        weight[:: len(weight) // 16] = 0
+        main.putcol("WEIGHT_SPECTRUM", weight)
+
+    def flagged(main: tables.table) -> None:
+        flag = main.getcol("FLAG_ROW")
+        flag[:: len(flag) // 16] = True
+        main.putcol("FLAG_ROW", flag)
+
+    found = []
+    for change in (without_weight, flagged):
+        folder = tmp_path / change.__name__
+        folder.mkdir()
+        found.append(payload(image(altered(ms, folder, change), folder / "cube")))
+    assert found[0] == found[1]
 
 
 def without(name: str) -> Callable[[Path], None]:

@@ -117,7 +117,9 @@ def usable(ms: Path, width: int) -> list[int]:
         columns = {name: main_table.getcol(name) for name in names}
         weight = columns["WEIGHT"][:, None, :]
         if "WEIGHT_SPECTRUM" in main_table.colnames():
-            weight = main_table.getcol("WEIGHT_SPECTRUM")
+            spectrum = main_table.getcol("WEIGHT_SPECTRUM")
+            if (spectrum > 0).any():  # else it was never filled
+                weight = spectrum
     good = ~columns["FLAG"] & np.isfinite(columns["DATA"]) & np.isfinite(weight) & (weight > 0)
     rows = ~columns["FLAG_ROW"] & (columns["ANTENNA1"] != columns["ANTENNA2"])
     rows &= (np.abs(columns["UVW"]) < 1e12).all(1)

@@ -212,7 +212,8 @@ def test_sigterm_ends_tidily_with_one_line(line_ms: SimulationResult, tmp_path: 
         stderr=subprocess.PIPE,
         text=True,
     )
-    time.sleep(0.9)
+    while run.poll() is None and not (tmp_path / "cube.journal").exists():
+        time.sleep(0.01)
     run.send_signal(signal.SIGTERM)
     _, errors = run.communicate(timeout=60)
     if run.returncode != 0:  # it may have been quicker

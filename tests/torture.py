@@ -150,7 +150,8 @@ class Watched:
     Attributes
     ----------
     early, late : dict of int to float
-        Resident bytes of every process (main and workers), at most, in the first tenth of what was watched and in the rest.
+        Resident bytes of every process (main and workers) while channels were imaged, at most, in the first tenth of what
+        was watched and in the rest; 0 stands for all processes together, until the run had ended.
     files : int
         Files at any one time at most, but for the store.
     summary : dict
@@ -173,21 +174,25 @@ def watch(ms: Path, folder: Path, place: str, warm_up: int, **changes: object) -
     run = start(ms, folder, place, temporary=str(folder), **changes)
     process, samples, files = psutil.Process(run.pid), [], 0
     while run.poll() is None:
-        time.sleep(0.2)
+        time.sleep(0.05)
         with contextlib.suppress(psutil.Error, OSError):
             held = {p.pid: p.memory_info().rss for p in (process, *worker_processes(run.pid))}
-            if safe_channels(folder) >= warm_up:
-                samples.append(held)
+            if (safe := safe_channels(folder)) >= warm_up:
+                samples.append((safe, held))
         found = [name for at, _, names in os.walk(folder) for name in names if "cube.scratch" not in at]
         files = max(files, len(found))
     finish(run, folder)
-    whole = [held for held in samples if len(held) == max(map(len, samples))]
-    if len(whole) < 10:
-        raise Torture(f"only {len(whole)} looks at the memory: more channels are needed")
-    tenth = -(-len(whole) // 10)
-    early, late = (
-        {pid: max(held[pid] for held in part) for pid in whole[0]} for part in (whole[:tenth], whole[tenth:])
-    )
+    last, most = max(safe for safe, _ in samples), max(len(held) for _, held in samples)
+    imaging = [held for safe, held in samples if safe < last and len(held) == most]
+    if len(imaging) < 10:
+        raise Torture(f"only {len(imaging)} looks at the memory: more channels are needed")
+    early, late = {}, {}
+    for name, sizes in [
+        *((pid, [held[pid] for held in imaging]) for pid in imaging[0]),
+        (0, [sum(held.values()) for _, held in samples]),
+    ]:
+        tenth = -(-len(sizes) // 10)
+        early[name], late[name] = max(sizes[:tenth]), max(sizes[tenth:])
     return Watched(early, late, files, json.loads((folder / "run" / "cube.summary.json").read_text()))
 
 

@@ -44,7 +44,7 @@ def _parser() -> _Parser:
     )
     parser.add_argument("--ms", metavar="FILE", help="measure this MeasurementSet, imaged as the workload is")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
-    parser.add_argument("--workers", type=int, default=cores(), help="default: one for each core")
+    parser.add_argument("--workers", type=int, help="default: one for each core; the threads that share a GPU")
     parser.add_argument(
         "--chunksize", default="auto", metavar="LIST", help="with commas: a run for each (default auto)"
     )
@@ -75,7 +75,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     if options.device not in DEVICES:
         raise GpucubeError(f"no device {options.device!r}: there are {', '.join(DEVICES)}")
     for name in ("workers", "repeat"):
-        if getattr(options, name) < 1:
+        if getattr(options, name) is not None and getattr(options, name) < 1:
             raise GpucubeError(f"--{name} {getattr(options, name)} should be at least 1")
     if not options.seconds >= 0:
         raise GpucubeError(f"--seconds {options.seconds:g} should be 0 or more")
@@ -129,10 +129,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: Sequence[str]) -> int:
     options = _parse(given)
-    from gpucube.devices import choose_device, gpus_here
+    from gpucube.devices import LANES, choose_device, gpus_here
 
     sizes, stages = chunk_sizes(options.chunksize), _stages(options.stages)
     device, note = choose_device(options.device, lambda: gpus_here()[0])
+    options.workers = options.workers or (LANES["cuda"] if device == "cuda" else cores())
     from gpucube.bench import report
     from gpucube.bench.machine import Others
 

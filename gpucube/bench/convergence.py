@@ -238,7 +238,9 @@ def _lock_steps(
 ) -> tuple[float, tuple[int, int]]:
     begin = time.perf_counter()
     with ThreadPoolExecutor(workers) as pool:
-        done = list(pool.map(lambda channels: lock_step(job, make_device(device, job.settings), channels), chunks))
+        done = list(
+            pool.map(lambda channels: lock_step(job, make_device(device, job.settings, workers), channels), chunks)
+        )
     return time.perf_counter() - begin, (sum(i for i, _ in done), sum(m for _, m in done))
 
 

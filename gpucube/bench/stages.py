@@ -379,10 +379,14 @@ def watch(job: ImageJob, device: str, channel: int, workers: int) -> tuple[list[
 
 
 def _watch(job: ImageJob, device: str, channel: int, workers: int) -> list[Watch]:
-    watches = [Watch(make_device(device, job.settings)) for _ in range(workers)]
+    def one(_: int) -> Watch:
+        # a device belongs to the thread that made it
+        watch = Watch(make_device(device, job.settings, workers))
+        image_chunk(job, watch, [channel])
+        return watch
+
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(lambda w: image_chunk(job, w, [channel]), watches))
-    return watches
+        return list(pool.map(one, range(workers)))
 
 
 def image_once(

@@ -42,8 +42,9 @@ class Backend:
         Largest dynamic shared memory of a block.
     processors : int
         Multiprocessors.
-    fft_work : float
-        Bytes that an FFT takes beside what it is given and returns, in units of the larger of the two.
+    fft_work, fft_kept : float
+        Bytes that an FFT takes beside what it is given and returns, for the time it runs, and for good once a size has been
+        used; in units of the larger of the two.
     """
 
     xp: Any
@@ -61,6 +62,7 @@ class Backend:
     shared_bytes: int
     processors: int
     fft_work: float
+    fft_kept: float
 
 
 class Kernels:

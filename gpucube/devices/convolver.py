@@ -29,10 +29,16 @@ class Convolver:
         self.group = fft_group(4 * nx * ny)
         self._kernels = Kernels(backend, {"convolve": ("-DREAL=float",)})
 
+    def _fft_bytes(self) -> int:
+        return self.group * 2 * self.ny * (2 * self.nx + 2) * 4
+
+    def plan_memory(self) -> int:
+        """Bytes that plans of FFTs keep, forwards and backwards."""
+        return int(2 * self.backend.fft_kept * self._fft_bytes())
+
     def work_memory(self) -> int:
         """Bytes that one group takes meanwhile: padded images, their transforms, and the FFT's own work."""
-        padded = self.group * 2 * self.ny * (2 * self.nx + 2) * 4
-        return int((2 + self.backend.fft_work) * padded)
+        return int((2 + self.backend.fft_work) * self._fft_bytes())
 
     def spectrum(self, psf: Any, slot: Any, out: Any) -> None:
         """Real spectra of PSFs, with the normalisation of `convolve` in them.

@@ -154,8 +154,8 @@ def major_in_image(settings: ImagingSettings) -> bool:
 def device_memory(settings: ImagingSettings, gridders: Gridders, convolver: Convolver, planes: int) -> int:
     """Most bytes of device memory that so many planes take at any time, each of `settings.samples` samples.
 
-    The stacks, and the larger of what each step takes beside them: upload and weights; sorting and gridding; PSFs, one
-    group at a time; major cycles; minor cycles whose active set spills are not counted, for they are rare and smaller.
+    The stacks, the plans of FFTs, and the larger of what each step takes beside them: upload and weights; sorting and
+    gridding; PSFs, one group at a time; major cycles. Minor cycles whose active set spills are rare and smaller: not counted.
     """
     pixels, samples, all_samples = (
         settings.geometry.nx * settings.geometry.ny,
@@ -178,7 +178,9 @@ def device_memory(settings: ImagingSettings, gridders: Gridders, convolver: Conv
         for g in (gridders.narrow, gridders.wide)
     ]
     major = convolver.work_memory() if in_image else gridders.image.work_memory(planes, samples, residual=True)
-    return stacks + rows + max(weighing, placing, gridding, *(held + p for p in psfs), kept + major)
+    plans = gridders.image.plan_memory(1 if in_image else 2) + gridders.wide.plan_memory(1)
+    plans += (convolver.plan_memory() if in_image else 0) + (gridders.narrow.plan_memory(1) if settings.w_term else 0)
+    return stacks + rows + plans + max(weighing, placing, gridding, *(held + p for p in psfs), kept + major)
 
 
 class CudaDevice:

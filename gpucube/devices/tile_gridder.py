@@ -134,6 +134,16 @@ class TileGridder:
         real, cell, w = self.real.itemsize, self.complex.itemsize, self.w_planes is not None
         return samples * (2 * 8 + 8 + 2 * cell + real + (4 + real if w else 0))
 
+    def _fft_bytes(self) -> tuple[int, int]:
+        """Of the grids and of the padded images of one group."""
+        cells = self.group * self.fft_y
+        real = self.real.itemsize if self.w_planes is None else self.complex.itemsize
+        return cells * self.columns * self.complex.itemsize, cells * self.fft_x * real
+
+    def plan_memory(self, transforms: int) -> int:
+        """Bytes that plans of FFTs keep, for so many kinds of transform."""
+        return int(transforms * self.backend.fft_kept * max(self._fft_bytes()))
+
     def work_memory(self, planes: int, samples: int, residual: bool = False) -> int:
         """Bytes that the gridding of so many planes takes, each of at most so many samples: one group at a time.
 
@@ -144,8 +154,7 @@ class TileGridder:
         together, tiles = min(planes, self.group), self.tiles_x * self.tiles_y
         items = min(samples, tiles + samples // self.max_samples)
         squares = together * (items * (self.side**2 * cell + 16) + tiles * 48)
-        grid = self.group * self.fft_y * self.columns * cell
-        padded = self.group * self.fft_y * self.fft_x * (cell if w else real)
+        grid, padded = self._fft_bytes()
         more = together * self.ny * self.nx * real if w else 0
         if residual:
             more += planes * samples * cell if w else grid
