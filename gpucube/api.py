@@ -493,9 +493,9 @@ def versions() -> dict[str, str]:
 
 
 def _settings(parameters: Parameters, geometry: ImageGeometry, store: VisibilityStore) -> ImagingSettings:
-    w_max = store.max_uvw_wavelengths()[1]
+    uv_max, w_max = store.max_uvw_wavelengths()
     w_term = needs_w(w_phase(geometry, w_max), parameters.gridder, parameters.epsilon)
-    return planning.settings_of(parameters, geometry, w_term, store.most_samples(), w_max)
+    return planning.settings_of(parameters, geometry, w_term, store.most_samples(), uv_max, w_max)
 
 
 def _clean(parameters: Parameters) -> CleanParameters:

@@ -46,6 +46,9 @@ CHUNKS_A_LANE = 3
 IN_PROCESS_SECONDS = 120.0
 """Jobs expected to take less than this run in threads of this process: a cluster costs seconds to start."""
 
+IN_PROCESS_BYTES = 10e9
+"""With one GPU, MeasurementSets smaller than this are read by this process too: others would have read no sooner."""
+
 SECONDS_A_SAMPLE = 300e-9
 SECONDS_A_PIXEL = 120e-9
 """Rough cost of imaging a plane, for that decision only."""
@@ -241,9 +244,9 @@ def make_chunks(size: int, power: Sequence[float], channels: Sequence[int] | Non
 
 
 def settings_of(
-    parameters: Parameters, geometry: ImageGeometry, w_term: bool, samples: int, w_max: float
+    parameters: Parameters, geometry: ImageGeometry, w_term: bool, samples: int, uv_max: float, w_max: float
 ) -> ImagingSettings:
-    """What a device is told of the job."""
+    """What a device is told of the job; `uv_max` is infinite and `w_max` 0 where they are not known yet."""
     return ImagingSettings(
         geometry,
         parameters.weighting,
@@ -254,6 +257,7 @@ def settings_of(
         parameters.minorcycle,
         parameters.majorcycle,
         samples,
+        uv_max,
         w_max,
     )
 
@@ -284,8 +288,9 @@ def make_plan(parameters: Parameters, selection: Selection | None = None, gpus: 
     workers = min(parameters.workers or (gpus.count if gpus else len(os.sched_getaffinity(0))), nchan)
     lanes = LANES["cuda" if gpus else "cpu"]
     seconds = samples * SECONDS_A_SAMPLE + nchan * nstokes * pixels * SECONDS_A_PIXEL * (10 if parameters.niter else 1)
-    short = not gpus and seconds / workers < IN_PROCESS_SECONDS
-    in_process = not parameters.scheduler and (workers == 1 or short)
+    ms_bytes = sum(s.bytes_selected() for s in selection.sources)
+    short = workers == 1 and ms_bytes < IN_PROCESS_BYTES if gpus else seconds / workers < IN_PROCESS_SECONDS
+    in_process = not parameters.scheduler and (short or (workers == 1 and not gpus))
     budget = parameters.memory or int(0.8 * psutil.virtual_memory().available)
     rows = max((p.nrow for p in partitions), default=0)
     one = lanes * pixels * GPU_BYTES_A_PIXEL if gpus else pixels * BYTES_A_PIXEL + rows * 100
@@ -306,7 +311,7 @@ def make_plan(parameters: Parameters, selection: Selection | None = None, gpus: 
     if gpus:
         from gpucube.devices.cuda import plan_memory
 
-        settings = settings_of(parameters, geometry, parameters.gridder == "wgridder", rows, 0.0)
+        settings = settings_of(parameters, geometry, parameters.gridder == "wgridder", rows, math.inf, 0.0)
         planes, memory_of = plan_memory(settings, gpus.memory // lanes)
         fits, busy = max(1, planes // nstokes), workers * (lanes if parameters.chunksize == "auto" else 1)
         size = chunk_size(parameters.chunksize, nchan, busy, fits, CHUNKS_A_LANE)
@@ -324,7 +329,7 @@ def make_plan(parameters: Parameters, selection: Selection | None = None, gpus: 
         scratch,
         store,
         product_bytes,
-        sum(s.bytes_selected() for s in selection.sources),
+        ms_bytes,
         budget,
         predicted(workers),
         int((budget - BASE_MEMORY) / workers),

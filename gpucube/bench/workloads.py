@@ -378,13 +378,14 @@ def _sky(workload: Workload, rng: np.random.Generator) -> Sky:
 def settings_of(workload: Workload, store: VisibilityStore, **changes: Any) -> ImagingSettings:
     """What the device is told; `changes` replaces fields."""
     geometry = geometry_of(workload)
-    w_max = store.max_uvw_wavelengths()[1]
+    uv_max, w_max = store.max_uvw_wavelengths()
     settings = ImagingSettings(
         geometry,
         workload.weighting,
         workload.robust,
         w_term=needs_w(w_phase(geometry, w_max), workload.gridder, ImagingSettings.epsilon),
         samples=store.most_samples(),
+        uv_max=uv_max,
         w_max=w_max,
     )
     return dataclasses.replace(settings, **changes)

@@ -7,6 +7,7 @@ must not depend on which other planes are in the batch.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,8 +42,8 @@ class ImagingSettings:
         ``"auto"``, ``"visibility"`` or ``"image"``.
     samples : int
         Most samples that any plane of the job has.
-    w_max : float
-        Largest |w| of the job, in wavelengths.
+    uv_max, w_max : float
+        Longest projected baseline and largest |w| of the job, in wavelengths.
     """
 
     geometry: ImageGeometry
@@ -54,6 +55,7 @@ class ImagingSettings:
     minorcycle: Literal["activeset", "textbook"] = "activeset"
     majorcycle: Literal["auto", "visibility", "image"] = "auto"
     samples: int = 0
+    uv_max: float = math.inf
     w_max: float = 0.0
 
 

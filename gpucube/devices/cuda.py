@@ -162,22 +162,24 @@ def device_memory(settings: ImagingSettings, gridders: Gridders, convolver: Conv
         settings.samples,
         planes * settings.samples,
     )
-    in_image = major_in_image(settings)
+    in_image, uv_max = major_in_image(settings), settings.uv_max
     stacks = planes * pixels * (6 * 4 + 16 + (8 if in_image else 0) + 1)
     # uvw are uploaded, and put into the order of the visibilities
     rows = samples * (24 + 4 + 8)
     weighing = 12 * all_samples + 12 * all_samples + (0 if settings.weighting == "natural" else 4 * planes * pixels)
     kept = 0 if in_image else gridders.image.kept_memory(all_samples)
     placing = 16 * all_samples + gridders.image.place_memory(all_samples)
-    gridding = 16 * all_samples + gridders.image.kept_memory(all_samples) + gridders.image.work_memory(planes, samples)
+    gridding = (
+        16 * all_samples + gridders.image.kept_memory(all_samples) + gridders.image.work_memory(planes, samples, uv_max)
+    )
     held = 4 * all_samples + kept
     psfs = [
         g.place_memory(min(g.group, planes) * samples)
         + 12 * min(g.group, planes) * samples
-        + g.work_memory(planes, samples)
+        + g.work_memory(planes, samples, uv_max)
         for g in (gridders.narrow, gridders.wide)
     ]
-    major = convolver.work_memory() if in_image else gridders.image.work_memory(planes, samples, residual=True)
+    major = convolver.work_memory() if in_image else gridders.image.work_memory(planes, samples, uv_max, residual=True)
     plans = gridders.image.plan_memory(1 if in_image else 2) + gridders.wide.plan_memory(1)
     plans += (convolver.plan_memory() if in_image else 0) + (gridders.narrow.plan_memory(1) if settings.w_term else 0)
     return stacks + rows + plans + max(weighing, placing, gridding, *(held + p for p in psfs), kept + major)

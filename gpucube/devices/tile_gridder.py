@@ -144,15 +144,26 @@ class TileGridder:
         """Bytes that plans of FFTs keep, for so many kinds of transform."""
         return int(transforms * self.backend.fft_kept * max(self._fft_bytes()))
 
-    def work_memory(self, planes: int, samples: int, residual: bool = False) -> int:
+    def _occupied(self, uv_max: float) -> int:
+        """Tiles that samples within `uv_max` wavelengths of the origin may lie in: an ellipse of tiles, half of it without w."""
+        tiles = self.tiles_x * self.tiles_y
+        semi_axes = [
+            uv_max * cell * size / self.tile + 1.5
+            for cell, size in ((self.cell_x, self.fft_x), (self.cell_y, self.fft_y))
+        ]
+        area = np.pi * semi_axes[0] * semi_axes[1] * (0.5 if self.w_planes is None else 1.0)
+        return int(min(tiles, area + semi_axes[1]))
+
+    def work_memory(self, planes: int, samples: int, uv_max: float, residual: bool = False) -> int:
         """Bytes that the gridding of so many planes takes, each of at most so many samples: one group at a time.
 
-        Buffers of items, as if the samples lay in as many tiles as they can; the grid, the padded image, and the FFT's own
-        work; with w the sum of its planes. For a `residual` also the model's spectrum, or with w the predicted visibilities.
+        Buffers of items, as if the samples lay in as many tiles as they can within `uv_max` wavelengths; the grid, the padded
+        image, and the FFT's own work; with w the sum of its planes. For a `residual` also the model's spectrum, or with w the
+        predicted visibilities.
         """
         real, cell, w = self.real.itemsize, self.complex.itemsize, self.w_planes is not None
         together, tiles = min(planes, self.group), self.tiles_x * self.tiles_y
-        items = min(samples, tiles + samples // self.max_samples)
+        items = min(samples, self._occupied(uv_max) + samples // self.max_samples)
         squares = together * (items * (self.side**2 * cell + 16) + tiles * 48)
         grid, padded = self._fft_bytes()
         more = together * self.ny * self.nx * real if w else 0
