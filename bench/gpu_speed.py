@@ -520,9 +520,10 @@ def measure_busy(bench: Bench) -> Iterator[Figure]:
     rate = channels * rounds / walls[0]
     note = f"{len(chunks) * rounds} chunks of up to {size} channels on {lanes} threads, cubes written"
     yield Figure("busy", "channels imaged", "channels/s", [rate], note=note)
-    if not percents:
+    if percents:
+        yield Figure("busy", "GPU busy", "%", percents, 100.0, 80.0, 95.0, how)
+    elif how:
         raise GpucubeError(f"the share of the time that the GPU is busy was not measured: {how}")
-    yield Figure("busy", "GPU busy", "%", percents, 100.0, 80.0, 95.0, how)
 
 
 def measure_memory(bench: Bench) -> Iterator[Figure]:
@@ -550,7 +551,7 @@ def measure_memory(bench: Bench) -> Iterator[Figure]:
         most, kept = bench.here.peak_memory(live)
         taken = f"{most / 1e9:.3f} GB taken, {kept / 1e9:.3f} GB held by the pool"
         note = f"{planes} planes: {predicted / 1e9:.3f} GB predicted, {taken}"
-        yield Figure("memory", what, "right", [min(most / predicted, predicted / most)], 1.0, 0.9, note=note)
+        yield Figure("memory", what, "of 1", [min(most / predicted, predicted / most)], 1.0, 0.9, note=note)
         device.forget()
 
 
@@ -593,7 +594,7 @@ def quantity(value: float | None, unit: str) -> str:
     """Three digits with a prefix; empty for None."""
     if value is None:
         return ""
-    if unit in ("s", "x", "%", "runs", "channels", "channels/s", "right"):
+    if unit in ("s", "x", "%", "runs", "channels", "channels/s", "of 1"):
         return f"{value:.3g} {unit}"
     for prefix in ("", "k", "M", "G"):
         if abs(value) < 999.5:

@@ -166,9 +166,6 @@ class DaskWorkers:
     """
 
     def __init__(self, workers: int, device: str, address: str = "", memory: int = 0):
-        # what ends a run is told in one line; how a connection broke is of no use beside it
-        for name in ("distributed.client", "distributed.core", "distributed.utils"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
         self._device = device
         self._peaks: dict[str, int] = {}
         self._device_peak = 0
@@ -183,6 +180,9 @@ class DaskWorkers:
         import dask
         from distributed import Client
 
+        # what ends a run is told in one line; how a connection broke is of no use beside it (importing sets these levels)
+        for name in ("distributed.client", "distributed.core", "distributed.utils"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         if not address:
             # nothing here can be spilled, and a worker that pauses would never go on
             dask.config.set(
@@ -411,6 +411,22 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
             signal.raise_signal(came[0])
 
 
+def _local_gpu_cluster() -> Any:
+    """dask-cuda's class.
+
+    Raises
+    ------
+    GpucubeError
+        dask-cuda is not installed.
+    """
+    try:
+        from dask_cuda import LocalCUDACluster
+    except ImportError as error:
+        advice = "pip install 'gpucube[cuda12]' or 'gpucube[cuda13]'"
+        raise GpucubeError(f"a worker for each GPU needs dask-cuda ({error}): {advice}") from None
+    return LocalCUDACluster
+
+
 def _local_cluster(workers: int, device: str, memory: int) -> Any:
     """Single-threaded processes, or one process for each GPU with a thread for each lane."""
     common = {
@@ -422,10 +438,8 @@ def _local_cluster(workers: int, device: str, memory: int) -> Any:
         "silence_logs": logging.CRITICAL + 1,
     }
     if device == "cuda":
-        from dask_cuda import LocalCUDACluster
-
-        # CuPy's own pool bounds the memory of the device
-        return LocalCUDACluster(threads_per_worker=LANES["cuda"], device_memory_limit=0, **common)
+        # one worker for each of the first GPUs of CUDA_VISIBLE_DEVICES; CuPy's own pool bounds the memory of the device
+        return _local_gpu_cluster()(threads_per_worker=LANES["cuda"], device_memory_limit=0, **common)
     from distributed import LocalCluster
 
     return LocalCluster(threads_per_worker=1, processes=True, **common)
@@ -515,6 +529,7 @@ class GpuWorkers:
     """Processes on all cores that read, then a worker for each GPU: reading is bound by cores, not by GPUs."""
 
     def __init__(self, readers: int, gpus: int, memory: int):
+        _local_gpu_cluster()  # before anything is read
         self._gpus, self._memory = gpus, memory
         self._at_work = DaskWorkers(readers, "cpu", memory=memory)
         self._read = False

@@ -11,7 +11,7 @@ import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -24,7 +24,9 @@ from gpucube.devices.backend import Backend
 from gpucube.devices.cuda import CudaDevice
 from gpucube.devices.cupy_backend import cupy_backend, why_not
 from gpucube.parameters import validated
-from gpucube.simulate import SimulationParameters, SimulationResult, simulate_ms
+
+if TYPE_CHECKING:
+    from gpucube.simulate import SimulationResult
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -40,12 +42,14 @@ TINY: dict[str, Any] = {
 }
 """900 rows of 12 channels: made in a tenth of a second."""
 
-MakeMS = Callable[..., SimulationResult]
+MakeMS = Callable[..., "SimulationResult"]
 
 
 @pytest.fixture(scope="session")
 def make_ms(tmp_path_factory: pytest.TempPathFactory) -> MakeMS:
     """Factory: simulate an MS with `TINY` changed by keyword arguments; `sources` replaces the default sky."""
+    # not above: tests of kernels and devices run where casacore is not
+    from gpucube.simulate import SimulationParameters, simulate_ms
 
     def make(sources: Any = None, **changes: Any) -> SimulationResult:
         out = tmp_path_factory.mktemp("simulated") / "sim.ms"

@@ -6,7 +6,7 @@ What it cannot show is said in docs/cuda.md. `budget` bounds nothing but what th
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,17 @@ def _module(stem: str, options: tuple[str, ...]) -> HostModule:
     return HostModule(kernel_source(stem), options)
 
 
+def _destroying(transform: Callable) -> Callable:
+    """As a GPU's FFT may: what it was given is not there any more."""
+
+    def destroyed(given: np.ndarray, *shape: Any) -> np.ndarray:
+        result = transform(given, *shape)
+        given[:] = np.nan
+        return result
+
+    return destroyed
+
+
 def host_backend(budget: int = 1 << 34, shared_bytes: int = 227 << 10) -> Backend:
     """`budget` in bytes; `shared_bytes` as an H200's."""
 
@@ -32,9 +43,9 @@ def host_backend(budget: int = 1 << 34, shared_bytes: int = 227 << 10) -> Backen
         xp=np,
         compile=lambda stem, options: _module(stem, tuple(options)),
         rfft2=scipy.fft.rfft2,
-        irfft2=lambda grid, shape: scipy.fft.irfft2(grid, s=shape, norm="forward"),
-        fft2=scipy.fft.fft2,
-        ifft2=lambda grid: scipy.fft.ifft2(grid, norm="forward"),
+        irfft2=_destroying(lambda grid, shape: scipy.fft.irfft2(grid, s=shape, norm="forward")),
+        fft2=_destroying(scipy.fft.fft2),
+        ifft2=_destroying(lambda grid: scipy.fft.ifft2(grid, norm="forward")),
         upload=upload,
         download=np.array,
         synchronise=lambda: None,

@@ -200,3 +200,13 @@ def test_w_planes_hold_the_phase_of_every_w(epsilon, w_range):
     # epsilon is an rms at the worst pixel; its peak over positions is at most some two of it
     assert np.abs(summed - exact).max() < 2 * epsilon
     assert planes.w(3) == planes.first + 3 * planes.spacing
+
+
+@pytest.mark.parametrize(("epsilon", "upsampling"), [(1e-3, 1.25), (1e-4, 1.5), (1e-10, 2.0), (1e-8, 1.25)])
+def test_the_taper_along_w_is_the_kernels_transform(epsilon, upsampling):
+    """A polynomial stands for millions of quadratures; it must not be the weakest part even at the highest accuracy."""
+    kernel = make_kernel(epsilon, upsampling, 2)
+    height = n_minus_one(40, 36, 9e-3, 1e-2)
+    planes = make_w_planes(kernel, 0.0, 5000.0, float(height.min()))
+    exact = 1.0 / kernel.transform(planes.spacing * (height - planes.centre))
+    np.testing.assert_allclose(planes.correction(kernel, height), exact, rtol=1e-11)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -163,11 +164,22 @@ def _cpu(settings: ImagingSettings, lanes: int) -> Device:
     return CpuDevice(settings)
 
 
+_kept = threading.local()
+
+
 def _cuda(settings: ImagingSettings, lanes: int) -> Device:
+    """A thread keeps its device from chunk to chunk: memory, plans of FFTs and tables are there already."""
     from gpucube.devices.cuda import CudaDevice
     from gpucube.devices.cupy_backend import cupy_backend
 
-    return CudaDevice(settings, cupy_backend(lanes))
+    if getattr(_kept, "made_for", None) != (settings, lanes):
+        # the memory of the old one must be free before the new one takes its own
+        _kept.made_for, _kept.device = None, None
+        _kept.device = CudaDevice(settings, cupy_backend(lanes))
+        _kept.made_for = (settings, lanes)
+    elif not _kept.device.idle():
+        _kept.device.forget()
+    return _kept.device
 
 
 LANES = {"cpu": 1, "cuda": 3}

@@ -26,6 +26,7 @@ class Backend:
         as ``kernel(grid, block, arguments, shared_mem=bytes)``.
     rfft2, irfft2, fft2, ifft2 : callable
         Of a stack over its last two axes, keeping single precision; inverse ones not normalised. ``irfft2(grid, shape)``.
+        All but `rfft2` may destroy what they are given.
     upload : callable
         (host arrays, dtype) -> one device array of all their elements, one after another, shape (n,).
     download : callable

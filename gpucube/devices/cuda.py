@@ -229,8 +229,7 @@ class CudaDevice:
         """Make room for so many more planes."""
         if self._stacks is not None and len(self._free) >= planes:
             return
-        in_use = 0 if self._stacks is None else len(self._mask_of) - len(self._free)
-        if in_use:
+        if not self.idle():
             raise ValueError(f"{planes} planes are begun where {len(self._free)} have room")
         xp, (ny, nx) = self._backend.xp, self.settings.geometry.shape
         self._stacks = None
@@ -247,6 +246,10 @@ class CudaDevice:
         )
         self._free = list(range(planes))[::-1]
 
+    def idle(self) -> bool:
+        """Whether no plane is held."""
+        return len(self._free) == len(self._mask_of)
+
     def release(self, planes: Sequence[CudaPlane]) -> None:
         """Give their slots to whoever comes next."""
         for p in planes:
@@ -261,7 +264,7 @@ class CudaDevice:
         DeviceLost
             The device does nothing any more: an error of a kernel stays with the process.
         """
-        self._stacks, self._free = None, []
+        self._stacks, self._free, self._mask_of = None, [], np.zeros(0, np.int32)
         try:
             self._backend.synchronise()
         except Exception as error:
@@ -516,7 +519,8 @@ class CudaDevice:
         self._kernels.launch(
             "hogbom.hogbom_start", grid, block, residual, masks, mask_of, slots, ny, nx, partial, iterations
         )
-        before, parity, queue = None, 0, _LAUNCHES_AT_ONCE[0]
+        most = self._backend.download(limit)
+        before, parity, queue = np.full(count, -1), 0, _LAUNCHES_AT_ONCE[0]
         while True:
             for _ in range(queue):
                 self._kernels.launch(
@@ -525,7 +529,7 @@ class CudaDevice:
                 )
                 parity = 1 - parity
             now = self._backend.download(iterations[parity])
-            if before is not None and np.array_equal(now, before):
+            if np.all((now >= most) | (now == before)):
                 return now.tolist()
             before, queue = now, min(2 * queue, _LAUNCHES_AT_ONCE[1])
 
