@@ -43,7 +43,7 @@ from gpucube.bench.workloads import WORKLOADS, Workload, frequencies, make_store
 from gpucube.devices import ACTIVE_SET_CUT, LANES, ImagingSettings, MinorOrder, make_device
 from gpucube.devices.backend import Kernels, fft_group
 from gpucube.devices.convolver import Convolver
-from gpucube.devices.cuda import device_memory, make_gridders
+from gpucube.devices.cuda_memory import device_memory, make_gridders
 from gpucube.devices.tile_gridder import PlacedSamples, TileGridder
 from gpucube.errors import GpucubeError
 from gpucube.geometry import LIGHT_SPEED, ImageGeometry, SpectralAxis

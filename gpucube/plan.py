@@ -310,7 +310,7 @@ def make_plan(parameters: Parameters, selection: Selection | None = None, gpus: 
             f"{_size(budget)} are allowed: choose a smaller imsize, or raise memory"
         )
     if gpus:
-        from gpucube.devices.cuda import plan_memory
+        from gpucube.devices.cuda_memory import plan_memory
 
         settings = settings_of(parameters, geometry, parameters.gridder == "wgridder", rows, math.inf, 0.0)
         planes, memory_of = plan_memory(settings, gpus.memory // lanes)

@@ -21,7 +21,9 @@ import gpucube
 from gpucube import devices
 from gpucube.devices import ImagingSettings, MinorOrder, choose_device
 from gpucube.devices.convolver import Convolver
-from gpucube.devices.cuda import CudaDevice, device_memory, make_gridders
+from gpucube.devices.cpu import CpuDevice
+from gpucube.devices.cuda import CudaDevice
+from gpucube.devices.cuda_memory import device_memory, make_gridders
 from gpucube.errors import GpucubeError
 from gpucube.records import StopCode
 
@@ -131,6 +133,27 @@ def test_chunks_are_as_large_as_the_memory_of_the_device(gpu, tiny_ms, tmp_path)
     summary = result.summary
     assert 0 < summary["device_memory_predicted"] < 200 << 20
     assert summary["plan"]["device"] == "cuda"
+
+
+@pytest.mark.parametrize("shared_bytes", [227 << 10, 3 << 10], ids=["in shared memory", "spilled"])
+@pytest.mark.parametrize("form", ["textbook", "activeset"])
+def test_many_blocks_and_sets_that_spill_find_what_the_cpu_finds(form, shared_bytes) -> None:
+    """On an image too large for one block, and with less shared memory than the active set takes."""
+    g = geometry(130, 128)
+    settings = ImagingSettings(g, epsilon=1e-6, minorcycle=form, samples=700)
+    each = [samples(g, seed=1), samples(g, seed=2)]
+    orders, found = [MinorOrder(0.0, 70, 0.1), MinorOrder(0.1, 10_000, 0.2)], []
+    for device in (CpuDevice(settings), CudaDevice(settings, host_backend(shared_bytes=shared_bytes))):
+        held = device.begin(each, [None, None])
+        device.make_psf(held, True)
+        done = device.minor(held, orders)
+        found.append((done, [device.fetch(p, "model") for p in held]))
+    (done, expected), (done_too, models) = found
+    assert done == done_too
+    assert done[0] == 70 and done[1] > 5
+    for a, b in zip(expected, models, strict=True):
+        assert np.array_equal(a != 0, b != 0)
+        assert b == pytest.approx(a, abs=1e-5)  # PSFs of accuracy 1e-6
 
 
 def test_a_gpu_that_fails_for_good_ends_the_run_in_one_line(tiny_ms, tmp_path, monkeypatch) -> None:

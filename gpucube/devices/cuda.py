@@ -11,7 +11,7 @@ batch: sums have a fixed order, and FFTs are always done in groups of the same s
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from gpucube.beams import FIRST_WINDOW, fit_beam_in_window, lobe_ellipse, peak_window
-from gpucube.devices import ACTIVE_SET_CUT, SPARSE_COMPONENTS, ImagingSettings, MinorOrder
+from gpucube.devices import SPARSE_COMPONENTS, ImagingSettings, MinorOrder
 from gpucube.devices.backend import Backend, Kernels
 from gpucube.devices.convolver import Convolver
-from gpucube.devices.cupy_backend import sizes_alone
+from gpucube.devices.cuda_memory import major_in_image, make_gridders, planes_that_fit
+from gpucube.devices.cuda_minor import Images, active_set, textbook
 from gpucube.devices.gaussians import (
     gaussian_form,
     gaussian_reach,
@@ -31,20 +32,9 @@ from gpucube.devices.gaussians import (
     taper_form,
 )
 from gpucube.devices.tile_gridder import PlacedSamples, TileGridder
-from gpucube.errors import DeviceLost, GpucubeError
-from gpucube.geometry import LIGHT_SPEED, Beam, ImageGeometry
-from gpucube.gridding_kernel import choose_kernel, make_w_planes, n_minus_one
+from gpucube.errors import DeviceLost
+from gpucube.geometry import LIGHT_SPEED, Beam
 from gpucube.store import Samples
-
-_MOST_ITERATIONS = 2**31 - 1
-
-_LAUNCHES_AT_ONCE = (32, 512)
-"""Least and most iterations of the many-block Högbom that are queued before the host looks."""
-
-_FFT_SECONDS = 4e-13
-_SAMPLE_SECONDS = 4e-10
-"""Cost model of a major cycle, per pixel and octave of an FFT and per sample degridded and gridded: estimates from the
-bandwidth of an H200, not measured. They decide between two ways that agree."""
 
 
 @dataclass
@@ -102,87 +92,6 @@ class _Stacks:
     spectrum: Any
     masks: Any
     mask_of: Any
-
-
-@dataclass(frozen=True)
-class Gridders:
-    """One for dirty images and residuals, one for PSFs of the image's size, one for PSFs of twice that."""
-
-    image: TileGridder
-    narrow: TileGridder
-    wide: TileGridder
-
-
-def make_gridders(settings: ImagingSettings, backend: Backend) -> Gridders:
-    """Gridders of a job; in single precision where that reaches epsilon.
-
-    Raises
-    ------
-    GpucubeError
-        Nothing reaches epsilon, or the image reaches beyond the horizon.
-    """
-    g = settings.geometry
-
-    def gridder(scale: int, w: bool) -> TileGridder:
-        nx, ny, dimensions = scale * g.nx, scale * g.ny, 3 if w else 2
-        try:
-            real, kernel = np.float32, choose_kernel(settings.epsilon, nx, ny, settings.samples, dimensions, True)
-        except GpucubeError:
-            real, kernel = np.float64, choose_kernel(settings.epsilon, nx, ny, settings.samples, dimensions, False)
-        w_planes = None
-        if w:
-            lowest = float(n_minus_one(nx, ny, g.cell_x, g.cell_y).min())
-            w_planes = make_w_planes(kernel, 0.0, settings.w_max, lowest)
-        return TileGridder(backend, nx, ny, g.cell_x, g.cell_y, kernel, real, w_planes)
-
-    narrow = gridder(1, False)
-    return Gridders(gridder(1, True) if settings.w_term else narrow, narrow, gridder(2, False))
-
-
-def major_in_image(settings: ImagingSettings) -> bool:
-    """Whether major cycles are done in the image: exact without w, and chosen by cost unless told."""
-    if settings.w_term or settings.majorcycle == "visibility":
-        return False
-    if settings.majorcycle == "image":
-        return True
-    pixels = settings.geometry.nx * settings.geometry.ny
-    in_image = 2 * 4 * pixels * np.log2(4 * pixels) * _FFT_SECONDS
-    through_visibilities = settings.samples * _SAMPLE_SECONDS + 4 * pixels * np.log2(2 * pixels) * _FFT_SECONDS
-    return bool(in_image < through_visibilities)
-
-
-def device_memory(settings: ImagingSettings, gridders: Gridders, convolver: Convolver, planes: int) -> int:
-    """Most bytes of device memory that so many planes take at any time, each of `settings.samples` samples.
-
-    The stacks, the plans of FFTs, and the larger of what each step takes beside them: upload and weights; sorting and
-    gridding; PSFs, one group at a time; major cycles. Minor cycles whose active set spills are rare and smaller: not counted.
-    """
-    pixels, samples, all_samples = (
-        settings.geometry.nx * settings.geometry.ny,
-        settings.samples,
-        planes * settings.samples,
-    )
-    in_image, uv_max = major_in_image(settings), settings.uv_max
-    stacks = planes * pixels * (6 * 4 + 16 + (8 if in_image else 0) + 1)
-    # uvw are uploaded, and put into the order of the visibilities
-    rows = samples * (24 + 4 + 8)
-    weighing = 12 * all_samples + 12 * all_samples + (0 if settings.weighting == "natural" else 4 * planes * pixels)
-    kept = 0 if in_image else gridders.image.kept_memory(all_samples)
-    placing = 16 * all_samples + gridders.image.place_memory(all_samples)
-    gridding = (
-        16 * all_samples + gridders.image.kept_memory(all_samples) + gridders.image.work_memory(planes, samples, uv_max)
-    )
-    held = 4 * all_samples + kept
-    psfs = [
-        g.place_memory(min(g.group, planes) * samples)
-        + 12 * min(g.group, planes) * samples
-        + g.work_memory(planes, samples, uv_max)
-        for g in (gridders.narrow, gridders.wide)
-    ]
-    major = convolver.work_memory() if in_image else gridders.image.work_memory(planes, samples, uv_max, residual=True)
-    plans = gridders.image.plan_memory(1 if in_image else 2) + gridders.wide.plan_memory(1)
-    plans += (convolver.plan_memory() if in_image else 0) + (gridders.narrow.plan_memory(1) if settings.w_term else 0)
-    return stacks + rows + plans + max(weighing, placing, gridding, *(held + p for p in psfs), kept + major)
 
 
 class CudaDevice:
@@ -462,76 +371,13 @@ class CudaDevice:
         return [(float(p) if k else -1.0, float(n)) for k, p, n in zip(keys, peaks, noises, strict=True)]
 
     def minor(self, planes: Sequence[CudaPlane], orders: Sequence[MinorOrder]) -> list[int]:
-        """Högbom on all planes in one launch, or one launch an iteration for a few large ones."""
+        """Högbom on all planes together."""
         if not planes:
             return []
-        xp, stacks = self._backend.xp, self._stacks
-        ny, nx = self.settings.geometry.shape
-        gain, threshold = (
-            xp.asarray(np.array(v, float)) for v in zip(*((o.gain, o.threshold) for o in orders), strict=True)
-        )
-        limit = xp.asarray(np.array([min(o.limit, _MOST_ITERATIONS) for o in orders], np.int32))
-        images = (stacks.residual, stacks.psf, stacks.model, stacks.masks, stacks.mask_of)
-        if self.settings.minorcycle == "activeset":
-            return self._active_set(planes, images, gain, threshold, limit)
-        blocks = 2 * self._backend.processors // len(planes)
-        if blocks > 1 and ny * nx > 1 << 14:
-            return self._stepwise(planes, images, gain, threshold, limit, blocks)
-        iterations = xp.zeros(len(planes), np.int32)
-        orders_on_device = (self._slots(planes), ny, nx, gain, threshold, limit)
-        self._kernels.launch("hogbom.hogbom_textbook", (len(planes),), (1024,), *images, *orders_on_device, iterations)
-        return self._backend.download(iterations).tolist()
-
-    def _active_set(
-        self, planes: Sequence[CudaPlane], images: tuple, gain: Any, threshold: Any, limit: Any
-    ) -> list[int]:
-        """In shared memory; sets that are too large for it once more in global memory."""
-        xp, (ny, nx) = self._backend.xp, self.settings.geometry.shape
-        capacity = min(self._backend.shared_bytes - 2048, 12 * ny * nx) // 12
-        cut = ACTIVE_SET_CUT * threshold
-        slots = self._slots(planes)
-
-        def launch(which: Any, room: int, capacity: int) -> tuple[np.ndarray, np.ndarray]:
-            iterations, sizes = xp.zeros(len(which), np.int32), xp.zeros(len(which), np.int32)
-            spill = xp.empty((len(which), 3, room), np.float32)
-            self._kernels.launch(
-                *("hogbom.hogbom_active_set", (len(which),), (1024,), *images, slots[which], ny, nx),
-                *(gain[which], threshold[which], limit[which], cut[which], capacity, room, spill, sizes, iterations),
-                shared_mem=12 * capacity,
-            )
-            return self._backend.download(iterations), self._backend.download(sizes)
-
-        done, sizes = launch(xp.arange(len(planes)), 0, capacity)
-        large = np.flatnonzero(sizes > capacity)
-        for which in large:  # one by one, so that they take no more memory than one needs
-            done[which] = launch(xp.asarray([which]), int(sizes[which]), 0)[0][0]
-        return done.tolist()
-
-    def _stepwise(
-        self, planes: Sequence[CudaPlane], images: tuple, gain: Any, threshold: Any, limit: Any, blocks: int
-    ) -> list[int]:
-        """Many blocks on each plane; launches are queued and the host looks after some."""
-        xp, (ny, nx), count = self._backend.xp, self.settings.geometry.shape, len(planes)
-        residual, psf, model, masks, mask_of = images
-        slots, partial = self._slots(planes), xp.zeros((2, count, blocks, 2), np.uint32)
-        iterations = xp.zeros((2, count), np.int32)
-        grid, block = (blocks, count), (1024,)
-        self._kernels.launch(
-            "hogbom.hogbom_start", grid, block, residual, masks, mask_of, slots, ny, nx, partial, iterations
-        )
-        most = self._backend.download(limit)
-        before, parity, queue = np.full(count, -1), 0, _LAUNCHES_AT_ONCE[0]
-        while True:
-            for _ in range(queue):
-                self._kernels.launch(
-                    *("hogbom.hogbom_step", grid, block, residual, psf, model, masks, mask_of, slots, ny, nx),
-                    *(gain, threshold, limit, parity, partial, iterations),
-                )
-                parity = 1 - parity
-            now = self._backend.download(iterations[parity])
-            if np.all((now >= most) | (now == before)):
-                return now.tolist()
-            before, queue = now, min(2 * queue, _LAUNCHES_AT_ONCE[1])
+        stacks = self._stacks
+        images = Images(stacks.residual, stacks.psf, stacks.model, stacks.masks, stacks.mask_of)
+        clean = active_set if self.settings.minorcycle == "activeset" else textbook
+        return clean(self._backend, self._kernels, images, self._slots(planes), orders)
 
     def major(self, planes: Sequence[CudaPlane]) -> None:
         """Exact residual of each plane's model."""
@@ -621,54 +467,3 @@ class CudaDevice:
             *(table, xp.zeros(1, np.int64), *halves),
         )
         return self._backend.download(image)
-
-
-def plan_memory(settings: ImagingSettings, memory: int) -> tuple[int, Callable[[int], int]]:
-    """What a device object would take, without a device.
-
-    Parameters
-    ----------
-    settings : ImagingSettings
-    memory : int
-        Bytes of device memory that it may take.
-
-    Returns
-    -------
-    planes : int
-        That fit at once.
-    memory_of : callable
-        Bytes that so many planes take, at most.
-
-    Raises
-    ------
-    GpucubeError
-        Not even one plane fits.
-    """
-    backend = sizes_alone()
-    gridders = make_gridders(settings, backend)
-    convolver = Convolver(backend, settings.geometry.nx, settings.geometry.ny)
-    planes = planes_that_fit(settings, gridders, convolver, memory)
-    return planes, lambda count: device_memory(settings, gridders, convolver, count)
-
-
-def planes_that_fit(settings: ImagingSettings, gridders: Gridders, convolver: Convolver, memory: int) -> int:
-    """Most planes that `memory` bytes hold at once.
-
-    Raises
-    ------
-    GpucubeError
-        Not even one.
-    """
-    one = device_memory(settings, gridders, convolver, 1)
-    if one > memory:
-        g: ImageGeometry = settings.geometry
-        raise GpucubeError(
-            f"imaging one channel of {g.nx} x {g.ny} pixels needs {one / 1e9:.2f} GB of device memory, "
-            f"{memory / 1e9:.2f} GB may be used: choose a smaller imsize, or device='cpu'"
-        )
-    low, high = 1, max(2, 2 * memory // one)
-    while high - low > 1:
-        middle = (low + high) // 2
-        fits = device_memory(settings, gridders, convolver, middle) <= memory
-        low, high = (middle, high) if fits else (low, middle)
-    return low
