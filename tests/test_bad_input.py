@@ -87,7 +87,6 @@ WRONG_PARAMETERS = {
         r"products=.*'pictures' is none of image, residual, model",
     ),
     "device unknown": ({"device": "gpu"}, r"device='gpu'"),
-    "device not there": ({"device": "cuda"}, r"device='cuda' is not available"),
     "chunksize 0": ({"chunksize": 0}, r"chunksize=.*write 'auto', a number of channels from 1, or -1"),
     "tclean only": (
         {"interactive": 1},

@@ -222,6 +222,8 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # who runs tests in the background may have told them to ignore Ctrl-C, which is handed on
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         env=os.environ | ({"TMPDIR": temporary, "DASK_TEMPORARY_DIRECTORY": temporary} if temporary else {}),
     )
 

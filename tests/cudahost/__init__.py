@@ -172,7 +172,7 @@ def _compile(code: str, options: tuple[str, ...], names: list[str]) -> Path:
     library = CACHE / f"{key}.so"
     if not library.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
-        stem = f"{key}.{os.getpid()}"
+        stem = f"{key}.{os.getpid()}.{threading.get_ident()}"
         kernel, made = CACHE / f"{stem}.cu", CACHE / f"{stem}.so"
         kernel.write_text(source)
         command = ["g++", *flags, "-o", str(made), str(kernel)]
