@@ -181,7 +181,7 @@ class DaskWorkers:
         from distributed import Client
 
         # what ends a run is told in one line; how a connection broke is of no use beside it (importing sets these levels)
-        for name in ("distributed.client", "distributed.core", "distributed.utils"):
+        for name in ("distributed", "distributed.client", "distributed.core", "distributed.utils"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         if not address:
             # nothing here can be spilled, and a worker that pauses would never go on
