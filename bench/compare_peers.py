@@ -348,6 +348,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="default: DIR/peers.json")
     parser.add_argument("--markdown", type=Path, help="default: DIR/peers.md")
     options = parser.parse_args()
+    if not (options.ms / "table.dat").is_file():
+        parser.error(f"--ms {options.ms}: there is no such MeasurementSet")
     options.only = {key for key in options.only.split(",") if key}
     if unknown := options.only - set(KEYS):
         parser.error(f"--only {','.join(sorted(unknown))}: there are {', '.join(KEYS)}")
