@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from cudahost import missing_compiler
 from host_backend import host_backend
+from kernel_runs import needs_compiler, needs_gpu
 
 from gpucube import devices
 from gpucube.devices import Device, ImagingSettings
 from gpucube.devices.backend import Backend
 from gpucube.devices.cuda import CudaDevice
-from gpucube.devices.cupy_backend import cupy_backend, why_not
+from gpucube.devices.cupy_backend import cupy_backend
 from gpucube.parameters import validated
 
 if TYPE_CHECKING:
@@ -112,12 +112,8 @@ def _on_host(settings: ImagingSettings, lanes: int) -> Device:
 
 devices.MAKERS["cuda-on-host"] = _on_host
 
-NO_COMPILER = missing_compiler()
-NO_GPU = why_not()
-
-
-ON_HOST = pytest.param("cuda-on-host", marks=pytest.mark.skipif(NO_COMPILER is not None, reason=str(NO_COMPILER)))
-ON_GPU = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(bool(NO_GPU), reason=NO_GPU)])
+ON_HOST = pytest.param("cuda-on-host", marks=needs_compiler)
+ON_GPU = pytest.param("cuda", marks=needs_gpu)
 
 
 @pytest.fixture(params=["cpu", ON_HOST, ON_GPU])

@@ -18,7 +18,8 @@ from gpucube.devices.kernel_sources import kernel_source
 
 
 @functools.cache
-def _module(stem: str, options: tuple[str, ...]) -> HostModule:
+def host_module(stem: str, options: tuple[str, ...] = ()) -> HostModule:
+    """The compiled source of that name."""
     return HostModule(kernel_source(stem), options)
 
 
@@ -41,7 +42,7 @@ def host_backend(budget: int = 1 << 34, shared_bytes: int = 227 << 10) -> Backen
 
     return Backend(
         xp=np,
-        compile=lambda stem, options: _module(stem, tuple(options)),
+        compile=lambda stem, options: host_module(stem, tuple(options)),
         rfft2=scipy.fft.rfft2,
         irfft2=_destroying(lambda grid, shape: scipy.fft.irfft2(grid, s=shape, norm="forward")),
         fft2=_destroying(scipy.fft.fft2),

@@ -5,36 +5,30 @@ Tests take `ORDERS` as a parameter, and so run in every order of threads on the 
 
 from __future__ import annotations
 
-import functools
 import os
 from typing import Any
 
 import numpy as np
 import pytest
-from cudahost import SANITIZE, HostModule, missing_compiler, thread_order
+from cudahost import SANITIZE, missing_compiler, thread_order
+from host_backend import host_module
 
 from gpucube.devices.cupy_backend import cupy_backend, why_not
-from gpucube.devices.kernel_sources import kernel_source
 
 ON_GPU = -1
 
 NO_GPU = why_not()
 
+needs_compiler = pytest.mark.skipif(missing_compiler() is not None, reason=str(missing_compiler()))
+needs_gpu = (pytest.mark.gpu, pytest.mark.skipif(bool(NO_GPU), reason=NO_GPU))
+
 HOST_ORDERS = [20261122] if SANITIZE in os.environ else [0, 1, 20261122]
 
 ORDERS = [
     *HOST_ORDERS,
-    pytest.param(ON_GPU, id="gpu", marks=[pytest.mark.gpu, pytest.mark.skipif(bool(NO_GPU), reason=NO_GPU)]),
+    pytest.param(ON_GPU, id="gpu", marks=needs_gpu),
 ]
 """Threads and blocks upwards, downwards, shuffled (what is out of bounds is so in every order); and on a GPU."""
-
-needs_compiler = pytest.mark.skipif(missing_compiler() is not None, reason=str(missing_compiler()))
-
-
-@functools.cache
-def module(file: str) -> HostModule:
-    """The compiled source of that name."""
-    return HostModule(kernel_source(file))
 
 
 def run(file: str, kernel: str, grid: tuple, block: tuple, *args: Any, shared: int = 0, order: int = 0) -> None:
@@ -44,7 +38,7 @@ def run(file: str, kernel: str, grid: tuple, block: tuple, *args: Any, shared: i
         _run_on_gpu(file, kernel, grid, block, values, shared)
         return
     with thread_order(order):
-        module(file).get_function(kernel)(grid, block, values, shared_mem=shared)
+        host_module(file).get_function(kernel)(grid, block, values, shared_mem=shared)
 
 
 def _run_on_gpu(file: str, kernel: str, grid: tuple, block: tuple, values: list[Any], shared: int) -> None:

@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import NO_GPU, REPOSITORY
-from kernel_runs import needs_compiler
+from conftest import REPOSITORY
+from kernel_runs import NO_GPU, needs_compiler
 
 from gpucube import devices
 

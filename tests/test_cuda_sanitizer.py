@@ -11,15 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from gpucube.devices.cupy_backend import why_not
+from kernel_runs import needs_gpu
 
 SANITIZER = shutil.which("compute-sanitizer")
-NO_GPU = why_not()
 
 pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(bool(NO_GPU), reason=NO_GPU),
+    *needs_gpu,
     pytest.mark.skipif(SANITIZER is None, reason="compute-sanitizer is not installed: it comes with the CUDA toolkit"),
 ]
 
