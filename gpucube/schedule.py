@@ -19,7 +19,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from typing import Any, Protocol
@@ -178,7 +178,6 @@ class DaskWorkers:
 
     def _start(self, workers: int, address: str, memory: int) -> None:
         import dask
-        from distributed import Client
 
         # what ends a run is told in one line; how a connection broke is of no use beside it (importing sets these levels)
         for name in ("distributed", "distributed.client", "distributed.core", "distributed.utils"):
@@ -205,7 +204,7 @@ class DaskWorkers:
                     if attempt == ATTEMPTS - 1:
                         raise GpucubeError(f"the local Dask cluster cannot be started: {error}") from None
         try:
-            self._client = Client(address or self._cluster, timeout=CONNECT_SECONDS, set_as_default=False)
+            self._client = _client(address or self._cluster)
         except (OSError, ValueError, TimeoutError) as error:
             raise GpucubeError(f"no Dask scheduler answers at {address}: {str(error).splitlines()[0]}") from None
         try:
@@ -380,9 +379,27 @@ class DaskWorkers:
 
     def close(self) -> None:
         """Disconnect; stop the cluster if it was started here."""
-        for held in (self._client, self._cluster):
-            if held is not None:
-                held.close()
+        with ExitStack() as ending:  # the cluster is stopped even if the client cannot say goodbye
+            for held in (self._cluster, self._client):
+                if held is not None:
+                    ending.callback(held.close)
+
+
+def _client(scheduler: Any) -> Any:
+    """Client of a scheduler's address, or of a cluster.
+
+    One that cannot connect is closed here. Left to the garbage collector it would close itself at any moment, and if that
+    is while another client starts in the same thread, both wait for one lock for ever.
+    """
+    from distributed import Client
+
+    client = Client.__new__(Client)  # the constructor does not hand over what has failed
+    try:
+        client.__init__(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
+    except BaseException:
+        client.close()
+        raise
+    return client
 
 
 @contextmanager
