@@ -17,6 +17,8 @@ import secrets
 import signal
 import sys
 import threading
+import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
@@ -36,6 +38,18 @@ CONNECT_SECONDS = 20
 
 ATTEMPTS = 3
 """How often a cluster is started when a worker dies meanwhile."""
+
+LOST_WORKER_SECONDS = 60
+"""A worker of a local cluster that has not come back by itself after this time is replaced."""
+
+SECONDS_BETWEEN_LOOKS = 5.0
+"""How often the workers are counted while nothing ends."""
+
+SECONDS_WITHOUT_WORKERS = 300.0
+"""How long a run goes on though its local cluster has no worker, and none can be started."""
+
+SECONDS_TO_CLOSE = 60
+"""How long a cluster may take to end its workers."""
 
 TOPIC = "gpucube"
 """Dask topic on which workers tell which channel they have begun or finished."""
@@ -166,7 +180,7 @@ class DaskWorkers:
     """
 
     def __init__(self, workers: int, device: str, address: str = "", memory: int = 0):
-        self._device = device
+        self._device, self._wanted = device, workers
         self._peaks: dict[str, int] = {}
         self._device_peak = 0
         self._cluster = self._client = None
@@ -180,7 +194,13 @@ class DaskWorkers:
         import dask
 
         # what ends a run is told in one line; how a connection broke is of no use beside it (importing sets these levels)
-        for name in ("distributed", "distributed.client", "distributed.core", "distributed.utils"):
+        for name in (
+            "distributed",
+            "distributed.client",
+            "distributed.core",
+            "distributed.utils",
+            "tornado.application",
+        ):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         if not address:
             # nothing here can be spilled, and a worker that pauses would never go on
@@ -191,6 +211,7 @@ class DaskWorkers:
                     "distributed.worker.memory.spill": False,
                     "distributed.worker.memory.pause": False,
                     "distributed.worker.memory.terminate": 1.0,
+                    "distributed.deploy.lost-worker-timeout": f"{LOST_WORKER_SECONDS} s",
                     # what was told is not told twice: the last thousand events would hold every record they brought
                     "distributed.admin.low-level-log-length": 10,
                 }
@@ -356,9 +377,42 @@ class DaskWorkers:
 
         for _ in range(window or 2 * self._threads):
             submit()
-        for future in completed:
+        while not completed.is_empty():
+            self._wait(completed)
+            future = next(completed)
             yield future, arguments.pop(future)
             submit()
+
+    def _wait(self, completed: Any) -> None:
+        """Until a task ends. Meanwhile look whether there is anybody to do the work.
+
+        A local cluster gives a worker up that does not come back in time, as one that is killed again and again.
+
+        Raises
+        ------
+        GpucubeError
+            The local cluster has had no worker for `SECONDS_WITHOUT_WORKERS`.
+        """
+        looked = seen = time.monotonic()
+        warned = False
+        while not completed.has_ready():
+            with completed.thread_condition:
+                completed.thread_condition.wait(0.1)
+            if (now := time.monotonic()) - looked < SECONDS_BETWEEN_LOOKS:
+                continue
+            looked = now
+            with self._connected():
+                there = len(self._client.nthreads())
+            if there:
+                seen, warned = now, False
+            if self._cluster is not None:
+                if there < self._wanted:
+                    self._cluster.scale(self._wanted)
+                if now - seen > SECONDS_WITHOUT_WORKERS:
+                    raise GpucubeError("all workers of the local Dask cluster died, and no new ones can be started")
+            elif not there and not warned:
+                warnings.warn("the Dask scheduler has no workers any more: waiting for new ones", stacklevel=2)
+                warned = True
 
     def _note(self, peak: _Memory) -> None:
         self._peaks[peak.process] = max(peak.host, self._peaks.get(peak.process, 0))
@@ -379,10 +433,10 @@ class DaskWorkers:
 
     def close(self) -> None:
         """Disconnect; stop the cluster if it was started here."""
-        with ExitStack() as ending:  # the cluster is stopped even if the client cannot say goodbye
+        with ExitStack() as ending:  # the cluster is stopped even if the client fails
             for held in (self._cluster, self._client):
                 if held is not None:
-                    ending.callback(held.close)
+                    ending.callback(_close_in_time, held)
 
 
 def _client(scheduler: Any) -> Any:
@@ -400,6 +454,12 @@ def _client(scheduler: Any) -> Any:
         client.close()
         raise
     return client
+
+
+def _close_in_time(held: Any) -> None:
+    """Close a client or a cluster. What cannot be closed in time ends with this process: workers are its daemons."""
+    with suppress(TimeoutError):
+        held.close(timeout=SECONDS_TO_CLOSE)
 
 
 @contextmanager

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import dask
 import numpy as np
 import psutil
 import pytest
 from astropy.io import fits
+from distributed import Client, LocalCluster
 from runs import IMAGES, SETTINGS, image, payload, planes, tree
 
-from gpucube import plan
+from gpucube import plan, schedule
 from gpucube.controller import CleanParameters
 from gpucube.devices import ImagingSettings
-from gpucube.errors import DeviceLost
+from gpucube.errors import DeviceLost, GpucubeError
 from gpucube.imaging import ImageJob
 from gpucube.ingest import ingest
 from gpucube.mask import Mask
@@ -32,10 +35,9 @@ from gpucube.schedule import DaskWorkers, InProcess, Workers
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """Address of a Dask scheduler with two workers, which gives a task up when it has killed one worker."""
-    from distributed import LocalCluster
-
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        # a worker that is killed twice within the time would be given up for good
+        dask.config.set({"distributed.scheduler.allowed-failures": 0, "distributed.deploy.lost-worker-timeout": "1 h"}),
         LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", host="127.0.0.1"
         ) as made,
@@ -147,11 +149,64 @@ def test_a_channel_that_kills_its_worker_is_found_and_given_up(
             np.testing.assert_array_equal(found, expected)
 
 
-def test_an_existing_cluster_does_the_work_and_stays(cluster: str, tiny_ms: Any, tmp_path: Path) -> None:
-    from distributed import Client
+def test_workers_that_a_local_cluster_gave_up_are_replaced(
+    tiny_ms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dask gives a worker up for good that has not come back in time; here no time is enough."""
+    monkeypatch.setattr(schedule, "LOST_WORKER_SECONDS", 0)
+    monkeypatch.setattr(schedule, "SECONDS_BETWEEN_LOOKS", 0.5)
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}), ExitStack() as stores:
+        workers = DaskWorkers(2, "cpu")
+        stores.callback(workers.close)
+        job = make_job(tiny_ms.ms, tmp_path, workers, stores, DeadlyMask("", 0, ()), ("image",))
+        records, _ = run(job, workers)
+    assert [r.channel for r in records] == list(range(12))
+    assert [r.channel for r in records if r.stop_code == StopCode.FAILED] == [5]
 
+
+def test_a_local_cluster_without_workers_is_told(tiny_ms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "LOST_WORKER_SECONDS", 0)
+    monkeypatch.setattr(schedule, "SECONDS_BETWEEN_LOOKS", 0.5)
+    monkeypatch.setattr(schedule, "SECONDS_WITHOUT_WORKERS", 3.0)
+    monkeypatch.setattr(schedule, "SECONDS_TO_CLOSE", 2)
+    workers = DaskWorkers(2, "cpu")
+    with ExitStack() as stores:
+        stores.callback(workers.close)
+        job = make_job(tiny_ms.ms, tmp_path, workers, stores, DeadlyMask("", 0, ()), ("image",))
+        # the machine cannot start processes any more
+        monkeypatch.setattr("distributed.nanny.AsyncProcess.start", AsyncMock(side_effect=OSError("no memory")))
+        with pytest.raises(GpucubeError, match="all workers of the local Dask cluster died, and no new ones"):
+            run(job, workers)
+
+
+def test_a_scheduler_whose_workers_are_gone_is_told_once(
+    tiny_ms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run goes on when workers come."""
+    monkeypatch.setattr(schedule, "SECONDS_BETWEEN_LOOKS", 0.2)
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, protocol="tcp", dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        ExitStack() as stores,
+    ):
+        workers = DaskWorkers(0, "cpu", cluster.scheduler_address)
+        stores.callback(workers.close)
+        job = make_job(tiny_ms.ms, tmp_path, workers, stores, None, ("image",))
+        cluster.scale(0)
+        cluster.sync(cluster._correct_state)
+        back = threading.Timer(2.0, cluster.scale, [1])
+        back.start()
+        with pytest.warns(UserWarning, match="no workers any more: waiting for new ones") as told:
+            records, _ = run(job, workers)
+        back.join()
+    assert len(told) == 1
+    assert len(records) == 12
+
+
+def test_an_existing_cluster_does_the_work_and_stays(cluster: str, tiny_ms: Any, tmp_path: Path) -> None:
     with Client(cluster, set_as_default=False) as client:
-        client.wait_for_workers(2)
+        client.wait_for_workers(2, timeout=60)
         names = {str(w["name"]) for w in client.scheduler_info(n_workers=-1)["workers"].values()}
         result = image(tiny_ms.ms, tmp_path / "cube", scheduler=cluster, chunksize=1)
         assert {r.worker for r in result.channels} <= names
