@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -170,14 +171,17 @@ class Watched:
 
 
 def watch(ms: Path, folder: Path, place: str, warm_up: int, **changes: object) -> Watched:
-    """Run to the end, looking at memory and files several times a second once `warm_up` channels are done."""
-    run = start(ms, folder, place, temporary=str(folder), **changes)
+    """Run to the end, looking at memory and files several times a second once `warm_up` channels are done.
+
+    Each process of a local cluster of two must have done some of them: on a busy machine one begins long after the other.
+    """
+    run, workers = start(ms, folder, place, temporary=str(folder), **changes), 2 if place == "local" else 1
     process, samples, files = psutil.Process(run.pid), [], 0
     while run.poll() is None:
         time.sleep(0.05)
         with contextlib.suppress(psutil.Error, OSError):
             held = {p.pid: p.memory_info().rss for p in (process, *worker_processes(run.pid))}
-            if (safe := safe_channels(folder)) >= warm_up:
+            if (safe := safe_channels(folder)) >= warm_up and (samples or len(workers_of(folder)) >= workers):
                 samples.append((safe, held))
         found = [name for at, _, names in os.walk(folder) for name in names if "cube.scratch" not in at]
         files = max(files, len(found))
@@ -371,6 +375,14 @@ def safe_channels(folder: Path) -> int:
         return max(0, (folder / "run" / "cube.journal").read_bytes().count(b"\n") - 1)
     except FileNotFoundError:
         return 0
+
+
+def workers_of(folder: Path) -> set[bytes]:
+    """Names of the workers that have done a channel of a run that goes on."""
+    try:
+        return set(re.findall(rb'"worker": "([^"]*)"', (folder / "run" / "cube.journal").read_bytes()))
+    except FileNotFoundError:
+        return set()
 
 
 def remove(folder: Path) -> None:
