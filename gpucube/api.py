@@ -50,6 +50,7 @@ from gpucube.quantities import ARCSEC_PER_RADIAN
 from gpucube.records import ChannelRecord, StopCode
 from gpucube.schedule import Workers, gpus_of_workers, make_workers
 from gpucube.store import VisibilityStore, clear_leftover, load_state, save_state
+from gpucube.summary import read_summary, summary_path, write_whole
 
 W_PHASE_LIMIT = 0.1
 """Radians. ``gridder="auto"`` neglects w only where no visibility's phase is wrong by more than this anywhere in the
@@ -230,7 +231,7 @@ def _image(setup: _Setup, journal: Journal, on_failure: contextlib.ExitStack, sc
     paths["summary"] = summary_path(parameters.imagename)
     summary = _summary(setup, paths, measured, records)
     on_failure.callback(_remove, paths["summary"])
-    _write_whole(paths["summary"], json.dumps(summary, indent=1))
+    write_whole(paths["summary"], json.dumps(summary, indent=1))
     return Result(records, paths, summary)
 
 
@@ -291,41 +292,16 @@ def _summary(
     }
 
 
-def summary_path(imagename: str) -> str:
-    """Where the summary of an imagename lies."""
-    return f"{imagename}.summary.json"
-
-
-def _write_whole(path: str, text: str) -> None:
-    """Write a file so that it is there with all its content or not at all."""
-    try:
-        _remove(path + ".new")
-        with open(path + ".new", "x") as file:  # follows no link
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(path + ".new", path)
-    except OSError as error:
-        _remove(path + ".new")
-        raise GpucubeError(f"cannot write {path}: {error.strerror}") from None
-
-
 def _finished_before(parameters: Parameters, identity: dict[str, Any]) -> Result | None:
     """The result of the run to be resumed if it had come to its end; None if there is something to do.
 
     The summary is written last of all, when everything else is safe.
     """
     imagename = parameters.imagename
-    try:
-        with open(summary_path(imagename)) as file:
-            summary = json.load(file)
-        records = [ChannelRecord(**r) for r in summary["channels"]]
-        before = dict(summary["fingerprint"])
-    except FileNotFoundError:
+    summary = read_summary(imagename)
+    if summary is None:
         return None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise GpucubeError(f"{summary_path(imagename)} cannot be read: start anew with overwrite=True") from None
-    if changed := difference(before, identity):
+    if changed := difference(summary.fingerprint, identity):
         raise GpucubeError(
             f"cannot resume {imagename}, which is finished: {changed}; "
             "give another imagename, or start anew with overwrite=True"
@@ -336,7 +312,7 @@ def _finished_before(parameters: Parameters, identity: dict[str, Any]) -> Result
             raise GpucubeError(
                 f"cannot resume {imagename}, which is finished: {path} is gone; start anew with overwrite=True"
             )
-    return Result(records, products | {"summary": summary_path(imagename)}, summary)
+    return Result(summary.channels, products | {"summary": summary_path(imagename)}, summary.model_dump())
 
 
 def _refuse_what_is_there(parameters: Parameters) -> None:

@@ -1,4 +1,4 @@
-"""The command line: ``gpucube image | simulate | demo | plan``.
+"""The command line: ``gpucube image | simulate | demo | plan | report``.
 
 In: arguments, and with ``--config`` a YAML file whose values the arguments override. Out: what the command writes, a
 short summary on standard output, and the exit status: 0 all well, 1 some channels failed, 2 a mistake told in one line,
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpucube.errors import GpucubeError
+from gpucube.records import ranges
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -227,18 +228,6 @@ def failures(channels: Iterable[int]) -> str:
     return f"{len(numbers)} channel{'s' if len(numbers) > 1 else ''} failed: {ranges(numbers)}"
 
 
-def ranges(channels: Iterable[int]) -> str:
-    """``"4, 7~8"``."""
-    numbers = sorted(channels)
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}~{run[-1]}" for run in runs)
-
-
 def _plan(arguments: Sequence[str]) -> int:
     parameters = job_parameters("plan", arguments)
     from gpucube.api import hardware
@@ -279,11 +268,25 @@ def _demo(arguments: Sequence[str]) -> int:
     return run_demo(Path(given["out"]))
 
 
+def _report(arguments: Sequence[str]) -> int:
+    parser = _Parser(
+        prog="gpucube report", description="Write one HTML page, with pictures, about a finished or half-finished run."
+    )
+    parser.add_argument("imagename", metavar="OUT", help="what the run was given as imagename")
+    parser.add_argument("--html", default="", metavar="FILE", help="where to write it (default OUT.report.html)")
+    given = parser.parse(arguments)
+    from gpucube.report import write_report
+
+    print(write_report(given["imagename"], given["html"]))
+    return 0
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "image": (_image, "image and deconvolve MeasurementSets into a cube"),
     "simulate": (_simulate, "write a simulated spectral-line MeasurementSet with its truth"),
     "demo": (_demo, "simulate, image and compare with the truth"),
     "plan": (_plan, "tell what image would do and need, without imaging"),
+    "report": (_report, "one HTML page about a finished or half-finished run"),
 }
 
 

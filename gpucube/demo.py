@@ -1,8 +1,8 @@
 """`gpucube demo`: simulate a rotating ring, image every channel, and hold the result against the truth.
 
 In: a folder. Out, in that folder: the simulated MeasurementSet with its truth, the cubes and their summary, and
-``gpucube-demo.png``; on the terminal a table of how each channel converged. It is the shortest tour of the package:
-`gpucube.simulate`, `gpucube.image_cube`, `gpucube.plots`, called as a user would call them.
+``gpucube-demo.png`` and the report; on the terminal a table of how each channel converged. It is the shortest tour of the
+package: `gpucube.simulate`, `gpucube.image_cube`, `gpucube.plots`, `gpucube.report`, called as a user would call them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rich.table import Table
 from gpucube import image_cube
 from gpucube.plots import overview, radio_velocity, read_cube
 from gpucube.records import ChannelRecord
+from gpucube.report import write_report
 from gpucube.simulate import SimulationParameters, simulate_ms
 
 NAME = "gpucube-demo"
@@ -90,7 +91,8 @@ def run_demo(out: Path) -> int:
     FigureCanvasAgg(figure)
     figure.savefig(picture, dpi=130)
     console.print(convergence_table(records, velocity, true_flux))
-    for what, path in (("cube", result.products["image"]), ("picture", picture)):
+    report = write_report(str(out / NAME))
+    for what, path in (("cube", result.products["image"]), ("picture", picture), ("report", report)):
         console.print(f"{what:8s} {path}")
     return int(bool(result.failed_channels))
 

@@ -25,6 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from gpucube.errors import GpucubeError
 from gpucube.planes import CubeFile
 from gpucube.records import ChannelRecord
@@ -160,6 +162,61 @@ class SafeRecords(MutableMapping[int, ChannelRecord]):
         return channel in self._lines
 
 
+def _lines(path: str) -> Iterator[tuple[Any, int]]:
+    """What the lines of a journal hold, and the bytes up to the end of each; whole lines, up to the first that is no JSON."""
+    with open(path, "rb") as file:
+        end = 0
+        for line in file.read().split(b"\n")[:-1]:
+            try:
+                value = json.loads(line)
+            except ValueError:
+                return
+            end += len(line) + 1
+            yield value, end
+
+
+def read_journal(imagename: str) -> tuple[dict[str, Any], dict[int, ChannelRecord], int] | None:
+    """Look into the journal of a run that is cut off or goes on, without touching it.
+
+    Returns
+    -------
+    tuple of dict, dict and int, or None
+        The run's fingerprint, the records of its safe channels and the number of all its channels. None if there is no
+        journal, or no run was begun in it.
+
+    Raises
+    ------
+    GpucubeError
+        It cannot be read, or is of another version.
+    """
+    path, a_record = journal_path(imagename), TypeAdapter(ChannelRecord)
+    try:
+        lines = [value for value, _ in _lines(path)]
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise GpucubeError(f"cannot read {path}: {error.strerror}") from None
+    if not lines:
+        return None
+    try:
+        if lines[0]["format"] != FORMAT:
+            raise GpucubeError(f"{path} has format {lines[0]['format']}, this version knows {FORMAT}")
+        nchan = max(CubeFile(**cube).nchan for cube in lines[0]["cubes"].values())
+        identity = dict(lines[0]["fingerprint"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise GpucubeError(f"{path} is damaged: start anew with overwrite=True") from None
+    records: dict[int, ChannelRecord] = {}
+    for value in lines[1:]:
+        try:
+            record = a_record.validate_python(value)
+        except ValueError:
+            break  # what follows does not count, as for `resume`
+        if not 0 <= record.channel < nchan:
+            break
+        records[record.channel] = record
+    return identity, records, nchan
+
+
 class Journal:
     """An open, locked journal. Use as a context manager.
 
@@ -217,12 +274,9 @@ class Journal:
 
     def _read(self) -> None:
         """Take over an earlier run; a line cut off by a crash, and what follows it, do not count."""
-        with open(self.path, "rb") as file:
-            lines = file.read().split(b"\n")[:-1]
         good = 0
-        for line in lines:
+        for value, end in _lines(self.path):
             try:
-                value = json.loads(line)
                 if good == 0:
                     self._take_header(value)
                 else:
@@ -230,7 +284,7 @@ class Journal:
                     self.records[record.channel] = record
             except (ValueError, KeyError, TypeError):
                 break
-            good += len(line) + 1
+            good = end
         os.ftruncate(self._file, good)
 
     def _take_over(self) -> None:

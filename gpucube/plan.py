@@ -23,7 +23,7 @@ from gpucube.geometry import ImageGeometry, SpectralAxis
 from gpucube.ingest import Selection, plan_store, select
 from gpucube.parameters import Parameters
 from gpucube.planes import existing_products
-from gpucube.quantities import ARCSEC_PER_RADIAN
+from gpucube.quantities import ARCSEC_PER_RADIAN, size_text
 from gpucube.spw import parse_spw
 from gpucube.store import belongs_to
 
@@ -108,23 +108,19 @@ class Plan:
         lines = [
             f"channels   {self.nchan}" + (f" x {self.nstokes} Stokes" if self.nstokes > 1 else ""),
             f"chunks     {self.chunks} of up to {self.chunksize} channels, on {self.workers} workers ({how})",
-            f"read       {_size(self.ms_bytes)} from the MeasurementSet, once",
-            f"scratch    {_size(self.scratch_bytes)} in {self.scratch}",
-            f"memory     {_size(self.memory_predicted)} expected, {_size(self.memory_budget)} allowed",
-            *([f"GPU memory {_size(self.device_memory_predicted)} expected"] if self.device_memory_predicted else []),
-            f"write      {_size(self.product_bytes)}:",
+            f"read       {size_text(self.ms_bytes)} from the MeasurementSet, once",
+            f"scratch    {size_text(self.scratch_bytes)} in {self.scratch}",
+            f"memory     {size_text(self.memory_predicted)} expected, {size_text(self.memory_budget)} allowed",
+            *(
+                [f"GPU memory {size_text(self.device_memory_predicted)} expected"]
+                if self.device_memory_predicted
+                else []
+            ),
+            f"write      {size_text(self.product_bytes)}:",
             *(f"           {path}" for path in self.products),
             *(f"warning    {text}" for text in self.warnings),
         ]
         return "\n".join(lines)
-
-
-def _size(nbytes: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000:
-            return f"{nbytes:.3g} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:.3g} TB"
 
 
 def stokes_names(parameters: Parameters) -> tuple[str, ...]:
@@ -306,8 +302,8 @@ def make_plan(parameters: Parameters, selection: Selection | None = None, gpus: 
         workers -= 1
     if predicted(1) > budget:
         raise GpucubeError(
-            f"imaging one channel of {geometry.nx} x {geometry.ny} pixels needs {_size(predicted(1))} of memory, "
-            f"{_size(budget)} are allowed: choose a smaller imsize, or raise memory"
+            f"imaging one channel of {geometry.nx} x {geometry.ny} pixels needs {size_text(predicted(1))} of memory, "
+            f"{size_text(budget)} are allowed: choose a smaller imsize, or raise memory"
         )
     if gpus:
         from gpucube.devices.cuda_memory import plan_memory
@@ -369,7 +365,7 @@ def check_disk(plan: Plan, imagename: str) -> None:
         free = shutil.disk_usage(folder).free + (reused if parameter == "imagename" else 0)
         if need > free:
             raise GpucubeError(
-                f"{what} need {_size(need)} of disk but {folder} has only {_size(free)} free: choose another {parameter}"
+                f"{what} need {size_text(need)} of disk but {folder} has only {size_text(free)} free: choose another {parameter}"
             )
 
 

@@ -1,12 +1,13 @@
-"""Pictures of a finished cube: channel maps with their beams, spectra against velocity, noise per channel.
+"""Pictures of a cube: channel maps with their beams, spectra against velocity, noise, and how every channel converged.
 
-In: a FITS cube as gpucube writes it (axes RA, DEC, FREQ, STOKES; per-channel beams in a BEAMS table), and arrays with
-one value per channel. Out: matplotlib figures that the caller saves. Maps have east to the left; velocities follow the
-radio convention v = c (1 - nu/nu0).
+In: a FITS cube as gpucube writes it (axes RA, DEC, FREQ, STOKES; per-channel beams in a BEAMS table), arrays with one value
+per channel, and the records of channels. Out: matplotlib figures that the caller saves. Maps have east to the left;
+velocities follow the radio convention v = c (1 - nu/nu0).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +16,14 @@ from astropy.io import fits
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import AsinhNorm
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Ellipse
+from matplotlib.ticker import NullFormatter
 
 from gpucube.beams import beam_area_pixels
 from gpucube.geometry import LIGHT_SPEED, Beam
+from gpucube.records import ChannelRecord, StopCode
 
 ARCSEC = np.deg2rad(1.0 / 3600.0)
 
@@ -234,7 +237,11 @@ def overview(
         figure = Figure(figsize=(11.0, 9.2), layout="constrained")
         figure.suptitle(title, fontsize=12, x=0.01, ha="left")
         maps, spectra = figure.subfigures(2, 1, height_ratios=[1.35, 1.0])
-        shown = _draw_maps(maps, cube, velocity, noise)
+        # A channel without data is blank, and its maximum would warn
+        shown = shown_channels(np.array([plane.max() for plane in cube.planes]), noise, 8)
+        shown = shown[np.argsort(velocity[shown])]
+        labels = [f"{velocity[channel]:.1f} km/s".replace("-", "\N{MINUS SIGN}") for channel in shown]
+        _draw_maps(maps, cube, shown, labels, noise)
         upper, lower = spectra.subplots(2, 1, sharex=True, height_ratios=[2.6, 1.0])
         _draw_spectrum(upper, velocity, image_flux, model_flux, true_flux)
         upper.plot(velocity[shown], np.full(len(shown), -0.02), "^", color="#555555", ms=4, clip_on=False,
@@ -243,16 +250,38 @@ def overview(
         return figure
 
 
-def _draw_maps(figure: Figure, cube: Cube, velocity: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Two rows of four channel maps on one colour scale, rising in velocity; returns the channels shown."""
-    # A channel without data is blank, and its maximum would warn
-    peak = np.array([plane.max() for plane in cube.planes])
-    shown = shown_channels(peak, noise, 8)
-    shown = shown[np.argsort(velocity[shown])]
-    top = float(np.max(peak[shown], initial=0.0)) or 1.0
+def channel_maps(cube: Cube, shown: np.ndarray, labels: Sequence[str], noise: np.ndarray) -> Figure:
+    """Up to eight channel maps on one colour scale.
+
+    Parameters
+    ----------
+    cube : Cube
+        Restored images, Jy/beam.
+    shown : numpy.ndarray
+        Channels, each with one of `labels`.
+    labels : sequence of str
+    noise : numpy.ndarray
+        Residual noise, Jy/beam, NaN where there is no data, shape (nchan,).
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(11.0, 5.4 if len(shown) > 4 else 3.0), layout="constrained")
+        _draw_maps(figure, cube, shown, labels, noise)
+        return figure
+
+
+def _draw_maps(
+    figure: Figure | SubFigure, cube: Cube, shown: np.ndarray, labels: Sequence[str], noise: np.ndarray
+) -> None:
+    """Rows of four channel maps on one colour scale."""
+    planes = cube.planes[shown]
+    top = float(np.max(planes, initial=0.0)) or 1.0
     sigma = _typical(noise) or top / 100.0
-    rows, columns = region_of_interest(cube.planes[shown], 6.0 * sigma)
-    ny, nx = cube.planes.shape[1:]
+    rows, columns = region_of_interest(planes, 6.0 * sigma)
+    ny, nx = planes.shape[1:]
     unit, name = (60.0, "arcmin") if (rows.stop - rows.start) * cube.cell > 240.0 else (1.0, "arcsec")
     extent = (
         (nx // 2 - columns.start + 0.5) * cube.cell / unit,
@@ -261,16 +290,15 @@ def _draw_maps(figure: Figure, cube: Cube, velocity: np.ndarray, noise: np.ndarr
         (rows.stop - ny // 2 - 0.5) * cube.cell / unit,
     )
     norm = AsinhNorm(linear_width=8e3 * sigma, vmin=-3e3 * sigma, vmax=1e3 * top)
-    axes = figure.subplots(2, 4, sharex=True, sharey=True, squeeze=False)
+    axes = figure.subplots(2 if len(shown) > 4 else 1, 4, sharex=True, sharey=True, squeeze=False)
     image = None
-    for panel, channel in zip(axes.flat, shown, strict=False):
-        plane = 1e3 * cube.planes[channel, rows, columns]
-        text = f"{velocity[channel]:.1f} km/s".replace("-", "\N{MINUS SIGN}")
-        image = draw_channel_map(panel, plane, extent, norm, cube.beams[channel], unit * ARCSEC, text)
+    for panel, channel, plane, text in zip(axes.flat, shown, planes, labels, strict=False):
+        part = 1e3 * _coarse(plane[rows, columns])
+        image = draw_channel_map(panel, part, extent, norm, cube.beams[channel], unit * ARCSEC, text)
     for panel in axes.flat[len(shown) :]:
         panel.set_visible(False)
-    axes[1, 0].set_xlabel(f"offset east ({name})")
-    axes[1, 0].set_ylabel(f"offset north ({name})")
+    axes[-1, 0].set_xlabel(f"offset east ({name})")
+    axes[-1, 0].set_ylabel(f"offset north ({name})")
     if image is not None:
         bar = figure.colorbar(image, ax=axes, shrink=0.9, aspect=35, pad=0.01, label="mJy/beam")
         bar.outline.set_visible(False)
@@ -278,7 +306,13 @@ def _draw_maps(figure: Figure, cube: Cube, velocity: np.ndarray, noise: np.ndarr
         bar.set_ticks([tick for tick in ticks if tick == 0 or 4e3 * sigma < tick < 1e3 * top], minor=False)
         bar.formatter = "{x:g}"
         bar.minorticks_off()
-    return shown
+
+
+def _coarse(plane: np.ndarray, most: int = 800) -> np.ndarray:
+    """A plane of no more than `most` pixels a side, each the largest of those that it stands for: no source is lost."""
+    step = -(-max(plane.shape) // most)
+    ny, nx = (size // step for size in plane.shape)
+    return plane[: ny * step, : nx * step].reshape(ny, step, nx, step).max(axis=(1, 3))
 
 
 def _typical(noise: np.ndarray) -> float:
@@ -309,3 +343,90 @@ def _draw_noise(axes: Axes, velocity: np.ndarray, noise: np.ndarray) -> None:
         axes.axvspan(blank - width / 2, blank + width / 2, color="#eeeeee", lw=0)
         axes.text(blank, 0.06, "no data", rotation=90, ha="center", va="bottom", fontsize=7, color="#777777",
                   transform=axes.get_xaxis_transform())  # fmt: skip
+
+
+COSTS = {
+    "read, weigh, grid": ("upload", "weights", "grid"),
+    "PSF, FFTs": ("fft", "psf"),
+    "minor cycles": ("minor",),
+    "major cycles": ("major",),
+    "the rest": ("measure", "restore", "write"),
+}
+"""Stages of a channel (`ChannelRecord.seconds`) that are shown together."""
+
+
+def convergence(records: Sequence[ChannelRecord], nchan: int) -> Figure:
+    """One page about how every channel went: flux, residual and limit, cycles, beams, flags, seconds.
+
+    Parameters
+    ----------
+    records : sequence of ChannelRecord
+        Of the channels that are done.
+    nchan : int
+        Of the cube.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    channel = np.arange(nchan)
+    of: list[ChannelRecord | None] = [None] * nchan
+    for record in records:
+        of[record.channel] = record
+
+    def values(get: Callable[[ChannelRecord], float | None]) -> np.ndarray:
+        """NaN where there is nothing; a zero and what is below it has no place on a logarithmic axis."""
+        found = [None if r is None or r.noise is None else get(r) for r in of]
+        return np.array([np.nan if value is None else value for value in found], float)
+
+    def panel(axes: Axes, label: str, curves: dict[str, np.ndarray], log: bool = False) -> None:
+        for (name, curve), colour in zip(curves.items(), (IMAGE_COLOUR, MODEL_COLOUR, NOISE_COLOUR), strict=False):
+            shown = np.where(curve > 0, curve, np.nan) if log else curve
+            axes.plot(channel, shown, ".-", ms=3, lw=0.8, color=colour, label=name)
+        if log and any((curve > 0).any() for curve in curves.values()):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            low, high = axes.get_ylim()
+            axes.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else NullFormatter())
+        axes.set_ylabel(label)
+        if len(curves) > 1:
+            axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+    with rc_context(STYLE):
+        figure = Figure(figsize=(11.0, 11.0), layout="constrained")
+        flux, level, cycles, beam, flags, cost = figure.subplots(6, 1, sharex=True)
+        panel(flux, "clean components\n(Jy)", {"flux": values(lambda r: r.model_flux)})
+        levels = {
+            "peak residual": values(lambda r: r.peak_residual),
+            "limit": values(lambda r: r.limit),
+            "noise": values(lambda r: r.noise),
+        }
+        panel(level, "mJy/beam", {name: 1e3 * level for name, level in levels.items()}, log=True)
+        counts = {"iterations": values(lambda r: r.iterations), "major cycles": values(lambda r: r.major_cycles)}
+        panel(cycles, "cycles", counts, log=True)
+        axes_of_beam = {
+            name: values(lambda r, key=key: r.beam[key] if r.beam else None)
+            for name, key in (("major axis", "bmaj_arcsec"), ("minor axis", "bmin_arcsec"))
+        }
+        panel(beam, "beam (arcsec)", axes_of_beam)
+        panel(flags, "flagged (%)", {"flagged": 100 * values(lambda r: r.flagged_fraction)})
+        flags.set_ylim(-3, 103)
+        _draw_costs(cost, channel, of)
+        blank = [(r.channel - 0.5, 1) for r in records if r.stop_code in (StopCode.NO_DATA, StopCode.FAILED)]
+        for axes in (flux, level, cycles, beam, flags, cost):
+            axes.broken_barh(blank, (0, 1), color="#eeeeee", lw=0, zorder=0, transform=axes.get_xaxis_transform())
+        cost.set_xlim(-0.5, nchan - 0.5)
+        cost.set_xlabel("channel; blank ones are grey")
+        return figure
+
+
+def _draw_costs(axes: Axes, channel: np.ndarray, of: Sequence[ChannelRecord | None]) -> None:
+    """Seconds of every channel, stage upon stage."""
+    table = [
+        [0.0 if r is None else sum(r.seconds.get(stage, 0.0) for stage in stages) for r in of]
+        for stages in COSTS.values()
+    ]
+    axes.stackplot(channel, table, labels=COSTS, step="mid", lw=0,
+                   colors=("#8d99ae", "#457b9d", IMAGE_COLOUR, MODEL_COLOUR, TRUTH_COLOUR))  # fmt: skip
+    axes.set_ylabel("seconds of a worker")
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))

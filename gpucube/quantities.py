@@ -232,3 +232,12 @@ def _angle_or_sexagesimal(word: str, text: str, degrees_per_unit: float) -> floa
         raise ValueError(f"{text!r} has a declination in hours; write e.g. {_DIRECTION_EXAMPLE}")
     magnitude = float(whole) + float(minutes) / 60.0 + float(seconds) / 3600.0
     return (-magnitude if sign == "-" else magnitude) * degrees_per_unit
+
+
+def size_text(nbytes: float) -> str:
+    """Bytes for people: ``"340 MB"``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 1000:
+            return f"{nbytes:.3g} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.3g} TB"

@@ -7,6 +7,7 @@ records are `result.channels`, the lines of the progress display and the `channe
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -115,3 +116,15 @@ class ChannelRecord:
     def as_dict(self) -> dict[str, Any]:
         """The record as plain types for JSON."""
         return asdict(self)
+
+
+def ranges(channels: Iterable[int]) -> str:
+    """Channels in words, ``"4, 7~8"``."""
+    numbers = sorted(channels)
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}~{run[-1]}" for run in runs)

@@ -68,7 +68,7 @@ def demo(tmp_path_factory):
 def test_demo_ends_well_and_names_its_cube_and_picture(demo):
     folder, status, printed = demo
     assert status == 0
-    for name in ("gpucube-demo.image.fits", "gpucube-demo.png"):
+    for name in ("gpucube-demo.image.fits", "gpucube-demo.png", "gpucube-demo.report.html"):
         assert str(folder / name) in printed
         assert (folder / name).is_file()
 
