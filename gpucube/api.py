@@ -125,8 +125,9 @@ class _Setup:
 def run(parameters: Parameters) -> Result:
     """`image_cube` with parameters that have been checked."""
     begun = time.perf_counter()
-    device, note, gpus = hardware(parameters)
+    # the data first: a scheduler that does not answer is noticed after a while only
     selection = planning.make_selection(parameters)
+    device, note, gpus = hardware(parameters)
     identity = fingerprint(parameters.as_json_dict(), device, __version__)
     _refuse_what_is_there(parameters)
     if parameters.resume and not os.path.exists(journal_path(parameters.imagename)):
