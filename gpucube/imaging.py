@@ -109,8 +109,8 @@ def image_chunk(
     chunk, worker : int, str
         For the records.
     notify : callable
-        Called with ("started", channel), ("finished", record) and, once the bytes of its planes are safe on disk,
-        ("safe", [record, ...]).
+        Called with ("started", channel), before every cycle with ("cycle", planes at work), ("finished", record) and, once
+        the bytes of its planes are safe on disk, ("safe", [record, ...]). What it raises beside `Exception` ends the chunk.
 
     Returns
     -------
@@ -159,6 +159,7 @@ def image_chunk(
             ending = [p for p in started if p.state.stop is not None]
             active += [p for p in started if p.state.stop is None]
             if active:
+                notify("cycle", len(active))
                 ending += _cycle(job, device, active)
                 active = [p for p in active if p.state.stop is None]
             for plane in ending:

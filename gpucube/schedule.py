@@ -116,7 +116,8 @@ class InProcess:
         def checked(event: str, what: Any) -> None:
             if self._cancelled.is_set():
                 raise _Cancelled
-            notify(event, what)
+            if event != "cycle":
+                notify(event, what)
 
         def task(index: int, channels: Sequence[int]) -> list[ChannelRecord]:
             device = make_device(self._device, job.settings, self._workers)
@@ -584,13 +585,18 @@ def _image_task(job: ImageJob, index: int, channels: Sequence[int], device: str)
     from distributed import get_worker
 
     worker = get_worker()
+
+    def tell(event: str, what: Any) -> None:
+        if event != "cycle":
+            worker.log_event(TOPIC, (event, what if event == "started" else _plain(what)))
+
     records = image_chunk(
         job,
         make_device(device, job.settings, worker.state.nthreads),
         channels,
         index,
         str(worker.name),
-        lambda event, what: worker.log_event(TOPIC, (event, what if event == "started" else _plain(what))),
+        tell,
     )
     return records, _process(device)
 

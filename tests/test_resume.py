@@ -221,6 +221,23 @@ def test_sigterm_ends_tidily_with_one_line(line_ms: SimulationResult, tmp_path: 
         assert "Traceback" not in errors and "interrupted" in errors
 
 
+def test_ctrl_c_ends_threads_in_the_midst_of_a_channel(line_ms: SimulationResult, tmp_path: Path) -> None:
+    """Every channel takes minutes: a thread ends after the cycle it is in."""
+    folder = tmp_path / "stopped"
+    endless = {"gain": 0.05, "cycleniter": 1, "niter": 10**8, "threshold": "1nJy", "nsigma": 0, "imsize": 512}
+    run = start(Path(line_ms.ms), folder, "threads", **endless)
+    while run.poll() is None and not (folder / "run" / "cube.journal").exists():
+        time.sleep(0.01)
+    time.sleep(1)
+    begun = time.monotonic()
+    run.send_signal(signal.SIGINT)
+    errors = ended(run)
+    assert time.monotonic() - begun < 10
+    assert run.returncode == 130
+    assert errors == "\ngpucube: interrupted\n"
+    assert list(folder.iterdir()) == [], "nothing was safe, nothing is left"
+
+
 @pytest.fixture(scope="module")
 def undisturbed(line_ms: SimulationResult, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("undisturbed")
