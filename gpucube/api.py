@@ -50,7 +50,7 @@ from gpucube.quantities import ARCSEC_PER_RADIAN
 from gpucube.records import ChannelRecord, StopCode
 from gpucube.schedule import Workers, gpus_of_workers, make_workers
 from gpucube.store import VisibilityStore, clear_leftover, load_state, save_state
-from gpucube.summary import read_summary, summary_path, write_whole
+from gpucube.summary import read_summary, remove, report_path, summary_path, write_whole
 
 W_PHASE_LIMIT = 0.1
 """Radians. ``gridder="auto"`` neglects w only where no visibility's phase is wrong by more than this anywhere in the
@@ -231,7 +231,8 @@ def _image(setup: _Setup, journal: Journal, on_failure: contextlib.ExitStack, sc
     paths = {name: product_path(parameters.imagename, name) for name in parameters.products}
     paths["summary"] = summary_path(parameters.imagename)
     summary = _summary(setup, paths, measured, records)
-    on_failure.callback(_remove, paths["summary"])
+    remove(report_path(parameters.imagename))  # of an older run, or of this one when it was not finished
+    on_failure.callback(remove, paths["summary"])
     write_whole(paths["summary"], json.dumps(summary, indent=1))
     return Result(records, paths, summary)
 
@@ -249,7 +250,7 @@ def _read(
     if journal.cubes:
         journal.cubes = _check_cubes(setup, journal.cubes)
         for name in parameters.products:
-            on_failure.callback(_remove, journal.cubes[name].path)
+            on_failure.callback(remove, journal.cubes[name].path)
     kept = load_state(plan.scratch, setup.identity) if journal.cubes else None
     if kept is None:
         clear_leftover(plan.scratch, parameters.imagename)
@@ -258,7 +259,7 @@ def _read(
         journal.clear()
         cubes = _create(setup)
         for cube in cubes.values():
-            on_failure.callback(_remove, cube.path)
+            on_failure.callback(remove, cube.path)
     if kept is None:
         kept = ingest(selection, plan.scratch, progress.ingest, workers.ingest, scratch, parameters.imagename)
         save_state(kept[0], setup.identity, kept[1])
@@ -299,7 +300,10 @@ def _finished_before(parameters: Parameters, identity: dict[str, Any]) -> Result
     The summary is written last of all, when everything else is safe.
     """
     imagename = parameters.imagename
-    summary = read_summary(imagename)
+    try:
+        summary = read_summary(imagename)
+    except GpucubeError as error:
+        raise GpucubeError(f"{error}: start anew with overwrite=True") from None
     if summary is None:
         return None
     if changed := difference(summary.fingerprint, identity):
@@ -540,11 +544,6 @@ def _finish(job: ImageJob, workers: Workers, records: Sequence[ChannelRecord], c
         target = common_beam(list(fitted.values())) if fitted else pixel
         workers.restore(job, target, fitted, chunks)
         write_single_beam(job.cubes["image"], target)
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(OSError):  # not there, or on a disk that takes no changes
-        os.unlink(path)
 
 
 def _missing_folders(imagename: str) -> list[Path]:

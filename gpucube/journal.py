@@ -17,6 +17,7 @@ import os
 import secrets
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Iterable, Iterator, MutableMapping
 from contextlib import suppress
@@ -169,27 +170,45 @@ def _lines(path: str) -> Iterator[tuple[Any, int]]:
         for line in file.read().split(b"\n")[:-1]:
             try:
                 value = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return
             end += len(line) + 1
             yield value, end
 
 
-def read_journal(imagename: str) -> tuple[dict[str, Any], dict[int, ChannelRecord], int] | None:
+@dataclass(frozen=True)
+class Unfinished:
+    """A run as its journal tells it.
+
+    Attributes
+    ----------
+    fingerprint : dict
+    records : list of ChannelRecord
+        Of the channels that are safe, in order of channel.
+    nchan : int
+        Of the cube.
+    """
+
+    fingerprint: dict[str, Any]
+    records: list[ChannelRecord]
+    nchan: int
+
+
+def read_journal(imagename: str) -> Unfinished | None:
     """Look into the journal of a run that is cut off or goes on, without touching it.
 
     Returns
     -------
-    tuple of dict, dict and int, or None
-        The run's fingerprint, the records of its safe channels and the number of all its channels. None if there is no
-        journal, or no run was begun in it.
+    Unfinished or None
+        None if there is no journal, or no imaging was begun in it.
 
     Raises
     ------
     GpucubeError
         It cannot be read, or is of another version.
     """
-    path, a_record = journal_path(imagename), TypeAdapter(ChannelRecord)
+    path = journal_path(imagename)
+    a_cube, a_record = TypeAdapter(CubeFile), TypeAdapter(ChannelRecord)
     try:
         lines = [value for value, _ in _lines(path)]
     except FileNotFoundError:
@@ -201,7 +220,7 @@ def read_journal(imagename: str) -> tuple[dict[str, Any], dict[int, ChannelRecor
     try:
         if lines[0]["format"] != FORMAT:
             raise GpucubeError(f"{path} has format {lines[0]['format']}, this version knows {FORMAT}")
-        nchan = max(CubeFile(**cube).nchan for cube in lines[0]["cubes"].values())
+        nchan = max(a_cube.validate_python(cube).nchan for cube in lines[0]["cubes"].values())
         identity = dict(lines[0]["fingerprint"])
     except (ValueError, KeyError, TypeError, AttributeError):
         raise GpucubeError(f"{path} is damaged: start anew with overwrite=True") from None
@@ -214,7 +233,7 @@ def read_journal(imagename: str) -> tuple[dict[str, Any], dict[int, ChannelRecor
         if not 0 <= record.channel < nchan:
             break
         records[record.channel] = record
-    return identity, records, nchan
+    return Unfinished(identity, [records[c] for c in sorted(records)], nchan)
 
 
 class Journal:
@@ -265,12 +284,19 @@ class Journal:
 
     def _lock(self, imagename: str) -> None:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._take()
             gone = not os.path.exists(self.path) or os.stat(self.path).st_ino != os.fstat(self._file).st_ino
         except BlockingIOError:
             gone = True
         if gone:
             raise GpucubeError(f"another run is making {imagename} now: wait for it, or give another imagename")
+
+    def _take(self) -> None:
+        for _ in range(10):
+            with suppress(BlockingIOError):  # perhaps somebody only looks whether there is a run
+                return fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            time.sleep(0.02)
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _read(self) -> None:
         """Take over an earlier run; a line cut off by a crash, and what follows it, do not count."""
@@ -386,11 +412,11 @@ class Journal:
 def is_locked(imagename: str) -> bool:
     """Whether a run on this imagename is going on now."""
     try:
-        file = os.open(journal_path(imagename), os.O_RDWR)
+        file = os.open(journal_path(imagename), os.O_RDONLY)
     except OSError:
         return False
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:

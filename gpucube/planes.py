@@ -260,7 +260,7 @@ def create_cubes(
 
 def existing_products(imagename: str | os.PathLike[str]) -> list[Path]:
     """Files of an earlier run with this imagename."""
-    names = [f"{product}.fits" for product in PRODUCT_UNITS] + ["summary.json", "report.html"]
+    names = [f"{product}.fits" for product in PRODUCT_UNITS] + ["summary.json"]
     return [path for path in (Path(f"{imagename}.{name}") for name in names) if os.path.lexists(path)]
 
 

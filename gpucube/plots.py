@@ -7,7 +7,8 @@ velocities follow the radio convention v = c (1 - nu/nu0).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,14 +50,15 @@ class Cube:
     ----------
     planes : numpy.ndarray
         Memory-mapped, shape (nchan, ny, nx); NaN in channels without data.
-    cell : float
+    cell_x, cell_y : float
         Pixel size, arcsec.
     beams : list of Beam or None
         One per channel; None where the file tells none.
     """
 
     planes: np.ndarray
-    cell: float
+    cell_x: float
+    cell_y: float
     beams: list[Beam | None]
 
     def flux_within(self, region: np.ndarray) -> np.ndarray:
@@ -64,10 +66,10 @@ class Cube:
 
         NaN in channels without data, shape (nchan,).
         """
-        cell = self.cell * ARCSEC
+        cells = self.cell_x * ARCSEC, self.cell_y * ARCSEC
         return np.array(
             [
-                np.nan if beam is None else plane[region].sum(dtype=float) / beam_area_pixels(beam, cell, cell)
+                np.nan if beam is None else plane[region].sum(dtype=float) / beam_area_pixels(beam, *cells)
                 for plane, beam in zip(self.planes, self.beams, strict=True)
             ]
         )
@@ -94,7 +96,7 @@ def read_cube(path: str | Path) -> Cube:
                     beams[row["CHAN"]] = Beam(row["BMAJ"] * ARCSEC, row["BMIN"] * ARCSEC, np.deg2rad(row["BPA"]))
         elif header.get("BMAJ", 0.0) > 0:
             beams = [Beam(*np.deg2rad([header["BMAJ"], header["BMIN"], header["BPA"]]))] * len(planes)
-        return Cube(planes, abs(header["CDELT1"]) * 3600.0, beams)
+        return Cube(planes, abs(header["CDELT1"]) * 3600.0, abs(header["CDELT2"]) * 3600.0, beams)
 
 
 def radio_velocity(frequency: np.ndarray, restfreq: float) -> np.ndarray:
@@ -165,7 +167,8 @@ def shown_channels(signal: np.ndarray, noise: np.ndarray, count: int) -> np.ndar
     numpy.ndarray
         Channel numbers, rising. The brightest ones if no channel has a peak of six times its noise.
     """
-    contrast = np.nan_to_num(signal / noise, nan=-np.inf)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        contrast = np.nan_to_num(signal / noise, nan=-np.inf)
     count = min(count, int(np.isfinite(contrast).sum()))
     bright = np.flatnonzero(contrast > 6.0)
     stretches = np.split(bright, np.flatnonzero(np.diff(bright) > 2) + 1)
@@ -175,13 +178,13 @@ def shown_channels(signal: np.ndarray, noise: np.ndarray, count: int) -> np.ndar
     return longest[np.linspace(0, len(longest) - 1, count).round().astype(int)]
 
 
-def region_of_interest(planes: np.ndarray, level: float) -> tuple[slice, slice]:
+def region_of_interest(planes: Iterable[np.ndarray], level: float) -> tuple[slice, slice]:
     """The smallest square that holds every pixel above `level`, with a margin, but at least a third of the field.
 
     Parameters
     ----------
-    planes : numpy.ndarray
-        Shape (n, ny, nx).
+    planes : iterable of numpy.ndarray
+        Each of shape (ny, nx).
     level : float
         In the unit of the planes.
 
@@ -190,8 +193,9 @@ def region_of_interest(planes: np.ndarray, level: float) -> tuple[slice, slice]:
     tuple of slice
         Along y and along x.
     """
-    ny, nx = planes.shape[1:]
-    y, x = np.nonzero((planes > level).any(axis=0))
+    above = functools.reduce(np.logical_or, (plane > level for plane in planes))
+    ny, nx = above.shape
+    y, x = np.nonzero(above)
     if len(x) == 0:
         return slice(0, ny), slice(0, nx)
     side = int(max(1.25 * (np.ptp(x) + 1), 1.25 * (np.ptp(y) + 1), max(nx, ny) / 3))
@@ -277,23 +281,26 @@ def _draw_maps(
     figure: Figure | SubFigure, cube: Cube, shown: np.ndarray, labels: Sequence[str], noise: np.ndarray
 ) -> None:
     """Rows of four channel maps on one colour scale."""
-    planes = cube.planes[shown]
-    top = float(np.max(planes, initial=0.0)) or 1.0
+    # one plane after another: eight of a large image together would take gigabytes
+    top = max((float(np.fmax.reduce(cube.planes[k], axis=None)) for k in shown), default=0.0)
+    top = top if top > 0 else 1.0
     sigma = _typical(noise) or top / 100.0
-    rows, columns = region_of_interest(planes, 6.0 * sigma)
-    ny, nx = planes.shape[1:]
-    unit, name = (60.0, "arcmin") if (rows.stop - rows.start) * cube.cell > 240.0 else (1.0, "arcsec")
+    ny, nx = cube.planes.shape[1:]
+    rows, columns = slice(0, ny), slice(0, nx)
+    if len(shown):
+        rows, columns = region_of_interest((cube.planes[k] for k in shown), 6.0 * sigma)
+    unit, name = (60.0, "arcmin") if (rows.stop - rows.start) * cube.cell_y > 240.0 else (1.0, "arcsec")
     extent = (
-        (nx // 2 - columns.start + 0.5) * cube.cell / unit,
-        (nx // 2 - columns.stop + 0.5) * cube.cell / unit,
-        (rows.start - ny // 2 - 0.5) * cube.cell / unit,
-        (rows.stop - ny // 2 - 0.5) * cube.cell / unit,
+        (nx // 2 - columns.start + 0.5) * cube.cell_x / unit,
+        (nx // 2 - columns.stop + 0.5) * cube.cell_x / unit,
+        (rows.start - ny // 2 - 0.5) * cube.cell_y / unit,
+        (rows.stop - ny // 2 - 0.5) * cube.cell_y / unit,
     )
     norm = AsinhNorm(linear_width=8e3 * sigma, vmin=-3e3 * sigma, vmax=1e3 * top)
     axes = figure.subplots(2 if len(shown) > 4 else 1, 4, sharex=True, sharey=True, squeeze=False)
     image = None
-    for panel, channel, plane, text in zip(axes.flat, shown, planes, labels, strict=False):
-        part = 1e3 * _coarse(plane[rows, columns])
+    for panel, channel, text in zip(axes.flat, shown, labels, strict=False):
+        part = 1e3 * _coarse(cube.planes[channel, rows, columns])
         image = draw_channel_map(panel, part, extent, norm, cube.beams[channel], unit * ARCSEC, text)
     for panel in axes.flat[len(shown) :]:
         panel.set_visible(False)
@@ -311,8 +318,9 @@ def _draw_maps(
 def _coarse(plane: np.ndarray, most: int = 800) -> np.ndarray:
     """A plane of no more than `most` pixels a side, each the largest of those that it stands for: no source is lost."""
     step = -(-max(plane.shape) // most)
-    ny, nx = (size // step for size in plane.shape)
-    return plane[: ny * step, : nx * step].reshape(ny, step, nx, step).max(axis=(1, 3))
+    for axis, size in enumerate(plane.shape):
+        plane = np.maximum.reduceat(plane, np.arange(0, size, step), axis=axis)
+    return plane
 
 
 def _typical(noise: np.ndarray) -> float:
@@ -405,13 +413,13 @@ def convergence(records: Sequence[ChannelRecord], nchan: int) -> Figure:
         counts = {"iterations": values(lambda r: r.iterations), "major cycles": values(lambda r: r.major_cycles)}
         panel(cycles, "cycles", counts, log=True)
         axes_of_beam = {
-            name: values(lambda r, key=key: r.beam[key] if r.beam else None)
+            name: values(lambda r, key=key: (r.beam or {}).get(key))
             for name, key in (("major axis", "bmaj_arcsec"), ("minor axis", "bmin_arcsec"))
         }
         panel(beam, "beam (arcsec)", axes_of_beam)
         panel(flags, "flagged (%)", {"flagged": 100 * values(lambda r: r.flagged_fraction)})
         flags.set_ylim(-3, 103)
-        _draw_costs(cost, channel, of)
+        _draw_costs(cost, of)
         blank = [(r.channel - 0.5, 1) for r in records if r.stop_code in (StopCode.NO_DATA, StopCode.FAILED)]
         for axes in (flux, level, cycles, beam, flags, cost):
             axes.broken_barh(blank, (0, 1), color="#eeeeee", lw=0, zorder=0, transform=axes.get_xaxis_transform())
@@ -420,13 +428,13 @@ def convergence(records: Sequence[ChannelRecord], nchan: int) -> Figure:
         return figure
 
 
-def _draw_costs(axes: Axes, channel: np.ndarray, of: Sequence[ChannelRecord | None]) -> None:
+def _draw_costs(axes: Axes, of: Sequence[ChannelRecord | None]) -> None:
     """Seconds of every channel, stage upon stage."""
-    table = [
-        [0.0 if r is None else sum(r.seconds.get(stage, 0.0) for stage in stages) for r in of]
-        for stages in COSTS.values()
-    ]
-    axes.stackplot(channel, table, labels=COSTS, step="mid", lw=0,
-                   colors=("#8d99ae", "#457b9d", IMAGE_COLOUR, MODEL_COLOUR, TRUTH_COLOUR))  # fmt: skip
+    edges, below = np.arange(len(of) + 1) - 0.5, np.zeros(len(of))
+    colours = ("#8d99ae", "#457b9d", IMAGE_COLOUR, MODEL_COLOUR, TRUTH_COLOUR)
+    for (name, stages), colour in zip(COSTS.items(), colours, strict=True):
+        above = below + [0.0 if r is None else sum(r.seconds.get(stage, 0.0) for stage in stages) for r in of]
+        axes.stairs(above, edges, baseline=below, fill=True, color=colour, label=name)
+        below = above
     axes.set_ylabel("seconds of a worker")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))

@@ -12,9 +12,11 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +28,7 @@ from gpucube.parameters import Parameters
 from gpucube.planes import product_path
 from gpucube.quantities import size_text
 from gpucube.records import ChannelRecord, StopCode, ranges
-from gpucube.summary import Summary, read_summary, summary_path, write_whole
+from gpucube.summary import Summary, read_summary, report_path, summary_path, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,13 +75,16 @@ def read_run(imagename: str) -> Run:
     GpucubeError
         There was no such run, or what it left is damaged.
     """
-    # a journal is there only as long as the run is not finished, and then an older summary does not count
-    if begun := read_journal(imagename):
-        parameters, records, nchan = begun
-        known = {name: value for name, value in parameters.items() if name in Parameters.model_fields}
-        return Run(imagename, nchan, [records[c] for c in sorted(records)], known, None, is_locked(imagename))
-    if summary := read_summary(imagename):
+    # in this order: the run may end meanwhile; a summary is the last thing that it writes, and the first that a new one removes
+    at_work = is_locked(imagename)
+    begun, summary = read_journal(imagename), read_summary(imagename)
+    if summary is not None:
         return Run(imagename, len(summary.channels), summary.channels, summary.parameters, summary)
+    if begun is not None:
+        known = {name: value for name, value in begun.fingerprint.items() if name in Parameters.model_fields}
+        return Run(imagename, begun.nchan, begun.records, known, None, at_work)
+    if at_work:
+        raise GpucubeError(f"the run on {imagename} is still reading its data: ask again when it images")
     raise GpucubeError(
         f"no run of that name: neither {summary_path(imagename)} nor {journal_path(imagename)} tells of one;"
         " give what was given as imagename"
@@ -94,7 +99,7 @@ def write_report(imagename: str, path: str = "") -> str:
     imagename : str
         Of a run.
     path : str
-        Of the page; by default ``OUT.report.html``.
+        Of the page; by default ``OUT.report.html``. A page that is there is replaced, any other file is not.
 
     Returns
     -------
@@ -106,47 +111,71 @@ def write_report(imagename: str, path: str = "") -> str:
     GpucubeError
         There was no such run, what it left is damaged, or the page cannot be written.
     """
-    path = path or f"{imagename}.report.html"
+    path = path or report_path(imagename)
+    _refuse_what_is_no_page(path)
     write_whole(path, page(read_run(imagename)))
     return path
 
 
+_DOCTYPE = "<!doctype html>\n"
+
+
+def _refuse_what_is_no_page(path: str) -> None:
+    try:
+        with open(path, "rb") as file:
+            known = file.read(len(_DOCTYPE)) == _DOCTYPE.encode()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise GpucubeError(f"cannot write {path}: {error.strerror}") from None
+    if not known:
+        raise GpucubeError(f"{path} is no report and would be lost: give another name to --html")
+
+
 def findings(run: Run) -> list[str]:
     """What an astronomer should look at before trusting the cube, the worst first; plain text, empty if there is nothing."""
-    by_code: dict[int, list[ChannelRecord]] = {}
-    for record in run.records:
-        by_code.setdefault(record.stop_code, []).append(record)
     found = []
 
     def tell(records: Iterable[ChannelRecord], text: str) -> None:
         if channels := [record.channel for record in records]:
-            found.append(f"{text}: {ranges(channels)} ({_count(len(channels), 'channel')})")
+            found.append(f"{text} ({_count(len(channels), 'channel')}): {ranges(channels)}")
 
-    failed = by_code.get(StopCode.FAILED, [])
-    for message, _ in Counter(record.message for record in failed).most_common():
-        tell((r for r in failed if r.message == message), f"failed ({message or 'no reason told'})")
+    def stopped(*codes: StopCode) -> list[ChannelRecord]:
+        return [r for r in run.records if _codes(r) & set(codes)]
+
+    failed = stopped(StopCode.FAILED)
+    kinds = Counter(record.message.partition(":")[0] for record in failed)
+    for kind, _ in kinds.most_common(10):
+        tell((r for r in failed if r.message.partition(":")[0] == kind), f"failed, {kind}" if kind else "failed")
     tell(
-        by_code.get(StopCode.PEAK_GREW, []) + by_code.get(StopCode.PEAK_ABOVE_MINIMUM, []),
-        "diverged twice, best model kept (a mask, a lower gain or a higher cyclefactor may help)",
+        stopped(StopCode.PEAK_GREW, StopCode.PEAK_ABOVE_MINIMUM),
+        "diverged twice, best model kept; a mask, a lower gain or a higher cyclefactor may help",
     )
     tell((r for r in run.records if r.retried), "diverged once, rolled back and tried again")
-    tell(by_code.get(StopCode.ITERATION_LIMIT, []), "not clean: niter was used up")
-    tell(by_code.get(StopCode.MAJOR_LIMIT, []), "not clean: nmajor was used up")
-    tell(by_code.get(StopCode.NO_CHANGE, []), "not clean: another cycle changed nothing")
-    measured = [r for r in run.records if r.noise is not None]
+    if run.parameters.get("niter") != 0:
+        tell(stopped(StopCode.ITERATION_LIMIT), "not clean: niter was used up")
+    tell(stopped(StopCode.MAJOR_LIMIT), "not clean: nmajor was used up")
+    tell(stopped(StopCode.NO_CHANGE), "not clean: another cycle changed nothing")
+    tell(stopped(StopCode.ZERO_MASK), "not clean: the mask allows no pixel")
+    measured = [r for r in run.records if r.noise is not None and math.isfinite(r.noise)]
     if measured:
         usual = float(np.median([r.noise for r in measured]))
         tell((r for r in measured if r.noise > 2 * usual), "more than twice the usual noise")
-    fitted = [r for r in measured if r.beam]
-    if fitted:
-        usual = float(np.median([r.beam["bmaj_arcsec"] for r in fitted]))
-        far = (r for r in fitted if not usual / 1.5 < r.beam["bmaj_arcsec"] < 1.5 * usual)
+    longest = {r.channel: r.beam["bmaj_arcsec"] for r in measured if r.beam and "bmaj_arcsec" in r.beam}
+    if longest:
+        usual = float(np.median(list(longest.values())))
+        far = (r for r in measured if not usual / 1.5 < longest.get(r.channel, usual) < 1.5 * usual)
         tell(far, "beam more than 1.5 times as long, or as short, as usual")
     tell((r for r in measured if r.flagged_fraction > 0.5), "more than half of the samples flagged")
-    tell(by_code.get(StopCode.NO_DATA, []), "no data, blank")
+    tell(stopped(StopCode.NO_DATA), "no data, blank")
     if run.summary is not None:
         found += run.summary.warnings
     return found
+
+
+def _codes(record: ChannelRecord) -> set[int]:
+    """Stop codes of all Stokes planes of a channel."""
+    return {plane.get("stop_code", record.stop_code) for plane in record.planes.values()} or {record.stop_code}
 
 
 def page(run: Run) -> str:
@@ -156,9 +185,10 @@ def page(run: Run) -> str:
     parts = [
         f"<h1>{_text(title)}</h1>",
         f"<p class=state>{_text(_state(run))}</p>",
+        f"<p>Told {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.</p>",
         _header(run, cube),
         "<h2>To be looked at</h2>",
-        _list(findings(run)) or "<p>Nothing: every channel that is done reached its limit.</p>",
+        _list(findings(run)) or f"<p>Nothing{': every channel that is done went well' if run.records else ' yet'}.</p>",
         "<h2>Why channels stopped</h2>",
         _table(["channels", "reason"], [[n, r] for r, n in Counter(r.stop_reason for r in run.records).most_common()]),
         *_pictures(run, cube),
@@ -172,7 +202,7 @@ def page(run: Run) -> str:
     ]
     body = "\n".join(part for part in parts if part)
     return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'{_DOCTYPE}<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f"<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 
@@ -260,9 +290,9 @@ def _cube(run: Run) -> _Shown | None:
 
 
 def _header(run: Run, cube: _Shown | None) -> str:
-    rows: list[Sequence[Any]] = [["MeasurementSets", ", ".join(map(str, run.parameters.get("vis", [])))]]
+    rows: list[Sequence[Any]] = [["MeasurementSets", _plain(run.parameters.get("vis", ""))]]
     if cube is not None:
-        rows += [["telescope", cube.telescope], ["begun", cube.date]]
+        rows += [["telescope", cube.telescope], ["observed from", cube.date]]
     if run.records:
         first, last = run.records[0], run.records[-1]
         rows.append(
@@ -287,8 +317,10 @@ def _pictures(run: Run, cube: _Shown | None) -> list[str]:
     parts = []
     flux, noise = np.full((2, run.nchan), np.nan)
     for r in run.records:
-        if r.noise is not None:
-            flux[r.channel], noise[r.channel] = r.model_flux, r.noise
+        first = next(iter(r.planes.values()), r.as_dict())  # the maps are of the first Stokes plane
+        if first.get("noise") is not None:
+            flux[r.channel] = first.get("model_flux") or first.get("peak_residual") or 0.0
+            noise[r.channel] = first["noise"]
     # the flux found tells where the line is: the pixels of a large cube need not all be read for it
     shown = shown_channels(flux, noise, 8)
     if cube is not None and len(shown):
@@ -300,7 +332,12 @@ def _pictures(run: Run, cube: _Shown | None) -> list[str]:
         else:
             labels = [f"{frequency[c] / 1e9:.5f} GHz" for c in shown]
         labels = [f"{c}: {label}".replace("-", "\N{MINUS SIGN}") for c, label in zip(shown, labels, strict=True)]
-        parts += ["<h2>Channel maps</h2>", _picture(channel_maps(read_cube(cube.path), shown, labels, noise))]
+        parts.append("<h2>Channel maps</h2>")
+        try:
+            parts.append(_picture(channel_maps(read_cube(cube.path), shown, labels, noise)))
+        except (OSError, ValueError, TypeError, KeyError, IndexError):
+            # a copy that was cut short, or a file of another program
+            parts.append(f"<p>{_text(cube.path)} cannot be read as gpucube writes it.</p>")
     return [*parts, "<h2>Channel by channel</h2>", _picture(convergence(run.records, run.nchan))]
 
 
@@ -342,17 +379,21 @@ _HEAD = (
 )
 
 
+_WORST = {StopCode.PEAK_GREW, StopCode.PEAK_ABOVE_MINIMUM, StopCode.FAILED}
+
+
 def _channels(run: Run) -> str:
     """A row for each; of more than `MOST_ROWS`, only those that are no plain success."""
     plain = (StopCode.THRESHOLD, StopCode.NSIGMA)
     shown, note = run.records, ""
     if len(shown) > MOST_ROWS:
-        shown = [r for r in shown if r.stop_code not in plain or r.retried][:MOST_ROWS]
+        shown = [r for r in shown if _codes(r) - set(plain) or r.retried]
+        shown = sorted(shown, key=lambda r: not _codes(r) & _WORST)[:MOST_ROWS]
         note = (
             f"<p>{len(shown)} of {len(run.records)} channels: those that did not simply reach their limit, no more than"
             f" {MOST_ROWS}. The others are in the summary.</p>"
         )
-    table = _table(_HEAD, map(_row, shown), lambda k: shown[k].stop_code in (5, 6, 11))
+    table = _table(_HEAD, map(_row, shown), lambda k: bool(_codes(shown[k]) & _WORST))
     return f"{note}<details{'' if len(shown) > 200 else ' open'}><summary>{_count(len(shown), 'row')}</summary>{table}</details>"
 
 

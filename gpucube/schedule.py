@@ -182,6 +182,7 @@ class DaskWorkers:
 
     def __init__(self, workers: int, device: str, address: str = "", memory: int = 0):
         self._device, self._wanted = device, workers
+        self._looked, self._looks_in_vain = 0.0, 0
         self._peaks: dict[str, int] = {}
         self._device_peak = 0
         self._cluster = self._client = None
@@ -193,8 +194,9 @@ class DaskWorkers:
 
     def _start(self, workers: int, address: str, memory: int) -> None:
         import dask
+        import distributed  # noqa: F401  importing sets the levels that are set here
 
-        # what ends a run is told in one line; how a connection broke is of no use beside it (importing sets these levels)
+        # what ends a run is told in one line; how a connection broke is of no use beside it
         for name in (
             "distributed",
             "distributed.client",
@@ -385,35 +387,41 @@ class DaskWorkers:
             submit()
 
     def _wait(self, completed: Any) -> None:
-        """Until a task ends. Meanwhile look whether there is anybody to do the work.
+        """Until a task ends."""
+        while True:
+            if (now := time.monotonic()) - self._looked > SECONDS_BETWEEN_LOOKS:
+                self._looked = now
+                self._look_for_workers()
+            if completed.has_ready():
+                return
+            with completed.thread_condition:
+                completed.thread_condition.wait(0.1)
 
-        A local cluster gives a worker up that does not come back in time, as one that is killed again and again.
+    def _look_for_workers(self) -> None:
+        """Replace what a local cluster gave up, because it did not come back in time or died again and again.
 
         Raises
         ------
         GpucubeError
             The local cluster has had no worker for `SECONDS_WITHOUT_WORKERS`.
         """
-        looked = seen = time.monotonic()
-        warned = False
-        while not completed.has_ready():
-            with completed.thread_condition:
-                completed.thread_condition.wait(0.1)
-            if (now := time.monotonic()) - looked < SECONDS_BETWEEN_LOOKS:
-                continue
-            looked = now
-            with self._connected():
-                there = len(self._client.nthreads())
-            if there:
-                seen, warned = now, False
-            if self._cluster is not None:
-                if there < self._wanted:
-                    self._cluster.scale(self._wanted)
-                if now - seen > SECONDS_WITHOUT_WORKERS:
-                    raise GpucubeError("all workers of the local Dask cluster died, and no new ones can be started")
-            elif not there and not warned:
+        try:
+            there = len(self._client.nthreads())
+        except OSError:  # if the scheduler is lost, the tasks will tell
+            return
+        self._looks_in_vain = 0 if there else self._looks_in_vain + 1
+        if self._cluster is None:
+            if self._looks_in_vain == 2:  # not at once: they may be on their way back
                 warnings.warn("the Dask scheduler has no workers any more: waiting for new ones", stacklevel=2)
-                warned = True
+            return
+        if there < self._wanted:
+            # Dask keeps a nanny that could not start its worker, and would not try again
+            for name, nanny in list(self._cluster.workers.items()):
+                if nanny.status.name in ("failed", "closed"):
+                    self._cluster.workers.pop(name, None)
+            self._cluster.scale(self._wanted)
+        if self._looks_in_vain * SECONDS_BETWEEN_LOOKS > SECONDS_WITHOUT_WORKERS:
+            raise GpucubeError("all workers of the local Dask cluster died, and no new ones can be started")
 
     def _note(self, peak: _Memory) -> None:
         self._peaks[peak.process] = max(peak.host, self._peaks.get(peak.process, 0))
@@ -452,14 +460,15 @@ def _client(scheduler: Any) -> Any:
     try:
         client.__init__(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
     except BaseException:
-        client.close()
+        _close_in_time(client)
         raise
     return client
 
 
 def _close_in_time(held: Any) -> None:
-    """Close a client or a cluster. What cannot be closed in time ends with this process: workers are its daemons."""
-    with suppress(TimeoutError):
+    """Close a client or a cluster. What cannot be closed ends with this process: workers are its daemons."""
+    # a cluster in which a worker could not be started does not believe its own state
+    with suppress(TimeoutError, AssertionError):
         held.close(timeout=SECONDS_TO_CLOSE)
 
 

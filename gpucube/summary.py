@@ -73,6 +73,11 @@ def summary_path(imagename: str) -> str:
     return f"{imagename}.summary.json"
 
 
+def report_path(imagename: str) -> str:
+    """Where `gpucube report` puts its page."""
+    return f"{imagename}.report.html"
+
+
 def read_summary(imagename: str) -> Summary | None:
     """The summary of an imagename; None if there is none.
 
@@ -92,7 +97,7 @@ def read_summary(imagename: str) -> Summary | None:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise GpucubeError(f"{path} is damaged ({where}: {first['msg']}): start anew with overwrite=True") from None
+        raise GpucubeError(f"{path} is damaged ({where}: {first['msg']})") from None
 
 
 def write_whole(path: str, text: str) -> None:
@@ -104,17 +109,18 @@ def write_whole(path: str, text: str) -> None:
         The file system refuses.
     """
     try:
-        _remove(path + ".new")
-        with open(path + ".new", "x") as file:  # follows no link
+        remove(path + ".new")
+        with open(path + ".new", "x", encoding="utf-8") as file:  # follows no link
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(path + ".new", path)
     except OSError as error:
-        _remove(path + ".new")
+        remove(path + ".new")
         raise GpucubeError(f"cannot write {path}: {error.strerror}") from None
 
 
-def _remove(path: str) -> None:
+def remove(path: str) -> None:
+    """Remove a file if it is there and can be removed."""
     with suppress(OSError):  # not there, or on a disk that takes no changes
         os.unlink(path)

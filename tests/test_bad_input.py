@@ -393,7 +393,7 @@ def test_an_unreachable_scheduler_is_named(
     assert re.search(pattern, refusal(tmp_path, tiny_ms.ms, tmp_path / "cube", **settings))
     assert re.search(pattern, refusal_on_command_line(tmp_path, capsys, tiny_ms.ms, tmp_path / "cube", **settings))
     # one that the garbage collector closes can stop the next one for ever
-    assert {c.status for c in gc.get_objects() if isinstance(c, distributed.Client)} == {"closed"}
+    assert {c.status for c in gc.get_objects() if isinstance(c, distributed.Client)} <= {"closed"}
 
 
 def test_a_scheduler_without_workers_is_named(tiny_ms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

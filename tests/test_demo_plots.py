@@ -17,6 +17,7 @@ from gpucube.geometry import Beam, ImageGeometry, SpectralAxis
 from gpucube.planes import create_cubes, write_beam_table, write_plane
 from gpucube.plots import (
     Cube,
+    channel_maps,
     draw_channel_map,
     overview,
     radio_velocity,
@@ -107,7 +108,7 @@ def test_cube_with_a_beam_per_channel_is_read(tmp_path):
     planes[1] = np.nan
     cube = read_cube(write_cube(tmp_path, planes, beams, cell=0.5))
     np.testing.assert_array_equal(cube.planes, planes)
-    assert cube.cell == pytest.approx(0.5)
+    assert (cube.cell_x, cube.cell_y) == pytest.approx((0.5, 0.5))
     for channel in (0, 2):
         read, written = cube.beams[channel], beams[channel]
         # beams are stored as float32
@@ -124,7 +125,7 @@ def test_cube_with_one_beam_is_read(tmp_path):
 def test_flux_within_a_region_is_in_jansky():
     beam = Beam(8 * ARCSEC, 5 * ARCSEC, 0.6)
     image = 2.5 * gaussian(beam, 1.0 * ARCSEC, 64, 64)
-    cube = Cube(np.stack([image, np.full((64, 64), np.nan)]), 1.0, [beam, None])
+    cube = Cube(np.stack([image, np.full((64, 64), np.nan)]), 1.0, 1.0, [beam, None])
     found = cube.flux_within(np.ones((64, 64), bool))
     # summing a Gaussian over pixels a fifth of its width apart is exact to rounding
     assert found[0] == pytest.approx(2.5, rel=1e-6)
@@ -179,9 +180,40 @@ def test_region_of_interest_holds_the_emission():
 
 @pytest.mark.filterwarnings("error")
 def test_a_cube_without_any_data_still_gets_a_page(tmp_path):
-    cube = Cube(np.full((3, 16, 16), np.nan), 1.0, [None] * 3)
+    cube = Cube(np.full((3, 16, 16), np.nan), 1.0, 1.0, [None] * 3)
     blank = np.full(3, np.nan)
     figure = overview(cube, np.arange(3.0), blank, blank, blank)
     FigureCanvasAgg(figure)
     figure.savefig(tmp_path / "blank.png")
     assert (tmp_path / "blank.png").stat().st_size > 1000
+
+
+def test_maps_of_rectangular_pixels_keep_their_proportions():
+    planes = np.zeros((1, 32, 32))
+    planes[0, 8, 16] = 1.0
+    figure = channel_maps(Cube(planes, 20.0, 10.0, [None]), np.array([0]), ["x"], np.array([0.01]))
+    image = figure.axes[0].get_images()[0]
+    east, west, south, north = image.get_extent()
+    assert (east - west) / (north - south) == pytest.approx(2.0)
+    row, column = np.argwhere(image.get_array() > 500)[0]
+    ny, nx = image.get_array().shape
+    # 8 pixels of 10 arcsec south of the centre
+    assert south + (row + 0.5) * (north - south) / ny == pytest.approx(-80.0)
+    assert east + (column + 0.5) * (west - east) / nx == pytest.approx(0.0)
+
+
+def test_maps_of_large_images_lose_no_source():
+    planes = np.zeros((1, 1701, 1701), np.float32)
+    planes[0, 1700, 1700] = planes[0, 0, 0] = 1.0
+    figure = channel_maps(Cube(planes, 1.0, 1.0, [None]), np.array([0]), ["x"], np.array([0.01]))
+    shown = figure.axes[0].get_images()[0].get_array()
+    assert max(shown.shape) <= 800
+    assert shown[-1, -1] == shown[0, 0] == 1000.0
+
+
+def test_a_blank_plane_among_the_maps_leaves_the_others_as_they_are():
+    planes = np.full((2, 32, 32), np.nan)
+    planes[1] = 0.0
+    planes[1, 8, 16] = 1.0
+    figure = channel_maps(Cube(planes, 1.0, 1.0, [None, None]), np.array([0, 1]), ["x", "y"], np.full(2, 0.01))
+    assert figure.axes[1].get_images()[0].norm.vmax == 1000.0

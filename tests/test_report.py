@@ -4,9 +4,11 @@ text."""
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import re
 import shutil
+import threading
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,7 +21,7 @@ from runs import altered, image
 
 import gpucube
 from gpucube.cli import main
-from gpucube.journal import Journal
+from gpucube.journal import Journal, is_locked
 from gpucube.records import ChannelRecord, StopCode
 from gpucube.report import LONGEST_TEXT, MOST_ROWS, Run, findings, page, read_run, write_report
 
@@ -92,7 +94,12 @@ def test_the_command_writes_one_page_and_says_where(finished: Path, capsys: pyte
     assert path == finished.with_name("cube.report.html") and path.is_file()
     other = finished.with_name("elsewhere.html")
     assert main(["report", str(finished), "--html", str(other)]) == 0
-    assert other.read_text() == path.read_text()
+    assert Page(other.read_text()).channels() == Page(path.read_text()).channels()
+    mine = finished.with_name("mine.fits")
+    mine.write_bytes(b"SIMPLE")
+    assert main(["report", str(finished), "--html", str(mine)]) == 2
+    assert "mine.fits is no report and would be lost" in capsys.readouterr().err
+    assert mine.read_bytes() == b"SIMPLE"
 
 
 def test_the_page_says_of_every_channel_what_its_record_says(finished: Path) -> None:
@@ -113,7 +120,7 @@ def test_the_page_says_of_every_channel_what_its_record_says(finished: Path) -> 
             shown = [1e-3 * float(value) for value in row[5:8]]
             assert shown == pytest.approx([record[n] for n in ("peak_residual", "limit", "noise")], abs=6e-7)
     assert "Finished: 12 channels imaged" in found.text
-    assert "no data, blank: 2 (1 channel)" in found.text
+    assert "no data, blank (1 channel): 2" in found.text
     assert ["MeasurementSets", summary["parameters"]["vis"][0]] in found.cells
     assert ["niter", "1000"] in found.cells
     assert "1.00 times what was selected" in found.text
@@ -156,15 +163,18 @@ def test_words_of_a_summary_are_text_and_bounded(finished: Path, tmp_path: Path)
     found = report(tmp_path / "cube")
     assert "script" not in found.tags and "onerror" not in found.attributes
     assert "A" * LONGEST_TEXT not in found.text and "\x1b" not in found.text
-    assert "failed (<script>" in found.text
+    assert "failed, <script>" in found.text
 
 
+@pytest.mark.filterwarnings("ignore:File may have been truncated")
 def test_without_the_cube_the_rest_is_told(finished: Path, tmp_path: Path) -> None:
     shutil.copy(finished.with_name("cube.summary.json"), tmp_path)
     found = report(tmp_path / "cube")
     assert len(found.pictures) == 1 and len(found.channels()) == 12
-    (tmp_path / "cube.image.fits").write_bytes(b"SIMPLE  = no")
-    assert len(report(tmp_path / "cube").pictures) == 1
+    whole = finished.with_name("cube.image.fits").read_bytes()
+    for text in (b"SIMPLE  = no", whole[: len(whole) // 2], whole.replace(b"CDELT1", b"XDELT1")):
+        (tmp_path / "cube.image.fits").write_bytes(text)
+        assert len(report(tmp_path / "cube").pictures) == 1
 
 
 @pytest.mark.parametrize("beam", ["", "common"])
@@ -194,6 +204,27 @@ def test_an_unfinished_run_is_told_as_far_as_it_is_safe(
     assert "Going on now: " in Page(going_on[0]).text
     image(tiny_ms.ms, tmp_path / "cube", workers=1, restoringbeam=beam, resume=True)
     assert "Finished: 12 channels imaged" in report(tmp_path / "cube").text
+
+
+def test_a_run_that_still_reads_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    imagename = str(tmp_path / "cube")
+    with Journal(imagename, {}, resume=False):
+        assert main(["report", imagename]) == 2
+        assert "is still reading its data" in capsys.readouterr().err
+
+
+def test_looking_at_a_run_does_not_disturb_it(tmp_path: Path) -> None:
+    """Whoever asks whether a run goes on may hold the lock for a moment while one begins."""
+    path = tmp_path / "cube.journal"
+    path.touch()
+    with open(path) as one, open(path) as other:
+        fcntl.flock(one, fcntl.LOCK_SH)
+        fcntl.flock(other, fcntl.LOCK_SH)
+        assert not is_locked(str(tmp_path / "cube"))
+        threading.Timer(0.05, lambda: [fcntl.flock(f, fcntl.LOCK_UN) for f in (one, other)]).start()
+        with Journal(str(tmp_path / "cube"), {}, resume=False):
+            path.chmod(0o444)
+            assert is_locked(str(tmp_path / "cube"))
 
 
 def test_a_report_of_an_older_cube_goes_with_it(tiny_ms: Any, tmp_path: Path) -> None:
@@ -241,8 +272,21 @@ def test_what_must_be_looked_at_is_named_the_worst_first() -> None:
     records[11] = record(11, StopCode.NO_DATA, noise=None, beam=None, flagged_fraction=1.0)
     found = findings(run_of(records))
     ends = ["1", "2", "2~3", "4", "5", "6", "7~8", "9", "10", "11"]
-    assert [re.search(r": ([\d~, ]+) \(\d+ channels?\)$", line)[1] for line in found] == ends
-    assert found[0].startswith("failed (MemoryError: out)")
+    assert [re.search(r" \(\d+ channels?\): ([\d~, ]+)$", line)[1] for line in found] == ends
+    assert found[0].startswith("failed, MemoryError (1 channel)")
+
+
+def test_of_several_stokes_planes_none_is_forgotten() -> None:
+    good, bad = record(0).as_dict(), record(0, StopCode.PEAK_GREW).as_dict()
+    merged = record(0, planes={"I": good, "V": bad})
+    assert merged.stop_code == StopCode.NSIGMA
+    assert findings(run_of([merged]))[0].startswith("diverged twice")
+
+
+def test_many_failures_are_told_in_few_lines() -> None:
+    records = [record(c, StopCode.FAILED, message=f"KilledWorker: task {c} " + "x" * 400) for c in range(0, 4000, 2)]
+    (line,) = findings(Run("cube", 4000, records, {}, None))
+    assert line.startswith("failed, KilledWorker (2000 channels): 0, 2, 4,")
 
 
 def test_nothing_is_invented_where_all_is_well() -> None:
@@ -289,7 +333,9 @@ def test_a_damaged_summary_is_told_in_one_line(
 
 
 def test_a_damaged_journal_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for text in ("[1]\n", '{"format": 2}\n', '{"format": 99}\n', "null\n", '{"format": 2, "cubes": {}}\n'):
+    cube = {"path": "x", "data_offset": 1, "nstokes": 1, "nchan": "many", "ny": 1, "nx": 1}
+    header = json.dumps({"format": 2, "fingerprint": {}, "cubes": {"image": cube}}) + "\n"
+    for text in (header, "[1]\n", '{"format": 2}\n', '{"format": 99}\n', "null\n", '{"format": 2, "cubes": {}}\n'):
         (tmp_path / "cube.journal").write_text(text)
         assert main(["report", str(tmp_path / "cube")]) == 2
         error = capsys.readouterr().err

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from astropy.io import fits
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Nanny
 from runs import IMAGES, SETTINGS, image, payload, planes, tree
 
 from gpucube import plan, schedule
@@ -149,13 +149,17 @@ def test_a_channel_that_kills_its_worker_is_found_and_given_up(
             np.testing.assert_array_equal(found, expected)
 
 
+IN_TURN = {"distributed.scheduler.allowed-failures": 0, "distributed.deploy.lost-worker-timeout": "15 s"}
+"""One death is enough to give a task up. What gpucube sets of the second ends with the test."""
+
+
 def test_workers_that_a_local_cluster_gave_up_are_replaced(
     tiny_ms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dask gives a worker up for good that has not come back in time; here no time is enough."""
     monkeypatch.setattr(schedule, "LOST_WORKER_SECONDS", 0)
     monkeypatch.setattr(schedule, "SECONDS_BETWEEN_LOOKS", 0.5)
-    with dask.config.set({"distributed.scheduler.allowed-failures": 0}), ExitStack() as stores:
+    with dask.config.set(IN_TURN), ExitStack() as stores:
         workers = DaskWorkers(2, "cpu")
         stores.callback(workers.close)
         job = make_job(tiny_ms.ms, tmp_path, workers, stores, DeadlyMask("", 0, ()), ("image",))
@@ -164,13 +168,37 @@ def test_workers_that_a_local_cluster_gave_up_are_replaced(
     assert [r.channel for r in records if r.stop_code == StopCode.FAILED] == [5]
 
 
+def test_a_replacement_that_dies_while_it_starts_is_replaced(
+    tiny_ms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both workers are killed for good, and so are the first two that come for them, before they are there."""
+    monkeypatch.setattr(schedule, "LOST_WORKER_SECONDS", 0)
+    monkeypatch.setattr(schedule, "SECONDS_BETWEEN_LOOKS", 0.5)
+    start, to_die = Nanny.instantiate, [1, 2]
+
+    async def instantiate(self: Nanny) -> Any:
+        if self.process is None and to_die:
+            to_die.pop()
+            raise RuntimeError("killed")
+        return await start(self)
+
+    with dask.config.set(IN_TURN), ExitStack() as stores:
+        workers = DaskWorkers(2, "cpu")
+        stores.callback(workers.close)
+        job = make_job(tiny_ms.ms, tmp_path, workers, stores, DeadlyMask("", 0, ()), ("image",))
+        monkeypatch.setattr(Nanny, "instantiate", instantiate)
+        records, _ = run(job, workers)
+    assert not to_die
+    assert [r.channel for r in records if r.stop_code == StopCode.FAILED] == [5]
+
+
 def test_a_local_cluster_without_workers_is_told(tiny_ms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schedule, "LOST_WORKER_SECONDS", 0)
     monkeypatch.setattr(schedule, "SECONDS_BETWEEN_LOOKS", 0.5)
     monkeypatch.setattr(schedule, "SECONDS_WITHOUT_WORKERS", 3.0)
     monkeypatch.setattr(schedule, "SECONDS_TO_CLOSE", 2)
-    workers = DaskWorkers(2, "cpu")
-    with ExitStack() as stores:
+    with dask.config.set(IN_TURN), ExitStack() as stores:
+        workers = DaskWorkers(2, "cpu")
         stores.callback(workers.close)
         job = make_job(tiny_ms.ms, tmp_path, workers, stores, DeadlyMask("", 0, ()), ("image",))
         # the machine cannot start processes any more

@@ -29,6 +29,7 @@ from pathlib import Path
 import psutil
 
 OPTIONS = {
+    "device": "cpu",
     "imsize": 64,
     "cell": "20arcsec",
     "weighting": "briggs",
