@@ -237,7 +237,7 @@ def _angle_or_sexagesimal(word: str, text: str, degrees_per_unit: float) -> floa
 def size_text(nbytes: float) -> str:
     """Bytes for people: ``"340 MB"``."""
     for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000:
+        if nbytes < 999.5:
             return f"{nbytes:.3g} {unit}"
         nbytes /= 1000
     return f"{nbytes:.3g} TB"

@@ -21,6 +21,7 @@ from gpucube.quantities import (
     parse_direction,
     parse_quantity,
     parse_taper_width,
+    size_text,
 )
 
 ROUNDING = 1e-14
@@ -161,3 +162,11 @@ def test_what_is_no_direction_is_quoted_with_a_right_one(wrong: str) -> None:
     with pytest.raises(ValueError, match=r"J2000 12h30m00s \+30d00m00s") as caught:
         parse_direction(wrong)
     assert repr(wrong) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (999_499, "999 kB"), (999_600, "1 MB"), (3.4e8, "340 MB"), (5e15, "5e+03 TB")],
+)  # fmt: skip
+def test_bytes_are_told_with_three_digits(nbytes: float, text: str) -> None:
+    assert size_text(nbytes) == text
