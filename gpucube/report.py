@@ -185,7 +185,7 @@ def page(run: Run) -> str:
     parts = [
         f"<h1>{_text(title)}</h1>",
         f"<p class=state>{_text(_state(run))}</p>",
-        f"<p>Told {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.</p>",
+        f"<p>Page made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.</p>",
         _header(run, cube),
         "<h2>To be looked at</h2>",
         _list(findings(run)) or f"<p>Nothing{': every channel that is done went well' if run.records else ' yet'}.</p>",
