@@ -28,6 +28,7 @@ from gpucube.beams import beam_from_record, common_beam
 from gpucube.controller import CleanParameters
 from gpucube.devices import ImagingSettings, choose_device, gpus_here
 from gpucube.errors import GpucubeError, Interrupted
+from gpucube.files import remove, write_whole
 from gpucube.geometry import Beam, ImageGeometry, SpectralAxis
 from gpucube.imaging import ImageJob, Notify
 from gpucube.ingest import Selection, ingest
@@ -50,7 +51,7 @@ from gpucube.quantities import ARCSEC_PER_RADIAN
 from gpucube.records import ChannelRecord, StopCode
 from gpucube.schedule import Workers, gpus_of_workers, make_workers
 from gpucube.store import VisibilityStore, clear_leftover, load_state, save_state
-from gpucube.summary import read_summary, remove, report_path, summary_path, write_whole
+from gpucube.summary import read_summary, report_path, summary_path
 
 W_PHASE_LIMIT = 0.1
 """Radians. ``gridder="auto"`` neglects w only where no visibility's phase is wrong by more than this anywhere in the

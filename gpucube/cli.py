@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpucube.errors import GpucubeError
-from gpucube.records import ranges
+from gpucube.records import counted, ranges
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -225,7 +225,7 @@ def summary(channels: Sequence[Any], products: dict[str, Any], seconds: float) -
 def failures(channels: Iterable[int]) -> str:
     """``"3 channels failed: 4, 7~8"``."""
     numbers = list(channels)
-    return f"{len(numbers)} channel{'s' if len(numbers) > 1 else ''} failed: {ranges(numbers)}"
+    return f"{counted(len(numbers), 'channel')} failed: {ranges(numbers)}"
 
 
 def _plan(arguments: Sequence[str]) -> int:

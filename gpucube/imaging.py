@@ -97,6 +97,7 @@ def image_chunk(
     chunk: int = 0,
     worker: str = "main",
     notify: Notify = lambda event, what: None,
+    go_on: Callable[[], None] = lambda: None,
 ) -> list[ChannelRecord]:
     """Image the channels of a chunk.
 
@@ -109,8 +110,10 @@ def image_chunk(
     chunk, worker : int, str
         For the records.
     notify : callable
-        Called with ("started", channel), before every cycle with ("cycle", planes at work), ("finished", record) and, once
-        the bytes of its planes are safe on disk, ("safe", [record, ...]). What it raises beside `Exception` ends the chunk.
+        Called with ("started", channel), ("finished", record) and, once the bytes of its planes are safe on disk,
+        ("safe", [record, ...]).
+    go_on : callable
+        Called before every cycle. What it raises, if it is no `Exception`, ends the chunk.
 
     Returns
     -------
@@ -159,7 +162,7 @@ def image_chunk(
             ending = [p for p in started if p.state.stop is not None]
             active += [p for p in started if p.state.stop is None]
             if active:
-                notify("cycle", len(active))
+                go_on()
                 ending += _cycle(job, device, active)
                 active = [p for p in active if p.state.stop is None]
             for plane in ending:

@@ -176,6 +176,13 @@ def _lines(path: str) -> Iterator[tuple[Any, int]]:
             yield value, end
 
 
+def _check_format(path: str, header: dict[str, Any]) -> None:
+    if header["format"] != FORMAT:
+        raise GpucubeError(
+            f"{path} has format {header['format']}, this version knows {FORMAT}: start anew with overwrite=True"
+        )
+
+
 @dataclass(frozen=True)
 class Unfinished:
     """A run as its journal tells it.
@@ -218,8 +225,7 @@ def read_journal(imagename: str) -> Unfinished | None:
     if not lines:
         return None
     try:
-        if lines[0]["format"] != FORMAT:
-            raise GpucubeError(f"{path} has format {lines[0]['format']}, this version knows {FORMAT}")
+        _check_format(path, lines[0])
         nchan = max(a_cube.validate_python(cube).nchan for cube in lines[0]["cubes"].values())
         identity = dict(lines[0]["fingerprint"])
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -329,10 +335,7 @@ class Journal:
             raise GpucubeError(f"cannot write the journal {self.path}: {error.strerror}") from None
 
     def _take_header(self, value: dict[str, Any]) -> None:
-        if value["format"] != FORMAT:
-            raise GpucubeError(
-                f"{self.path} has format {value['format']}, this version knows {FORMAT}: start anew with overwrite=True"
-            )
+        _check_format(self.path, value)
         if len(value["run"]) != len(self.lease.run):
             raise ValueError("no name of a run")
         if changed := difference(value["fingerprint"], self._identity):

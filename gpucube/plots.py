@@ -409,7 +409,7 @@ def convergence(records: Sequence[ChannelRecord], nchan: int) -> Figure:
             "limit": values(lambda r: r.limit),
             "noise": values(lambda r: r.noise),
         }
-        panel(level, "mJy/beam", {name: 1e3 * level for name, level in levels.items()}, log=True)
+        panel(level, "mJy/beam", {name: 1e3 * curve for name, curve in levels.items()}, log=True)
         counts = {"iterations": values(lambda r: r.iterations), "major cycles": values(lambda r: r.major_cycles)}
         panel(cycles, "cycles", counts, log=True)
         axes_of_beam = {

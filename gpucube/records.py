@@ -118,6 +118,11 @@ class ChannelRecord:
         return asdict(self)
 
 
+def counted(number: int, what: str) -> str:
+    """``"1 channel"``, ``"2 channels"``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def ranges(channels: Iterable[int]) -> str:
     """Channels in words, ``"4, 7~8"``."""
     numbers = sorted(channels)

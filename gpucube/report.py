@@ -23,12 +23,13 @@ import numpy as np
 
 from gpucube import __version__
 from gpucube.errors import GpucubeError
+from gpucube.files import write_whole
 from gpucube.journal import is_locked, journal_path, read_journal
 from gpucube.parameters import Parameters
 from gpucube.planes import product_path
 from gpucube.quantities import size_text
-from gpucube.records import ChannelRecord, StopCode, ranges
-from gpucube.summary import Summary, read_summary, report_path, summary_path, write_whole
+from gpucube.records import ChannelRecord, StopCode, counted, ranges
+from gpucube.summary import Summary, read_summary, report_path, summary_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -138,7 +139,7 @@ def findings(run: Run) -> list[str]:
 
     def tell(records: Iterable[ChannelRecord], text: str) -> None:
         if channels := [record.channel for record in records]:
-            found.append(f"{text} ({_count(len(channels), 'channel')}): {ranges(channels)}")
+            found.append(f"{text} ({counted(len(channels), 'channel')}): {ranges(channels)}")
 
     def stopped(*codes: StopCode) -> list[ChannelRecord]:
         return [r for r in run.records if _codes(r) & set(codes)]
@@ -233,11 +234,11 @@ def _list(lines: Sequence[str]) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]], marked: Callable[[int], bool] = lambda k: False) -> str:
-    """Numbers stand to the right. `marked` tells which rows are red."""
+    """Numbers stand to the right, with three digits behind the point. `marked` tells which rows are red."""
 
     def cell(value: Any) -> str:
-        right = isinstance(value, int | float) and not isinstance(value, bool)
-        return f"<td{' class=right' if right else ''}>{_text(value)}</td>"
+        text = _text(f"{value:z.3f}" if isinstance(value, float) else value)
+        return f"<td{' class=right' if isinstance(value, int | float) else ''}>{text}</td>"
 
     lines = ["<tr>" + "".join(f"<th>{_text(word)}</th>" for word in head) + "</tr>"] if head else []
     for k, row in enumerate(rows):
@@ -245,18 +246,16 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]], marked: Callable[
     return f"<div class=wide><table{' class=long' if head else ''}>\n" + "\n".join(lines) + "\n</table></div>"
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 def _state(run: Run) -> str:
     if run.summary is None:
-        done = f"{len(run.records)} of {_count(run.nchan, 'channel')} are safe on disk"
+        done = f"{len(run.records)} of {counted(run.nchan, 'channel')} are safe on disk"
         return (
             f"Going on now: {done}." if run.at_work else f"Not finished: {done}; the same call with --resume goes on."
         )
     failed = sum(r.stop_code == StopCode.FAILED for r in run.records)
-    ended = f"{failed} of {_count(run.nchan, 'channel')} failed" if failed else f"{_count(run.nchan, 'channel')} imaged"
+    ended = (
+        f"{failed} of {counted(run.nchan, 'channel')} failed" if failed else f"{counted(run.nchan, 'channel')} imaged"
+    )
     return f"Finished: {ended} in {run.summary.wall_seconds:.1f} s."
 
 
@@ -365,7 +364,7 @@ def _costs(run: Run) -> list[str]:
             f"{size_text(s.device_memory_peak)} at most, {size_text(s.device_memory_predicted)} predicted",
         ],
         ["work", ", ".join(f"{name} {value}" for name, value in s.plan.items()) + f", gridder {s.gridder}"],
-        ["taken over from a run cut off", _count(s.resumed_channels, "channel")],
+        ["taken over from a run cut off", counted(s.resumed_channels, "channel")],
         ["versions", ", ".join(f"{name} {version}" for name, version in s.versions.items())],
     ]
     if not s.device_memory_peak:
@@ -394,7 +393,7 @@ def _channels(run: Run) -> str:
             f" {MOST_ROWS}. The others are in the summary.</p>"
         )
     table = _table(_HEAD, map(_row, shown), lambda k: bool(_codes(shown[k]) & _WORST))
-    return f"{note}<details{'' if len(shown) > 200 else ' open'}><summary>{_count(len(shown), 'row')}</summary>{table}</details>"
+    return f"{note}<details{'' if len(shown) > 200 else ' open'}><summary>{counted(len(shown), 'row')}</summary>{table}</details>"
 
 
 def _row(r: ChannelRecord) -> list[Any]:
@@ -402,19 +401,12 @@ def _row(r: ChannelRecord) -> list[Any]:
     axes = (beam.get(name) for name in ("bmaj_arcsec", "bmin_arcsec", "bpa_deg"))
     return [
         *(r.channel, _gigahertz(r), r.stop_reason, r.iterations, r.major_cycles),
-        *("" if value is None else _Shown3(1e3 * value) for value in (r.peak_residual, r.limit, r.noise)),
-        _Shown3(r.model_flux),
+        *("" if value is None else 1e3 * value for value in (r.peak_residual, r.limit, r.noise)),
+        r.model_flux,
         ", ".join(f"{value:.4g}" for value in axes if value is not None),
-        *(r.visibilities, f"{100 * r.flagged_fraction:.0f} %", f"{sum(r.seconds.values()):.3f}"),
+        *(r.visibilities, f"{100 * r.flagged_fraction:.0f} %", float(sum(r.seconds.values()))),
         " ".join(filter(None, ["diverged once" if r.retried else "", r.message])),
     ]
-
-
-class _Shown3(float):
-    """A number that is shown with three digits behind the point."""
-
-    def __str__(self) -> str:
-        return f"{self:z.3f}"
 
 
 def _parameters(parameters: dict[str, Any]) -> str:

@@ -43,7 +43,7 @@ LOST_WORKER_SECONDS = 60
 """A worker of a local cluster that has not come back by itself after this time is replaced."""
 
 SECONDS_BETWEEN_LOOKS = 5.0
-"""How often the workers are counted while nothing ends."""
+"""How often the workers are counted."""
 
 SECONDS_WITHOUT_WORKERS = 300.0
 """How long a run goes on though its local cluster has no worker, and none can be started."""
@@ -113,15 +113,17 @@ class InProcess:
     def image(self, job: ImageJob, chunks: Sequence[Sequence[int]], notify: Notify) -> Iterator[list[ChannelRecord]]:
         """Chunks in order, each by the next free thread."""
 
-        def checked(event: str, what: Any) -> None:
+        def go_on() -> None:
             if self._cancelled.is_set():
                 raise _Cancelled
-            if event != "cycle":
-                notify(event, what)
+
+        def checked(event: str, what: Any) -> None:
+            go_on()
+            notify(event, what)
 
         def task(index: int, channels: Sequence[int]) -> list[ChannelRecord]:
             device = make_device(self._device, job.settings, self._workers)
-            return image_chunk(job, device, channels, index, threading.current_thread().name, checked)
+            return image_chunk(job, device, channels, index, threading.current_thread().name, checked, go_on)
 
         yield from self._run([(task, (i, c)) for i, c in enumerate(chunks)])
 
@@ -594,18 +596,13 @@ def _image_task(job: ImageJob, index: int, channels: Sequence[int], device: str)
     from distributed import get_worker
 
     worker = get_worker()
-
-    def tell(event: str, what: Any) -> None:
-        if event != "cycle":
-            worker.log_event(TOPIC, (event, what if event == "started" else _plain(what)))
-
     records = image_chunk(
         job,
         make_device(device, job.settings, worker.state.nthreads),
         channels,
         index,
         str(worker.name),
-        tell,
+        lambda event, what: worker.log_event(TOPIC, (event, what if event == "started" else _plain(what))),
     )
     return records, _process(device)
 

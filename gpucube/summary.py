@@ -7,8 +7,6 @@ the file may have been edited, cut short, or made by another program.
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from typing import Any, Self
 
 from pydantic import BaseModel, ValidationError, model_validator
@@ -98,29 +96,3 @@ def read_summary(imagename: str) -> Summary | None:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise GpucubeError(f"{path} is damaged ({where}: {first['msg']})") from None
-
-
-def write_whole(path: str, text: str) -> None:
-    """Write a file so that it is there with all its content or not at all.
-
-    Raises
-    ------
-    GpucubeError
-        The file system refuses.
-    """
-    try:
-        remove(path + ".new")
-        with open(path + ".new", "x", encoding="utf-8") as file:  # follows no link
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(path + ".new", path)
-    except OSError as error:
-        remove(path + ".new")
-        raise GpucubeError(f"cannot write {path}: {error.strerror}") from None
-
-
-def remove(path: str) -> None:
-    """Remove a file if it is there and can be removed."""
-    with suppress(OSError):  # not there, or on a disk that takes no changes
-        os.unlink(path)

@@ -149,31 +149,32 @@ def test_a_channel_that_kills_its_worker_is_found_and_given_up(
             np.testing.assert_array_equal(found, expected)
 
 
-IN_TURN = {"distributed.scheduler.allowed-failures": 0, "distributed.deploy.lost-worker-timeout": "15 s"}
-"""One death is enough to give a task up. What gpucube sets of the second ends with the test."""
+@pytest.fixture
+def doomed(tiny_ms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ImageJob, DaskWorkers]]:
+    """A job whose channel 5 kills the workers of a local cluster, which gives each up for good at once.
 
-
-def test_workers_that_a_local_cluster_gave_up_are_replaced(
-    tiny_ms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Dask gives a worker up for good that has not come back in time; here no time is enough."""
+    Dask does so when a worker has not come back in time; here no time is enough. One death gives a task up.
+    """
     monkeypatch.setattr(schedule, "LOST_WORKER_SECONDS", 0)
     monkeypatch.setattr(schedule, "SECONDS_BETWEEN_LOOKS", 0.5)
-    with dask.config.set(IN_TURN), ExitStack() as stores:
+    # what gpucube sets of the second ends with the test
+    settings = {"distributed.scheduler.allowed-failures": 0, "distributed.deploy.lost-worker-timeout": "15 s"}
+    with dask.config.set(settings), ExitStack() as stores:
         workers = DaskWorkers(2, "cpu")
         stores.callback(workers.close)
-        job = make_job(tiny_ms.ms, tmp_path, workers, stores, DeadlyMask("", 0, ()), ("image",))
-        records, _ = run(job, workers)
+        yield make_job(tiny_ms.ms, tmp_path, workers, stores, DeadlyMask("", 0, ()), ("image",)), workers
+
+
+def test_workers_that_a_local_cluster_gave_up_are_replaced(doomed: tuple[ImageJob, DaskWorkers]) -> None:
+    records, _ = run(*doomed)
     assert [r.channel for r in records] == list(range(12))
     assert [r.channel for r in records if r.stop_code == StopCode.FAILED] == [5]
 
 
 def test_a_replacement_that_dies_while_it_starts_is_replaced(
-    tiny_ms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    doomed: tuple[ImageJob, DaskWorkers], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both workers are killed for good, and so are the first two that come for them, before they are there."""
-    monkeypatch.setattr(schedule, "LOST_WORKER_SECONDS", 0)
-    monkeypatch.setattr(schedule, "SECONDS_BETWEEN_LOOKS", 0.5)
     start, to_die = Nanny.instantiate, [1, 2]
 
     async def instantiate(self: Nanny) -> Any:
@@ -182,29 +183,21 @@ def test_a_replacement_that_dies_while_it_starts_is_replaced(
             raise RuntimeError("killed")
         return await start(self)
 
-    with dask.config.set(IN_TURN), ExitStack() as stores:
-        workers = DaskWorkers(2, "cpu")
-        stores.callback(workers.close)
-        job = make_job(tiny_ms.ms, tmp_path, workers, stores, DeadlyMask("", 0, ()), ("image",))
-        monkeypatch.setattr(Nanny, "instantiate", instantiate)
-        records, _ = run(job, workers)
+    monkeypatch.setattr(Nanny, "instantiate", instantiate)
+    records, _ = run(*doomed)
     assert not to_die
     assert [r.channel for r in records if r.stop_code == StopCode.FAILED] == [5]
 
 
-def test_a_local_cluster_without_workers_is_told(tiny_ms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedule, "LOST_WORKER_SECONDS", 0)
-    monkeypatch.setattr(schedule, "SECONDS_BETWEEN_LOOKS", 0.5)
+def test_a_local_cluster_without_workers_is_told(
+    doomed: tuple[ImageJob, DaskWorkers], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(schedule, "SECONDS_WITHOUT_WORKERS", 3.0)
     monkeypatch.setattr(schedule, "SECONDS_TO_CLOSE", 2)
-    with dask.config.set(IN_TURN), ExitStack() as stores:
-        workers = DaskWorkers(2, "cpu")
-        stores.callback(workers.close)
-        job = make_job(tiny_ms.ms, tmp_path, workers, stores, DeadlyMask("", 0, ()), ("image",))
-        # the machine cannot start processes any more
-        monkeypatch.setattr("distributed.nanny.AsyncProcess.start", AsyncMock(side_effect=OSError("no memory")))
-        with pytest.raises(GpucubeError, match="all workers of the local Dask cluster died, and no new ones"):
-            run(job, workers)
+    # the machine cannot start processes any more
+    monkeypatch.setattr("distributed.nanny.AsyncProcess.start", AsyncMock(side_effect=OSError("no memory")))
+    with pytest.raises(GpucubeError, match="all workers of the local Dask cluster died, and no new ones"):
+        run(*doomed)
 
 
 def test_a_scheduler_whose_workers_are_gone_is_told_once(
