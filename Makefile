@@ -35,7 +35,7 @@ test: $(STAMP)
 
 torture: $(STAMP)
 	@$(ONE_THREAD) PYTHONPATH=. $(BIN)/python tests/torture.py --kills 50 --channels 5000
-	@$(ONE_THREAD) GPUCUBE_EXAMPLES=400 $(BIN)/python -m pytest -q tests/test_properties.py
+	@$(ONE_THREAD) GPUCUBE_EXAMPLES=400 $(BIN)/python -m pytest -q tests/run/test_properties.py
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

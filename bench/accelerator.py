@@ -2,7 +2,7 @@
 
 In: nothing. Out: `Gpu` or `Host`, alike in use: a backend, pinned memory, the peak of device memory during a call, the share
 of the time that the device is busy, and what the hardware is called. `Host` runs the kernels as the tests do
-(tests/host_backend.py): it exercises every line of the benchmark and measures nothing of interest.
+(tests/hosts/host_backend.py): it exercises every line of the benchmark and measures nothing of interest.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from gpucube import devices
-from gpucube.devices import ImagingSettings
-from gpucube.devices.cuda import CudaDevice
-from gpucube.devices.cupy_backend import cupy_backend, why_not
+from gpucube.devices import choice as devices
+from gpucube.devices.base import ImagingSettings
+from gpucube.devices.cuda.cupy_backend import cupy_backend, why_not
+from gpucube.devices.cuda.device import CudaDevice
 from gpucube.errors import GpucubeError
 
 
@@ -148,7 +148,7 @@ class Host:
 
     def __init__(self) -> None:
         sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
-        from host_backend import host_backend
+        from hosts.host_backend import host_backend
 
         self.backend = host_backend()
 

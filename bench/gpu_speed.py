@@ -40,19 +40,23 @@ if importlib.util.find_spec("casacore") is None:
 
 from gpucube.bench.machine import Others, cores, machine
 from gpucube.bench.workloads import WORKLOADS, Workload, frequencies, make_store, settings_of
-from gpucube.devices import ACTIVE_SET_CUT, LANES, ImagingSettings, MinorOrder, make_device
-from gpucube.devices.backend import Kernels, fft_group
-from gpucube.devices.convolver import Convolver
-from gpucube.devices.cuda_memory import device_memory, make_gridders
-from gpucube.devices.tile_gridder import PlacedSamples, TileGridder
+from gpucube.constants import LIGHT_SPEED
+from gpucube.data.store import BYTES_A_SAMPLE, Samples
+from gpucube.devices.base import ACTIVE_SET_CUT, ImagingSettings, MinorOrder
+from gpucube.devices.choice import LANES, make_device
+from gpucube.devices.cuda.backend import Kernels, fft_group
+from gpucube.devices.cuda.convolver import Convolver
+from gpucube.devices.cuda.gridder import PlacedSamples, TileGridder
+from gpucube.devices.cuda.memory import device_memory, make_gridders
 from gpucube.errors import GpucubeError
-from gpucube.geometry import LIGHT_SPEED, ImageGeometry, SpectralAxis
-from gpucube.imaging import ImageJob, image_chunk
-from gpucube.plan import CHUNKS_A_LANE, chunk_size, make_chunks
-from gpucube.planes import create_cubes
-from gpucube.records import ChannelRecord
-from gpucube.schedule import InProcess
-from gpucube.store import BYTES_A_SAMPLE, Samples
+from gpucube.execution.plan import CHUNKS_A_LANE, chunk_size, make_chunks
+from gpucube.execution.threads import InProcess
+from gpucube.imaging.job import ImageJob
+from gpucube.imaging.loop import image_chunk
+from gpucube.output.fits_cube import create_cubes
+from gpucube.output.records import ChannelRecord
+from gpucube.sky.geometry import ImageGeometry
+from gpucube.sky.spectral import SpectralAxis
 
 EPSILON = 1e-4
 

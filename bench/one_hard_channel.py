@@ -20,7 +20,7 @@ import numpy as np
 
 import gpucube
 from gpucube.bench.machine import machine
-from gpucube.parameters import validated
+from gpucube.schema.validation import validated
 from gpucube.simulate import SimulationParameters, simulate_ms
 
 CHANNELS, HARD = 100, 50

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpucube.api import Result, image_cube
     from gpucube.errors import GpucubeError
+    from gpucube.run import Result, image_cube
 
 __all__ = ["GpucubeError", "Result", "image_cube"]
 __version__ = "0.1.0.dev0"
@@ -19,9 +19,9 @@ __version__ = "0.1.0.dev0"
 def __getattr__(name: str) -> Any:
     # the libraries behind `image_cube` take a second to import: not before they are wanted
     if name in ("image_cube", "Result"):
-        from gpucube import api
+        from gpucube import run
 
-        return getattr(api, name)
+        return getattr(run, name)
     if name == "GpucubeError":
         from gpucube.errors import GpucubeError
 

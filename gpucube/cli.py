@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpucube.errors import GpucubeError
-from gpucube.records import counted, ranges
+from gpucube.words import counted, ranges
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from gpucube.parameters import Parameters
+    from gpucube.schema.parameters import Parameters
 
 
 class _Parser(argparse.ArgumentParser):
@@ -45,7 +45,7 @@ class _Parser(argparse.ArgumentParser):
         """Only what was given, by name. `absent`: options that some may expect -> what to do instead."""
         known, unknown = self.parse_known_intermixed_args(_join_negative_values(arguments))
         if unknown:
-            from gpucube.parameters import suggestion
+            from gpucube.schema.validation import suggestion
 
             option = unknown[0].partition("=")[0]
             advice = (absent or {}).get(option.removeprefix("--"))
@@ -106,7 +106,7 @@ _JOBS = {
 
 def _job_parser(command: str) -> _Parser:
     """The parser of ``image`` and ``plan``, which take the same parameters."""
-    from gpucube.parameters import Parameters
+    from gpucube.schema.parameters import Parameters
 
     required, description = _JOBS[command]
     parser = _Parser(
@@ -141,7 +141,7 @@ def read_config(path: str) -> dict[str, Any]:
     """
     import yaml
 
-    from gpucube.parameters import make_parameters
+    from gpucube.schema.parameters import make_parameters
 
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -184,7 +184,8 @@ def job_parameters(command: str, arguments: Sequence[str]) -> Parameters:
     GpucubeError
         One line for the first mistake.
     """
-    from gpucube.parameters import TCLEAN_ONLY, make_parameters
+    from gpucube.schema.parameters import make_parameters
+    from gpucube.schema.tclean import TCLEAN_ONLY
 
     given = _job_parser(command).parse(arguments, absent=TCLEAN_ONLY)
     config = given.pop("config", None)
@@ -199,7 +200,7 @@ def job_parameters(command: str, arguments: Sequence[str]) -> Parameters:
 
 def _image(arguments: Sequence[str]) -> int:
     parameters = job_parameters("image", arguments)
-    from gpucube.api import image_cube
+    from gpucube.run import image_cube
 
     begun = time.monotonic()
     result = image_cube(**parameters.as_json_dict())
@@ -230,8 +231,8 @@ def failures(channels: Iterable[int]) -> str:
 
 def _plan(arguments: Sequence[str]) -> int:
     parameters = job_parameters("plan", arguments)
-    from gpucube.api import hardware
-    from gpucube.plan import make_plan
+    from gpucube.execution.plan import make_plan
+    from gpucube.run import hardware
 
     _, note, gpus = hardware(parameters)
     found = make_plan(parameters, gpus=gpus)
@@ -242,7 +243,7 @@ def _plan(arguments: Sequence[str]) -> int:
 
 
 def _simulate(arguments: Sequence[str]) -> int:
-    from gpucube.parameters import validated
+    from gpucube.schema.validation import validated
     from gpucube.simulate import SimulationParameters, simulate_ms
 
     parser = _Parser(
@@ -275,7 +276,7 @@ def _report(arguments: Sequence[str]) -> int:
     parser.add_argument("imagename", metavar="OUT", help="what the run was given as imagename")
     parser.add_argument("--html", default="", metavar="FILE", help="where to write it (default OUT.report.html)")
     given = parser.parse(arguments)
-    from gpucube.report import write_report
+    from gpucube.report.page import write_report
 
     print(write_report(given["imagename"], given["html"]))
     return 0
@@ -304,7 +305,7 @@ def _run(arguments: Sequence[str]) -> int:
     parser.add_argument("--version", action="version", version=f"gpucube {__version__}")
     command = parser.parse(arguments[:1])["command"]
     if command not in COMMANDS:
-        from gpucube.parameters import suggestion
+        from gpucube.schema.validation import suggestion
 
         parser.error(f"unknown command {command!r}{suggestion(command, COMMANDS)}")
     return COMMANDS[command][0](arguments[1:])

@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from gpucube import image_cube
-from gpucube.plots import overview, radio_velocity, read_cube
-from gpucube.records import ChannelRecord
-from gpucube.report import write_report
+from gpucube.output.records import ChannelRecord
+from gpucube.report.page import write_report
+from gpucube.report.plots import overview, radio_velocity, read_cube
 from gpucube.simulate import SimulationParameters, simulate_ms
 
 NAME = "gpucube-demo"

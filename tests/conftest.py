@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from host_backend import host_backend
-from kernel_runs import needs_compiler, needs_gpu
+from hosts.host_backend import host_backend
+from hosts.kernel_runs import needs_compiler, needs_gpu
 
-from gpucube import devices
-from gpucube.devices import Device, ImagingSettings
-from gpucube.devices.backend import Backend
-from gpucube.devices.cuda import CudaDevice
-from gpucube.devices.cupy_backend import cupy_backend
-from gpucube.parameters import validated
+from gpucube.devices import choice as devices
+from gpucube.devices.base import Device, ImagingSettings
+from gpucube.devices.cuda.backend import Backend
+from gpucube.devices.cuda.cupy_backend import cupy_backend
+from gpucube.devices.cuda.device import CudaDevice
+from gpucube.schema.validation import validated
 
 if TYPE_CHECKING:
     from gpucube.simulate import SimulationResult

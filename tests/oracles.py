@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from gpucube.geometry import ImageGeometry
+from gpucube.sky.geometry import ImageGeometry
 
 LIGHT_SPEED = 299_792_458.0
 

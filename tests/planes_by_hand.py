@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from gpucube.geometry import ImageGeometry
-from gpucube.store import Samples
+from gpucube.data.store import Samples
+from gpucube.sky.geometry import ImageGeometry
 
 LIGHT_SPEED = 299_792_458.0
 ARCSEC = np.pi / 180 / 3600

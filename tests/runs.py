@@ -16,7 +16,7 @@ from astropy.io import fits
 from casacore import tables
 
 import gpucube
-from gpucube.geometry import ImageGeometry
+from gpucube.sky.geometry import ImageGeometry
 
 IMAGES = ("image", "residual", "model", "psf", "dirty")
 PRODUCTS = (*IMAGES, "mask")

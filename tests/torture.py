@@ -6,7 +6,7 @@ main process, a worker or the scheduler. A run must survive its worker by itself
 with one line; then, and after the loss of the main process, the same call with resume must finish it. What is begun in
 one place is resumed in another.
 
-`make torture` runs this with 50 kills; tests/test_resume.py kills once in every way.
+`make torture` runs this with 50 kills; tests/run/test_resume.py kills once in every way.
 """
 
 from __future__ import annotations
@@ -213,11 +213,9 @@ def start(
     arguments = ["image", str(ms), "--imagename", "run/cube", "--quiet"]
     for name, value in options.items():
         arguments += [f"--{name}"] if value is True else [f"--{name}", str(value)]
-    force = "gpucube.plan.IN_PROCESS_SECONDS = 0\n" if place == "local" else ""
+    force = "gpucube.execution.plan.IN_PROCESS_SECONDS = 0\n" if place == "local" else ""
     tell = "faulthandler.register(signal.SIGUSR1)\n"
-    code = (
-        f"import faulthandler, signal, sys, gpucube.plan\nfrom gpucube.cli import main\n{tell}{force}sys.exit(main())"
-    )
+    code = f"import faulthandler, signal, sys, gpucube.execution.plan\nfrom gpucube.cli import main\n{tell}{force}sys.exit(main())"
     if place == "local":
         code = "if __name__ == '__main__':\n" + "\n".join("    " + line for line in code.splitlines())
     return subprocess.Popen(
@@ -395,7 +393,7 @@ def remove(folder: Path) -> None:
 
 def make_ms(folder: Path, **changes: object) -> Path:
     """48 channels whose imaging takes seconds."""
-    from gpucube.parameters import validated
+    from gpucube.schema.validation import validated
     from gpucube.simulate import SimulationParameters, simulate_ms
 
     folder.mkdir(exist_ok=True)

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from gpucube.bench.machine import cores
 from gpucube.errors import GpucubeError
-from gpucube.parameters import suggestion
+from gpucube.schema.validation import suggestion
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: Sequence[str]) -> int:
     options = _parse(given)
-    from gpucube.devices import LANES, choose_device, gpus_here
+    from gpucube.devices.choice import LANES, choose_device, gpus_here
 
     sizes, stages = chunk_sizes(options.chunksize), _stages(options.stages)
     device, note = choose_device(options.device, lambda: gpus_here()[0])

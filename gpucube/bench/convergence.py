@@ -26,20 +26,23 @@ from typing import Any
 import numpy as np
 
 import gpucube
-from gpucube import plan as planning
 from gpucube.bench import report
 from gpucube.bench.stages import Scene, image_once, say
 from gpucube.bench.workloads import Workload, settings_of
-from gpucube.controller import Action, LoopState, after_cycle, next_order, observe
-from gpucube.devices import Device, MinorOrder, make_device
-from gpucube.imaging import ImageJob, restored
-from gpucube.ingest import ingest
-from gpucube.parameters import make_parameters
-from gpucube.planes import sync, write_plane
-from gpucube.records import ChannelRecord
-from gpucube.schedule import InProcess
+from gpucube.data.ingest import ingest
+from gpucube.data.selection import make_selection
+from gpucube.data.store import VisibilityStore
+from gpucube.devices.base import Device, MinorOrder
+from gpucube.devices.choice import make_device
+from gpucube.execution.plan import chunk_size
+from gpucube.execution.threads import InProcess
+from gpucube.imaging.job import ImageJob
+from gpucube.imaging.restore import restored
+from gpucube.imaging.stopping import Action, LoopState, after_cycle, next_order, observe
+from gpucube.output.fits_cube import sync, write_plane
+from gpucube.output.records import ChannelRecord
+from gpucube.schema.parameters import make_parameters
 from gpucube.simulate import simulate_ms
-from gpucube.store import VisibilityStore
 
 CUBE = Workload(
     "convergence",
@@ -138,7 +141,7 @@ def _measure_share(
     say(f"{len(cube.bright_channels())} of {cube.channels} channels bright")
     ms = _simulated(cube, folder)
     parameters = _parameters(cube, ms, folder / "unused")
-    selection = planning.make_selection(make_parameters(**parameters))
+    selection = make_selection(make_parameters(**parameters))
     with ExitStack() as removal:
         times, cpu = [], []
         for k in range(repeat + 1):
@@ -157,7 +160,7 @@ def _measure_share(
         }
         for majorcycle in MAJOR_CYCLES:
             scene = _scene(cube, store, majorcycle)
-            chunks = scene.chunks(planning.chunk_size("auto", cube.channels, workers, cube.channels))
+            chunks = scene.chunks(chunk_size("auto", cube.channels, workers, cube.channels))
             _repeated(1, scene, folder, lambda job, c=chunks[:workers]: image_once(job, device, workers, c)[1:])
             cost, records = _repeated(
                 repeat, scene, folder, lambda job, c=chunks: image_once(job, device, workers, c)[1:]

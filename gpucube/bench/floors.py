@@ -19,8 +19,8 @@ import numba
 import numpy as np
 from casacore import tables
 
-from gpucube.geometry import ImageGeometry
-from gpucube.store import Samples
+from gpucube.data.store import Samples
+from gpucube.sky.geometry import ImageGeometry
 
 COPY_BYTES = 64 << 20
 WRITE_BYTES = 64 << 20

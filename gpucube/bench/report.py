@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gpucube.api import versions
 from gpucube.bench.machine import machine
 from gpucube.bench.stages import DISTURBED, Outcome
 from gpucube.errors import GpucubeError
+from gpucube.run import versions
 
 FORMAT = 1
 """Number of the JSON's layout."""

@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 
-from gpucube import plan as planning
 from gpucube.bench import floors
 from gpucube.bench.machine import Others
 from gpucube.bench.workloads import (
@@ -35,19 +34,24 @@ from gpucube.bench.workloads import (
     make_store,
     settings_of,
 )
-from gpucube.devices import ACTIVE_SET_CUT, Device, MinorOrder, make_device
+from gpucube.data.ingest import ingest
+from gpucube.data.measurementset import BlockReader, rows_per_block
+from gpucube.data.selection import Selection, make_selection
+from gpucube.data.store import BYTES_A_SAMPLE, VisibilityStore
+from gpucube.devices.base import ACTIVE_SET_CUT, Device, MinorOrder
+from gpucube.devices.choice import make_device
 from gpucube.errors import GpucubeError
-from gpucube.geometry import ImageGeometry, SpectralAxis
-from gpucube.imaging import ImageJob, image_chunk
-from gpucube.ingest import Selection, ingest
-from gpucube.measurementset import BlockReader, rows_per_block
-from gpucube.parameters import make_parameters
-from gpucube.plan import chunk_size, make_chunks
-from gpucube.planes import create_cubes, sync
-from gpucube.records import ChannelRecord, StopCode
-from gpucube.schedule import InProcess, resident_peak
+from gpucube.execution.plan import chunk_size, make_chunks
+from gpucube.execution.threads import InProcess
+from gpucube.execution.workers import resident_peak
+from gpucube.imaging.job import ImageJob
+from gpucube.imaging.loop import image_chunk
+from gpucube.output.fits_cube import create_cubes, sync
+from gpucube.output.records import ChannelRecord, StopCode
+from gpucube.schema.parameters import make_parameters
 from gpucube.simulate import simulate_ms
-from gpucube.store import BYTES_A_SAMPLE, VisibilityStore
+from gpucube.sky.geometry import ImageGeometry
+from gpucube.sky.spectral import SpectralAxis
 
 INGEST_STAGES = ("read", "transpose")
 RECORD_STAGES = ("upload", "weights", "grid", "psf", "fft", "measure", "minor", "major", "restore", "write")
@@ -268,7 +272,7 @@ def measure_ingest(
         Its channels.
     """
     parameters = make_parameters(vis=ms, imagename=str(folder / "cube"), imsize=64, cell="1arcsec")
-    selection = planning.make_selection(parameters)
+    selection = make_selection(parameters)
     pool = InProcess(outcome.workers, request.device)
     walls, reads = [], []
     with ExitStack() as removal:

@@ -18,17 +18,17 @@ from typing import Any
 import numpy as np
 import psutil
 
-from gpucube import plan as planning
-from gpucube.api import needs_w, w_phase
-from gpucube.controller import CleanParameters
-from gpucube.devices import ImagingSettings
+from gpucube.constants import LIGHT_SPEED
+from gpucube.data.store import VisibilityStore, allocate, sort_rows, write_rows
+from gpucube.devices.base import ImagingSettings, needs_w
 from gpucube.errors import GpucubeError
-from gpucube.geometry import LIGHT_SPEED, ImageGeometry
-from gpucube.parameters import suggestion, validated
+from gpucube.execution.plan import BASE_MEMORY, BYTES_A_PIXEL
+from gpucube.imaging.stopping import CleanParameters
+from gpucube.schema.validation import suggestion, validated
 from gpucube.simulate import SimulationParameters
 from gpucube.simulate.arrays import ARRAYS, antenna_positions, antenna_uvw, track_times
 from gpucube.simulate.sky import Sky, point_sky, visibilities
-from gpucube.store import VisibilityStore, allocate, sort_rows, write_rows
+from gpucube.sky.geometry import ImageGeometry, w_phase
 
 FLAGGED = 0.05
 """Share of the samples without weight."""
@@ -264,8 +264,8 @@ def fitted_to_machine(
     notes = []
 
     def memory(imsize: int, count: int) -> float:
-        one = imsize**2 * planning.BYTES_A_PIXEL + workload.rows * 100
-        return planning.BASE_MEMORY + count * one
+        one = imsize**2 * BYTES_A_PIXEL + workload.rows * 100
+        return BASE_MEMORY + count * one
 
     allowed = MEMORY_SHARE * psutil.virtual_memory().available
     imsize, count = workload.imsize, workers

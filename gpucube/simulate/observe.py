@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from gpucube.constants import LIGHT_SPEED
 from gpucube.errors import GpucubeError
-from gpucube.geometry import LIGHT_SPEED
 from gpucube.simulate.arrays import ARRAYS, antenna_positions, antenna_uvw, track_times
 from gpucube.simulate.parameters import SimulationParameters
 from gpucube.simulate.sky import Sky, line_sky, point_sky, visibilities

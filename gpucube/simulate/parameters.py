@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from gpucube.quantities import ANGLE, FLUX_DENSITY, FREQUENCY, Kind, parse_quantity
+from gpucube.schema.quantities import ANGLE, FLUX_DENSITY, FREQUENCY, Kind, parse_quantity
 from gpucube.simulate.arrays import ARRAYS, SITES
 
 ArrayName = Literal["vla-a", "vla-b", "vla-c", "vla-d", "alma", "meerkat"]

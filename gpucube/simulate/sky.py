@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from gpucube.constants import LIGHT_SPEED
 from gpucube.errors import GpucubeError
-from gpucube.geometry import LIGHT_SPEED
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,376 @@
+"""VisibilityStore: the selected visibilities, channel after channel, memory-mapped in a scratch folder.
+
+In: what INGEST makes of blocks of rows. Out: for any output channel, its samples (uvw, visibility, weight), each a
+contiguous run. The store is made of partitions, one per (MeasurementSet, DATA_DESC_ID, FIELD), each with its own uvw and
+its own output channels, so that spectral windows and MSs with different rows cost nothing extra. 12 bytes a sample:
+complex64 + float32. The page cache keeps what fits in memory.
+
+Rows lie in the order of the MeasurementSet, so that writing them is sequential; samples are handed out in the order of
+their place in the uv plane (`sort_rows`), which makes gridding a quarter faster: neighbours share cache lines.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from gpucube.constants import LIGHT_SPEED
+from gpucube.errors import GpucubeError
+
+BYTES_A_SAMPLE = 12
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Where one partition lies.
+
+    Attributes
+    ----------
+    folder : str
+    index : int
+    nrow, nstokes : int
+    output : tuple of int
+        Output channel of each slot, ascending.
+    frequency : tuple of float
+        Hz, of each slot: scales uvw.
+    """
+
+    folder: str
+    index: int
+    nrow: int
+    nstokes: int
+    output: tuple[int, ...]
+    frequency: tuple[float, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape (nstokes, nslot, nrow) of visibilities and weights."""
+        return self.nstokes, len(self.output), self.nrow
+
+    def nbytes(self) -> int:
+        """Bytes on disk."""
+        return int(np.prod(self.shape)) * BYTES_A_SAMPLE + self.nrow * 28
+
+    def path(self, name: str) -> str:
+        """Path of the array `name`: ``"uvw"``, ``"order"``, ``"vis"`` or ``"weight"``."""
+        return os.path.join(self.folder, f"partition{self.index}.{name}")
+
+    def array(self, name: str, mode: str = "r") -> np.ndarray:
+        """Memory-map an array.
+
+        uvw float64 (nrow, 3), order int32 (nrow,), vis complex64 and weight float32 (nstokes, nslot, nrow). Once
+        `sort_rows` has run, uvw is in the order of the uv plane; row k of it is row ``order[k]`` of vis and weight.
+        """
+        dtype, shape = {
+            "uvw": (np.float64, (self.nrow, 3)),
+            "order": (np.int32, (self.nrow,)),
+            "vis": (np.complex64, self.shape),
+            "weight": (np.float32, self.shape),
+        }[name]
+        return np.memmap(self.path(name), dtype, mode, shape=shape)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of one plane (an output channel in one Stokes parameter).
+
+    Attributes
+    ----------
+    uvw : numpy.ndarray
+        Metres, float64, shape (nrow, 3).
+    frequency : float
+        Hz; uvw * frequency / c is in wavelengths.
+    vis : numpy.ndarray
+        Jy, complex64, shape (nrow,).
+    weight : numpy.ndarray
+        1/Jy^2, float32, shape (nrow,); 0 where the sample does not count.
+    order : numpy.ndarray or None
+        Row k of `uvw` belongs to ``vis[order[k]]`` and ``weight[order[k]]``; None: to ``vis[k]`` and ``weight[k]``.
+    rows : str
+        Names `uvw` and `order`: planes with the same name share them. Empty if they are nobody else's.
+    """
+
+    uvw: np.ndarray
+    frequency: float
+    vis: np.ndarray
+    weight: np.ndarray
+    order: np.ndarray | None = None
+    rows: str = ""
+
+    def in_order(self) -> Samples:
+        """The same samples row by row: neighbours in `uvw` are neighbours in memory."""
+        if self.order is None:
+            return self
+        return Samples(self.uvw, self.frequency, np.take(self.vis, self.order), np.take(self.weight, self.order))
+
+
+@dataclass(frozen=True)
+class VisibilityStore:
+    """All partitions, and what INGEST learnt of every plane.
+
+    Attributes
+    ----------
+    folder : str
+    partitions : tuple of Partition
+    counts : numpy.ndarray
+        Samples that count, int64, shape (nstokes, nchan).
+    selected : numpy.ndarray
+        Samples selected, flagged or not, int64, shape (nchan,).
+    power : numpy.ndarray
+        Weighted mean |V|^2 in units of the noise expected from the weights, shape (nstokes, nchan); 0 without data.
+    """
+
+    folder: str
+    partitions: tuple[Partition, ...]
+    counts: np.ndarray
+    selected: np.ndarray
+    power: np.ndarray
+
+    def samples(self, stokes: int, channel: int) -> Samples | None:
+        """Samples of a plane, as they lie on disk; None if no partition holds its channel.
+
+        Several partitions are joined into one set at the frequency of the first.
+        """
+        parts = [
+            _samples(p, stokes, k) for p in self.partitions if p.nrow and (k := _slot(p.output, channel)) is not None
+        ]
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        parts = [p.in_order() for p in parts]
+        reference = parts[0].frequency
+        return Samples(
+            np.concatenate([p.uvw * (p.frequency / reference) for p in parts]),
+            reference,
+            np.concatenate([p.vis for p in parts]),
+            np.concatenate([p.weight for p in parts]),
+        )
+
+    def max_uvw_wavelengths(self) -> tuple[float, float]:
+        """Longest projected baseline and largest |w| over all channels, in wavelengths."""
+        uv, w = 0.0, 0.0
+        for p in self.partitions:
+            if p.nrow and p.output:
+                uvw = p.array("uvw")
+                scale = max(p.frequency) / LIGHT_SPEED
+                uv = max(uv, scale * float(np.sqrt((uvw[:, :2] ** 2).sum(1).max())))
+                w = max(w, scale * float(np.abs(uvw[:, 2]).max()))
+        return uv, w
+
+    def most_samples(self) -> int:
+        """Samples of the plane that has most."""
+        return int(self.selected.max(initial=0))
+
+    def nbytes(self) -> int:
+        """Bytes on disk."""
+        return sum(p.nbytes() for p in self.partitions)
+
+    def exists(self) -> bool:
+        """Whether every file is there at full length: not once the run has begun to remove it."""
+        return all(map(_whole, self.partitions))
+
+
+def _samples(partition: Partition, stokes: int, slot: int) -> Samples:
+    return Samples(
+        partition.array("uvw"),
+        partition.frequency[slot],
+        partition.array("vis")[stokes, slot],
+        partition.array("weight")[stokes, slot],
+        partition.array("order"),
+        partition.path("uvw"),
+    )
+
+
+def write_rows(partition: Partition, first: int, uvw: np.ndarray, vis: np.ndarray, weight: np.ndarray) -> None:
+    """Write a run of rows, the `first`-th of the partition and following; any number of processes may do so at once.
+
+    Written, not mapped: a fault for every page would cost more than the transposition.
+
+    Parameters
+    ----------
+    uvw : (n, 3) float64; vis : (nstokes, nslot, n) complex64; weight : the same, float32
+
+    Raises
+    ------
+    GpucubeError
+        The file system refuses.
+    """
+    _, nslot, nrow = partition.shape
+    runs: list[tuple[str, int, np.ndarray]] = [("uvw", first * 24, uvw)]
+    for name, values in (("vis", vis), ("weight", weight)):
+        size = values.itemsize
+        for s, slot in np.ndindex(values.shape[:2]):
+            runs.append((name, ((s * nslot + slot) * nrow + first) * size, values[s, slot]))
+    files = {name: os.open(partition.path(name), os.O_WRONLY) for name in ("uvw", "vis", "weight")}
+    try:
+        for name, offset, values in runs:
+            data = memoryview(values).cast("B")
+            while data:
+                written = os.pwrite(files[name], data, offset)
+                data, offset = data[written:], offset + written
+    except OSError as error:
+        raise GpucubeError(f"cannot write the visibility store in {partition.folder}: {error.strerror}") from None
+    finally:
+        for file in files.values():
+            os.close(file)
+
+
+UV_TILES = 64
+"""Tiles along u and along v that rows are sorted into."""
+
+
+def sort_rows(partition: Partition) -> None:
+    """Put the rows' uvw in the order of tiles of the uv plane, and note that order.
+
+    (u, v) and (-u, -v) are the same place: a real sky's grid is Hermitian.
+    """
+    uvw = partition.array("uvw", "r+")
+    uv = np.where(uvw[:, :1] < 0, -uvw[:, :2], uvw[:, :2])
+    tile = (uv * (0.5 * UV_TILES / max(float(np.abs(uv).max()), 1e-300))).astype(np.int32)
+    order = np.lexsort((tile[:, 1], tile[:, 0])).astype(np.int32)
+    partition.array("order", "r+")[:] = order
+    uvw[:] = uvw[order]
+
+
+def _slot(output: tuple[int, ...], channel: int) -> int | None:
+    index = int(np.searchsorted(output, channel))
+    return index if index < len(output) and output[index] == channel else None
+
+
+def allocate(
+    folder: str, shapes: Sequence[tuple[int, int, tuple[int, ...], tuple[float, ...]]], owner: str = ""
+) -> list[Partition]:
+    """Make the scratch folder and the empty arrays of every partition, on real disk blocks.
+
+    Parameters
+    ----------
+    folder : str
+    shapes : sequence of (nrow, nstokes, output channels, frequencies)
+    owner : str
+        Whose scratch folder it is, see `clear_leftover`.
+
+    Raises
+    ------
+    GpucubeError
+        The folder exists, cannot be made, or the disk is too small.
+    """
+    partitions = [Partition(folder, i, *shape) for i, shape in enumerate(shapes)]
+    need = sum(p.nbytes() for p in partitions)
+    try:
+        os.makedirs(folder)
+    except FileExistsError:
+        raise GpucubeError(
+            f"scratch folder {folder} already exists: remove it if no other run uses it, or name another with scratch"
+        ) from None
+    except OSError as error:
+        raise GpucubeError(f"scratch folder {folder} cannot be made: {error.strerror}") from None
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        os.rmdir(folder)
+        raise GpucubeError(
+            f"the visibility store needs {need / 1e9:.2f} GB but {folder} has only {free / 1e9:.2f} GB free: "
+            "name another folder with scratch"
+        )
+    with open(os.path.join(folder, OWNER_FILE), "w") as file:
+        file.write(os.path.abspath(owner))
+    for p in partitions:
+        samples = int(np.prod(p.shape))
+        for name, size in (("uvw", 24 * p.nrow), ("order", 4 * p.nrow), ("vis", 8 * samples), ("weight", 4 * samples)):
+            _reserve(p.path(name), size)
+    return partitions
+
+
+OWNER_FILE = "gpucube-scratch"
+"""Says which imagename a scratch folder belongs to."""
+
+_STATE_FILE = "store.json"
+
+
+def belongs_to(folder: str, owner: str) -> bool:
+    """Whether a folder is the scratch folder of an imagename."""
+    try:
+        with open(os.path.join(folder, OWNER_FILE)) as file:
+            return file.read() == os.path.abspath(owner)
+    except OSError:
+        return False
+
+
+def clear_leftover(folder: str, owner: str) -> None:
+    """Remove the scratch folder of an earlier run of the same owner, whose lock must be held; nobody else's."""
+    if belongs_to(folder, owner):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _boot() -> str:
+    """Changes when the machine starts anew: what was not synced may then be lost."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def save_state(store: VisibilityStore, identity: dict, nbytes_read: int) -> None:
+    """Note that the store is whole, and what is known of it."""
+    state = {
+        "identity": identity,
+        "boot": _boot(),
+        "partitions": [asdict(p) for p in store.partitions],
+        "counts": store.counts.tolist(),
+        "selected": store.selected.tolist(),
+        "power": store.power.tolist(),
+        "nbytes_read": nbytes_read,
+    }
+    path = os.path.join(store.folder, _STATE_FILE)
+    with open(path + ".new", "w") as file:
+        json.dump(state, file)
+    os.replace(path + ".new", path)
+
+
+def load_state(folder: str, identity: dict) -> tuple[VisibilityStore, int] | None:
+    """The store of an earlier run with the same identity and the bytes it read; None if it is not there or not whole."""
+    try:
+        with open(os.path.join(folder, _STATE_FILE)) as file:
+            state = json.load(file)
+        if state["identity"] != identity or state["boot"] != _boot():
+            return None
+        partitions = tuple(
+            Partition(**(p | {"output": tuple(p["output"]), "frequency": tuple(p["frequency"])}))
+            for p in state["partitions"]
+        )
+        store = VisibilityStore(
+            folder,
+            partitions,
+            np.array(state["counts"], np.int64),
+            np.array(state["selected"], np.int64),
+            np.array(state["power"], float),
+        )
+        nbytes_read = int(state["nbytes_read"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (store, nbytes_read) if all(_whole(p) for p in partitions) else None
+
+
+def _whole(partition: Partition) -> bool:
+    samples = int(np.prod(partition.shape))
+    sizes = {"uvw": 24 * partition.nrow, "order": 4 * partition.nrow, "vis": 8 * samples, "weight": 4 * samples}
+    return all(
+        os.path.isfile(partition.path(name)) and os.path.getsize(partition.path(name)) >= size
+        for name, size in sizes.items()
+    )
+
+
+def _reserve(path: str, nbytes: int) -> None:
+    """Give a file real blocks: a memory-mapped hole on a full disk would end in a bus error."""
+    with open(path, "wb") as file:
+        if nbytes:
+            try:
+                os.posix_fallocate(file.fileno(), 0, int(nbytes))
+            except OSError as error:
+                raise GpucubeError(f"{path}: {error.strerror} ({nbytes / 1e9:.2f} GB wanted)") from None
+        else:
+            file.write(b"\0")

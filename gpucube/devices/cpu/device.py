@@ -1,0 +1,371 @@
+"""The CPU device: ducc0 for gridding and FFTs, compiled loops for the rest, one thread.
+
+In: samples of planes (memory-mapped views of the store; there is nothing to upload). Out: planes that hold weights, dirty
+image, PSF, residual and model as float32 arrays.
+
+Algorithms: improved w-stacking or 2-D gridding with kernels of chosen accuracy (ducc0.wgridder: Arras et al. 2021, A&A
+646, A58; Ye et al. 2021). Briggs 1995 weights per channel as tclean's. Major cycle either through the visibilities, or
+in the image: where w is neglected, residual = dirty - PSF * model exactly (a Toeplitz operator), by FFTs of twice the
+size. Imaging convention: see `gpucube.geometry`; with ducc0's signs that is ``flip_v=True`` alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import ducc0
+import numpy as np
+
+from gpucube.constants import LIGHT_SPEED
+from gpucube.data.store import Samples
+from gpucube.devices.base import ACTIVE_SET_CUT, SPARSE_COMPONENTS, ImagingSettings, MinorOrder
+from gpucube.devices.cpu import loops as cpu_loops
+from gpucube.devices.psf_fit import fit_beam, psf_sidelobe
+from gpucube.sky.beam import Beam
+from gpucube.sky.gaussians import gaussian_form, gaussian_reach, gaussian_spectrum, sampled_gaussian, taper_form
+
+SINGLE_PRECISION_EPSILON = 1e-5
+"""Below this ducc0 wants double precision."""
+
+_FFT_SECONDS = 0.3e-9
+_GRID_SECONDS = 110e-9
+"""Cost model of a major cycle: per pixel and octave of an FFT pair, and per visibility gridded or degridded. Measured on
+two-core machines; only their ratio matters, and only for the choice between two ways that agree."""
+
+_NOWHERE_MASKED = np.zeros((0, 0), bool)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep freed blocks for the next plane: returning them costs a page fault for every 4 KiB, each time.
+
+    Measured: half of the time of gridding a 1024 x 1024 PSF.
+    """
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            for option, value in ((-3, 32 << 20), (-1, 1 << 30), (-8, 1)):  # mmap and trim thresholds, one arena
+                libc.mallopt(option, value)
+
+
+_keep_freed_memory()
+
+
+@dataclass
+class CpuPlane:
+    """Arrays of one plane.
+
+    `psf` is of the image's size, or of twice that once the plane is cleaned; `subtracted` is the model that `residual`
+    belongs to; `spectrum` is there if the major cycle runs in the image.
+    """
+
+    samples: Samples | None
+    mask: np.ndarray
+    weight: np.ndarray
+    sum_weights: float
+    visibilities: int
+    dirty: np.ndarray
+    residual: np.ndarray
+    model: np.ndarray
+    subtracted: np.ndarray
+    psf: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    spectrum: np.ndarray | None = None
+    best_model: np.ndarray | None = None
+    best_residual: np.ndarray | None = None
+
+
+class CpuDevice:
+    """See `gpucube.devices.Device`."""
+
+    name = "cpu"
+    batch = 1
+    out_of_memory = MemoryError
+
+    def __init__(self, settings: ImagingSettings):
+        self.settings = settings
+        self._real = np.float32 if settings.epsilon >= SINGLE_PRECISION_EPSILON else np.float64
+        self._complex = np.complex64 if self._real is np.float32 else np.complex128
+        ny, nx = settings.geometry.shape
+        self._buffers = np.empty((2, ny * nx), np.float32)
+        self.apart: dict[str, float] = {}
+
+    @contextmanager
+    def _apart(self, stage: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        self.apart[stage] = self.apart.get(stage, 0.0) + time.perf_counter() - begin
+
+    def begin(self, samples: Sequence[Samples | None], masks: Sequence[np.ndarray | None]) -> list[CpuPlane]:
+        """Weigh and grid."""
+        return [self._begin(s, m) for s, m in zip(samples, masks, strict=True)]
+
+    def _begin(self, samples: Samples | None, mask: np.ndarray | None) -> CpuPlane:
+        shape = self.settings.geometry.shape
+        weight, total, inside = np.zeros(0, np.float32), 0.0, 0
+        dirty = np.zeros(shape, np.float32)
+        if samples is not None:
+            with self._apart("upload"):
+                samples = samples.in_order()
+            with self._apart("weights"):
+                weight, total, inside = imaging_weights(samples, self.settings)
+            if total > 0:
+                dirty = self._grid(samples, samples.vis, weight, total, shape)
+        return CpuPlane(
+            samples,
+            _NOWHERE_MASKED if mask is None else np.ascontiguousarray(mask, bool),
+            weight,
+            total,
+            inside,
+            dirty,
+            dirty.copy(),
+            np.zeros(shape, np.float32),
+            np.zeros(shape, np.float32),
+        )
+
+    def _grid(
+        self,
+        samples: Samples,
+        vis: np.ndarray,
+        weight: np.ndarray,
+        total: float,
+        shape: tuple[int, int],
+        w: bool = True,
+    ) -> np.ndarray:
+        """sum_k w_k V_k exp(-2 pi i (u l + v m + w (n - 1))) / sum_k w_k, float32 (ny, nx)."""
+        geometry = self.settings.geometry
+        image = np.empty(shape, self._real)
+        ducc0.wgridder.vis2dirty(
+            uvw=samples.uvw,
+            freq=np.array([samples.frequency]),
+            vis=vis.astype(self._complex, copy=False)[:, None],
+            wgt=weight.astype(self._real, copy=False)[:, None],
+            pixsize_x=geometry.cell_x,
+            pixsize_y=geometry.cell_y,
+            epsilon=self.settings.epsilon,
+            do_wgridding=w and self.settings.w_term,
+            divide_by_n=False,
+            flip_v=True,
+            nthreads=1,
+            dirty=image.T,
+        )
+        image *= 1.0 / total
+        return image.astype(np.float32, copy=False)
+
+    def _degrid(self, samples: Samples, model: np.ndarray) -> np.ndarray:
+        """Visibilities of a model (Jy/pixel), shape (nrow,)."""
+        geometry = self.settings.geometry
+        return ducc0.wgridder.dirty2vis(
+            uvw=samples.uvw,
+            freq=np.array([samples.frequency]),
+            dirty=model.astype(self._real, copy=False).T,
+            pixsize_x=geometry.cell_x,
+            pixsize_y=geometry.cell_y,
+            epsilon=self.settings.epsilon,
+            do_wgridding=self.settings.w_term,
+            divide_by_n=False,
+            flip_v=True,
+            nthreads=1,
+        )[:, 0]
+
+    def make_psf(self, planes: Sequence[CpuPlane], wide: bool) -> None:
+        """PSF at the phase centre, w neglected: what a minor cycle takes to be the same everywhere."""
+        ny, nx = self.settings.geometry.shape
+        for plane in planes:
+            shape = (2 * ny, 2 * nx) if wide else (ny, nx)
+            if plane.samples is None or plane.sum_weights == 0 or plane.psf.shape == shape:
+                continue
+            ones = np.ones(len(plane.weight), self._complex)
+            plane.psf = self._grid(plane.samples, ones, plane.weight, plane.sum_weights, shape, w=False)
+            if wide and self._major_in_image(plane):
+                with self._apart("fft"):
+                    transform = ducc0.fft.r2c(plane.psf, axes=(0, 1), nthreads=1)
+                    plane.spectrum = np.empty(transform.shape, np.float32)
+                    cpu_loops.psf_spectrum(transform, plane.spectrum)
+
+    def _major_in_image(self, plane: CpuPlane) -> bool:
+        if self.settings.w_term or self.settings.majorcycle == "visibility":
+            return False
+        if self.settings.majorcycle == "image":
+            return True
+        pixels = plane.residual.size
+        in_image = 4 * pixels * np.log2(4 * pixels) * _FFT_SECONDS
+        through_visibilities = 2 * (
+            plane.visibilities * _GRID_SECONDS + 2 * pixels * np.log2(2 * pixels) * _FFT_SECONDS
+        )
+        return bool(in_image < through_visibilities)
+
+    def measure(self, planes: Sequence[CpuPlane]) -> list[tuple[float, float]]:
+        """Peak inside the mask, and noise of the whole residual."""
+        return [(cpu_loops.peak(p.residual, p.mask)[0], cpu_loops.noise(p.residual, *self._buffers)) for p in planes]
+
+    def minor(self, planes: Sequence[CpuPlane], orders: Sequence[MinorOrder]) -> list[int]:
+        """Högbom on each plane."""
+        done = []
+        for p, order in zip(planes, orders, strict=True):
+            arguments = (p.residual, p.psf, p.mask, p.model, order.gain, order.threshold, order.limit)
+            if self.settings.minorcycle == "textbook":
+                done.append(cpu_loops.hogbom_textbook(*arguments))
+            else:
+                done.append(cpu_loops.hogbom_active_set(*arguments, ACTIVE_SET_CUT * order.threshold))
+        return done
+
+    def major(self, planes: Sequence[CpuPlane]) -> None:
+        """Exact residual of each plane's model."""
+        for p in planes:
+            if p.spectrum is None:
+                residual_vis = p.samples.vis - self._degrid(p.samples, p.model)
+                p.residual = self._grid(p.samples, residual_vis, p.weight, p.sum_weights, p.model.shape)
+            else:
+                change = p.model - p.subtracted
+                where = np.flatnonzero(change)
+                if self.settings.minorcycle == "activeset" and len(where) < SPARSE_COMPONENTS:
+                    cpu_loops.subtract_components(p.residual, p.psf, change, where)
+                else:
+                    with self._apart("fft"):
+                        p.residual = p.dirty - convolve(p.model, p.spectrum)
+            p.subtracted = p.model.copy()
+
+    def keep_model(self, planes: Sequence[CpuPlane]) -> None:
+        """Remember model and residual."""
+        for p in planes:
+            p.best_model, p.best_residual = p.model.copy(), p.residual.copy()
+
+    def roll_back(self, planes: Sequence[CpuPlane]) -> None:
+        """Return to what was remembered."""
+        for p in planes:
+            p.model, p.residual = p.best_model.copy(), p.best_residual.copy()
+            p.subtracted = p.model.copy()
+
+    def release(self, planes: Sequence[CpuPlane]) -> None:
+        """Planes go with the last reference to them."""
+
+    def forget(self) -> None:
+        """As `release`."""
+
+    def shrink(self) -> bool:
+        """One plane at a time is the least there is."""
+        return False
+
+    def beams(self, planes: Sequence[CpuPlane]) -> list[tuple[Beam, float]]:
+        """Beam fitted to each PSF, and its largest sidelobe."""
+        cells = self.settings.geometry.cell_x, self.settings.geometry.cell_y
+        psfs = [self.fetch(p, "psf") for p in planes]
+        beams = [fit_beam(psf, *cells) for psf in psfs]
+        return [(beam, psf_sidelobe(psf, beam, *cells)) for psf, beam in zip(psfs, beams, strict=True)]
+
+    def resident(self, plane: CpuPlane, product: str) -> np.ndarray:
+        """As `fetch`: all is on the host."""
+        return self.fetch(plane, product)
+
+    def fetch(self, plane: CpuPlane, product: str) -> np.ndarray:
+        """The plane's own array, no copy."""
+        ny, nx = self.settings.geometry.shape
+        if product == "psf":
+            top, left = (plane.psf.shape[0] - ny) // 2, (plane.psf.shape[1] - nx) // 2
+            return plane.psf[top : top + ny, left : left + nx]
+        return getattr(plane, product)
+
+    def restore(
+        self, model: np.ndarray, residual: np.ndarray, beam: Beam, smooth: Beam | None, scale: float
+    ) -> np.ndarray:
+        """Restored image."""
+        geometry = self.settings.geometry
+        image = residual.copy()
+        if smooth is not None:
+            image = convolve(residual, gaussian_spectrum(geometry.shape, smooth, geometry.cell_x, geometry.cell_y))
+            image *= scale
+        form = gaussian_form(beam, geometry.cell_x, geometry.cell_y)
+        kernel = sampled_gaussian(form, *gaussian_reach(form, geometry.shape))
+        if np.count_nonzero(model) * kernel.size < 100 * model.size:
+            cpu_loops.add_gaussians(image, model, kernel)
+            return image
+        return image + convolve(model, sampled_spectrum(kernel, geometry.shape))
+
+
+def imaging_weights(samples: Samples, settings: ImagingSettings) -> tuple[np.ndarray, float, int]:
+    """Imaging weights of a plane.
+
+    Per channel, on the uv cells of the image itself (cell 1 / (N * pixel), index floor(u + 0.5), both halves of the
+    plane). Briggs: w / (1 + G f^2), f^2 = (5 * 10^-robust)^2 / (sum G^2 / sum G) (Briggs 1995, eq. 3.19, as tclean).
+    Samples beyond the image's uv plane (cells too coarse for their baseline) get no weight.
+
+    Returns
+    -------
+    weight : numpy.ndarray
+        float32, shape (nrow,).
+    total : float
+        Their sum.
+    inside : int
+        Samples with weight.
+    """
+    geometry = settings.geometry
+    half_u, half_v = geometry.nx // 2, geometry.ny // 2
+    per_metre = samples.frequency / LIGHT_SPEED
+    cell, lookup = np.empty((2, len(samples.weight)), np.int32)
+    inside = cpu_loops.uv_cells(
+        samples.uvw,
+        per_metre,
+        geometry.nx * geometry.cell_x,
+        geometry.ny * geometry.cell_y,
+        half_u,
+        half_v,
+        samples.weight,
+        cell,
+        lookup,
+    )
+    density, slope, constant = np.zeros(0), 0.0, 1.0
+    if settings.weighting != "natural" and inside:
+        density = np.zeros((half_v + 1) * (2 * half_u + 1))
+        total, squares = cpu_loops.cell_density(cell, samples.weight, density, half_u)
+        slope, constant = 1.0, 0.0
+        if settings.weighting == "briggs":
+            slope, constant = (5.0 * 10.0**-settings.robust) ** 2 / (squares / total), 1.0
+    weight = np.empty(len(samples.weight), np.float32)
+    total = cpu_loops.weigh(
+        lookup, samples.weight, density, slope, constant, samples.uvw, taper_form(settings.taper) * per_metre**2, weight
+    )
+    return weight, total, inside
+
+
+def sampled_spectrum(kernel: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Spectrum for `convolve` of a small kernel given by its pixels, its centre in the middle: what `add_gaussians` adds.
+
+    Not the Gaussian's own spectrum: a beam of two pixels is undersampled, and the two differ by 1e-3 of the peak.
+    """
+    ny, nx = shape
+    half_y, half_x = kernel.shape[0] // 2, kernel.shape[1] // 2
+    whole = np.zeros((2 * ny, 2 * nx), np.float32)
+    whole[np.arange(-half_y, half_y + 1)[:, None], np.arange(-half_x, half_x + 1)] = kernel
+    return ducc0.fft.r2c(whole, axes=(0, 1), nthreads=1).real * np.float32(1.0 / (4 * ny * nx))
+
+
+def convolve(image: np.ndarray, spectrum: np.ndarray) -> np.ndarray:
+    """Linear convolution of an image with a kernel given by its real spectrum on twice the image.
+
+    The image is zero-padded to (2 ny, 2 nx). Rows that are padding are never transformed, nor rows of the result that
+    are thrown away.
+
+    Parameters
+    ----------
+    image : (ny, nx) float32
+    spectrum : (2 ny, nx + 1) float32, with the normalisation 1 / (4 ny nx) in it
+
+    Returns
+    -------
+    numpy.ndarray
+        (ny, nx) float32.
+    """
+    ny, nx = image.shape
+    padded = np.zeros((ny, 2 * nx), np.float32)
+    padded[:, :nx] = image
+    work = np.zeros((2 * ny, nx + 1), np.complex64)
+    ducc0.fft.r2c(padded, axes=(1,), nthreads=1, out=work[:ny])
+    ducc0.fft.c2c(work, axes=(0,), nthreads=1, out=work)
+    np.multiply(work, spectrum, out=work)
+    ducc0.fft.c2c(work, axes=(0,), forward=False, nthreads=1, out=work)
+    ducc0.fft.c2r(work[:ny], axes=(1,), lastsize=2 * nx, forward=False, nthreads=1, out=padded)
+    return np.ascontiguousarray(padded[:, :nx])

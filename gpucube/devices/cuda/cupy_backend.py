@@ -1,0 +1,238 @@
+"""The backend of a GPU: CuPy arrays, kernels compiled by NVRTC, cuFFT, one stream for each thread.
+
+In: nothing but the GPU that `CUDA_VISIBLE_DEVICES` puts first. Out: `Backend`, or in one line why there is none.
+
+Several device objects share one GPU, each in a thread and a stream of its own: while one computes, others read, upload
+through pinned memory, and write. CuPy's memory pool keeps freed blocks for the stream that freed them, so a thread keeps
+its stream from one device object to the next. Whatever runs out of memory on the way raises `MemoryError`.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpucube.devices.cuda.backend import Backend
+from gpucube.devices.cuda.kernel_sources import kernel_source
+
+SHARE = 0.9
+"""Of the memory that is free when the first device object is made; the rest is left to the driver and to cuFFT."""
+
+STAGING_BYTES = 32 << 20
+"""Pinned memory is used in two halves of this size: one is filled while the other is on its way."""
+
+_HALVES = 2
+
+FFT_WORK, FFT_KEPT = 0.0, 1.0
+"""Transforms destroy what they are given and need no copy of it; the work area of cuFFT stays with the plan in the cache of its
+thread: an estimate, not measured (`bench/gpu_speed.py` measures it)."""
+
+LEAST_CAPABILITY = 80
+"""Compute capability 8.0 (Ampere): the kernels reduce over a warp in one instruction, which older GPUs do not have."""
+
+_OUT_OF_MEMORY = ("CUFFT_ALLOC_FAILED", "cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY")
+"""How the errors of cuFFT, of the runtime and of the driver begin when there is no memory left."""
+
+
+def sizes_alone() -> Backend:
+    """For planning: what is made with it knows its sizes and can do nothing."""
+
+    def nothing(*arguments: Any) -> Any:
+        return None
+
+    return Backend(np, *[nothing] * 10, MemoryError, 0, 0, FFT_WORK, FFT_KEPT)
+
+
+@functools.cache
+def why_not() -> str:
+    """What keeps this process from using a GPU and what to do about it; empty if nothing does."""
+    advice = "pip install 'gpucube[cuda12]' or 'gpucube[cuda13]'"
+    try:
+        import cupy
+    except ModuleNotFoundError:
+        return f"CuPy is not installed ({advice})"
+    except ImportError as error:
+        return f"CuPy cannot be imported ({_one_line(error.__cause__ or error)}; {advice})"
+    try:
+        # importing CuPy works without a driver: only a kernel that runs shows that all is there
+        if int(cupy.cuda.Device().compute_capability) < LEAST_CAPABILITY:
+            return "the GPU is too old (compute capability 8.0 is needed, that of NVIDIA's Ampere generation)"
+        ones = cupy.ones(3, np.float32)
+        probe = cupy.RawKernel('extern "C" __global__ void probe(float* x) { x[threadIdx.x] += 1.0f; }', "probe")
+        probe((1,), (3,), (ones,))
+        if float(ones.sum()) != 6.0:
+            return "the GPU computes wrongly (run nvidia-smi and look at its state)"
+        from cupy.cuda import cufft
+
+        cufft.getVersion()
+    except ImportError as error:
+        return f"a library of CUDA is missing ({_one_line(error)}; {advice})"
+    except Exception as error:  # CuPy's errors of driver, runtime and compiler have no common base
+        return f"CuPy finds no working GPU ({_one_line(error)}; nvidia-smi must show one)"
+    return ""
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def count() -> int:
+    """GPUs that this process sees."""
+    import cupy
+
+    return cupy.cuda.runtime.getDeviceCount()
+
+
+def memory_held() -> int:
+    """Bytes that CuPy's pool has taken from the device; it gives them back only when memory runs out."""
+    import cupy
+
+    return cupy.get_default_memory_pool().total_bytes()
+
+
+@functools.cache
+def usable_memory() -> int:
+    """Bytes of device memory that this process may take in all: asked once, before anything is taken."""
+    import cupy
+
+    free, _ = cupy.cuda.runtime.memGetInfo()
+    usable = int(SHARE * free)
+    cupy.get_default_memory_pool().set_limit(size=usable)
+    return usable
+
+
+def _told_as_memory_error(function: Callable) -> Callable:
+    """Out of memory in cuFFT, the runtime or the driver is not an error of CuPy's allocator, but means the same."""
+
+    @functools.wraps(function)
+    def told(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except RuntimeError as error:
+            if str(error).startswith(_OUT_OF_MEMORY):
+                raise MemoryError(str(error)) from None
+            raise
+
+    return told
+
+
+_compiling = threading.Lock()
+"""A source takes seconds to compile when it is first used on a machine: not once in every thread."""
+
+
+class _Module:
+    """Kernels of one source, each fetched once; a launch may take all the shared memory that the GPU gives a block."""
+
+    def __init__(self, module: Any):
+        self._module = module
+        self._launches: dict[str, Callable] = {}
+
+    def get_function(self, name: str) -> Callable:
+        """See `Backend.compile`."""
+        with _compiling:
+            if name not in self._launches:
+                kernel = self._module.get_function(name)
+                # without this a launch may take 48 KiB, less what is static
+                kernel.max_dynamic_shared_size_bytes = _shared_bytes() - kernel.shared_size_bytes
+                self._launches[name] = _told_as_memory_error(kernel)
+            return self._launches[name]
+
+
+@functools.cache
+def _module(stem: str, options: tuple[str, ...]) -> _Module:
+    import cupy
+
+    return _Module(cupy.RawModule(code=kernel_source(stem), options=("--std=c++17", *options)))
+
+
+def _shared_bytes() -> int:
+    import cupy
+
+    return int(cupy.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"])
+
+
+class _Staging:
+    """Pinned memory on the way to the device."""
+
+    def __init__(self, stream: Any):
+        import cupy
+        import cupyx
+
+        self._cupy, self._stream = cupy, stream
+        self._halves = [cupyx.empty_pinned(STAGING_BYTES, np.uint8) for _ in range(_HALVES)]
+        self._sent = [cupy.cuda.Event(disable_timing=True) for _ in range(_HALVES)]
+        self._next = 0
+
+    def upload(self, arrays: Sequence[np.ndarray], dtype: Any) -> Any:
+        """See `Backend.upload`."""
+        dtype = np.dtype(dtype)
+        out = self._cupy.empty(sum(a.size for a in arrays), dtype)
+        room, at = STAGING_BYTES // dtype.itemsize, 0
+        for array in arrays:
+            flat = array.reshape(-1)
+            for start in range(0, flat.size, room):
+                part = flat[start : start + room]
+                half, sent = self._halves[self._next], self._sent[self._next]
+                self._next = (self._next + 1) % _HALVES
+                sent.synchronize()
+                pinned = half.view(dtype)[: part.size]
+                pinned[:] = part
+                out[at : at + part.size].set(pinned, stream=self._stream)
+                sent.record(self._stream)
+                at += part.size
+        return out
+
+
+_thread = threading.local()
+"""Holds the stream of each thread that has made a backend."""
+
+
+def cupy_backend(lanes: int = 1) -> Backend:
+    """A backend for the calling thread: its own stream, and its share of the device's memory.
+
+    Parameters
+    ----------
+    lanes : int
+        Device objects that share the GPU.
+    """
+    import cupy
+    import cupyx
+    from cupyx.scipy import fft
+
+    memory = usable_memory() // lanes
+    if not hasattr(_thread, "stream"):
+        _thread.stream = cupy.cuda.Stream(non_blocking=True)
+    stream = _thread.stream.use()
+
+    def download(array: Any) -> np.ndarray:
+        out = cupyx.empty_pinned(array.shape, array.dtype)
+        cupy.ascontiguousarray(array).get(stream=stream, out=out, blocking=True)
+        return out
+
+    def free() -> None:
+        cupy.fft.config.clear_plan_cache()
+        cupy.get_default_memory_pool().free_all_blocks()
+
+    return Backend(
+        xp=cupy,
+        compile=lambda stem, options: _module(stem, tuple(options)),
+        rfft2=_told_as_memory_error(fft.rfft2),
+        irfft2=_told_as_memory_error(lambda a, shape: fft.irfft2(a, s=shape, norm="forward", overwrite_x=True)),
+        fft2=_told_as_memory_error(lambda a: fft.fft2(a, overwrite_x=True)),
+        ifft2=_told_as_memory_error(lambda a: fft.ifft2(a, norm="forward", overwrite_x=True)),
+        upload=_told_as_memory_error(_Staging(stream).upload),
+        download=_told_as_memory_error(download),
+        synchronise=stream.synchronize,
+        memory=lambda: memory,
+        free=free,
+        # CuPy's own is one; Thrust, which sorts, raises the plain one
+        out_of_memory=MemoryError,
+        shared_bytes=_shared_bytes(),
+        processors=int(cupy.cuda.Device().attributes["MultiProcessorCount"]),
+        fft_work=FFT_WORK,
+        fft_kept=FFT_KEPT,
+    )

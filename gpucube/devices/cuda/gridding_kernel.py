@@ -1,0 +1,324 @@
+"""The gridding kernel: its shape, its polynomials for device code, its transform, and the planes of the w term.
+
+In: the accuracy epsilon, the upsampling of the uv grid, the field and the range of w. Out: a `GriddingKernel` (support,
+shape parameter, Horner coefficients of every tap), correction factors of image pixels, FFT sizes, and `WPlanes`.
+
+Kernel: exponential of semicircle, phi(x) = exp(beta (sqrt(1 - x^2) - 1)) on [-1, 1] (Barnett, Magland & af Klinteberg
+2019, SIAM J. Sci. Comput. 41, C479, eq. 1.8). Its transform by Gauss-Legendre quadrature (there, section 3.2). The w term
+by improved w-stacking: w gridded with the same kernel onto planes whose images are summed with their phases (Ye et al.
+2021, MNRAS 510, 4110; Arras et al. 2021, A&A 646, A58, eqs. 9 to 14).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from gpucube.errors import GpucubeError
+
+MAX_SUPPORT = 16
+"""Widest kernel, in cells: what a row of 16 threads handles."""
+
+UPSAMPLING = (1.25, 2.0)
+"""Least and largest ratio of the uv grid's FFT to the image."""
+
+EXTRA_DEGREE = 3
+"""Polynomials have degree support + 3: their error then stays well below the kernel's own (tested)."""
+
+_FFT_SECONDS = 4e-13
+_TAP_SECONDS = 4e-12
+"""Cost model of `choose_kernel`, per pixel and octave of an FFT and per thread that a sample occupies: estimates from an
+H200's memory and shared memory bandwidth, not measured. Only their ratio matters, and only between equally good kernels."""
+
+_ROUNDING = {True: 2.0**-25, False: 2.0**-54}
+"""Relative error of a grid and its FFT in single and double precision; in single precision 3.4e-8 was measured."""
+
+_W_DEGREE = 24
+"""Of the polynomial for the taper along w."""
+
+_ALIASES = np.array([m for m in range(-4, 5) if m != 0])
+_QUADRATURE_POINTS = 160
+
+
+@dataclass(frozen=True)
+class GriddingKernel:
+    """phi(2 t / support) for |t| <= support / 2 cells.
+
+    Attributes
+    ----------
+    support : int
+        Cells (taps) per dimension.
+    beta : float
+        Shape parameter.
+    upsampling : float
+        Ratio of the FFT's size to the image's that the kernel is made for.
+    error : float
+        Relative error of one visibility at the worst pixel of one dimension, rms over its position in a cell.
+    coefficients : numpy.ndarray
+        float64, shape (support + 4, support), highest power first: tap j is the polynomial of column j in z in [-1, 1],
+        see `taps`.
+    """
+
+    support: int
+    beta: float
+    upsampling: float
+    error: float
+    coefficients: np.ndarray
+
+    def __call__(self, t: np.ndarray) -> np.ndarray:
+        """The kernel by its definition, at `t` cells from its centre."""
+        return _exponential_of_semicircle(2.0 * np.asarray(t, float) / self.support, self.beta)
+
+    def taps(self, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First cell and kernel values of positions on the grid, as the device computes them.
+
+        Parameters
+        ----------
+        position : numpy.ndarray
+            In cells, float64, shape (n,).
+
+        Returns
+        -------
+        first : numpy.ndarray
+            int64, shape (n,): ceil(position - support / 2).
+        values : numpy.ndarray
+            float64, shape (n, support): phi at the cells first + j, by polynomials of
+            z = 2 (first + support / 2 - position) - 1, which runs from -1 to 1.
+        """
+        first = np.ceil(position - 0.5 * self.support)
+        z = 2.0 * (first + 0.5 * self.support - position) - 1.0
+        values = np.zeros((len(position), self.support))
+        for row in self.coefficients:
+            values = values * z[:, None] + row
+        return first.astype(np.int64), values
+
+    def transform(self, frequency: np.ndarray) -> np.ndarray:
+        """Fourier transform: integral of phi(2 t / support) cos(2 pi frequency t) dt, frequency in cycles per cell."""
+        return _transform(np.asarray(frequency, float), self.support, self.beta)
+
+    def correction(self, pixels: int, padded: int) -> np.ndarray:
+        """What the pixels of one axis are multiplied by, before degridding or after gridding.
+
+        Parameters
+        ----------
+        pixels, padded : int
+            Size of the image and of its FFT; pixel i lies (i - pixels // 2) / padded cycles per cell from the centre.
+
+        Returns
+        -------
+        numpy.ndarray
+            1 / transform, float64, shape (pixels,).
+        """
+        return 1.0 / self.transform((np.arange(pixels) - pixels // 2) / padded)
+
+
+def _exponential_of_semicircle(x: np.ndarray, beta: float) -> np.ndarray:
+    inside = np.clip(1.0 - x * x, 0.0, None)
+    return np.where(np.abs(x) <= 1.0, np.exp(beta * (np.sqrt(inside) - 1.0)), 0.0)
+
+
+@lru_cache(maxsize=1)
+def _half_line() -> tuple[np.ndarray, np.ndarray]:
+    """Gauss-Legendre nodes and weights on [0, 1]; the integrand is even."""
+    nodes, weights = np.polynomial.legendre.leggauss(_QUADRATURE_POINTS)
+    return 0.5 * (nodes + 1.0), 0.5 * weights
+
+
+def _transform(frequency: np.ndarray, support: int, beta: float) -> np.ndarray:
+    nodes, weights = _half_line()
+    # x = sin(pi s / 2) takes the square root's singularity away from the end of the interval
+    x = np.sin(0.5 * np.pi * nodes)
+    measure = weights * 0.5 * np.pi * np.cos(0.5 * np.pi * nodes) * _exponential_of_semicircle(x, beta)
+    return support * (np.cos(np.pi * support * np.multiply.outer(frequency, x)) @ measure)
+
+
+def aliasing_error(support: int, beta: float, upsampling: float) -> float:
+    """Relative error of gridding one visibility, rms over its position in a cell, at the worst pixel of one dimension.
+
+    A pixel at nu cycles per cell also receives the transform at nu + m for every integer m, with phases that depend on
+    the position: sqrt(sum_m phi^(nu + m)^2) / phi^(nu) (Barnett et al. 2019, eq. 3.10, its sum taken in quadrature).
+    """
+    # the error changes fastest towards the edge of the image
+    image = 0.5 / upsampling * (1.0 - np.linspace(0.0, 1.0, 40) ** 2)
+    aliases = _transform(np.add.outer(image, _ALIASES), support, beta)
+    return float((np.sqrt((aliases**2).sum(1)) / _transform(image, support, beta)).max())
+
+
+@lru_cache(maxsize=64)
+def make_kernel(epsilon: float, upsampling: float = 2.0, dimensions: int = 2, single: bool = False) -> GriddingKernel:
+    """The narrowest kernel that is accurate enough, with its best shape parameter.
+
+    Rounding counts too: the correction at the image's corners multiplies the rounding of the FFT by the ratio of the
+    transform at the centre to that at the edge, once per dimension. With little upsampling that is 1e5 for wide kernels,
+    more than single precision can bear.
+
+    Parameters
+    ----------
+    epsilon : float
+        Wanted accuracy of the image, relative to sum |w V| / sum w.
+    upsampling : float
+        Ratio of the FFT's size to the image's, `UPSAMPLING`; the kernel is also right for any larger ratio.
+    dimensions : int
+        Errors of this many dimensions add in quadrature: 2, or 3 with w.
+    single : bool
+        Whether grids and FFTs are in single precision.
+
+    Raises
+    ------
+    GpucubeError
+        No kernel of at most `MAX_SUPPORT` cells reaches epsilon in this precision.
+    """
+    if not UPSAMPLING[0] <= upsampling <= UPSAMPLING[1]:
+        raise GpucubeError(f"upsampling={upsampling}: gridding wants {UPSAMPLING[0]} to {UPSAMPLING[1]}")
+    # the error falls as exp(-pi support sqrt(1 - 1 / upsampling)) (Barnett et al. 2019, theorem 7): begin just below
+    least = int(-np.log(epsilon) / (np.pi * np.sqrt(1.0 - 1.0 / upsampling))) - 1
+    reached = np.inf
+    for support in range(min(max(3, least), MAX_SUPPORT), MAX_SUPPORT + 1):
+        # the best beta lies about pi (1 - 1 / (2 upsampling)) per cell (Barnett et al. 2019, section 4.2)
+        betas = np.pi * support * (1.0 - 0.5 / upsampling) * np.linspace(0.85, 1.05, 21)
+        errors = [aliasing_error(support, beta, upsampling) for beta in betas]
+        error, beta = errors[np.argmin(errors)], float(betas[np.argmin(errors)])
+        centre, edge = _transform(np.array([0.0, 0.5 / upsampling]), support, beta)
+        rounding = _ROUNDING[single] * (centre / edge) ** dimensions
+        reached = min(reached, float(np.hypot(error * np.sqrt(dimensions), rounding)))
+        if reached <= epsilon:
+            return GriddingKernel(support, beta, upsampling, error, _polynomials(support, beta))
+    raise GpucubeError(
+        f"epsilon={epsilon:g} cannot be reached in {'single' if single else 'double'} precision with upsampling "
+        f"{upsampling:g}: the best is {reached:.1e}"
+    )
+
+
+def choose_kernel(
+    epsilon: float, nx: int, ny: int, samples: int, dimensions: int = 2, single: bool = False
+) -> GriddingKernel:
+    """The kernel whose upsampling makes one image cheapest: small FFTs want little, many samples want much.
+
+    Parameters
+    ----------
+    epsilon : float
+    nx, ny : int
+        Pixels of the image.
+    samples : int
+        Visibilities of one plane; with w, times the support, as each is gridded to so many planes of w.
+    dimensions, single
+        As `make_kernel`.
+
+    Raises
+    ------
+    GpucubeError
+        No upsampling reaches epsilon.
+    """
+
+    def seconds(kernel: GriddingKernel) -> float:
+        pixels = good_fft_size(int(np.ceil(kernel.upsampling * nx))) * good_fft_size(
+            int(np.ceil(kernel.upsampling * ny))
+        )
+        threads = 64 if kernel.support <= 8 else 256
+        return pixels * np.log2(pixels) * _FFT_SECONDS + samples * threads * _TAP_SECONDS
+
+    kernels = [make_kernel(epsilon, UPSAMPLING[1], dimensions, single)]  # if any reaches epsilon, this one does
+    for upsampling in (1.25, 1.5, 1.75):
+        try:
+            kernels.append(make_kernel(epsilon, upsampling, dimensions, single))
+        except GpucubeError:
+            continue
+    return min(kernels, key=seconds)
+
+
+def _polynomials(support: int, beta: float) -> np.ndarray:
+    """Polynomials of every tap, through Chebyshev nodes; highest power first."""
+    degree = support + EXTRA_DEGREE
+    z = np.cos(np.pi * (np.arange(degree + 1) + 0.5) / (degree + 1))
+    # tap j lies between j - support / 2 and one cell further from the centre
+    t = np.add.outer(0.5 * (z + 1.0), np.arange(support) - 0.5 * support)
+    values = _exponential_of_semicircle(2.0 * t / support, beta)
+    series = np.polynomial.chebyshev.chebfit(z, values, degree)
+    return np.array([np.polynomial.chebyshev.cheb2poly(column) for column in series.T]).T[::-1].copy()
+
+
+def good_fft_size(at_least: int) -> int:
+    """Smallest even size of factors 2, 3, 5 and 7 alone: what cuFFT transforms without Bluestein's detour."""
+    best = 2
+    while best < at_least:
+        best *= 2
+    for sevens in _powers(7, best):
+        for fives in _powers(5, best // sevens):
+            for threes in _powers(3, best // (sevens * fives)):
+                size = 2 * sevens * fives * threes
+                while size < at_least:
+                    size *= 2
+                best = min(best, size)
+    return best
+
+
+def _powers(base: int, limit: int) -> list[int]:
+    powers = [1]
+    while powers[-1] * base <= limit:
+        powers.append(powers[-1] * base)
+    return powers
+
+
+@dataclass(frozen=True)
+class WPlanes:
+    """Planes of w for improved w-stacking.
+
+    The visibilities are turned by exp(-2 pi i w centre), which moves n - 1 to n - 1 - centre, between -h and +h: half as
+    many planes as without (as Arras et al. 2021 in their implementation). Plane p then lies at ``first + p * spacing``.
+
+    Attributes
+    ----------
+    count : int
+    first, spacing : float
+        Wavelengths.
+    centre : float
+        Middle of the range of n - 1.
+    """
+
+    count: int
+    first: float
+    spacing: float
+    centre: float
+
+    def w(self, plane: int) -> float:
+        """w of a plane in wavelengths."""
+        return self.first + plane * self.spacing
+
+    def correction(self, kernel: GriddingKernel, n_minus_one: np.ndarray) -> np.ndarray:
+        """Factor 1 / transform(spacing (n - 1 - centre)) of every pixel (Arras et al. 2021, eq. 14).
+
+        By a polynomial in the square of the argument, for the transform is even and smooth: millions of quadratures would
+        take a minute. Through Chebyshev nodes up to rounding (tested).
+        """
+        reach = self.spacing * max(abs(float(n_minus_one.min()) - self.centre), abs(self.centre))
+        series = np.polynomial.Chebyshev.interpolate(
+            lambda square: 1.0 / kernel.transform(np.sqrt(square)), _W_DEGREE, domain=[0.0, reach**2]
+        )
+        return series((self.spacing * (n_minus_one - self.centre)) ** 2)
+
+
+def make_w_planes(kernel: GriddingKernel, w_min: float, w_max: float, n_minus_one_min: float) -> WPlanes:
+    """Planes that hold every w with the kernel's own accuracy.
+
+    The image's transform along w extends over h = |n - 1|max / 2 on either side, so that planes 1 / (2 upsampling h)
+    apart sample it as finely as the uv grid samples the image (Ye et al. 2021, eq. 20; Arras et al. 2021, eq. 13).
+
+    Parameters
+    ----------
+    kernel : GriddingKernel
+    w_min, w_max : float
+        Wavelengths; of visibilities turned to w >= 0 by conjugation.
+    n_minus_one_min : float
+        Of the image's corners, negative.
+
+    Returns
+    -------
+    WPlanes
+    """
+    spacing = 1.0 / (kernel.upsampling * abs(n_minus_one_min))
+    between = int(np.ceil((w_max - w_min) / spacing))
+    # ceil(position - support / 2) must not be negative, nor its last tap lie beyond the last plane
+    before = kernel.support // 2
+    return WPlanes(between + kernel.support + 1, w_min - before * spacing, spacing, 0.5 * n_minus_one_min)

@@ -1,0 +1,361 @@
+"""Gaussian beams: fitted to a PSF, made common to all channels, taken out of one another.
+
+In: the PSF of a channel (peak 1 at pixel (ny//2, nx//2)) or the part around its peak, or fitted `Beam`s. Out: `Beam`
+(radians, position angle from north through east), the largest sidelobe, beam areas, and the plain record of a beam that
+`summary.json` holds.
+
+Fit: least squares on the pixels of the main lobe above 0.35, peak and centre held fixed, as CASA's FitGaussianPSF does;
+Gauss-Newton with Levenberg damping on the quadratic form, which has no angle and so no degenerate round case.
+Common beam: package `radio_beam` (Khachiyan's minimum-volume ellipse around all beams). Deconvolution: difference of
+the second moments, the matrix form of Wild 1970 (Aust. J. Phys. 23, 113).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from gpucube.sky.beam import _FOUR_LN2, Beam
+
+LOBE_CUTOFF = 0.35
+"""Pixels below this level take no part in the fit (tclean's psfcutoff)."""
+
+FIRST_WINDOW = 16
+"""Half the width in pixels of the first window in which the main lobe is sought."""
+
+SIDELOBE_SEMI_AXIS = 1.25
+"""Sidelobes begin outside an ellipse whose semi-axes are this many FWHM."""
+
+
+def fit_beam(psf: np.ndarray, cell_x: float, cell_y: float) -> Beam:
+    """Fit an elliptical Gaussian to the main lobe of a PSF.
+
+    Fitted are the pixels above `LOBE_CUTOFF` that hang together with the peak, and its eight neighbours whatever their
+    level, so that a beam little wider than a pixel is still determined. What is not finite counts as 0.
+
+    Parameters
+    ----------
+    psf : numpy.ndarray
+        (ny, nx), peak 1 at pixel (ny//2, nx//2).
+    cell_x, cell_y : float
+        Pixel size, radians.
+
+    Returns
+    -------
+    Beam
+        Always finite, with ``bmaj >= bmin`` and ``-pi/2 < bpa <= pi/2``. No axis is shorter than the smaller side of a
+        pixel (a Gaussian narrower than that means nothing on this grid) nor longer than the longer side of the image
+        (the lobe of a single baseline is a ridge without end).
+    """
+    half = FIRST_WINDOW
+    while True:
+        beam = fit_beam_in_window(psf[peak_window(psf.shape, half)], psf.shape, cell_x, cell_y)
+        if beam is not None:
+            return beam
+        half *= 2
+
+
+def peak_window(shape: tuple[int, int], half: int) -> tuple[slice, slice]:
+    """Rows and columns of an image (ny, nx) that lie within `half` pixels of its peak at (ny//2, nx//2)."""
+    ny, nx = shape
+    return (
+        slice(max(ny // 2 - half, 0), min(ny // 2 + half + 1, ny)),
+        slice(max(nx // 2 - half, 0), min(nx // 2 + half + 1, nx)),
+    )
+
+
+def fit_beam_in_window(window: np.ndarray, shape: tuple[int, int], cell_x: float, cell_y: float) -> Beam | None:
+    """`fit_beam` for a PSF of which only the part around the peak is at hand.
+
+    Parameters
+    ----------
+    window : numpy.ndarray
+        The part of the PSF that `peak_window` cuts out, of half size 1 at least.
+    shape : tuple of int
+        (ny, nx) of the whole PSF.
+    cell_x, cell_y : float
+        Pixel size, radians.
+
+    Returns
+    -------
+    Beam or None
+        What `fit_beam` gives for the whole PSF, to the last bit; None if the main lobe touches an edge of the window
+        beyond which the image goes on: come back with a larger one.
+    """
+    ny, nx = shape
+    # lengths in units of `unit` keep the normal equations well scaled, and a rectangular pixel needs no special case
+    unit = math.sqrt(cell_x * cell_y)
+    narrow = _FOUR_LN2 / (min(cell_x, cell_y) / unit) ** 2
+    wide = _FOUR_LN2 / (max(nx * cell_x, ny * cell_y) / unit) ** 2
+    # one type and layout for the compiler, and a copy that it may change
+    level = np.array(window, dtype=np.float64, order="C")
+    complete, a, b, c = _fit_lobe(level, ny, nx, cell_x / unit, cell_y / unit, wide)
+    if not complete:
+        return None
+    mean, difference = (a + c) / 2, (a - c) / 2
+    spread = math.hypot(difference, b)
+    bmaj, bmin = (unit * math.sqrt(_FOUR_LN2 / min(max(k, wide), narrow)) for k in (mean - spread, mean + spread))
+    # along (sin t, cos t) the form is mean - difference cos 2t + b sin 2t: least where the beam is longest
+    bpa = math.atan2(0.0 - b, difference) / 2
+    if bpa <= -math.pi / 2:
+        bpa += math.pi
+    return Beam(bmaj, bmin, bpa if bmaj > bmin else 0.0)
+
+
+@numba.njit(nogil=True, cache=True)
+def _fit_lobe(
+    level: np.ndarray, ny: int, nx: int, width: float, height: float, floor: float
+) -> tuple[bool, float, float, float]:
+    """Coefficients (a, b, c) of exp(-(a east^2 + 2 b east north + c north^2)) fitted to the main lobe.
+
+    `level` is the window (changed: what is not finite becomes 0) of an image (ny, nx) whose pixels are `width` by
+    `height`. The first result is False, and nothing is fitted, where the lobe may go on beyond the window.
+    """
+    rows, columns = level.shape
+    cy, cx = rows // 2, columns // 2
+    for y in range(rows):
+        for x in range(columns):
+            if not np.isfinite(level[y, x]):
+                level[y, x] = 0.0
+    lobe = _connected(level > LOBE_CUTOFF, cy, cx)
+    y0, x0 = ny // 2 - cy, nx // 2 - cx
+    if (
+        (y0 > 0 and lobe[0].any())
+        or (y0 + rows < ny and lobe[-1].any())
+        or (x0 > 0 and lobe[:, 0].any())
+        or (x0 + columns < nx and lobe[:, -1].any())
+    ):
+        return False, 0.0, 0.0, 0.0
+    lobe[max(cy - 1, 0) : cy + 2, max(cx - 1, 0) : cx + 2] = True
+    pixels = lobe.sum()
+    quadratic, value = np.empty((pixels, 3)), np.empty(pixels)
+    k = 0
+    for y in range(rows):
+        for x in range(columns):
+            if lobe[y, x]:
+                east, north = (cx - x) * width, (y - cy) * height
+                quadratic[k, 0], quadratic[k, 1], quadratic[k, 2] = east * east, 2 * east * north, north * north
+                value[k] = level[y, x]
+                k += 1
+    form = _fit_quadratic_form(quadratic, value, floor)
+    return True, form[0], form[1], form[2]
+
+
+@numba.njit(nogil=True, cache=True)
+def _connected(above: np.ndarray, cy: int, cx: int) -> np.ndarray:
+    """Pixels that hang together with (cy, cx): a flood fill.
+
+    Corners count as neighbours: the lobe of a thin slanted beam hangs together by them.
+    """
+    ny, nx = above.shape
+    filled = np.zeros((ny, nx), np.bool_)
+    stack = [(cy, cx)]
+    filled[cy, cx] = above[cy, cx]
+    while len(stack) > 0:
+        y, x = stack.pop()
+        for j in range(max(y - 1, 0), min(y + 2, ny)):
+            for i in range(max(x - 1, 0), min(x + 2, nx)):
+                if above[j, i] and not filled[j, i]:
+                    filled[j, i] = True
+                    stack.append((j, i))
+    return filled
+
+
+@numba.njit(nogil=True, cache=True)
+def _fit_quadratic_form(quadratic: np.ndarray, level: np.ndarray, floor: float) -> np.ndarray:
+    """Coefficients (a, b, c) that bring exp(-(a q0 + b q1 + c q2)) closest to the levels.
+
+    The start is the weighted log-linear solution (Caruana et al. 1986); then Levenberg-Marquardt steps. `floor` is the
+    curvature taken for what the pixels leave open.
+    """
+    normal, target = np.empty((3, 3)), np.empty(3)
+    slope, misfit = np.zeros(level.size), np.zeros(level.size)
+    for k in range(level.size):
+        if level[k] > LOBE_CUTOFF:
+            slope[k], misfit[k] = level[k], -np.log(min(level[k], 1.0)) * level[k]
+    _normal_equations(quadratic, slope, misfit, normal, target)
+    # the floor decides only where nothing else does: a single pixel, or the direction along a ridge
+    ridge = 1e-9 * max(np.trace(normal), 1.0)
+    for i in range(3):
+        normal[i, i] += ridge
+    target[0] += ridge * floor
+    target[2] += ridge * floor
+    form, step = np.empty(3), np.empty(3)
+    if not _solve(normal, target, form) or form[0] * form[2] <= form[1] ** 2 or form[0] <= 0:
+        form[0] = form[2] = max(form[0], form[2], floor)
+        form[1] = 0.0
+
+    trial_slope, trial_misfit = np.empty(level.size), np.empty(level.size)
+    cost = _compare(quadratic, level, form, slope, misfit)
+    damping = 1e-3
+    for _ in range(60):
+        _normal_equations(quadratic, slope, misfit, normal, target)
+        least = 1e-12 * max(np.trace(normal), 1e-300)
+        for i in range(3):
+            normal[i, i] += damping * (normal[i, i] + least) + 1e-300
+        solved = _solve(normal, target, step)
+        trial = form + step
+        trial_cost = _compare(quadratic, level, trial, trial_slope, trial_misfit)
+        # a rise within the rounding of the sum is none: steps much larger than the accuracy wanted can cause it
+        if solved and trial_cost <= (1 + 1e-12) * cost:
+            settled = np.abs(step).max() <= 1e-10 * np.abs(trial).max()
+            form, cost = trial, trial_cost
+            slope, trial_slope = trial_slope, slope
+            misfit, trial_misfit = trial_misfit, misfit
+            damping = max(damping / 10, 1e-12)
+            if settled:
+                break
+        else:
+            damping *= 10
+            if damping > 1e10:
+                break
+    return form
+
+
+@numba.njit(nogil=True, cache=True)
+def _compare(
+    quadratic: np.ndarray, level: np.ndarray, form: np.ndarray, slope: np.ndarray, misfit: np.ndarray
+) -> float:
+    """Sum of squares of misfit = level - Gaussian; slope = -Gaussian, its derivative by the exponent's form."""
+    cost = 0.0
+    for k in range(level.size):
+        exponent = form[0] * quadratic[k, 0] + form[1] * quadratic[k, 1] + form[2] * quadratic[k, 2]
+        slope[k] = -np.exp(-min(max(exponent, -20.0), 700.0))
+        misfit[k] = level[k] + slope[k]
+        cost += misfit[k] * misfit[k]
+    return cost
+
+
+@numba.njit(nogil=True, cache=True)
+def _normal_equations(
+    quadratic: np.ndarray, slope: np.ndarray, misfit: np.ndarray, normal: np.ndarray, target: np.ndarray
+) -> None:
+    """normal = J'J and target = J' misfit, where row k of J is slope[k] * quadratic[k]."""
+    normal[:] = 0.0
+    target[:] = 0.0
+    for k in range(slope.size):
+        for i in range(3):
+            partial = slope[k] * quadratic[k, i]
+            target[i] += partial * misfit[k]
+            for j in range(i + 1):
+                normal[i, j] += partial * slope[k] * quadratic[k, j]
+    for i in range(3):
+        for j in range(i):
+            normal[j, i] = normal[i, j]
+
+
+@numba.njit(nogil=True, cache=True)
+def _solve(matrix: np.ndarray, right: np.ndarray, x: np.ndarray) -> bool:
+    """Solve a symmetric positive definite 3x3 system (Cholesky); False, with x = 0, where rounding made it something else."""
+    lower = np.zeros((3, 3))
+    x[:] = 0.0
+    for i in range(3):
+        for j in range(i + 1):
+            rest = matrix[i, j]
+            for m in range(j):
+                rest -= lower[i, m] * lower[j, m]
+            if i > j:
+                lower[i, j] = rest / lower[j, j]
+            elif rest > 0:
+                lower[i, i] = np.sqrt(rest)
+            else:
+                return False
+    for i in range(3):
+        x[i] = (right[i] - lower[i, 0] * x[0] - lower[i, 1] * x[1]) / lower[i, i]
+    for i in range(2, -1, -1):
+        for m in range(i + 1, 3):
+            x[i] -= lower[m, i] * x[m]
+        x[i] /= lower[i, i]
+    return True
+
+
+def psf_sidelobe(psf: np.ndarray, beam: Beam, cell_x: float, cell_y: float) -> float:
+    """Largest absolute PSF outside the main lobe.
+
+    Parameters
+    ----------
+    psf : numpy.ndarray
+        (ny, nx) float32, peak 1 at pixel (ny//2, nx//2).
+    beam : Beam
+        Fitted to it.
+    cell_x, cell_y : float
+        Pixel size, radians.
+
+    Returns
+    -------
+    float
+        The main lobe is the ellipse of `lobe_ellipse`. 0 if it covers the image; NaN if there is a NaN outside it.
+    """
+    psf = np.asarray(psf, dtype=np.float32)
+    ny, nx = psf.shape
+    if psf.strides[1] != psf.itemsize or psf.strides[0] < nx * psf.itemsize:
+        psf = np.ascontiguousarray(psf)
+    step = psf.strides[0] // psf.itemsize
+    # one flat line from the first pixel to the last, though rows of a larger array lie between: only of contiguous
+    # pixels does the compiler make vector instructions
+    line = as_strided(psf, ((ny - 1) * step + nx,), (psf.itemsize,), writeable=False).view(np.uint32)
+    bits = _largest_outside(line, step, ny, nx, lobe_ellipse(beam, cell_x, cell_y), cell_x, cell_y)
+    return float(np.uint32(bits).view(np.float32))
+
+
+def lobe_ellipse(beam: Beam, cell_x: float, cell_y: float) -> np.ndarray:
+    """The ellipse outside which sidelobes begin, as `psf_sidelobe` and the kernel `sidelobe` take it.
+
+    Its axes are the beam's; its semi-axes are `SIDELOBE_SEMI_AXIS` FWHM, at least 2 pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        (6,) float64: sine and cosine of the position angle; semi-axes (major, minor), radians; how far the ellipse
+        reaches along x and along y, pixels rounded up.
+    """
+    pixel = max(cell_x, cell_y)
+    major = max(SIDELOBE_SEMI_AXIS * beam.bmaj, 2 * pixel)
+    minor = max(SIDELOBE_SEMI_AXIS * beam.bmin, 2 * pixel)
+    sin, cos = math.sin(beam.bpa), math.cos(beam.bpa)
+    reach_x = math.ceil(math.hypot(major * sin, minor * cos) / cell_x)
+    reach_y = math.ceil(math.hypot(major * cos, minor * sin) / cell_y)
+    return np.array([sin, cos, major, minor, reach_x, reach_y], dtype=np.float64)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _largest_outside(
+    line: np.ndarray, step: int, ny: int, nx: int, ellipse: np.ndarray, cell_x: float, cell_y: float
+) -> int:
+    """Bits of the largest |value| outside the ellipse, 0 if there is none.
+
+    `line` holds an image (ny, nx) as unsigned integers, a row at every multiple of `step`. Magnitudes are compared as
+    integers: the order of floats of one sign, with NaN above all else.
+    """
+    cy, cx = ny // 2, nx // 2
+    sin, cos, major, minor = ellipse[0], ellipse[1], ellipse[2], ellipse[3]
+    # the form is evaluated only in the box around the ellipse
+    reach_x, reach_y = int(min(ellipse[4], nx)), int(min(ellipse[5], ny))
+    x0, x1 = max(cx - reach_x, 0), min(cx + reach_x + 1, nx)
+    top = np.uint32(0)
+    for y in range(ny):
+        row = line[y * step : y * step + nx]
+        if abs(y - cy) > reach_y:
+            top = max(top, _largest(row))
+            continue
+        top = max(top, _largest(row[:x0]), _largest(row[x1:]))
+        box = row[x0:x1]
+        north = (y - cy) * cell_y
+        for x in range(box.size):
+            east = (cx - x0 - x) * cell_x
+            along, across = (north * cos + east * sin) / major, (east * cos - north * sin) / minor
+            if along * along + across * across > 1:
+                top = max(top, box[x] & np.uint32(0x7FFFFFFF))
+    return top
+
+
+@numba.njit(nogil=True, cache=True)
+def _largest(bits: np.ndarray) -> int:
+    """Bits of the largest |value|."""
+    top = np.uint32(0)
+    for x in range(bits.size):
+        top = max(top, bits[x] & np.uint32(0x7FFFFFFF))
+    return top

@@ -1,0 +1,324 @@
+"""PLANES: finished channels go straight to their place in the cube on disk.
+
+In: the cube's axes (`gpucube.geometry`), then one plane at a time from whichever process made it. Out: one FITS file
+per product, `<imagename>.<product>.fits` with axes RA, DEC, FREQ, STOKES, created at full length (sparse) before the
+first channel is imaged. The place of a plane follows from its indices alone, so processes write without knowing of
+each other and nothing is joined afterwards. Per-channel beams go to the `BEAMS` table behind the data (CASA's
+convention, keyword CASAMBM); channels that no linear axis describes are listed in a `CHANNELS` table.
+
+Standards: FITS 4.0; WCS papers I to III; AIPS Memo 114 for STOKES and VELREF as CASA writes them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import zlib
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from gpucube.errors import GpucubeError
+from gpucube.output.fits_header import _BEAM_ROW, _add_date, _padded, _primary_header, _printable, _tables
+from gpucube.output.paths import existing_products, product_path
+from gpucube.sky.beam import Beam
+from gpucube.sky.geometry import ImageGeometry
+from gpucube.sky.spectral import SpectralAxis
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class CubeFile:
+    """Where the planes of one product lie: all that a writing process needs.
+
+    Attributes
+    ----------
+    path : str
+        The FITS file.
+    data_offset : int
+        Bytes before the first plane.
+    nstokes, nchan, ny, nx : int
+        Axes of the data, slowest first.
+    """
+
+    path: str
+    data_offset: int
+    nstokes: int
+    nchan: int
+    ny: int
+    nx: int
+
+    @property
+    def plane_bytes(self) -> int:
+        """Bytes of one plane."""
+        return 4 * self.ny * self.nx
+
+    @property
+    def data_end(self) -> int:
+        """First byte behind the data and their padding, where the tables begin."""
+        return _padded(self.data_offset + self.nstokes * self.nchan * self.plane_bytes)
+
+    def plane_offset(self, stokes_index: int, channel: int) -> int:
+        """First byte of a plane.
+
+        Raises
+        ------
+        IndexError
+            Outside the cube.
+        """
+        if not (0 <= stokes_index < self.nstokes and 0 <= channel < self.nchan):
+            raise IndexError(f"plane (stokes {stokes_index}, channel {channel}) is outside {self.path}")
+        return self.data_offset + (stokes_index * self.nchan + channel) * self.plane_bytes
+
+
+def write_plane(cube: CubeFile, stokes_index: int, channel: int, plane: np.ndarray) -> str:
+    """Write one plane to its place; any number of processes and threads may do so at once.
+
+    Parameters
+    ----------
+    cube : CubeFile
+    stokes_index, channel : int
+        Indices along STOKES and FREQ.
+    plane : numpy.ndarray
+        (ny, nx), written as float32.
+
+    Returns
+    -------
+    str
+        Checksum of the bytes written, see `plane_checksum`.
+
+    Raises
+    ------
+    GpucubeError
+        If the file system refuses (disk full, file gone).
+    """
+    if plane.shape != (cube.ny, cube.nx):
+        raise ValueError(f"plane of shape {plane.shape} for a cube of {(cube.ny, cube.nx)}")
+    offset = cube.plane_offset(stokes_index, channel)
+    data = plane.astype(">f4", order="C")
+    content = data.reshape(-1).view(np.uint8).data
+    try:
+        _write_at(cube.path, content, offset)
+    except OSError as error:
+        raise GpucubeError(f"cannot write channel {channel} to {cube.path}: {error.strerror}") from error
+    return f"{zlib.crc32(content):08x}"
+
+
+def plane_checksum(cube: CubeFile, stokes_index: int, channel: int) -> str:
+    """CRC-32 of a plane's bytes as they lie in the file, eight hexadecimal digits; empty if the file is too short."""
+    with open(cube.path, "rb") as file:
+        file.seek(cube.plane_offset(stokes_index, channel))
+        content = file.read(cube.plane_bytes)
+    return f"{zlib.crc32(content):08x}" if len(content) == cube.plane_bytes else ""
+
+
+def read_plane(cube: CubeFile, stokes_index: int, channel: int) -> np.ndarray:
+    """Read one plane back, float32 (ny, nx); a plane not yet written is all zeros."""
+    offset = cube.plane_offset(stokes_index, channel)
+    data = np.fromfile(cube.path, dtype=">f4", count=cube.ny * cube.nx, offset=offset)
+    return data.astype(np.float32).reshape(cube.ny, cube.nx)
+
+
+def sync(cube: CubeFile) -> None:
+    """Return when every byte written to the cube, by whatever process, is on disk.
+
+    Raises
+    ------
+    GpucubeError
+        The file system refuses.
+    """
+    try:
+        descriptor = os.open(cube.path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise GpucubeError(f"cannot write {cube.path}: {error.strerror}") from None
+
+
+def create_cubes(
+    imagename: str | os.PathLike[str],
+    products: Sequence[str],
+    geometry: ImageGeometry,
+    axis: SpectralAxis,
+    stokes: Sequence[str],
+    history: Sequence[str],
+    *,
+    telescope: str = "",
+    objectname: str = "",
+    observer: str = "",
+    dateobs: str = "",
+    beams: Literal["table"] | Beam | None = "table",
+    overwrite: bool = False,
+) -> dict[str, CubeFile]:
+    """Create the FITS file of every product at full length, ready for `write_plane`.
+
+    Parameters
+    ----------
+    imagename : str
+        Path prefix of the products; a missing folder is made.
+    products : sequence of str
+        Keys of `PRODUCT_UNITS`.
+    geometry, axis, stokes
+        The cube's axes; `stokes` are keys of `STOKES_CODES`.
+    history : sequence of str
+        One line per parameter; long ones are wrapped, what FITS cannot hold is escaped.
+    telescope, objectname, observer, dateobs : str
+        TELESCOP, OBJECT, OBSERVER, DATE-OBS (UTC, ISO 8601); left out if empty.
+    beams : "table", Beam or None
+        Of the image product: one beam per channel (`write_beam_table`); one given beam; or one beam known only at the
+        end, for which the cards are reserved (`write_single_beam`; 0 until then). Residual, psf and dirty cubes always
+        carry a table, model and mask no beam.
+    overwrite : bool
+        Replace all products of this imagename.
+
+    Returns
+    -------
+    dict of str to CubeFile
+        By product.
+
+    Raises
+    ------
+    GpucubeError
+        A product of this imagename exists, the folder cannot be written, the disk is too small, or the Stokes
+        parameters are not evenly spaced. Then nothing is left behind, and existing products are as they were.
+    """
+    targets = {product: Path(product_path(imagename, product)) for product in products}
+    existing = existing_products(imagename)
+    if existing and not overwrite:
+        raise GpucubeError(f"{existing[0]} exists; give another imagename, or overwrite=True to replace it")
+    for path in existing:
+        if path.is_dir() and not path.is_symlink():
+            raise GpucubeError(f"{path} is no file, and so cannot be replaced; give another imagename")
+    shape = (len(stokes), axis.nchan, geometry.ny, geometry.nx)
+    heads, tails = {}, {}
+    for product in products:
+        header = _primary_header(product, geometry, axis, stokes, history, beams)
+        for key, text in zip(("OBJECT", "TELESCOP", "OBSERVER"), (objectname, telescope, observer), strict=True):
+            if text:
+                header.insert("ORIGIN", (key, _printable(text)[:68]))
+        if dateobs:
+            _add_date(header, dateobs)
+        heads[product] = header.tostring().encode("ascii")
+        tails[product] = _tables(product, axis, len(stokes), beams)
+    cubes = {product: CubeFile(str(targets[product]), len(heads[product]), *shape) for product in products}
+    needed = sum(cube.data_end + len(tails[product]) for product, cube in cubes.items())
+    folder = Path(imagename).absolute().parent
+    made = _make_folder(folder)
+    # under other names until all of them exist: a failure must cost the user neither space nor the old products
+    fresh = {product: Path(f"{target}.new") for product, target in targets.items()}
+    try:
+        _check_space(folder, needed, existing)
+        for product, cube in cubes.items():
+            fresh[product].unlink(missing_ok=True)
+            with open(fresh[product], "xb") as file:  # follows no link
+                file.write(heads[product])
+                file.truncate(cube.data_end)
+                file.seek(cube.data_end)
+                file.write(tails[product])
+        for path in existing:
+            path.unlink()
+        for product, path in fresh.items():
+            path.rename(targets[product])
+    except BaseException as error:
+        for path in fresh.values():
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # somebody else may have put a file there meanwhile
+            for path in made:
+                path.rmdir()
+        if isinstance(error, OSError):
+            raise GpucubeError(f"cannot create the products of {imagename}: {error.strerror}") from error
+        raise
+    return cubes
+
+
+def write_beam_table(cube: CubeFile, beams: Sequence[Sequence[Beam | None]]) -> None:
+    """Fill the BEAMS table.
+
+    Readers accept no empty row, so a channel without a beam gets that of the nearest channel of the same Stokes
+    parameter that has one (the lower one of two), and if there is none, a round beam one pixel wide.
+
+    Parameters
+    ----------
+    cube : CubeFile
+        Of a product that carries a table.
+    beams : sequence of sequence of (Beam or None)
+        By Stokes index, then channel.
+    """
+    from astropy.io import fits
+
+    with open(cube.path, "rb") as file:
+        cell = abs(fits.Header.fromfile(file)["CDELT2"])
+        file.seek(cube.data_end)
+        if fits.Header.fromfile(file)["EXTNAME"] != "BEAMS":
+            raise ValueError(f"{cube.path} has no BEAMS table")
+        rows_offset = file.tell()
+    pixel = Beam(math.radians(cell), math.radians(cell), 0.0)
+    rows = np.zeros((cube.nstokes, cube.nchan), dtype=_BEAM_ROW)
+    for index, of_channel in enumerate(beams):
+        have = np.flatnonzero([beam is not None for beam in of_channel])
+        middles = (have[1:] + have[:-1]) / 2
+        for channel, nearest in enumerate(np.searchsorted(middles, np.arange(cube.nchan))):
+            beam = of_channel[have[nearest]] if have.size else pixel
+            arcsec = math.degrees(beam.bmaj) * 3600, math.degrees(beam.bmin) * 3600
+            rows[index, channel] = (*arcsec, math.degrees(beam.bpa), channel, index)
+    _write_at(cube.path, rows.tobytes(), rows_offset)
+
+
+def write_single_beam(cube: CubeFile, beam: Beam) -> None:
+    """Put the beam of all channels into the header's BMAJ, BMIN, BPA cards.
+
+    Parameters
+    ----------
+    cube : CubeFile
+        Of an image created with one beam (`beams` a `Beam` or None).
+    beam : Beam
+    """
+    from astropy.io import fits
+
+    with open(cube.path, "rb") as file:
+        header = file.read(cube.data_offset)
+    for key, angle in (("BMAJ", beam.bmaj), ("BMIN", beam.bmin), ("BPA", beam.bpa)):
+        place = next(at for at in range(0, len(header), 80) if header.startswith(f"{key:<8}= ".encode(), at))
+        comment = fits.Card.fromstring(header[place : place + 80]).comment
+        _write_at(cube.path, fits.Card(key, math.degrees(angle), comment).image.encode("ascii"), place)
+
+
+def _write_at(path: str, data: bytes | memoryview, offset: int) -> None:
+    """Write all of `data`; the kernel takes at most 2 GiB at a time."""
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(descriptor, view, offset)
+            view, offset = view[written:], offset + written
+    finally:
+        os.close(descriptor)
+
+
+def _make_folder(folder: Path) -> list[Path]:
+    """Make a folder and its parents; return those that were missing, innermost first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GpucubeError(f"cannot make the folder {folder} for the products: {error.strerror}") from error
+    return missing
+
+
+def _check_space(folder: Path, needed: int, replaced: Sequence[Path]) -> None:
+    """Refuse a job that the disk cannot hold; the space of replaced files counts as free."""
+    free = shutil.disk_usage(folder).free + sum(512 * path.lstat().st_blocks for path in replaced)
+    if needed > free:
+        raise GpucubeError(
+            f"the products need {needed / 1e9:.3g} GB and {folder} has {free / 1e9:.3g} GB free;"
+            " ask for fewer products or channels, smaller images, or another disk"
+        )

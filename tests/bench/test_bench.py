@@ -1,0 +1,284 @@
+"""`python -m gpucube.bench`: workloads, accounting of time, JSON, comparison, and the drivers of the two experiments.
+
+Times themselves are not tested, but for one thing: the stages add up to the wall time.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from runs import column, tree
+
+from gpucube.bench import convergence, scaling
+from gpucube.bench.command import chunk_sizes, main
+from gpucube.bench.report import binding, quantity, spread
+from gpucube.bench.stages import IMAGE_STAGES, STAGES, Outcome, Request, Stage, image_once, run_workload, scene_of
+from gpucube.bench.workloads import WORKLOADS, Workload, find_workload, fitted_to_machine, geometry_of, make_store
+from gpucube.constants import LIGHT_SPEED
+from gpucube.devices.choice import make_device
+from gpucube.imaging.loop import image_chunk
+from gpucube.output.fits_cube import read_plane
+
+TINY = {"array": "vla-d", "channels": 6, "integrations": 4, "imsize": 64, "cell": 20, "bright": 0.3, "sources": 3}
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> str:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    return str(path)
+
+
+def run(*arguments: object) -> int:
+    return main([str(a) for a in arguments])
+
+
+def test_a_run_prints_a_table_and_writes_its_figures(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    out = tmp_path / "result.json"
+    before = tree(tmp_path)
+    assert run("--workload", tiny, "--workers", 2, "--repeat", 2, "--chunksize", "1,auto", "--json", out) == 0
+    assert tree(tmp_path) == sorted([*before, "result.json"]), "scratch folders are removed"
+    printed = capsys.readouterr().out
+    document = json.loads(out.read_text())
+    assert document["format"] == 1 and "--workload" in document["command"]
+    assert document["machine"]["cores"] >= 1 and document["machine"]["cpu"]
+    assert document["versions"]["ducc0"]
+    assert [r["chunksize"] for r in document["results"]] == [1, 1]
+    for result in document["results"]:
+        assert result["workload"]["name"] == "tiny" and result["workload"]["rows"] == 4 * 351
+        assert len(result["wall_seconds"]) == 2 and min(result["wall_seconds"]) > 0
+        assert result["channels_cleaned"] >= 2 and result["iterations"] > 0
+        assert list(result["stages"]) == list(STAGES)
+        for name, stage in result["stages"].items():
+            assert len(stage["seconds"]) == 2 and min(stage["seconds"]) >= 0
+            assert stage["share"] == pytest.approx(stage["median"] / np.median(result["wall_seconds"]))
+            if name not in ("idle", "fft"):
+                assert stage["limit_seconds"] > 0 and stage["floor"] and stage["kind"], name
+        assert result["binds"] in printed and result["binds"].startswith("binds: ")
+    for name in STAGES:
+        assert f"| {name} " in printed
+
+
+def test_the_stages_add_up_to_the_wall_time():
+    # large enough that what lies between the stages (records, threads) is below the 5 % promised
+    workload = Workload("sum", array="vla-d", channels=8, integrations=40, imsize=256, cell=10.0, bright=0.25)
+    outcome = run_workload(workload, Request("cpu", 1, repeat=3))
+    assert outcome.accounted == pytest.approx(1.0, abs=0.05)
+
+
+def test_only_the_stages_asked_for_are_shown_and_run(tiny, tmp_path, capsys):
+    out = tmp_path / "result.json"
+    assert run("--workload", tiny, "--workers", 1, "--repeat", 1, "--stages", "read,transpose", "--json", out) == 0
+    (result,) = json.loads(out.read_text())["results"]
+    assert list(result["stages"]) == ["read", "transpose"]
+    assert "imaging" not in capsys.readouterr().err
+
+
+def test_a_measurement_set_of_the_user_is_read_whole_and_imaged(tiny, tiny_ms, tmp_path, capsys):
+    out = tmp_path / "result.json"
+    files = tree(tiny_ms.ms)
+    assert run("--ms", tiny_ms.ms, "--workload", tiny, "--workers", 1, "--repeat", 1, "--json", out) == 0
+    (result,) = json.loads(out.read_text())["results"]
+    kept = int((~column(tiny_ms.ms, "FLAG_ROW")).sum())
+    assert result["workload"]["rows"] == kept and result["workload"]["imaged"] == 12
+    assert result["stages"]["read"]["bytes"] == 900 * (24 + 12 * 2 * 9 + 2 * 4)
+    assert tree(tiny_ms.ms) == files
+    assert run("--ms", tmp_path / "no.ms") == 2
+    assert "no.ms" in capsys.readouterr().err
+
+
+def test_a_result_is_compared_with_an_older_one(tiny, tmp_path, capsys):
+    out = tmp_path / "old.json"
+    arguments = ["--workload", tiny, "--workers", 1, "--repeat", 1, "--stages", ",".join(IMAGE_STAGES)]
+    assert run(*arguments, "--json", out) == 0
+    old = json.loads(out.read_text())
+    for result in old["results"]:
+        result["wall_seconds"] = [1000 * s for s in result["wall_seconds"]]
+        result["stages"]["grid"]["seconds"] = [1e-9]
+    out.write_text(json.dumps(old))
+    capsys.readouterr()
+    assert run(*arguments, "--compare", out) == 0
+    lines = capsys.readouterr().out.split("## Compared with")[1].splitlines()
+    verdicts = {line.split("|")[1].strip(): line.split("|")[-2].strip() for line in lines if line.startswith("|")}
+    assert verdicts["wall"] == "faster" and verdicts["grid"] == "slower"
+    assert run("--workload", tiny, "--workers", 2, "--repeat", 1, "--stages", "grid", "--compare", out) == 0
+    assert "no run of the same workload" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workload", "vla-h"], "no workload 'vla-h': did you mean 'vla-hi'?"),
+        (["--workload", "none.yaml"], "cannot read the workload none.yaml: No such file or directory"),
+        (["--worklod", "vla-hi"], "unknown option '--worklod': did you mean '--workload'?"),
+        (["--stages", "gird"], "no stage 'gird': did you mean 'grid'?"),
+        (["scale"], "no experiment 'scale'"),
+        (["scalng"], "no experiment 'scalng': did you mean 'scaling'?"),
+        (["--chunksize", "4,x"], "--chunksize 4,x: 'x' should be -1, 1 or more, or auto"),
+        (["--workers", "0"], "--workers 0 should be at least 1"),
+        (["--repeat", "two"], "argument --repeat: invalid int value: 'two'"),
+        (["--device", "gpu"], "no device 'gpu': there are auto, cpu, cuda"),
+        (["--compare", "none.json"], "cannot read the older result none.json: No such file or directory"),
+        (["--json", "no/such/folder/x.json"], "--json no/such/folder/x.json: there is no folder"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(arguments, message, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"imsise": 64}, "unknown field 'imsise': did you mean 'imsize'?"),
+        ({"channels": "many"}, "channels='many' should be int"),
+        ({"channels": 0}, "channels=0 should be at least 1"),
+        ({"array": "vla"}, "array='vla': there are vla-a"),
+        ({"bright": 2}, "bright=2 should be between 0 and 1"),
+        ({"imsize": 65}, "imsize=65 should be even"),
+        ({"like": "vla-lo"}, "no workload 'vla-lo'"),
+    ],
+)
+def test_a_wrong_workload_file_is_told_in_one_line(tiny, fields, message, capsys):
+    Path(tiny).write_text(yaml.safe_dump(TINY | fields))
+    assert run("--workload", tiny) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_workload_file_may_start_from_a_built_in_one(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("like: alma-line\nchannels: 30\n")
+    assert find_workload(str(path)) == replace(WORKLOADS["alma-line"], name="mine", description="", channels=30)
+
+
+def test_built_in_workloads_are_what_they_say():
+    rows = {name: w.rows for name, w in WORKLOADS.items()}
+    assert rows["vla-hi"] == 570 * 27 * 26 // 2 == 200_070
+    assert WORKLOADS["vla-hi"].channels == 117 and WORKLOADS["vla-hi"].imsize == 512
+    assert (WORKLOADS["alma-line"].channels, WORKLOADS["alma-line"].imsize) == (512, 1024)
+    assert WORKLOADS["huge-image"].imsize == 8000
+    assert len(WORKLOADS["one-bright"].bright_channels()) == 1
+    assert len(WORKLOADS["all-bright"].bright_channels()) == WORKLOADS["all-bright"].channels
+
+
+def test_a_workload_is_cut_to_the_machine_and_says_so(tmp_path):
+    free = WORKLOADS["snapshot"]
+    assert fitted_to_machine(free, 1, float("inf"), tmp_path) == (free, 1, [])
+    cut, workers, notes = fitted_to_machine(WORKLOADS["vla-hi"], 1, 5.0, tmp_path)
+    assert 1 < cut.channels < 117 and (cut.imsize, workers) == (512, 1)
+    assert notes == [f"117 channels -> {cut.channels}: 5 s a run"]
+    cut, _, notes = fitted_to_machine(WORKLOADS["huge-image"], 500, 10.0, tmp_path)
+    assert cut.imsize < 8000 and any("500 workers ->" in n for n in notes) and any("8000 x 8000" in n for n in notes)
+
+
+def test_the_store_of_a_workload_holds_its_sky_and_its_noise(tmp_path):
+    workload = Workload(**TINY | {"sources": 1, "noise": 0.02, "integrations": 20, "name": "sky"})
+    store = make_store(workload, str(tmp_path / "store"))
+    bright = list(workload.bright_channels())
+    weight = 2 / 0.02**2
+    for channel in range(workload.channels):
+        s = store.samples(0, channel).in_order()
+        counted = s.weight > 0
+        assert counted.sum() == store.counts[0, channel] == pytest.approx(0.95 * workload.rows, rel=0.01)
+        np.testing.assert_allclose(s.weight[counted], weight, rtol=1e-6)
+        # one source of 0.1 Jy: |V|^2 is 0.01 everywhere; the noise of the mean is far below the 5 % allowed
+        expected = 0.1**2 * weight / 2 * (channel in bright) + 1
+        assert store.power[0, channel] == pytest.approx(expected, rel=0.05)
+    scene = scene_of(workload, store)
+    (record,) = image_chunk(scene.with_cubes(str(tmp_path / "c")), make_device("cpu", scene.job.settings), [bright[0]])
+    # 7,000 samples of 0.02 / sqrt(2) Jy: the flux is known to 0.2 mJy
+    assert record.model_flux == pytest.approx(0.1, abs=0.005)
+
+
+def test_a_workload_has_the_uvw_of_its_array(tmp_path):
+    workload = Workload(**TINY | {"name": "uvw"})
+    longest = make_store(workload, str(tmp_path / "store")).max_uvw_wavelengths()[0] * LIGHT_SPEED / 1.420e9
+    assert 900 < longest < 1200, "the VLA's D configuration has baselines of up to 1.03 km"
+    assert geometry_of(workload).cell_x == pytest.approx(np.deg2rad(20 / 3600))
+
+
+@pytest.mark.parametrize("majorcycle", ["image", "visibility"])
+def test_lock_step_makes_the_same_cube_as_every_channels_own_schedule(majorcycle, tmp_path):
+    """The two differ in what they spend, not in what they find: each channel sees the same minor and major cycles."""
+    workload = Workload(**TINY | {"name": "same", "sources": 5})
+    scene = scene_of(workload, make_store(workload, str(tmp_path / "store")), majorcycle=majorcycle)
+    own, together = scene.with_cubes(str(tmp_path / "own")), scene.with_cubes(str(tmp_path / "together"))
+    _, _, records = image_once(own, "cpu", 1, scene.chunks(2))
+    iterations, majors = convergence.lock_step(together, make_device("cpu", scene.job.settings), range(6))
+    assert iterations == sum(r.iterations for r in records)
+    most = max(r.major_cycles for r in records)
+    assert majors == 6 * most > sum(r.major_cycles for r in records)
+    for name, cube in own.cubes.items():
+        for channel in range(6):
+            np.testing.assert_array_equal(
+                read_plane(together.cubes[name], 0, channel), read_plane(cube, 0, channel), f"{name} {channel}"
+            )
+
+
+def test_convergence_measures_every_way_on_every_cube(monkeypatch):
+    monkeypatch.setattr(convergence, "SHARES", (0.2, 1.0))
+    cube = replace(convergence.CUBE, channels=5, integrations=6, imsize=64, cell=20.0, sources=3)
+    text, result = convergence.measure_convergence(["convergence"], "cpu", 1, 1, cube)
+    assert [e["bright_channels"] for e in result["convergence"]] == [1, 5]
+    for entry in result["convergence"]:
+        assert len(entry["ways"]) == 7
+        own, together = entry["ways"]["own schedule, auto"], entry["ways"]["lock step of 5, auto"]
+        assert len(own["channel_seconds"]) == 5 and min(own["channel_seconds"]) > 0
+        assert own["iterations"] == together["iterations"] and own["major_cycles"] <= together["major_cycles"]
+        assert len(entry["ways"]["one task per channel"]["task_seconds"]) == 5
+        for way in entry["ways"]:
+            assert convergence.whole_seconds(entry, way) > 0 and way in text
+
+
+def test_exponents_are_those_of_power_laws():
+    points = [
+        {"value": x, "wall_seconds": [3.0 * x**1.5], "stages": {"grid": x**1.0, "write": 1e-6}} for x in (1, 2, 4, 8)
+    ]
+    exponents = scaling.fitted("imsize", points)
+    assert exponents == {"wall": pytest.approx(1.5), "grid": pytest.approx(1.0)}, "a stage below 1 % is left out"
+
+
+def test_the_expectation_shares_work_among_workers_but_not_what_is_serial():
+    stages = {name: {"median": 1.0} for name in STAGES}
+    rows = scaling.expectation({"stages": stages, "workers": 2, "workload": {"channels": 100}})
+    one, *_, most = rows
+    # ten image stages of 1 s on 2 workers are 20 s of work for 100 channels, so 2000 s for 10,000
+    assert one["image"] == pytest.approx(2000.0) and most["image"] == pytest.approx(2000.0 / most["workers"])
+    assert one["read"] == most["read"] == pytest.approx(100.0)
+    assert one["total"] == pytest.approx(2300.0)
+
+
+def test_scaling_varies_one_thing_at_a_time(monkeypatch):
+    small = replace(scaling.BASE, channels=3, integrations=4, imsize=64, cell=20.0, sources=2)
+    monkeypatch.setitem(WORKLOADS, scaling.REFERENCE, replace(small, name="reference"))
+    text, result = scaling.measure_scaling(["scaling"], "cpu", 2, 1, small, {"channels": (2, 4), "imsize": (32, 64)})
+    assert [p["value"] for p in result["scaling"]["channels"]] == [2, 4]
+    assert [p["value"] for p in result["scaling"]["workers"]] == [1, 2]
+    assert result["efficiency"]["1"] == 1.0 and "wall" in result["exponents"]["imsize"]
+    assert "## Cost against imsize" in text and f"Expected at {scaling.EXPECTED_CHANNELS} channels" in text
+
+
+def test_what_binds_is_the_kind_of_work_with_the_largest_share():
+    stages = {
+        "grid": Stage([2.0], limit=1.0, kind="gridding"),
+        "psf": Stage([3.0], limit=1.0, kind="gridding"),
+        "write": Stage([4.0], limit=4.0, kind="disk"),
+        "idle": Stage([1.0]),
+    }
+    outcome = Outcome({}, [], "cpu", 1, stages=stages, walls=[10.0])
+    assert binding(outcome).endswith("(psf, grid: 50% of the time, 2.5 times the floor)")
+    assert outcome.accounted == 1.0
+
+
+def test_small_things():
+    assert [quantity(v, "B") for v in (0.5, 999, 1234, 3.2e9)] == ["0.5 B", "999 B", "1.23 kB", "3.2 GB"]
+    assert spread([1.0, 2.0, 4.0]) == 1.5 and spread([0.0, 0.0]) == 0.0
+    assert chunk_sizes("-1,8,auto") == [-1, 8, "auto"]

@@ -1,0 +1,95 @@
+"""The benchmark of a GPU (bench/gpu_speed.py), run with kernels on the host: all of its lines, none of its speed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import REPOSITORY
+from hosts.kernel_runs import NO_GPU, needs_compiler
+
+from gpucube.devices import choice as devices
+
+sys.path.insert(0, str(REPOSITORY / "bench"))
+import gpu_speed
+from gpu_speed import Figure, quantity, reached, table
+
+SCRIPT = REPOSITORY / "bench" / "gpu_speed.py"
+
+WITHOUT_CASACORE = """
+import runpy, sys
+sys.modules["casacore"] = None
+sys.path[0], sys.argv = sys.argv[1], sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@needs_compiler
+def test_every_part_is_measured_without_a_gpu_and_without_casacore(tmp_path) -> None:
+    result = tmp_path / "result.json"
+    options = ["--on-host", "--repeat", "1", "--json", str(result)]
+    command = [sys.executable, "-c", WITHOUT_CASACORE, str(SCRIPT.parent), str(SCRIPT), *options]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(result.read_text())
+    assert found["errors"] == {} and found["hardware"]["cores"] > 0
+    figures = {(f["part"], f["what"]): f for f in found["figures"]}
+    assert {part for part, _ in figures} == set(gpu_speed.PARTS)
+    assert all(f["median"] > 0 for f in found["figures"])
+    for part, what in figures:
+        assert f"\n## {part}\n" in run.stdout and f"| {what} |" in run.stdout
+    # what does not depend on the hardware is true here too
+    assert {f["reached"] for f in found["figures"] if f["part"] == "repeat"} == {"aim"}
+    assert "same stop reason in 3 of 3 channels" in figures["chunk", "times faster than the CPU"]["note"]
+
+
+@needs_compiler
+def test_a_part_that_fails_does_not_stop_the_others(monkeypatch, tmp_path, capsys) -> None:
+    def broken(bench):
+        """Breaks."""
+        yield Figure("copy", "before it broke", "B/s", [1.0])
+        raise RuntimeError("cudaErrorIllegalAddress:\n an illegal memory access")
+
+    monkeypatch.setitem(devices.MAKERS, "cuda", devices.MAKERS["cuda"])  # the script replaces it
+    monkeypatch.setitem(gpu_speed.PARTS, "copy", broken)
+    result = tmp_path / "result.json"
+    assert gpu_speed.main(["--on-host", "--repeat", "1", "--parts", "copy,sort", "--json", str(result)]) == 1
+    found = json.loads(result.read_text())
+    assert found["errors"] == {"copy": "RuntimeError: cudaErrorIllegalAddress: an illegal memory access"}
+    assert [f["part"] for f in found["figures"]] == ["copy", "sort", "sort"]
+    assert "Failed: RuntimeError: cudaErrorIllegalAddress" in capsys.readouterr().out
+
+
+@needs_compiler
+def test_no_part_begins_when_the_time_is_over(monkeypatch, tmp_path) -> None:
+    monkeypatch.setitem(devices.MAKERS, "cuda", devices.MAKERS["cuda"])
+    result = tmp_path / "result.json"
+    assert gpu_speed.main(["--on-host", "--parts", "sort", "--seconds", "-1", "--json", str(result)]) == 1
+    assert json.loads(result.read_text())["errors"] == {"sort": "no time left of -1 s"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--parts", "grid,hogbohm"], "no part 'hogbohm': there are copy, grid"),
+        (["--repeat", "0"], "--repeat should be at least 1"),
+        pytest.param([], "no GPU to measure: ", marks=pytest.mark.skipif(not NO_GPU, reason="there is a GPU")),
+    ],
+)
+def test_wrong_usage_is_told(options, message, capsys) -> None:
+    with pytest.raises(SystemExit) as end:
+        gpu_speed.main(options)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_figures_are_held_to_what_they_must_reach() -> None:
+    assert [reached(Figure("p", "w", "it/s", [v], None, 10.0, 50.0)) for v in (9.0, 10.0, 50.0)] == ["no", "yes", "aim"]
+    assert reached(Figure("p", "w", "it/s", [1.0])) == ""
+    figure = Figure("p", "this", "vis/s", [2e9, 1e9, 4e9], 8e9, 1e9, None, "how")
+    assert (figure.median, figure.spread) == (2e9, 1.5)
+    assert table([figure]).splitlines()[-1] == "| this | 2 Gvis/s | 150% | 8 Gvis/s | 1 Gvis/s |  | yes | how |"
+    assert [quantity(v, "it/s") for v in (None, 999.0, 12345.0, 3e13)] == ["", "999 it/s", "12.3 kit/s", "30 Tit/s"]
+    assert quantity(1234.5, "s") == "1.23e+03 s"

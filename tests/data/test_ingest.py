@@ -1,0 +1,498 @@
+"""INGEST against the MeasurementSet re-read in plain numpy: which samples count, with which value, weight and uvw.
+
+Values are float32 combined in float64 and rounded once: they agree to 1e-6 of the value.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from astropy import units
+from astropy.coordinates import SkyCoord
+from casacore import tables
+from oracles import direct_predict
+from planes_by_hand import dft_image
+from runs import altered, column
+
+from gpucube.data.ingest import ingest
+from gpucube.data.selection import Selection, select
+from gpucube.data.store import Samples, VisibilityStore, allocate
+from gpucube.devices.base import ImagingSettings
+from gpucube.devices.choice import make_device
+from gpucube.errors import GpucubeError
+from gpucube.execution.threads import InProcess
+from gpucube.sky.directions import uvw_rotation
+from gpucube.sky.geometry import ImageGeometry
+
+STEP = 15625.0
+
+
+def select_all(*vis: Path, **changes: Any) -> Selection:
+    settings = {
+        "field": "",
+        "spw": lambda count: dict.fromkeys(range(count)),
+        "datacolumn": "auto",
+        "stokes_names": ("I",),
+        "start": None,
+        "width": 1,
+        "nchan": -1,
+        "phasecenter": None,
+    }
+    return select([str(v) for v in vis], **(settings | changes))
+
+
+Ingest = Callable[..., tuple[Selection, VisibilityStore, int]]
+
+
+@pytest.fixture
+def ingested(tmp_path: Path) -> Iterator[Ingest]:
+    """Factory: select and ingest, `ingested(path, ..., name=value)`; the stores live until the test ends."""
+    with ExitStack() as stores:
+
+        def run(*vis: Path, **changes: Any) -> tuple[Selection, VisibilityStore, int]:
+            selection = select_all(*vis, **changes)
+            folder = str(tmp_path / f"scratch{len(list(tmp_path.glob('scratch*')))}")
+            store, nbytes = ingest(selection, folder, lambda done, total: None, InProcess(1, "cpu").ingest, stores)
+            return selection, store, nbytes
+
+        yield run
+
+
+def in_ms_order(store: VisibilityStore, channel: int, stokes: int = 0, partition: int = 0) -> Samples:
+    """Samples of one partition, back in the order of its rows in the MS."""
+    p = store.partitions[partition]
+    alone = VisibilityStore(store.folder, (p,), store.counts, store.selected, store.power)
+    s = alone.samples(stokes, channel).in_order()
+    back = np.argsort(p.array("order"))
+    return Samples(s.uvw[back], s.frequency, s.vis[back], s.weight[back])
+
+
+def kept_rows(ms: Path) -> np.ndarray:
+    return np.flatnonzero(~column(ms, "FLAG_ROW") & (column(ms, "ANTENNA1") != column(ms, "ANTENNA2")))
+
+
+def stokes_i(ms: Path, channel: int) -> tuple[np.ndarray, np.ndarray]:
+    """Value and weight of Stokes I of every kept row: both hands needed, 0 and 0 where they are not there."""
+    rows = kept_rows(ms)
+    data, flag = column(ms, "DATA")[rows, channel].astype(complex), column(ms, "FLAG")[rows, channel]
+    with tables.table(str(ms), ack=False) as t:
+        spectral = "WEIGHT_SPECTRUM" in t.colnames() and t.iscelldefined("WEIGHT_SPECTRUM", 0)
+    weight = column(ms, "WEIGHT_SPECTRUM")[:, channel] if spectral else column(ms, "WEIGHT")
+    weight = weight[rows].astype(float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        good = ~flag & np.isfinite(data) & np.isfinite(weight) & (weight > 0)
+        both = good.all(axis=1) & np.isfinite(column(ms, "UVW")[rows]).all(axis=1)
+        return np.where(both, data.mean(1), 0), np.where(both, 4 / (1 / weight).sum(1), 0)
+
+
+def assert_same(s: Samples, vis: np.ndarray, weight: np.ndarray) -> None:
+    assert s.vis.dtype == np.complex64
+    assert s.weight.dtype == np.float32
+    assert np.array_equal(s.weight > 0, weight > 0)
+    assert s.weight == pytest.approx(weight, rel=1e-6)
+    assert s.vis == pytest.approx(vis, rel=1e-6, abs=1e-6)
+
+
+def test_every_sample_of_every_channel(tiny_ms, ingested):
+    selection, store, nbytes = ingested(tiny_ms.ms)
+    rows = kept_rows(tiny_ms.ms)
+    frequency = column(Path(f"{tiny_ms.ms}/SPECTRAL_WINDOW"), "CHAN_FREQ")[0]
+    assert np.array_equal(selection.channels.frequency, frequency)
+    assert len(store.partitions) == 1
+    for channel in range(12):
+        s = in_ms_order(store, channel)
+        vis, weight = stokes_i(tiny_ms.ms, channel)
+        assert_same(s, vis, weight)
+        assert np.array_equal(s.uvw, column(tiny_ms.ms, "UVW")[rows])
+        assert s.frequency == frequency[channel]
+        assert store.counts[0, channel] == np.count_nonzero(weight)
+        assert store.selected[channel] == 900
+    assert store.counts[0, 2] == 0, "channel 2 is wholly flagged"
+    assert 0 < store.counts[0, 5] < len(rows) < 900
+    assert nbytes == sum(s.bytes_selected() for s in selection.sources)
+
+
+def test_samples_are_handed_out_with_neighbours_in_the_uv_plane_together(tiny_ms, ingested):
+    """In whatever order, every one is there once; and the steps from one to the next are shorter than the MS's."""
+    _, store, _ = ingested(tiny_ms.ms)
+    s, original = store.samples(0, 5).in_order(), in_ms_order(store, 5)
+    assert sorted(map(tuple, s.uvw)) == sorted(map(tuple, original.uvw))
+
+    def steps(uvw: np.ndarray) -> float:
+        uv = np.where(uvw[:, :1] < 0, -uvw, uvw)[:, :2]
+        return float(np.linalg.norm(np.diff(uv, axis=0), axis=1).mean())
+
+    assert steps(s.uvw) < 0.5 * steps(original.uvw)
+
+
+def test_the_longest_baseline_and_the_largest_w_in_wavelengths(tiny_ms, make_ms, ingested):
+    """What decides about the w term: of the highest channel of whatever partition reaches furthest."""
+    high = make_ms(seed=2, ntime=2, nchan=2, rest_freq=1500e6).ms
+    _, store, _ = ingested(tiny_ms.ms, high)
+    expected = np.zeros(2)
+    for ms in (tiny_ms.ms, high):
+        highest = column(Path(f"{ms}/SPECTRAL_WINDOW"), "CHAN_FREQ").max()
+        uvw = column(ms, "UVW")[kept_rows(ms)] * highest / 299_792_458.0
+        expected = np.maximum(expected, [np.hypot(uvw[:, 0], uvw[:, 1]).max(), np.abs(uvw[:, 2]).max()])
+    assert store.max_uvw_wavelengths() == pytest.approx(tuple(expected), rel=1e-12)
+
+
+def test_power_tells_emission_from_noise(tiny_ms, ingested):
+    """Weighted |V|^2 in units of the noise: 1 where there is noise only, more with a source."""
+    _, store, _ = ingested(tiny_ms.ms)
+    for channel in (0, 5):
+        vis, weight = stokes_i(tiny_ms.ms, channel)
+        expected = (weight * np.abs(vis) ** 2).sum() / (2 * np.count_nonzero(weight))
+        assert store.power[0, channel] == pytest.approx(expected, rel=1e-5)
+    assert store.power[0, 2] == 0
+    assert store.power[0, 5] > 2 * store.power[0, 0]
+
+
+def test_what_is_flagged_or_makes_no_sense_does_not_count(tiny_ms, tmp_path, ingested):
+    channel = 6
+    clean = np.flatnonzero(~column(tiny_ms.ms, "FLAG")[:, channel].any(1) & ~column(tiny_ms.ms, "FLAG_ROW"))[:20]
+    dropped = clean[:14]
+
+    def change(t: tables.table) -> None:
+        def put(name: str, row: int, place: Any, value: Any) -> None:
+            cell = t.getcell(name, int(row))
+            cell[place] = value
+            t.putcell(name, int(row), cell)
+
+        put("FLAG", clean[0], (channel, 0), True)
+        put("FLAG", clean[1], (channel, 1), True)
+        t.putcell("FLAG_ROW", int(clean[2]), True)
+        t.putcell("ANTENNA2", int(clean[3]), t.getcell("ANTENNA1", int(clean[3])))
+        bad_values = [np.nan, complex(0, np.nan), np.inf, complex(0, -np.inf)]
+        for row, value in zip(clean[4:8], bad_values, strict=True):
+            put("DATA", row, (channel, 1), value)
+        for row, value in zip(clean[8:13], [0.0, -1.0, np.nan, np.inf, -np.inf], strict=True):
+            put("WEIGHT", row, 0, value)
+        put("UVW", clean[13], 2, np.nan)
+        # garbage under a flag that is not wanted anyway must not leak
+        put("DATA", clean[0], (channel, 0), np.nan)
+
+    ms = altered(tiny_ms.ms, tmp_path, change)
+    _, store, _ = ingested(ms)
+    _, before, _ = ingested(tiny_ms.ms)
+    vis, weight = stokes_i(ms, channel)
+    s = in_ms_order(store, channel)
+    assert_same(s, vis, weight)
+    assert np.isfinite(s.vis).all()
+    assert np.isfinite(s.uvw).all()
+    assert store.counts[0, channel] == before.counts[0, channel] - len(dropped)
+    assert store.selected[channel] == 899, "an autocorrelation is not even selected"
+    rows = kept_rows(ms)
+    assert not s.weight[np.isin(rows, dropped)].any()
+    assert s.weight[np.isin(rows, clean[14:])].all()
+    # one bad channel costs its row nothing elsewhere; a bad weight or uvw costs the whole row
+    assert before.counts[0, 7] - store.counts[0, 7] == 8
+
+
+@pytest.mark.parametrize(("wanted", "lost"), [("I", 2), ("pseudoI", 0)])
+def test_one_flagged_hand_drops_stokes_i_but_not_pseudo_i(tiny_ms, tmp_path, ingested, wanted, lost):
+    row_a, row_b = np.flatnonzero(~column(tiny_ms.ms, "FLAG")[:, 6].any(1) & ~column(tiny_ms.ms, "FLAG_ROW"))[:2]
+
+    def change(t: tables.table) -> None:
+        flag = t.getcol("FLAG")
+        flag[row_a, 6, 0] = flag[row_b, 6, 1] = True
+        t.putcol("FLAG", flag)
+
+    ms = altered(tiny_ms.ms, tmp_path, change)
+    _, store, _ = ingested(ms, stokes_names=(wanted,))
+    _, before, _ = ingested(tiny_ms.ms, stokes_names=(wanted,))
+    assert before.counts[0, 6] - store.counts[0, 6] == lost
+    s = in_ms_order(store, 6)
+    data, weight = column(ms, "DATA"), column(ms, "WEIGHT")
+    for row, hand in ((row_a, 1), (row_b, 0)):
+        k = np.flatnonzero(kept_rows(ms) == row)[0]
+        expected = (data[row, 6, hand], weight[row, hand]) if wanted == "pseudoI" else (0, 0)
+        assert (s.vis[k], s.weight[k]) == expected
+    # both hands of equal weight: the mean, with twice the weight of one; weights of I are the same
+    both = in_ms_order(before, 6)
+    plain, plain_weight = stokes_i(tiny_ms.ms, 6)
+    whole = plain_weight > 0
+    assert both.vis[whole] == pytest.approx(plain[whole], rel=1e-6, abs=1e-6)
+    assert both.weight[whole] == pytest.approx(plain_weight[whole], rel=1e-6)
+
+
+def test_stokes_parameters_of_four_correlations(make_ms, ingested):
+    ms = make_ms(npol=4, nchan=4, ntime=4).ms
+    _, store, _ = ingested(ms, stokes_names=("I", "Q", "U", "V"))
+    rows = kept_rows(ms)
+    rr, rl, lr, ll = column(ms, "DATA")[rows, 1].astype(complex).T
+    flag = column(ms, "FLAG")[rows, 1]
+    parallel, cross = ~(flag[:, 0] | flag[:, 3]), ~(flag[:, 1] | flag[:, 2])
+    expected = [
+        ((rr + ll) / 2, parallel),
+        ((rl + lr) / 2, cross),
+        ((rl - lr) / 2j, cross),
+        ((rr - ll) / 2, parallel),
+    ]
+    for k, (value, good) in enumerate(expected):
+        s = in_ms_order(store, 1, stokes=k)
+        assert np.array_equal(s.weight > 0, good)
+        assert s.vis == pytest.approx(np.where(good, value, 0), rel=1e-6, abs=1e-6)
+        assert store.counts[k, 1] == good.sum()
+
+
+@pytest.mark.parametrize(
+    ("start", "width", "groups"), [(1, 4, [(1, 2, 3, 4), (5, 6, 7, 8)]), (11, -5, [(7, 8, 9, 10, 11), (2, 3, 4, 5, 6)])]
+)
+@pytest.mark.parametrize("weight_spectrum", [False, True])
+def test_averaged_channels_are_weighted_means(make_ms, ingested, start, width, groups, weight_spectrum):
+    ms = make_ms(weight_spectrum=weight_spectrum).ms
+    selection, store, nbytes = ingested(ms, start=start, width=width)
+    frequency = column(Path(f"{ms}/SPECTRAL_WINDOW"), "CHAN_FREQ")[0]
+    for k, group in enumerate(groups):
+        each = [stokes_i(ms, c) for c in group]
+        total = sum(w for _, w in each)
+        mean = np.divide(sum(v * w for v, w in each), total, out=np.zeros(len(total), complex), where=total > 0)
+        s = in_ms_order(store, k)
+        assert_same(s, mean, total)
+        assert s.frequency == pytest.approx(frequency[list(group)].mean(), rel=1e-14)
+        # flags of single channels make the weights uneven, but cost no sample
+        assert store.counts[0, k] == np.count_nonzero(total)
+    assert nbytes == sum(s.bytes_selected() for s in selection.sources)
+
+
+def test_falling_frequency_stays_in_the_order_of_the_data(make_ms, ingested):
+    ms = make_ms(chan_width=-STEP, seed=7).ms
+    selection, store, _ = ingested(ms, start=3, nchan=2)
+    frequency = column(Path(f"{ms}/SPECTRAL_WINDOW"), "CHAN_FREQ")[0]
+    assert np.all(np.diff(frequency) < 0)
+    assert np.array_equal(selection.channels.frequency, frequency[3:5])
+    for k in range(2):
+        assert_same(in_ms_order(store, k), *stokes_i(ms, 3 + k))
+
+
+@pytest.mark.parametrize("filled_with", [None, 0.0])
+def test_an_empty_weight_spectrum_is_not_used(tiny_ms, tmp_path, ingested, filled_with):
+    def change(t: tables.table) -> None:
+        t.addcols(tables.maketabdesc(tables.makearrcoldesc("WEIGHT_SPECTRUM", 0.0, valuetype="float", ndim=2)))
+        if filled_with is not None:
+            t.putcol("WEIGHT_SPECTRUM", np.full((900, 12, 2), filled_with, np.float32))
+
+    selection, store, _ = ingested(altered(tiny_ms.ms, tmp_path, change))
+    assert selection.sources[0].weight == "WEIGHT"
+    assert_same(in_ms_order(store, 5), *stokes_i(tiny_ms.ms, 5))
+
+
+def test_a_filled_weight_spectrum_is_used(make_ms, ingested):
+    ms = make_ms(weight_spectrum=True).ms
+    selection, store, nbytes = ingested(ms)
+    assert selection.sources[0].weight == "WEIGHT_SPECTRUM"
+    for channel in (0, 6, 11):
+        assert_same(in_ms_order(store, channel), *stokes_i(ms, channel))
+    edge, middle = (np.median(in_ms_order(store, channel).weight) for channel in (0, 6))
+    assert edge < 0.6 * middle, "the band edge is noisier"
+    assert nbytes == 900 * (24 + 12 * 2 * (8 + 1 + 4))
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.2])
+def test_two_mss_share_channels_and_keep_their_own_frequency(tiny_ms, make_ms, ingested, offset):
+    other = make_ms(seed=2, ntime=7, rest_freq=1420.405752e6 + offset * STEP).ms
+    selection, store, nbytes = ingested(tiny_ms.ms, other)
+    assert len(store.partitions) == 2
+    assert len(selection.channels.frequency) == 12
+    for channel in (0, 5):
+        first, second = (in_ms_order(store, channel, partition=k) for k in (0, 1))
+        assert_same(first, *stokes_i(tiny_ms.ms, channel))
+        assert_same(second, *stokes_i(other, channel))
+        assert second.frequency - first.frequency == pytest.approx(offset * STEP, abs=1e-3)
+        joined = store.samples(0, channel)
+        assert joined.frequency == first.frequency
+        assert len(joined.vis) == len(first.vis) + len(second.vis)
+        assert joined.weight.sum(dtype=float) == pytest.approx(
+            first.weight.sum(dtype=float) + second.weight.sum(dtype=float), rel=1e-12
+        )
+        # in wavelengths each row lies where its own frequency puts it
+        wavelengths = [s.uvw * s.frequency for s in (first, second, joined)]
+        expected = np.sort(np.concatenate(wavelengths[:2]), axis=0)
+        assert np.sort(wavelengths[2], axis=0) == pytest.approx(expected, rel=1e-12)
+        assert store.counts[0, channel] == np.count_nonzero(joined.weight)
+    assert store.selected[5] == 900 + 45 * 7
+    assert nbytes == sum(s.bytes_selected() for s in selection.sources)
+
+
+def test_a_second_ms_at_other_frequencies_follows_the_first(tiny_ms, make_ms, ingested):
+    other = make_ms(seed=2, ntime=3, nchan=4, rest_freq=1421e6).ms
+    selection, store, _ = ingested(tiny_ms.ms, other)
+    assert len(selection.channels.frequency) == 16
+    assert_same(in_ms_order(store, 13, partition=1), *stokes_i(other, 1))
+    assert store.samples(0, 13).frequency == selection.channels.frequency[13]
+    assert store.partitions[1].output == (12, 13, 14, 15)
+
+
+def test_only_the_selected_channels_are_read(tiny_ms, ingested):
+    selection, store, nbytes = ingested(tiny_ms.ms, spw=lambda count: {0: np.array([4, 5, 6])})
+    assert len(selection.channels.frequency) == 3
+    for k in range(3):
+        assert_same(in_ms_order(store, k), *stokes_i(tiny_ms.ms, 4 + k))
+    # of every row UVW, three channels of two correlations of DATA and FLAG, and WEIGHT: nothing else, nothing twice
+    assert nbytes == sum(s.bytes_selected() for s in selection.sources) == 900 * (24 + 3 * 2 * (8 + 1) + 2 * 4)
+
+
+def test_blocks_of_rows_join_without_a_seam(make_ms, ingested, monkeypatch):
+    """Blocks of 50 rows instead of one for all: the same bits."""
+    ms = make_ms(ntime=8).ms
+    _, whole, _ = ingested(ms)
+    monkeypatch.setattr("gpucube.data.measurementset.rows_per_block", lambda nchan, ncorr: 50)
+    selection, parts, nbytes = ingested(ms)
+    for name in ("uvw", "order", "vis", "weight"):
+        assert np.array_equal(whole.partitions[0].array(name), parts.partitions[0].array(name))
+    assert np.array_equal(whole.counts, parts.counts)
+    assert nbytes == sum(s.bytes_selected() for s in selection.sources)
+
+
+def test_nothing_counts_where_every_row_is_flagged(tiny_ms, tmp_path, ingested):
+    ms = altered(tiny_ms.ms, tmp_path, lambda t: t.putcol("FLAG_ROW", np.ones(900, bool)))
+    _, store, _ = ingested(ms)
+    assert not store.counts.any()
+    assert store.samples(0, 5) is None
+    assert store.selected[5] == 900
+
+
+# 0.4 degrees off: the rotation, w and the curvature of the sky all matter (0.1 turns of phase)
+PLACES = [(-0.004, 0.006), (-0.0045, 0.0052), (-0.001, -0.002)]
+FLUX = [1.0, 0.3, 0.5]
+
+
+def test_a_new_phase_centre_moves_the_source_there_to_the_middle_of_the_image(make_ms, ingested):
+    made = make_ms(noise=0, sources=[(l, m, s) for (l, m), s in zip(PLACES, FLUX, strict=True)], nchan=4)
+    truth = np.load(made.truth)
+    centre = SkyCoord(truth["ra"][0] * units.rad, truth["dec"][0] * units.rad, frame="fk5")
+    selection, store, _ = ingested(made.ms, phasecenter=(centre.ra.rad, centre.dec.rad, "FK5"))
+    assert (selection.field.ra, selection.field.dec) == (centre.ra.rad, centre.dec.rad)
+    # where astropy sees the sources from there
+    sources = SkyCoord(truth["ra"] * units.rad, truth["dec"] * units.rad, frame="fk5")
+    offset = sources.transform_to(centre.skyoffset_frame()).cartesian
+    found = list(zip(offset.y.value, offset.z.value, FLUX, strict=True))
+    s = store.samples(0, 1).in_order()
+    good = s.weight > 0
+    turned, original = in_ms_order(store, 1).uvw, column(made.ms, "UVW")[kept_rows(made.ms)]
+    assert np.linalg.norm(turned, axis=1) == pytest.approx(np.linalg.norm(original, axis=1), rel=1e-12)
+    assert np.abs(turned - original).max() > 1.0
+    # float32 visibilities; phases of thousands of turns in float64
+    assert s.vis[good] == pytest.approx(direct_predict(s.uvw, s.frequency, found)[good], abs=2e-6)
+    cell = 20 * np.pi / 180 / 3600
+    g = ImageGeometry(64, 64, cell, cell, selection.field.ra, selection.field.dec)
+    device = make_device("cpu", ImagingSettings(g, epsilon=1e-6, w_term=True))
+    (plane,) = device.begin([s], [None])
+    dirty = device.fetch(plane, "dirty")
+    assert np.unravel_index(dirty.argmax(), dirty.shape) == (32, 32)
+    # the peak is the source and what the sidelobes of the others bring, which the direct sum knows
+    expected = np.average(direct_predict(s.uvw, s.frequency, found).real, weights=s.weight)
+    assert dirty[32, 32] == pytest.approx(expected, abs=3e-6)
+    # the grid knows of it too: without a shift of uvw the image would be that of another place
+    assert dft_image(s, g, s.weight, s.vis)[32, 32] == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_same_phase_centre_in_another_frame_changes_nothing(tiny_ms, ingested):
+    _, plain, _ = ingested(tiny_ms.ms)
+    info = select_all(tiny_ms.ms).field
+    icrs = SkyCoord(info.ra * units.rad, info.dec * units.rad, frame="fk5").icrs
+    selection, store, _ = ingested(tiny_ms.ms, phasecenter=(icrs.ra.rad, icrs.dec.rad, "ICRS"))
+    assert selection.field.radesys == "ICRS"
+    # the frames' axes are 1e-7 radians apart: 1e-4 m on a kilometre; astropy's round trip is far better than that
+    assert in_ms_order(store, 5).uvw == pytest.approx(in_ms_order(plain, 5).uvw, abs=1e-6)
+    assert in_ms_order(store, 5).vis == pytest.approx(in_ms_order(plain, 5).vis, abs=1e-5)
+
+
+def test_the_rotation_takes_one_centre_to_the_other_and_back():
+    a, b = (0.3, -0.5, "ICRS"), (0.31, -0.47, "ICRS")
+    there, back = uvw_rotation(a, b), uvw_rotation(b, a)
+    assert there @ back == pytest.approx(np.eye(3), abs=1e-15)
+    assert np.linalg.det(there) == pytest.approx(1.0, abs=1e-15)
+    assert uvw_rotation(a, a) is None
+
+
+def test_the_scratch_folder_must_not_exist_and_is_left_alone(tiny_ms, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "precious").write_text("data")
+    with ExitStack() as stack, pytest.raises(GpucubeError, match=r"mine already exists: .* name another with scratch"):
+        ingest(select_all(tiny_ms.ms), str(folder), lambda a, b: None, InProcess(1, "cpu").ingest, stack)
+    assert (folder / "precious").read_text() == "data"
+
+
+def test_the_scratch_folder_goes_when_the_run_ends(tiny_ms, tmp_path):
+    folder = tmp_path / "deep" / "scratch"
+    with ExitStack() as stack:
+        ingest(select_all(tiny_ms.ms), str(folder), lambda a, b: None, InProcess(1, "cpu").ingest, stack)
+        assert len(list(folder.glob("partition0.*"))) == 4
+    assert not folder.exists()
+
+
+def test_a_scratch_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(GpucubeError, match="cannot be made: Not a directory"):
+        allocate(str(tmp_path / "file" / "scratch"), [(10, 1, (0,), (1e9,))])
+
+
+def test_a_store_larger_than_the_disk_is_refused_and_leaves_nothing(tmp_path):
+    with pytest.raises(GpucubeError, match=r"needs .* GB but .* has only .* GB free"):
+        allocate(str(tmp_path / "scratch"), [(10**15, 1, tuple(range(100)), (1e9,) * 100)])
+    assert os.listdir(tmp_path) == []
+
+
+def test_progress_counts_every_row(tiny_ms, tmp_path):
+    seen = []
+    with ExitStack() as stack:
+        ingest(
+            select_all(tiny_ms.ms),
+            str(tmp_path / "s"),
+            lambda done, total: seen.append((done, total)),
+            InProcess(1, "cpu").ingest,
+            stack,
+        )
+    assert seen[-1] == (900, 900)
+    assert [d for d, _ in seen] == sorted(d for d, _ in seen)
+
+
+def test_fields_are_chosen_by_number_or_name(tiny_ms, tmp_path, ingested):
+    """Two fields in one MS: every other row is the second's, whose phase centre lies elsewhere."""
+    copy = tmp_path / "two.ms"
+    shutil.copytree(tiny_ms.ms, copy)
+    with tables.table(f"{copy}::FIELD", readonly=False, ack=False) as t:
+        t.addrows(1)
+        for name in t.colnames():
+            if t.iscelldefined(name, 0):
+                t.putcell(name, 1, t.getcell(name, 0))
+        t.putcell("NAME", 1, "OTHER")
+        t.putcell("PHASE_DIR", 1, t.getcell("PHASE_DIR", 0) + 0.01)
+    with tables.table(str(copy), readonly=False, ack=False) as t:
+        t.putcol("FIELD_ID", (np.arange(900) % 2).astype(np.int32))
+    with pytest.raises(GpucubeError, match=r"2 fields fit field='' \(0: SIMLINE, 1: OTHER\): select one by its number"):
+        select_all(copy)
+    with pytest.raises(GpucubeError, match="has no field 2: fields are numbered 0 to 1"):
+        select_all(copy, field="2")
+    with pytest.raises(GpucubeError, match="has no field 'M31': it has SIMLINE, OTHER"):
+        select_all(copy, field="M31")
+    by_number, by_name = ingested(copy, field="1"), ingested(copy, field="OTHER")
+    odd = kept_rows(copy)
+    odd = odd[odd % 2 == 1]
+    for selection, store, _ in (by_number, by_name):
+        assert selection.field.name == "OTHER"
+        assert store.selected[5] == 450
+        assert np.array_equal(in_ms_order(store, 5).uvw, column(copy, "UVW")[odd])
+
+
+def test_the_data_column(tiny_ms, tmp_path, ingested):
+    def change(t: tables.table) -> None:
+        t.addcols(tables.maketabdesc(tables.makearrcoldesc("CORRECTED_DATA", 0j, valuetype="complex", ndim=2)))
+        t.putcol("CORRECTED_DATA", 2 * t.getcol("DATA"))
+
+    ms = altered(tiny_ms.ms, tmp_path, change)
+    plain = in_ms_order(ingested(tiny_ms.ms)[1], 5).vis
+    for name, factor in (("auto", 2), ("corrected", 2), ("data", 1)):
+        assert np.array_equal(in_ms_order(ingested(ms, datacolumn=name)[1], 5).vis, factor * plain)
+    with pytest.raises(GpucubeError, match="has no column MODEL_DATA: datacolumn can be data or corrected"):
+        select_all(ms, datacolumn="model")

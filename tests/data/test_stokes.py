@@ -1,0 +1,126 @@
+"""Stokes parameters from correlations: the feed equations, backwards; and the weight of what comes out."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from gpucube.data.stokes import Rule, combinations
+from gpucube.data.transpose import transpose_block
+from gpucube.errors import GpucubeError
+
+CODE = {"I": 1, "RR": 5, "RL": 6, "LR": 7, "LL": 8, "XX": 9, "XY": 10, "YX": 11, "YY": 12}
+
+
+def feeds(i: float, q: float, u: float, v: float) -> dict[str, complex]:
+    """What each pair of feeds measures (Hamaker & Bregman 1996, A&AS 117, 161)."""
+    return {
+        "XX": i + q, "XY": u + 1j * v, "YX": u - 1j * v, "YY": i - q,
+        "RR": i + v, "RL": q + 1j * u, "LR": q - 1j * u, "LL": i - v,
+    }  # fmt: skip
+
+
+def form(names: tuple[str, ...], wanted: str, values: dict[str, complex]) -> complex:
+    (c,) = combinations(tuple(CODE[n] for n in names), (wanted,), "data")
+    total = c.factor_a * values[names[c.a]]
+    return total if c.rule is Rule.SINGLE else total + c.factor_b * values[names[c.b]]
+
+
+@pytest.mark.parametrize("basis", [("XX", "XY", "YX", "YY"), ("RR", "RL", "LR", "LL")])
+@pytest.mark.parametrize("wanted", ["I", "Q", "U", "V"])
+def test_the_feed_equations_are_inverted_whatever_the_order_of_the_correlations(basis, wanted):
+    sky = {"I": 3.0, "Q": 0.7, "U": -1.1, "V": 0.4}
+    values = feeds(*sky.values())
+    for names in itertools.permutations(basis):
+        assert form(names, wanted, values) == pytest.approx(sky[wanted], abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [(("LL", "RR"), "I"), (("LL", "RR"), "V"), (("YY", "XX"), "I"), (("YY", "XX"), "Q"), (("XY", "YX"), "U")],
+)
+def test_two_hands_are_enough_for_what_they_carry(names, wanted):
+    sky = {"I": 3.0, "Q": 0.7, "U": -1.1, "V": 0.4}
+    assert form(names, wanted, feeds(*sky.values())) == pytest.approx(sky[wanted], abs=1e-15)
+
+
+@pytest.mark.parametrize("hand", ["XX", "YY", "RR", "LL", "I"])
+@pytest.mark.parametrize("wanted", ["I", "pseudoI"])
+def test_a_single_hand_images_as_stokes_i(hand, wanted):
+    (c,) = combinations((CODE[hand],), (wanted,), "data")
+    assert (c.rule, c.a, c.factor_a) == (Rule.SINGLE, 0, 1.0)
+
+
+def test_pseudo_i_takes_whatever_hand_is_there():
+    (c,) = combinations((8, 6, 7, 5), ("pseudoI",), "data")
+    assert c.rule is Rule.ANY
+    assert {c.a, c.b} == {0, 3}
+
+
+def test_several_parameters_come_in_the_order_asked_for():
+    found = combinations((5, 8), ("V", "I"), "data")
+    assert [c.factor_b.real for c in found] == [-0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (("XX",), "Q"),
+        (("XX", "YY"), "V"),
+        (("XX", "YY"), "U"),
+        (("RR", "LL"), "Q"),
+        (("XY",), "I"),
+        (("RL",), "pseudoI"),
+    ],
+)
+def test_a_missing_hand_is_named_in_one_line(names, wanted):
+    with pytest.raises(GpucubeError) as caught:
+        combinations(tuple(CODE[n] for n in names), (wanted,), "x.ms spectral window 0")
+    message = str(caught.value)
+    assert (
+        message == f"stokes {wanted} cannot be made from x.ms spectral window 0: it has correlations {', '.join(names)}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"), [(("XX", "YY"), "I"), (("XX", "YY"), "Q"), (("RR", "LL"), "pseudoI"), (("RR",), "I")]
+)
+@pytest.mark.parametrize("averaged", [1, 3])
+def test_the_weight_is_that_of_the_value(names, wanted, averaged):
+    """Noise of known variance goes in; what comes out has the variance 1 / weight that is written beside it."""
+    nrow, rng = 40_000, np.random.default_rng(5)
+    sigma = np.array([0.5, 2.0, 1.0])[:, None] * np.array([1.0, 3.0])[: len(names)]
+    sigma = sigma[:averaged]
+    noise = rng.standard_normal((nrow, averaged, len(names), 2)) @ [1, 1j] * sigma
+    weight = np.broadcast_to(1 / sigma**2, noise.shape).astype(np.float32)
+    (c,) = combinations(tuple(CODE[n] for n in names), (wanted,), "data")
+    # a slice of a longer store, as in earnest
+    vis_out, weight_out = (np.empty((1, 1, nrow + 1), t)[:, :, :nrow] for t in (np.complex64, np.float32))
+    counts, power = np.zeros((1, 1), np.int64), np.zeros((1, 1))
+    transpose_block(
+        np.ascontiguousarray(noise, np.complex64),
+        np.zeros(noise.shape, bool),
+        np.ascontiguousarray(weight),
+        np.arange(nrow),
+        np.ones(nrow, bool),
+        np.zeros(nrow),
+        np.full(averaged, 1e9),
+        0,
+        np.array([0, averaged]),
+        np.arange(averaged),
+        np.array([int(c.rule)]),
+        np.array([[c.a, c.b]]),
+        np.array([[c.factor_a, c.factor_b]], np.complex128),
+        vis_out,
+        weight_out,
+        counts,
+        power,
+    )
+    assert np.ptp(weight_out) == 0
+    # variance of nrow Gaussian numbers is known to sqrt(2 / nrow) = 0.7 %: five times that
+    assert np.var(vis_out.real) * weight_out[0, 0, 0] == pytest.approx(1.0, abs=0.035)
+    assert np.var(vis_out.imag) * weight_out[0, 0, 0] == pytest.approx(1.0, abs=0.035)
+    assert counts[0, 0] == nrow
+    assert power[0, 0] / (2 * nrow) == pytest.approx(1.0, abs=0.025)

@@ -1,0 +1,451 @@
+"""What every device must do, by the verbs of `gpucube.devices.Device` alone; the oracles are exact sums in float64.
+
+Accuracy: a gridder of accuracy epsilon makes errors of about epsilon times the sum of |w V| over the sum of w, whatever
+the image holds; results are float32, a relative 6e-8 of the largest value that took part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from oracles import direct_dirty, direct_predict, direction_cosines
+from planes_by_hand import ARCSEC, dft_image, dft_predict, geometry, imaging_weights, samples, with_sky
+
+from gpucube.devices.base import ImagingSettings, MinorOrder
+from gpucube.devices.choice import make_device
+from gpucube.errors import GpucubeError
+from gpucube.imaging.restore import restored
+from gpucube.schema.quantities import parse_taper_width
+from gpucube.sky.beam import Beam, beam_area_pixels
+
+SQUARE = geometry()
+RECTANGLE = geometry(64, 48, 20.0, 27.0)
+WIDE = geometry(64, 48, 110.0, 90.0)
+"""2 degrees across: with w of 3000 wavelengths the largest neglected phase is several radians."""
+
+
+def settings(g=SQUARE, **changes) -> ImagingSettings:
+    """For samples of up to 4000 wavelengths in w."""
+    return ImagingSettings(g, **({"epsilon": 1e-6, "samples": 1000, "w_max": 4000.0} | changes))
+
+
+def begin(device_name: str, s, mask=None, wide: bool | None = None, **changes):
+    """A device with one plane on it, its PSF made if `wide` says of which size."""
+    device = make_device(device_name, settings(**changes))
+    (plane,) = device.begin([s], [mask])
+    if wide is not None:
+        device.make_psf([plane], wide)
+    return device, plane
+
+
+def gridding_error(s, epsilon: float, weight=None) -> float:
+    """Largest error to expect of a pixel: three times epsilon and single precision, times the mean |V|."""
+    weight = s.weight if weight is None else weight
+    mean = float(np.average(np.abs(s.vis), weights=weight))
+    return 3 * max(epsilon, 3e-7) * mean
+
+
+def some_pixels(g, n: int = 30) -> list[tuple[int, int]]:
+    """The corners, the centre, the middles of two edges, and random ones."""
+    rng = np.random.default_rng(9)
+    nx, ny = g.nx, g.ny
+    corners = [(0, 0), (nx - 1, 0), (0, ny - 1), (nx - 1, ny - 1), (nx // 2, ny // 2), (0, ny // 2), (nx // 2, 0)]
+    return corners + [(int(rng.integers(nx)), int(rng.integers(ny))) for _ in range(n - len(corners))]
+
+
+def at(image: np.ndarray, pixels) -> np.ndarray:
+    return np.array([image[y, x] for x, y in pixels])
+
+
+@pytest.mark.parametrize("epsilon", [1e-3, 1e-4, 1e-6])
+@pytest.mark.parametrize(
+    ("g", "w", "w_term"),
+    [(SQUARE, 0.0, False), (RECTANGLE, 2000.0, False), (WIDE, 3000.0, True), (SQUARE, 0.0, True)],
+    ids=["square", "rectangle", "wide field", "w of zero"],
+)
+def test_the_dirty_image_is_the_direct_fourier_sum(device_name, g, w, w_term, epsilon):
+    s = samples(g, w=w)
+    device, plane = begin(device_name, s, g=g, epsilon=epsilon, w_term=w_term)
+    pixels = some_pixels(g)
+    expected = direct_dirty(s.uvw, s.frequency, s.vis, s.weight, g, pixels, w_term)
+    for product in ("dirty", "residual"):
+        image = device.fetch(plane, product)
+        assert image.shape == g.shape
+        assert image.dtype == np.float32
+        assert at(image, pixels) == pytest.approx(expected, abs=gridding_error(s, epsilon))
+    assert plane.visibilities == np.count_nonzero(s.weight)
+    assert plane.sum_weights == pytest.approx(s.weight.sum(dtype=float), rel=1e-7)
+    assert not device.fetch(plane, "model").any()
+
+
+def test_a_wide_field_without_the_w_term_would_be_far_off():
+    """The oracle itself must see w, or the test above would prove nothing."""
+    s = samples(WIDE, w=3000.0)
+    corner = [(0, 0), (63, 47)]
+    with_w, without = (direct_dirty(s.uvw, s.frequency, s.vis, s.weight, WIDE, corner, w) for w in (True, False))
+    assert np.abs(with_w - without).max() > 100 * gridding_error(s, 1e-4)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("w_term", [False, True])
+@pytest.mark.parametrize("g", [SQUARE, WIDE], ids=["square", "rectangle"])
+def test_the_psf_is_the_image_of_a_unit_source_at_the_centre(device_name, g, w_term, wide):
+    s = samples(g, w=3000.0)
+    device, plane = begin(device_name, s, g=g, wide=wide, w_term=w_term)
+    psf = device.fetch(plane, "psf")
+    assert psf.shape == g.shape
+    ones = with_sky(s, np.ones(len(s.vis)))
+    # the minor cycle's PSF is the same everywhere, so it cannot know of w
+    expected = dft_image(ones, g, s.weight, ones.vis)
+    assert psf == pytest.approx(expected, abs=3e-6)
+    assert psf[g.ny // 2, g.nx // 2] == pytest.approx(1.0, abs=3e-6)
+    assert np.unravel_index(psf.argmax(), psf.shape) == (g.ny // 2, g.nx // 2)
+
+
+@pytest.mark.parametrize("robust", [None, "uniform", -2.0, 0.0, 0.5, 2.0])
+@pytest.mark.parametrize("fill", [0.3, 0.9], ids=["inside", "some beyond the uv plane"])
+def test_imaging_weights_follow_the_formulae(device_name, robust, fill):
+    g = RECTANGLE
+    s = samples(g, n=3000, fill=fill)
+    weighting = "natural" if robust is None else robust if robust == "uniform" else "briggs"
+    value = robust if weighting == "briggs" else 0.5
+    device, plane = begin(device_name, s, g=g, weighting=weighting, robust=value)
+    expected = imaging_weights(s, g, weighting, value)
+    assert (np.count_nonzero(expected) < np.count_nonzero(s.weight)) == (fill > 0.5)
+    assert plane.visibilities == np.count_nonzero(expected)
+    # float32 weights, summed in float64
+    assert plane.sum_weights == pytest.approx(expected.sum(), rel=1e-6)
+    image = dft_image(s, g, expected, s.vis)
+    assert device.fetch(plane, "dirty") == pytest.approx(image, abs=gridding_error(s, 1e-6, expected))
+
+
+def test_robust_goes_from_uniform_to_natural(device_name):
+    """Briggs's own statement of what the parameter means; 1 % because neither end is reached quite."""
+    s = samples(SQUARE, n=3000)
+
+    def psf(**weighting):
+        device, plane = begin(device_name, s, wide=False, **weighting)
+        return device.fetch(plane, "psf")
+
+    natural, uniform = psf(), psf(weighting="uniform")
+    assert np.abs(natural - uniform).max() > 0.1
+    assert np.abs(psf(weighting="briggs", robust=2.0) - natural).max() < 0.01
+    assert np.abs(psf(weighting="briggs", robust=-2.0) - uniform).max() < 0.01
+
+
+@pytest.mark.parametrize(("major", "minor", "angle"), [(60.0, 60.0, 0.0), (90.0, 60.0, 35.0), (90.0, 60.0, -60.0)])
+def test_a_taper_given_on_the_sky_convolves_the_psf_with_that_gaussian(device_name, major, minor, angle):
+    """PSF * sum of weights = natural PSF * sum of weights, convolved with the Gaussian (unit integral) on the sky."""
+    g = SQUARE
+    s = samples(g)
+    taper = (parse_taper_width(f"{major}arcsec"), parse_taper_width(f"{minor}arcsec"), angle)
+    device, plane = begin(device_name, s, g=g, wide=False, taper=taper)
+    tapered = device.fetch(plane, "psf") * plane.sum_weights
+    # wider than the image by more than the Gaussian reaches (4 major FWHM: 1e-19)
+    margin = 18
+    natural = dft_image(s, g, s.weight, np.ones(len(s.vis)), (g.ny + 2 * margin, g.nx + 2 * margin))
+    natural *= s.weight.sum(dtype=float)
+    offset = np.arange(-margin, margin + 1) * 20.0
+    north, east = offset[:, None], -offset
+    sin, cos = np.sin(np.deg2rad(angle)), np.cos(np.deg2rad(angle))
+    along, across = east * sin + north * cos, east * cos - north * sin
+    kernel = np.exp(-4 * np.log(2) * ((along / major) ** 2 + (across / minor) ** 2))
+    kernel /= np.pi * major * minor / (4 * np.log(2)) / 20.0**2
+    expected = np.zeros(g.shape)
+    for j in range(2 * margin + 1):
+        for i in range(2 * margin + 1):
+            expected += kernel[j, i] * natural[2 * margin - j :, 2 * margin - i :][: g.ny, : g.nx]
+    # a Gaussian of three pixels, sampled: 1e-6 of the natural sum; gridding 3e-6
+    assert tapered == pytest.approx(expected, abs=1e-5 * natural.max())
+
+
+@pytest.mark.parametrize("way", ["visibility", "image", "auto"])
+@pytest.mark.parametrize("w_term", [False, True])
+def test_the_residual_after_a_major_cycle_is_that_of_the_visibilities(device_name, w_term, way):
+    """Whatever way is asked for: with w there is only one that is exact."""
+    g = WIDE
+    s = samples(g, w=3000.0)
+    components = [(20, 9, 1.0), (50, 40, -0.5), (0, 0, 0.3), (63, 24, 0.7)]
+    cosines = [(*direction_cosines(g, x, y), flux) for x, y, flux in components]
+    s = with_sky(s, s.vis + direct_predict(s.uvw, s.frequency, cosines, w_term))
+    device, plane = begin(device_name, s, g=g, wide=True, w_term=w_term, majorcycle=way)
+    device.minor([plane], [MinorOrder(0.0, 60, 0.3)])
+    device.major([plane])
+    model = device.fetch(plane, "model").astype(float)
+    assert np.count_nonzero(model) > 5
+    y, x = np.nonzero(model)
+    found = [(*direction_cosines(g, i, j), model[j, i]) for j, i in zip(y, x, strict=True)]
+    left = s.vis - direct_predict(s.uvw, s.frequency, found, w_term)
+    pixels = some_pixels(g)
+    expected = direct_dirty(s.uvw, s.frequency, left, s.weight, g, pixels, w_term)
+    assert at(device.fetch(plane, "residual"), pixels) == pytest.approx(expected, abs=2 * gridding_error(s, 1e-6))
+
+
+@pytest.mark.parametrize("epsilon", [1e-3, 1e-4, 1e-6])
+@pytest.mark.parametrize("g", [SQUARE, RECTANGLE], ids=["square", "rectangle"])
+def test_both_ways_of_the_major_cycle_agree(device_name, g, epsilon):
+    """Without w the operator is Toeplitz, so the way through the image is exact: only gridding errors part the two."""
+    s = samples(g, n=2000)
+    residuals = []
+    for way in ("visibility", "image"):
+        device, plane = begin(
+            device_name, s, g=g, wide=True, epsilon=epsilon, majorcycle=way, weighting="briggs", robust=0.0
+        )
+        assert device.minor([plane], [MinorOrder(0.0, 300, 0.2)]) == [300]
+        device.major([plane])
+        model = device.fetch(plane, "model").astype(float)
+        weight = imaging_weights(s, g, "briggs", 0.0)
+        expected = dft_image(s, g, weight, s.vis - dft_predict(s, g, model))
+        residual = device.fetch(plane, "residual")
+        # errors of epsilon of the data and of every component
+        scale = np.abs(model).sum() + np.average(np.abs(s.vis), weights=weight)
+        assert residual == pytest.approx(expected, abs=3 * max(epsilon, 1e-6) * scale)
+        residuals.append(residual)
+    assert np.abs(residuals[0]).max() < np.abs(device.fetch(plane, "dirty")).max()
+
+
+@pytest.mark.parametrize("w_term", [False, True])
+def test_imaging_of_a_model_is_a_symmetric_operator(device_name, w_term):
+    """A = G' W G: <A a, b> = <a, A b> only if degridding is the adjoint of gridding."""
+    g = WIDE
+    base = samples(g, w=3000.0)
+    images = []
+    for seed in (1, 2):
+        s = with_sky(base, samples(g, seed=seed + 10).vis)
+        device, plane = begin(device_name, s, g=g, wide=True, w_term=w_term, majorcycle="visibility")
+        device.minor([plane], [MinorOrder(0.0, 100, 0.5)])
+        device.major([plane])
+        model = device.fetch(plane, "model").astype(float)
+        images.append((model, device.fetch(plane, "dirty").astype(float) - device.fetch(plane, "residual")))
+    (a, of_a), (b, of_b) = images
+    left, right = (of_a * b).sum(), (a * of_b).sum()
+    size = np.linalg.norm(of_a) * np.linalg.norm(b)
+    assert left == pytest.approx(right, abs=1e-5 * size)  # epsilon 1e-6 on each side, float32 images
+    assert (of_a * a).sum() > 0
+
+
+def test_measured_are_the_peak_inside_the_mask_and_the_noise_of_the_whole_image(device_name):
+    s = samples(RECTANGLE)
+    mask = np.zeros(RECTANGLE.shape, bool)
+    mask[10:14, 50:60] = True
+    device = make_device(device_name, settings(RECTANGLE))
+    planes = device.begin([s, s, s], [None, mask, np.zeros_like(mask)])
+    residual = device.fetch(planes[0], "residual")
+    median = np.sort(residual, axis=None)[(residual.size - 1) // 2]
+    noise = 1.4826 * np.sort(np.abs(residual - median), axis=None)[(residual.size - 1) // 2]
+    peaks = [float(np.abs(residual).max()), float(np.abs(residual[mask]).max()), -1.0]
+    # comparisons only: the same bits; the factor in double precision
+    assert [p for p, _ in device.measure(planes)] == peaks
+    assert [n for _, n in device.measure(planes)] == pytest.approx([noise] * 3, rel=1e-7)
+
+
+def clean_by_hand(residual, psf, gain: float, threshold: float, limit: int, mask=None):
+    """Högbom 1974 in float64, as plainly as it can be written: list of (y, x, flux), and the residual."""
+    residual = residual.astype(float).copy()
+    ny, nx = residual.shape
+    components = []
+    while len(components) < limit:
+        search = np.abs(residual) if mask is None else np.where(mask, np.abs(residual), -1)
+        y, x = np.unravel_index(search.argmax(), search.shape)
+        if search[y, x] <= threshold:
+            break
+        flux = gain * residual[y, x]
+        residual -= flux * psf[ny - y : 2 * ny - y, nx - x : 2 * nx - x]
+        components.append((y, x, flux))
+    return components, residual
+
+
+@pytest.fixture(scope="module")
+def bright_sky():
+    """Samples of a sky with positive and negative sources, and its PSF of twice the size in float64."""
+    g = RECTANGLE
+    s = samples(g, n=1500)
+    sky = np.zeros(g.shape)
+    sky[10, 12], sky[30, 50], sky[31, 52], sky[40, 5], sky[0, 63] = 1.0, -0.8, 0.5, 0.3, 0.4
+    s = with_sky(s, dft_predict(s, g, sky))
+    psf = dft_image(s, g, s.weight, np.ones(len(s.vis)), (2 * g.ny, 2 * g.nx))
+    return g, s, psf, sky
+
+
+@pytest.mark.parametrize("form", ["textbook", "activeset"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_minor_cycle_finds_the_components_of_a_plain_hogbom(device_name, bright_sky, form, masked):
+    g, s, psf, sky = bright_sky
+    mask = None
+    if masked:
+        mask = np.zeros(g.shape, bool)
+        mask[25:35, 45:60] = mask[0, 63] = True
+    device, plane = begin(device_name, s, mask, g=g, wide=True, minorcycle=form)
+    # deep enough for some hundred iterations, and well above rounding, so that the same peaks win
+    components, _ = clean_by_hand(device.fetch(plane, "residual"), psf, 0.1, 0.05, 1000, mask)
+    assert 50 < len(components) < 1000
+    assert any(flux < 0 for _, _, flux in components)
+    # the active set holds what is above 0.9 of the threshold, so no pixel outside it can be the peak
+    # unless it grows: the PSF of this array does not make it
+    assert device.minor([plane], [MinorOrder(0.05, 1000, 0.1)]) == [len(components)]
+    expected = np.zeros(g.shape)
+    for y, x, flux in components:
+        expected[y, x] += flux
+    model = device.fetch(plane, "model")
+    assert np.array_equal(model != 0, expected != 0)
+    # a PSF of accuracy 1e-6, added up over some hundred components
+    assert model == pytest.approx(expected, abs=1e-5)
+    if masked:
+        assert not model[~mask].any()
+        assert np.abs(expected[~mask]).max() == 0
+    else:
+        assert model[10, 12] == pytest.approx(sky[10, 12], abs=0.06)
+        assert model[30, 50] < -0.5
+
+
+@pytest.mark.parametrize("form", ["textbook", "activeset"])
+def test_the_minor_cycle_keeps_to_its_order(device_name, bright_sky, form):
+    g, s, _, _ = bright_sky
+    mask = np.zeros(g.shape, bool)
+    device, plane = begin(device_name, s, g=g, wide=True, minorcycle=form)
+    peak = device.measure([plane])[0][0]
+    assert device.minor([plane], [MinorOrder(1.01 * peak, 100, 0.1)]) == [0], "nothing above the threshold"
+    assert device.minor([plane], [MinorOrder(0.1 * peak, 0, 0.1)]) == [0], "no iterations allowed"
+    assert not device.fetch(plane, "model").any()
+    assert device.minor([plane], [MinorOrder(0.0, 7, 0.1)]) == [7], "as many as allowed"
+    device.major([plane])
+    flux = device.fetch(plane, "model").copy()
+    assert device.minor([plane], [MinorOrder(0.0, 5, 0.1)]) == [5]
+    assert np.abs(device.fetch(plane, "model") - flux).sum() > 0, "components are added to the model that is there"
+    device, plane = begin(device_name, s, mask, g=g, wide=True, minorcycle=form)
+    assert device.minor([plane], [MinorOrder(0.0, 100, 0.1)]) == [0], "an empty mask"
+
+
+@pytest.mark.parametrize("way", ["visibility", "image"])
+def test_a_rolled_back_plane_is_as_it_was_when_kept(device_name, bright_sky, way):
+    g, s, _, _ = bright_sky
+    device, plane = begin(device_name, s, g=g, wide=True, majorcycle=way)
+    kept = {}
+    for cycle in range(3):
+        device.minor([plane], [MinorOrder(0.0, 20, 0.1)])
+        device.major([plane])
+        if cycle == 0:
+            device.keep_model([plane])
+            kept = {name: device.fetch(plane, name).copy() for name in ("model", "residual")}
+    assert not np.array_equal(device.fetch(plane, "model"), kept["model"])
+    for _ in range(2):  # what is kept survives being used
+        device.roll_back([plane])
+        for name, values in kept.items():
+            assert np.array_equal(device.fetch(plane, name), values)
+        device.minor([plane], [MinorOrder(0.0, 20, 0.1)])
+        device.major([plane])
+        expected = dft_image(s, g, s.weight, s.vis - dft_predict(s, g, device.fetch(plane, "model")))
+        # epsilon 1e-6 of 3 Jy of sources and of as much of components
+        assert device.fetch(plane, "residual") == pytest.approx(expected, abs=2e-5)
+
+
+def test_a_plane_does_not_depend_on_its_neighbours_in_the_batch(device_name):
+    each = [samples(RECTANGLE, seed=seed, n=500 + 100 * seed) for seed in range(4)]
+
+    def life(device, planes):
+        device.make_psf(planes, True)
+        device.minor(planes, [MinorOrder(0.05, 200, 0.1)] * len(planes))
+        device.major(planes)
+        device.measure(planes)
+        products = [[device.fetch(p, name).tobytes() for name in ("psf", "model", "residual")] for p in planes]
+        device.release(planes)
+        return products
+
+    device = make_device(device_name, settings(RECTANGLE))
+    begun = device.begin([*each, None], [None] * 5)
+    together = life(device, begun[:4])
+    device.release(begun[4:])
+    alone = [life(device, device.begin([s], [None]))[0] for s in each[::-1]][::-1]
+    assert together == alone
+
+
+def test_no_samples_make_a_plane_without_data(device_name):
+    s = samples(SQUARE)
+    blank = replace(s, weight=np.zeros_like(s.weight))
+    far = replace(s, uvw=s.uvw + 1e7)  # beyond the image's uv plane altogether
+    device = make_device(device_name, settings(weighting="briggs"))
+    for plane in device.begin([None, blank, far], [None] * 3):
+        assert (plane.sum_weights, plane.visibilities) == (0, 0)
+        assert not device.fetch(plane, "dirty").any()
+
+
+@pytest.mark.parametrize("weighting", ["natural", "uniform", "briggs"])
+def test_one_visibility_is_enough(device_name, weighting):
+    s = samples(SQUARE)
+    one = replace(s, uvw=s.uvw[1:2], vis=s.vis[1:2], weight=s.weight[1:2])
+    device, plane = begin(device_name, one, wide=True, weighting=weighting)
+    assert plane.visibilities == 1
+    expected = dft_image(one, SQUARE, one.weight, one.vis)
+    assert device.fetch(plane, "dirty") == pytest.approx(expected, abs=gridding_error(one, 1e-6))
+    assert device.fetch(plane, "psf")[32, 32] == pytest.approx(1.0, abs=3e-6)
+    # every crest of a single fringe is a peak: cleaning must still end
+    device.minor([plane], [MinorOrder(0.0, 10, 0.1)])
+    device.major([plane])
+    assert np.isfinite(device.fetch(plane, "residual")).all()
+
+
+def gaussian(g, beam: Beam, x: float, y: float) -> np.ndarray:
+    """Elliptical Gaussian of peak 1 about pixel (x, y): major axis at `bpa` from north through east (to the left)."""
+    north = ((np.arange(g.ny) - y) * g.cell_y)[:, None]
+    east = -(np.arange(g.nx) - x) * g.cell_x
+    along = east * np.sin(beam.bpa) + north * np.cos(beam.bpa)
+    across = east * np.cos(beam.bpa) - north * np.sin(beam.bpa)
+    return np.exp(-4 * np.log(2) * ((along / beam.bmaj) ** 2 + (across / beam.bmin) ** 2))
+
+
+BEAMS = [
+    Beam(80 * ARCSEC, 80 * ARCSEC, 0.0),
+    Beam(150 * ARCSEC, 70 * ARCSEC, 0.6),
+    Beam(120 * ARCSEC, 60 * ARCSEC, -1.2),
+]
+
+
+@pytest.mark.parametrize("beam", BEAMS)
+@pytest.mark.parametrize("dense", [False, True], ids=["few components", "every pixel"])
+def test_the_restored_image_is_the_sum_of_gaussians_and_the_residual(device_name, beam, dense):
+    """A model with something in every pixel is convolved by FFT, one with few components is written pixel by pixel."""
+    g = RECTANGLE
+    rng = np.random.default_rng(3)
+    residual = rng.normal(0, 0.01, g.shape).astype(np.float32)
+    model = np.zeros(g.shape, np.float32)
+    if dense:
+        model += np.float32(1e-12)
+    components = [(0, 0, 1.0), (63, 47, -0.5), (30, 20, 2.0), (31, 20, 0.25)]
+    for x, y, flux in components:
+        model[y, x] += flux
+    expected = residual + sum(flux * gaussian(g, beam, x, y) for x, y, flux in components)
+    image = make_device(device_name, settings(g)).restore(model, residual, beam, None, 1.0)
+    # Gaussians end at 1e-7 of their peak, float32 FFTs at 1e-6 of the flux
+    assert image == pytest.approx(expected, abs=5e-6)
+    assert model[20, 30] == 2.0, "what was given is left as it was"
+
+
+@pytest.mark.parametrize("fitted", BEAMS)
+def test_smoothing_the_residual_to_a_larger_beam_conserves_flux(device_name, fitted):
+    """A point source left in the residual, 1 Jy per fitted beam, becomes one of 1 Jy per target beam."""
+    g, target = RECTANGLE, Beam(200 * ARCSEC, 160 * ARCSEC, 0.3)
+    residual = gaussian(g, fitted, 30, 22).astype(np.float32)
+    device = make_device(device_name, settings(g))
+    image = restored(device, g, np.zeros(g.shape, np.float32), residual, fitted, target)
+    assert image == pytest.approx(gaussian(g, target, 30, 22), abs=1e-4)  # a beam of 3 pixels is sampled to that
+    before, after = (
+        values.sum(dtype=float) / beam_area_pixels(beam, g.cell_x, g.cell_y)
+        for values, beam in ((residual, fitted), (image, target))
+    )
+    assert after == pytest.approx(before, rel=1e-4)
+
+
+def test_a_residual_is_left_alone_where_the_target_is_no_larger(device_name):
+    g = RECTANGLE
+    residual = np.random.default_rng(1).normal(size=g.shape).astype(np.float32)
+    model = np.zeros(g.shape, np.float32)
+    device = make_device(device_name, settings(g))
+    for target in (BEAMS[1], BEAMS[0]):  # the same, and one narrower along the fitted beam
+        assert np.array_equal(restored(device, g, model, residual, BEAMS[1], target), residual)
+
+
+def test_an_unknown_device_is_refused():
+    with pytest.raises(GpucubeError, match="'abacus' is not available"):
+        make_device("abacus", settings())

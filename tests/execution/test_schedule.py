@@ -1,0 +1,272 @@
+"""Who does the work must not matter, and what cannot be done must not take anything else with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from unittest.mock import AsyncMock
+
+import dask
+import numpy as np
+import psutil
+import pytest
+from astropy.io import fits
+from distributed import Client, LocalCluster, Nanny
+from runs import IMAGES, SETTINGS, image, payload, planes, tree
+
+from gpucube.data.ingest import ingest
+from gpucube.data.mask import Mask
+from gpucube.devices.base import ImagingSettings
+from gpucube.errors import DeviceLost, GpucubeError
+from gpucube.execution import dask_workers as schedule
+from gpucube.execution import plan
+from gpucube.execution.dask_workers import DaskWorkers
+from gpucube.execution.threads import InProcess
+from gpucube.execution.workers import Workers
+from gpucube.imaging.job import ImageJob
+from gpucube.imaging.stopping import CleanParameters
+from gpucube.output.fits_cube import create_cubes, read_plane
+from gpucube.output.records import ChannelRecord, StopCode
+from gpucube.schema.parameters import make_parameters
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """Address of a Dask scheduler with two workers, which gives a task up when it has killed one worker."""
+    with (
+        # a worker that is killed twice within the time would be given up for good
+        dask.config.set({"distributed.scheduler.allowed-failures": 0, "distributed.deploy.lost-worker-timeout": "1 h"}),
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", host="127.0.0.1"
+        ) as made,
+    ):
+        yield made.scheduler_address
+
+
+@pytest.fixture(params=["threads", "dask"])
+def workers(request: pytest.FixtureRequest) -> Iterator[Workers]:
+    """Both kinds of workers, two of each."""
+    made = (
+        InProcess(2, "cpu") if request.param == "threads" else DaskWorkers(2, "cpu", request.getfixturevalue("cluster"))
+    )
+    yield made
+    made.close()
+
+
+class DeadlyMask(Mask):
+    """The plane of channel 5 kills the process that asks for it, as the kernel does when memory runs out."""
+
+    def plane(self, channel: int) -> np.ndarray:
+        if channel == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.ones((64, 64), bool)
+
+
+class DeviceLosingMask(Mask):
+    """At the plane of channel 5 the GPU of the process stops working, and no other channel can be imaged there."""
+
+    def plane(self, channel: int) -> np.ndarray:
+        if channel == 5:
+            raise DeviceLost("the GPU stopped working")
+        return np.ones((64, 64), bool)
+
+
+def make_job(ms: Path, folder: Path, workers: Workers, stores: ExitStack, mask: Mask | None, products: Any) -> ImageJob:
+    """`SETTINGS` on an MS, read by `workers`, up to the moment when imaging begins."""
+    parameters = make_parameters(vis=ms, imagename=folder / "cube", **SETTINGS)
+    selection = plan.make_selection(parameters)
+    geometry, axis = plan.image_geometry(parameters, selection), plan.spectral_axis(selection)
+    cubes = create_cubes(parameters.imagename, products, geometry, axis, ("I",), ())
+    store, _ = ingest(selection, str(folder / "scratch"), lambda done, total: None, workers.ingest, stores)
+    settings = ImagingSettings(geometry, "briggs", 0.5)
+    clean = CleanParameters(niter=1000, nsigma=3)
+    return ImageJob(store, settings, clean, axis.frequency, ("I",), cubes, mask, "channel")
+
+
+CHUNKS = [[4, 5, 6, 7], [0, 1, 2, 3], [8, 9, 10, 11]]
+
+
+def run(job: ImageJob, workers: Workers) -> tuple[list[ChannelRecord], list[tuple[str, Any]]]:
+    events: list[tuple[str, Any]] = []
+    records = [r for batch in workers.image(job, CHUNKS, lambda *event: events.append(event)) for r in batch]
+    return sorted(records, key=lambda r: r.channel), events
+
+
+def test_every_channel_is_announced_and_reported(workers: Workers, tiny_ms: Any, tmp_path: Path) -> None:
+    with ExitStack() as stores:
+        records, events = run(make_job(tiny_ms.ms, tmp_path, workers, stores, None, IMAGES), workers)
+    assert [r.channel for r in records] == list(range(12))
+    assert sorted(what for event, what in events if event == "started") == list(range(12))
+    finished = [what for event, what in events if event == "finished"]
+    assert sorted(r.channel for r in finished) == list(range(12))
+    assert all(isinstance(r, ChannelRecord) for r in finished)
+    for channel in range(12):
+        order = [event for event, what in events if getattr(what, "channel", what) == channel]
+        assert order == ["started", "finished"]
+
+
+@pytest.mark.filterwarnings("ignore:File may have been truncated")
+def test_an_unreadable_plane_of_the_mask_fails_its_channels_alone(
+    workers: Workers, tiny_ms: Any, tmp_path: Path
+) -> None:
+    """The mask is cut short after it was checked: planes 9 to 11 are gone."""
+    path = tmp_path / "mask.fits"
+    fits.writeto(path, np.ones((12, 64, 64), np.float32))
+    os.truncate(path, 2880 + 9 * 64 * 64 * 4 + 100)
+    with ExitStack() as stores:
+        job = make_job(tiny_ms.ms, tmp_path, workers, stores, Mask(str(path), 0, (12,)), (*IMAGES, "mask"))
+        records, _ = run(job, workers)
+    good = image(tiny_ms.ms, tmp_path / "good")
+    for record in records:
+        lost = record.channel >= 9
+        assert (record.stop_code == StopCode.FAILED) == lost
+        assert bool(record.message) == lost and "\n" not in record.message
+        for product in IMAGES:
+            found = read_plane(job.cubes[product], 0, record.channel)
+            expected = np.full((64, 64), np.nan) if lost else planes(good, product)[record.channel]
+            np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("mask", [DeadlyMask, DeviceLosingMask])
+def test_a_channel_that_kills_its_worker_is_found_and_given_up(
+    cluster: str, tiny_ms: Any, tmp_path: Path, mask
+) -> None:
+    workers = DaskWorkers(2, "cpu", cluster)
+    with ExitStack() as stores:
+        stores.callback(workers.close)
+        job = make_job(tiny_ms.ms, tmp_path, workers, stores, mask("", 0, ()), IMAGES)
+        records, _ = run(job, workers)
+    good = image(tiny_ms.ms, tmp_path / "good")
+    assert [r.channel for r in records] == list(range(12))
+    assert [r.channel for r in records if r.stop_code == StopCode.FAILED] == [5]
+    assert records[5].message.startswith("KilledWorker") and "\n" not in records[5].message
+    for product in IMAGES:
+        for channel in range(12):
+            found = read_plane(job.cubes[product], 0, channel)
+            expected = np.full((64, 64), np.nan) if channel == 5 else planes(good, product)[channel]
+            np.testing.assert_array_equal(found, expected)
+
+
+@pytest.fixture
+def doomed(tiny_ms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ImageJob, DaskWorkers]]:
+    """A job whose channel 5 kills the workers of a local cluster, which gives each up for good at once.
+
+    Dask does so when a worker has not come back in time; here no time is enough. One death gives a task up.
+    """
+    monkeypatch.setattr(schedule, "LOST_WORKER_SECONDS", 0)
+    monkeypatch.setattr(schedule, "SECONDS_BETWEEN_LOOKS", 0.5)
+    # what gpucube sets of the second ends with the test
+    settings = {"distributed.scheduler.allowed-failures": 0, "distributed.deploy.lost-worker-timeout": "15 s"}
+    with dask.config.set(settings), ExitStack() as stores:
+        workers = DaskWorkers(2, "cpu")
+        stores.callback(workers.close)
+        yield make_job(tiny_ms.ms, tmp_path, workers, stores, DeadlyMask("", 0, ()), ("image",)), workers
+
+
+def test_workers_that_a_local_cluster_gave_up_are_replaced(doomed: tuple[ImageJob, DaskWorkers]) -> None:
+    records, _ = run(*doomed)
+    assert [r.channel for r in records] == list(range(12))
+    assert [r.channel for r in records if r.stop_code == StopCode.FAILED] == [5]
+
+
+def test_a_replacement_that_dies_while_it_starts_is_replaced(
+    doomed: tuple[ImageJob, DaskWorkers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both workers are killed for good, and so are the first two that come for them, before they are there."""
+    start, to_die = Nanny.instantiate, [1, 2]
+
+    async def instantiate(self: Nanny) -> Any:
+        if self.process is None and to_die:
+            to_die.pop()
+            raise RuntimeError("killed")
+        return await start(self)
+
+    monkeypatch.setattr(Nanny, "instantiate", instantiate)
+    records, _ = run(*doomed)
+    assert not to_die
+    assert [r.channel for r in records if r.stop_code == StopCode.FAILED] == [5]
+
+
+def test_a_local_cluster_without_workers_is_told(
+    doomed: tuple[ImageJob, DaskWorkers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "SECONDS_WITHOUT_WORKERS", 3.0)
+    monkeypatch.setattr(schedule, "SECONDS_TO_CLOSE", 2)
+    # the machine cannot start processes any more
+    monkeypatch.setattr("distributed.nanny.AsyncProcess.start", AsyncMock(side_effect=OSError("no memory")))
+    with pytest.raises(GpucubeError, match="all workers of the local Dask cluster died, and no new ones"):
+        run(*doomed)
+
+
+def test_a_scheduler_whose_workers_are_gone_is_told_once(
+    tiny_ms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run goes on when workers come."""
+    monkeypatch.setattr(schedule, "SECONDS_BETWEEN_LOOKS", 0.2)
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, protocol="tcp", dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        ExitStack() as stores,
+    ):
+        workers = DaskWorkers(0, "cpu", cluster.scheduler_address)
+        stores.callback(workers.close)
+        job = make_job(tiny_ms.ms, tmp_path, workers, stores, None, ("image",))
+        cluster.scale(0)
+        cluster.sync(cluster._correct_state)
+        back = threading.Timer(2.0, cluster.scale, [1])
+        back.start()
+        with pytest.warns(UserWarning, match="no workers any more: waiting for new ones") as told:
+            records, _ = run(job, workers)
+        back.join()
+    assert len(told) == 1
+    assert len(records) == 12
+
+
+def test_an_existing_cluster_does_the_work_and_stays(cluster: str, tiny_ms: Any, tmp_path: Path) -> None:
+    with Client(cluster, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=60)
+        names = {str(w["name"]) for w in client.scheduler_info(n_workers=-1)["workers"].values()}
+        result = image(tiny_ms.ms, tmp_path / "cube", scheduler=cluster, chunksize=1)
+        assert {r.worker for r in result.channels} <= names
+        assert client.submit(os.getpid).result() != os.getpid()
+    assert result.summary["memory_peak"] > psutil.Process().memory_info().rss
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_local_cluster_is_made_and_ended(
+    tiny_ms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = {p.pid for p in psutil.Process().children(recursive=True)}
+    monkeypatch.setattr(plan, "IN_PROCESS_SECONDS", 0)
+    result = image(tiny_ms.ms, tmp_path / "dask", workers=2)
+    assert capfd.readouterr() == ("", "")
+    assert result.summary["plan"]["workers"] == 2
+    assert {r.worker for r in result.channels} <= {"0", "1"}
+    left = {p.pid for p in psutil.Process().children(recursive=True) if "resource_tracker" not in " ".join(p.cmdline())}
+    assert left <= before
+    assert tree(tmp_path) == sorted(f"dask.{name}.fits" for name in SETTINGS["products"]) + ["dask.summary.json"]
+    monkeypatch.undo()
+    assert payload(image(tiny_ms.ms, tmp_path / "threads", workers=2)) == payload(result)
+
+
+@pytest.mark.parametrize("scheduler", [False, True], ids=["threads", "dask"])
+def test_progress_counts_every_channel(
+    scheduler: bool,
+    tiny_ms: Any,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    address = request.getfixturevalue("cluster") if scheduler else ""
+    capsys.readouterr()
+    image(tiny_ms.ms, tmp_path / "cube", quiet=False, scheduler=address)
+    lines = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("gpucube: ") for line in lines)
+    assert any("900 of 900 rows" in line for line in lines)
+    assert "12 of 12 channels done in" in lines[-1]

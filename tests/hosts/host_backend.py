@@ -1,0 +1,60 @@
+"""The backend of the CUDA device for machines without a GPU: numpy arrays, kernels run on the host, scipy's FFTs.
+
+What it cannot show is said in docs/cuda.md. `budget` bounds nothing but what the device believes it may take.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.fft
+
+from gpucube.devices.cuda.backend import Backend
+from gpucube.devices.cuda.kernel_sources import kernel_source
+from hosts.cudahost import HostModule
+
+
+@functools.cache
+def host_module(stem: str, options: tuple[str, ...] = ()) -> HostModule:
+    """The compiled source of that name."""
+    return HostModule(kernel_source(stem), options)
+
+
+def _destroying(transform: Callable) -> Callable:
+    """As a GPU's FFT may: what it was given is not there any more."""
+
+    def destroyed(given: np.ndarray, *shape: Any) -> np.ndarray:
+        result = transform(given, *shape)
+        given[:] = np.nan
+        return result
+
+    return destroyed
+
+
+def host_backend(budget: int = 1 << 34, shared_bytes: int = 227 << 10) -> Backend:
+    """`budget` in bytes; `shared_bytes` as an H200's."""
+
+    def upload(arrays: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
+        return np.concatenate([np.zeros(0, dtype), *(np.asarray(a, dtype).reshape(-1) for a in arrays)])
+
+    return Backend(
+        xp=np,
+        compile=lambda stem, options: host_module(stem, tuple(options)),
+        rfft2=scipy.fft.rfft2,
+        irfft2=_destroying(lambda grid, shape: scipy.fft.irfft2(grid, s=shape, norm="forward")),
+        fft2=_destroying(scipy.fft.fft2),
+        ifft2=_destroying(lambda grid: scipy.fft.ifft2(grid, norm="forward")),
+        upload=upload,
+        download=np.array,
+        synchronise=lambda: None,
+        memory=lambda: budget,
+        free=lambda: None,
+        out_of_memory=MemoryError,
+        shared_bytes=shared_bytes,
+        processors=2,
+        fft_work=0.0,
+        fft_kept=0.0,
+    )

@@ -1,0 +1,359 @@
+"""PLANES: the cube on disk is standard FITS, every plane lies in its place, and nothing half-made stays behind.
+
+Oracles: astropy's FITS verification and WCS, spectral_cube, and a SIN projection written here with unit vectors.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import pickle
+import resource
+import warnings
+
+import numpy as np
+import pytest
+from astropy import units
+from astropy.io import fits
+from astropy.wcs import WCS
+from spectral_cube import SpectralCube, VaryingResolutionSpectralCube
+
+from gpucube.errors import GpucubeError
+from gpucube.output.fits_cube import create_cubes, read_plane, sync, write_beam_table, write_plane, write_single_beam
+from gpucube.output.paths import PRODUCT_UNITS
+from gpucube.sky.beam import Beam
+from gpucube.sky.geometry import ImageGeometry
+from gpucube.sky.spectral import SpectralAxis
+
+ARCSEC = math.pi / 180 / 3600
+GEOMETRY = ImageGeometry(32, 24, 1.5 * ARCSEC, 2 * ARCSEC, math.radians(-100), math.radians(-35))
+RISING = 86e9 + 1e5 * np.arange(5)
+
+
+def make_axis(frequency=RISING, specsys="LSRK", restfreq=86.243e9) -> SpectralAxis:
+    frequency = np.asarray(frequency, dtype=float)
+    return SpectralAxis(frequency, np.full(frequency.shape, 1e5), specsys, restfreq)
+
+
+def make_beams(nstokes: int, nchan: int) -> list[list[Beam | None]]:
+    """Beams that tell channel and Stokes plane apart."""
+    return [
+        [Beam((4 + 0.1 * c + s) * ARCSEC, 3 * ARCSEC, math.radians(10 * s - c)) for c in range(nchan)]
+        for s in range(nstokes)
+    ]
+
+
+def numbered_plane(stokes_index: int, channel: int) -> np.ndarray:
+    """A plane no two of which have a pixel in common."""
+    size = GEOMETRY.ny * GEOMETRY.nx
+    start = (stokes_index * 100 + channel) * size
+    return np.arange(start, start + size, dtype=np.float32).reshape(GEOMETRY.shape)
+
+
+def read_spectral_cube(path):
+    """The cube as spectral_cube sees it; its remark that only the first Stokes plane is returned is no news."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return SpectralCube.read(path)
+
+
+@pytest.mark.parametrize("product", PRODUCT_UNITS)
+def test_every_product_is_standard_fits_with_its_unit_and_its_beams(tmp_path, product):
+    axis = make_axis()
+    cube = create_cubes(
+        tmp_path / "out",
+        [product],
+        GEOMETRY,
+        axis,
+        ("I",),
+        ["niter=10"],
+        telescope="ALMA",
+        objectname="DM Tau",
+        observer="O'Brien",
+        dateobs="2024-03-02T05:49:24.857",
+    )[product]
+    for channel in range(axis.nchan):
+        write_plane(cube, 0, channel, numbered_plane(0, channel))
+    has_table = product not in ("model", "mask")
+    if has_table:
+        write_beam_table(cube, make_beams(1, axis.nchan))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with fits.open(cube.path) as hdus:
+            hdus.verify("exception")
+            header = hdus[0].header
+            assert [hdu.name for hdu in hdus] == (["PRIMARY", "BEAMS"] if has_table else ["PRIMARY"])
+            assert header.get("CASAMBM", False) is has_table
+            assert "BMAJ" not in header
+            assert header["BUNIT"] == PRODUCT_UNITS[product]
+            assert [header[f"CTYPE{i}"] for i in (1, 2, 3, 4)] == ["RA---SIN", "DEC--SIN", "FREQ", "STOKES"]
+            assert (header["OBJECT"], header["TELESCOP"], header["OBSERVER"]) == ("DM Tau", "ALMA", "O'Brien")
+            assert (header["SPECSYS"], header["VELREF"], header["RESTFRQ"]) == ("LSRK", 257, 86.243e9)
+            assert (header["RADESYS"], header["EQUINOX"]) == ("FK5", 2000.0)
+            assert hdus[0].data.shape == (1, 5, 24, 32)
+            assert np.array_equal(hdus[0].data[0, 3], numbered_plane(0, 3))
+        WCS(header)  # any remark of the WCS library about the header is an error here
+
+
+def test_unwritten_planes_take_no_disk_space(tmp_path):
+    big = ImageGeometry(2048, 2048, ARCSEC, ARCSEC, 0.0, 0.0)
+    cube = create_cubes(tmp_path / "out", ["image"], big, make_axis(), ("I",), [])["image"]
+    status = (tmp_path / "out.image.fits").stat()
+    assert status.st_size > 5 * cube.plane_bytes
+    # a header and a table; the file system counts in pages
+    assert 512 * status.st_blocks < 100_000
+
+
+@pytest.mark.parametrize("radesys", ["FK5", "ICRS"])
+def test_pixels_lie_where_the_sine_projection_puts_them(tmp_path, radesys):
+    """The header's WCS against unit vectors, to a millionth of a pixel (16 digits of double, 14 in the cards)."""
+    geometry = ImageGeometry(32, 24, 90 * ARCSEC, 120 * ARCSEC, math.radians(-100), math.radians(-35), radesys)
+    create_cubes(tmp_path / "out", ["image"], geometry, make_axis(), ("I",), [])
+    wcs = WCS(fits.getheader(tmp_path / "out.image.fits")).celestial
+    ra0, dec0 = geometry.ra, geometry.dec
+    centre = np.array([math.cos(dec0) * math.cos(ra0), math.cos(dec0) * math.sin(ra0), math.sin(dec0)])
+    east = np.array([-math.sin(ra0), math.cos(ra0), 0.0])
+    north = np.cross(centre, east)
+    for x, y in ((16, 12), (0, 0), (31, 0), (31, 23), (5, 20)):
+        # x grows to the west, and pixel (nx/2, ny/2) counted from 0 is the phase centre
+        l, m = (16 - x) * geometry.cell_x, (y - 12) * geometry.cell_y
+        direction = l * east + m * north + math.sqrt(1 - l * l - m * m) * centre
+        ra = math.degrees(math.atan2(direction[1], direction[0])) % 360
+        dec = math.degrees(math.asin(direction[2]))
+        assert wcs.wcs_pix2world(x, y, 0) == pytest.approx([ra, dec], abs=120 / 3600 * 1e-6)
+        assert wcs.wcs_world2pix(ra, dec, 0) == pytest.approx([x, y], abs=1e-6)
+    assert wcs.wcs.radesys == radesys
+
+
+@pytest.mark.parametrize(
+    "frequency", [RISING, RISING[::-1], RISING[:1]], ids=["rising", "falling frequency", "one channel"]
+)
+@pytest.mark.parametrize("stokes", [("I",), ("I", "V"), ("Q", "U"), ("I", "Q", "U", "V"), ("pseudoI",)])
+def test_spectral_cube_finds_frequencies_and_beams(tmp_path, frequency, stokes):
+    axis = make_axis(frequency)
+    cube = create_cubes(tmp_path / "out", ["image"], GEOMETRY, axis, stokes, [])["image"]
+    beams = make_beams(len(stokes), axis.nchan)
+    for index in range(len(stokes)):
+        for channel in range(axis.nchan):
+            write_plane(cube, index, channel, numbered_plane(index, channel))
+    write_beam_table(cube, beams)
+
+    read = read_spectral_cube(cube.path)
+    assert isinstance(read, VaryingResolutionSpectralCube)
+    assert read.unit == units.Jy / units.beam
+    # relative 1e-12: the header holds doubles in decimal
+    assert read.spectral_axis.to_value(units.Hz) == pytest.approx(frequency, rel=1e-12)
+    # the table holds float32
+    assert read.beams.major.to_value(units.rad) == pytest.approx([beam.bmaj for beam in beams[0]], rel=1e-6)
+    assert read.beams.minor.to_value(units.rad) == pytest.approx([beam.bmin for beam in beams[0]], rel=1e-6)
+    assert read.beams.pa.to_value(units.rad) == pytest.approx([beam.bpa for beam in beams[0]], abs=1e-6)
+    assert np.array_equal(read.unitless_filled_data[:], [numbered_plane(0, c) for c in range(axis.nchan)])
+    header = fits.getheader(cube.path)
+    codes = header["CRVAL4"] + header["CDELT4"] * np.arange(len(stokes))
+    assert codes.tolist() == [{"I": 1, "pseudoI": 1, "Q": 2, "U": 3, "V": 4}[name] for name in stokes]
+    table = fits.getdata(cube.path, "BEAMS")
+    assert table["POL"].tolist() == np.repeat(np.arange(len(stokes)), axis.nchan).tolist()
+    assert table["BMAJ"] == pytest.approx([beam.bmaj / ARCSEC for row in beams for beam in row], rel=1e-6)
+
+
+@pytest.mark.parametrize("at_creation", [True, False], ids=["given beam", "common beam, known at the end"])
+def test_single_beam_stands_in_the_header(tmp_path, at_creation):
+    beam = Beam(5 * ARCSEC, 4 * ARCSEC, math.radians(-70))
+    cubes = create_cubes(
+        tmp_path / "out",
+        ["image", "residual", "model"],
+        GEOMETRY,
+        make_axis(),
+        ("I",),
+        ["robust=0.5"],
+        beams=beam if at_creation else None,
+    )
+    before = fits.getheader(cubes["image"].path)
+    for channel in range(5):
+        write_plane(cubes["image"], 0, channel, numbered_plane(0, channel))
+    if not at_creation:
+        write_single_beam(cubes["image"], beam)
+
+    header = fits.getheader(cubes["image"].path)
+    assert [header["BMAJ"], header["BMIN"], header["BPA"]] == pytest.approx([5 / 3600, 4 / 3600, -70], rel=1e-13)
+    assert list(header) == list(before) and header["HISTORY"] == before["HISTORY"]
+    read = read_spectral_cube(cubes["image"].path)
+    assert not isinstance(read, VaryingResolutionSpectralCube)
+    assert read.beam.major.to_value(units.arcsec) == pytest.approx(5)
+    assert len(fits.open(cubes["image"].path)) == 1
+    # the residual keeps the beam of every channel's own PSF
+    assert fits.getheader(cubes["residual"].path, "BEAMS")["NCHAN"] == 5
+    assert "BMAJ" not in fits.getheader(cubes["model"].path)
+
+
+def test_channel_without_beam_takes_the_nearest(tmp_path):
+    """No reader accepts an empty row: nearest channel of the same Stokes, the lower of two; else one pixel."""
+    axis = make_axis(86e9 + 1e5 * np.arange(6))
+    cube = create_cubes(tmp_path / "out", ["image"], GEOMETRY, axis, ("I", "Q"), [])["image"]
+    beam = [Beam((4 + c) * ARCSEC, 3 * ARCSEC, 0.1) for c in range(6)]
+    write_beam_table(cube, [[None, beam[1], None, beam[3], None, None], [None] * 6])
+    table = fits.getdata(cube.path, "BEAMS")
+    assert table["BMAJ"][:6] == pytest.approx([5, 5, 5, 7, 7, 7])
+    assert table["CHAN"].tolist() == [*range(6), *range(6)]
+    assert table["BMAJ"][6:] == pytest.approx([2] * 6) and table["BMIN"][6:] == pytest.approx([2] * 6)
+
+
+def test_uneven_channels_are_listed_and_announced(tmp_path):
+    frequency = [1e9, 1.1e9, 1.5e9]
+    axis = SpectralAxis(np.array(frequency), np.array([1e6, 2e6, 3e6]), "TOPOCENT", None)
+    cubes = create_cubes(tmp_path / "out", ["image", "model"], GEOMETRY, axis, ("I",), [])
+    write_beam_table(cubes["image"], make_beams(1, 3))
+    for cube in cubes.values():
+        with fits.open(cube.path) as hdus:
+            hdus.verify("exception")
+            assert "NOT EVENLY SPACED" in str(hdus[0].header["COMMENT"])
+            assert hdus["CHANNELS"].data["FREQ"].tolist() == frequency
+            assert hdus["CHANNELS"].data["WIDTH"].tolist() == [1e6, 2e6, 3e6]
+            assert hdus["CHANNELS"].columns["FREQ"].unit == "Hz"
+            assert hdus[0].header["CRVAL3"] + 2 * hdus[0].header["CDELT3"] == 1.5e9
+            assert "RESTFRQ" not in hdus[0].header
+    assert isinstance(read_spectral_cube(cubes["image"].path), VaryingResolutionSpectralCube)
+
+
+def test_even_channels_need_no_list(tmp_path):
+    cube = create_cubes(tmp_path / "out", ["model"], GEOMETRY, make_axis(), ("I",), [])["model"]
+    header = fits.getheader(cube.path)
+    assert len(fits.open(cube.path)) == 1 and "COMMENT" not in header
+
+
+def test_history_holds_every_parameter(tmp_path):
+    long_list = "mask=" + ",".join(f"/data/mask{number:03d}.fits" for number in range(20))
+    history = ["vis=/données/ångström.ms", "phasecenter=J2000\t4h33m\n+18d", long_list, "niter=1000"]
+    create_cubes(tmp_path / "out", ["image"], GEOMETRY, make_axis(), ("I",), history)
+    with fits.open(tmp_path / "out.image.fits") as hdus:
+        hdus.verify("exception")
+        cards = list(hdus[0].header["HISTORY"])
+    assert cards[0] == r"vis=/donn\xe9es/\xe5ngstr\xf6m.ms"
+    assert cards[1] == r"phasecenter=J2000\t4h33m\n+18d"
+    assert cards[-1] == "niter=1000"
+    assert cards[2] + "".join(card.removeprefix("  ") for card in cards[3:-1]) == long_list
+
+
+def _write_channels(cube, channels):
+    for channel in channels:
+        for stokes_index in range(cube.nstokes):
+            write_plane(cube, stokes_index, channel, numbered_plane(stokes_index, channel))
+    sync(cube)
+
+
+def test_planes_of_two_processes_in_any_order_arrive(tmp_path):
+    axis = make_axis(86e9 + 1e5 * np.arange(40))
+    cube = create_cubes(tmp_path / "out", ["image"], GEOMETRY, axis, ("I", "V"), [])["image"]
+    assert pickle.loads(pickle.dumps(cube)) == cube
+    order = np.random.default_rng(1).permutation(39).tolist()
+    spawn = multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=_write_channels, args=(cube, part)) for part in (order[:20], order[20:])]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    write_plane(cube, 0, 39, np.full(GEOMETRY.shape, np.nan))
+    write_beam_table(cube, make_beams(2, 40))
+    data = fits.getdata(cube.path)
+    for channel in range(39):
+        for stokes_index in (0, 1):
+            assert np.array_equal(data[stokes_index, channel], numbered_plane(stokes_index, channel))
+            assert np.array_equal(read_plane(cube, stokes_index, channel), data[stokes_index, channel])
+    assert np.isnan(read_plane(cube, 0, 39)).all()
+    assert read_plane(cube, 0, 39).dtype == np.float32
+    assert (read_plane(cube, 1, 39) == 0).all()
+
+
+def test_plane_outside_the_cube_or_of_another_shape_is_a_defect(tmp_path):
+    cube = create_cubes(tmp_path / "out", ["image"], GEOMETRY, make_axis(), ("I",), [])["image"]
+    for stokes_index, channel in ((0, 5), (0, -1), (1, 0)):
+        with pytest.raises(IndexError):
+            write_plane(cube, stokes_index, channel, numbered_plane(0, 0))
+        with pytest.raises(IndexError):
+            read_plane(cube, stokes_index, channel)
+    with pytest.raises(ValueError, match="shape"):
+        write_plane(cube, 0, 0, numbered_plane(0, 0).T)
+
+
+def test_cube_deleted_during_the_run_is_told_in_one_line(tmp_path):
+    cube = create_cubes(tmp_path / "out", ["image"], GEOMETRY, make_axis(), ("I",), [])["image"]
+    (tmp_path / "out.image.fits").unlink()
+    with pytest.raises(GpucubeError, match=r"cannot write channel 2 to .*out\.image\.fits: No such file"):
+        write_plane(cube, 0, 2, numbered_plane(0, 2))
+
+
+def test_disk_too_small_is_refused_before_anything_is_made(tmp_path):
+    huge = ImageGeometry(30000, 30000, ARCSEC, ARCSEC, 0.0, 0.0)
+    axis = make_axis(86e9 + 1e5 * np.arange(100_000))  # 360 TB a product
+    with pytest.raises(GpucubeError, match=r"need 7\.2e\+05 GB and .* has .* GB free") as caught:
+        create_cubes(tmp_path / "new" / "out", ["image", "model"], huge, axis, ("I",), [])
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("present", [*(f"out.{product}.fits" for product in PRODUCT_UNITS), "out.summary.json"])
+def test_earlier_products_are_kept_unless_overwrite(tmp_path, present):
+    (tmp_path / present).write_text("precious")
+    (tmp_path / "other.image.fits").write_text("not ours")
+    with pytest.raises(GpucubeError, match=rf"{present} exists; .*overwrite=True"):
+        create_cubes(tmp_path / "out", ["image"], GEOMETRY, make_axis(), ("I",), [])
+    assert {path.name for path in tmp_path.iterdir()} == {present, "other.image.fits"}
+    assert (tmp_path / present).read_text() == "precious"
+
+    create_cubes(tmp_path / "out", ["image"], GEOMETRY, make_axis(), ("I",), [], overwrite=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"out.image.fits", "other.image.fits"}
+    assert fits.getheader(tmp_path / "out.image.fits")["NAXIS3"] == 5
+
+
+def test_folder_is_made_and_an_impossible_one_refused(tmp_path):
+    create_cubes(tmp_path / "a" / "b" / "out", ["model"], GEOMETRY, make_axis(), ("I",), [])
+    assert (tmp_path / "a" / "b" / "out.model.fits").is_file()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(GpucubeError, match=r"cannot make the folder .*file.*: Not a directory|File exists"):
+        create_cubes(tmp_path / "file" / "out", ["model"], GEOMETRY, make_axis(), ("I",), [])
+
+
+def _create_with_file_size_limit(folder, limit, answer):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        create_cubes(folder / "out", ["model", "image"], GEOMETRY, make_axis(), ("I",), [], overwrite=True)
+    except GpucubeError as error:
+        answer.send(str(error))
+
+
+def test_failure_half_way_leaves_nothing_and_keeps_the_old(tmp_path):
+    """The system refuses the second file (a file size limit between the two sizes, in a process of its own)."""
+    model, image = create_cubes(tmp_path / "size", ["model", "image"], GEOMETRY, make_axis(), ("I",), []).values()
+    limit = model.data_end + 100
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "out.image.fits").write_text("precious")
+    spawn = multiprocessing.get_context("spawn")
+    for folder in (kept, tmp_path / "fresh"):
+        receiver, sender = spawn.Pipe(duplex=False)
+        process = spawn.Process(target=_create_with_file_size_limit, args=(folder, limit, sender))
+        process.start()
+        process.join()
+        assert receiver.poll() and "File too large" in receiver.recv()
+    assert [path.name for path in kept.iterdir()] == ["out.image.fits"]
+    assert (kept / "out.image.fits").read_text() == "precious"
+    assert not (tmp_path / "fresh").exists()
+    assert image.data_end == model.data_end
+
+
+@pytest.mark.parametrize("stokes", [("I", "Q", "V"), ("I", "pseudoI"), ("Q", "U", "I")])
+def test_unevenly_spaced_stokes_are_refused(tmp_path, stokes):
+    with pytest.raises(GpucubeError, match=r"stokes=.*evenly spaced"):
+        create_cubes(tmp_path / "out", ["image"], GEOMETRY, make_axis(), stokes, [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_runs_give_the_same_bytes(tmp_path):
+    """No time stamp of its own: a repeated run can be compared byte by byte."""
+    for name in ("one", "two"):
+        cube = create_cubes(tmp_path / name, ["image"], GEOMETRY, make_axis(), ("I",), [json.dumps({"gain": 0.1})])
+        write_beam_table(cube["image"], make_beams(1, 5))
+    assert (tmp_path / "one.image.fits").read_bytes() == (tmp_path / "two.image.fits").read_bytes()

@@ -1,0 +1,219 @@
+"""The command line: options from the schema, YAML beneath them, one line and status 2 for a mistake."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpucube import cli
+from gpucube.cli import COMMANDS, failures, job_parameters, main, summary
+from gpucube.errors import GpucubeError
+from gpucube.output.records import ChannelRecord, StopCode
+from gpucube.schema.parameters import Parameters, make_parameters
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def mistake(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What the command line says on a mistake, checked to be one line on standard error with status 2."""
+    assert main(arguments) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("gpucube: error: ")
+    assert output.err.count("\n") == 1
+    return output.err.removeprefix("gpucube: error: ").rstrip("\n")
+
+
+def run_python(code: str) -> str:
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    return done.stdout
+
+
+def test_options_give_the_same_parameters_as_python() -> None:
+    line = (
+        "a.ms b.ms --imagename out/x --imsize 512,256 --cell 0.2arcsec --width -2 --robust -0.5 --niter 1e4 "
+        "--threshold 3mJy --uvtaper 5klambda,3klambda,45deg --spw 0:5~20;30~40,1 --memory 8GB --overwrite --no-quiet "
+        "--restfreq=230.538GHz --products psf,image"
+    )
+    from_text = job_parameters("image", line.split())
+    from_python = make_parameters(
+        vis=["a.ms", "b.ms"], imagename="out/x", imsize=[512, 256], cell=0.2, width=-2, robust=-0.5, niter=10000,
+        threshold=0.003, uvtaper=["5klambda", "3klambda", "45deg"], spw="0:5~20;30~40,1", memory=8e9, overwrite=True,
+        quiet=False, restfreq=230.538e9, products=("image", "psf"),
+    )  # fmt: skip
+    assert from_text == from_python
+
+
+def test_options_may_come_before_and_between_the_measurement_sets() -> None:
+    parameters = job_parameters("image", ["--niter", "10", "a.ms", "--imagename", "x", "b.ms"])
+    assert parameters.vis == ("a.ms", "b.ms")
+    assert parameters.niter == 10
+
+
+def test_every_parameter_has_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["image", "--help"])
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    for name in Parameters.model_fields:
+        assert name == "vis" or f"--{name} " in text or f"--{name}, " in text, name
+    assert "80 %" in " ".join(text.split())  # a per cent sign in a description survives argparse
+
+
+def test_plan_names_the_image_after_the_measurement_set() -> None:
+    assert job_parameters("plan", ["data/a.ms"]).imagename == "a"
+    with pytest.raises(GpucubeError, match=r"^imagename is missing"):
+        job_parameters("image", ["data/a.ms"])
+
+
+def test_options_override_the_yaml_file(tmp_path: Path) -> None:
+    config = tmp_path / "job.yaml"
+    config.write_text(
+        "vis: [a.ms, b.ms]\nimagename: x\nimsize: [64, 128]\ncell: 2arcsec\nniter: 100\nepsilon: 1e-5\noverwrite: yes\n"
+        "restoringbeam: [1arcsec, 0.8arcsec, 30deg]\nworkers: null\n"
+    )
+    parameters = job_parameters("image", ["--config", str(config), "--niter", "7", "--no-overwrite"])
+    assert parameters.vis == ("a.ms", "b.ms")
+    assert parameters.imsize == (64, 128)
+    assert parameters.cell == (2.0, 2.0)
+    assert parameters.epsilon == 1e-5
+    assert parameters.restoringbeam == (1.0, 0.8, 30.0)
+    assert parameters.workers is None
+    assert parameters.niter == 7
+    assert parameters.overwrite is False
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("imgsize: 64", "{path}: unknown parameter 'imgsize': did you mean 'imsize'?"),
+        ("imsize: 63", "{path}: imsize=63: 63 must be even and at least 32; the next good size is 64"),
+        ("- imsize", "{path} is not a list of parameters; write lines such as 'imsize: 512'"),
+        ("just words", "{path} is not a list of parameters; write lines such as 'imsize: 512'"),
+        ("1: 2", "{path} is not a list of parameters; write lines such as 'imsize: 512'"),
+        ("imsize: [1", "{path} line 1 is not YAML: expected ',' or ']', but got '<stream end>'; "
+         "write lines such as 'imsize: 512'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_yaml_file_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    assert mistake(capsys, "image", "a.ms", "--imagename", "x", "--config", str(path)) == message.format(path=path)
+
+
+def test_a_yaml_file_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = tmp_path / "missing.yaml"
+    assert mistake(capsys, "image", "a.ms", "--config", str(missing)) == (
+        f"cannot read the configuration {missing}: No such file or directory"
+    )
+    assert "Is a directory" in mistake(capsys, "image", "a.ms", "--config", str(tmp_path))
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00\x01")
+    assert "it is not text" in mistake(capsys, "image", "a.ms", "--config", str(binary))
+    control = tmp_path / "control.yaml"
+    control.write_bytes(b"imsize: \x01")
+    assert str(control) in mistake(capsys, "image", "a.ms", "--config", str(control))
+
+
+def test_an_empty_yaml_file_says_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("# nothing yet\n")
+    assert job_parameters("plan", ["a.ms", "--config", str(path)]) == job_parameters("plan", ["a.ms"])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "the following arguments are required: COMMAND; see gpucube --help"),
+        ("imgae a.ms", "unknown command 'imgae': did you mean 'image'?; see gpucube --help"),
+        ("image", "no MeasurementSet is named; give one path or several"),
+        ("image a.ms --imgsize 3", "unknown option '--imgsize': did you mean '--imsize'?; see gpucube image --help"),
+        ("image a.ms --imsiz=3", "unknown option '--imsiz': did you mean '--imsize'?; see gpucube image --help"),
+        ("image a.ms --nit 3", "unknown option '--nit': did you mean '--niter'?; see gpucube image --help"),
+        ("image a.ms -x", "unknown option '-x'; see gpucube image --help"),
+        ("image a.ms --imagename", "argument --imagename: expected one argument; see gpucube image --help"),
+        ("image a.ms --imagename x --cell 1", "cell='1': '1' has no unit; write e.g. '1arcsec'"),
+        ("image a.ms --imagename x --threshold -1mJy",
+         "threshold='-1mJy': a threshold cannot be negative; write e.g. '3mJy', or 0 for none"),
+        ("image a.ms --pbcor", "tclean's parameter '--pbcor' is not available: "
+         "divide the image by a primary beam afterwards; leave it out"),
+        ("simulate", "the following arguments are required: OUT.ms; see gpucube simulate --help"),
+        ("simulate x.ms --nchn 3", "unknown option '--nchn': did you mean '--nchan'?; see gpucube simulate --help"),
+        ("simulate x.ms --nchan 0", "nchan='0': input should be greater than or equal to 1"),
+        ("demo --outt x", "unknown option '--outt': did you mean '--out'?; see gpucube demo --help"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str], line: str, message: str) -> None:
+    assert mistake(capsys, *line.split()) == message
+
+
+def test_simulate_writes_what_it_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "sky.ms"
+    line = f"simulate {out} --antennas 4 --ntime 2 --nchan 4 --npol 4 --chan-width -1e4 --flagrow-only"
+    assert main(line.split()) == 0
+    printed = capsys.readouterr().out
+    assert (out / "table.dat").is_file()
+    assert str(out) in printed
+    assert mistake(capsys, *line.split()).startswith(f"{out} exists already")
+
+
+def test_both_names_are_the_same_command() -> None:
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-m", "gpucube", "image", "a.ms", "--imgsize", "3"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "gpucube: error: unknown option '--imgsize': did you mean '--imsize'?; see gpucube image --help\n"
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["image", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom gpucube.cli import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"
+        "print('LOADED', *sorted(name for name in sys.modules if '.' not in name))"
+    )
+    loaded = run_python(code).rpartition("LOADED")[2].split()
+    assert "gpucube" in loaded
+    assert not {"numpy", "scipy", "astropy", "numba", "ducc0", "casacore", "dask", "matplotlib", "rich"} & set(loaded)
+
+
+def test_an_interrupt_is_one_line_and_status_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(arguments: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, "demo", (interrupted, COMMANDS["demo"][1]))
+    assert main(["demo"]) == 130
+    assert capsys.readouterr().err.strip() == "gpucube: interrupted"
+
+
+def test_the_summary_counts_channels_by_stop_reason_and_names_the_products() -> None:
+    codes = [StopCode.NSIGMA, StopCode.NSIGMA, StopCode.NO_DATA]
+    records = [
+        ChannelRecord(channel, 1e9, stop_code=int(code), stop_reason=code.reason) for channel, code in enumerate(codes)
+    ]
+    lines = summary(records, {"image": "out/x.image.fits", "summary": "out/x.summary.json"}, 9.24).splitlines()
+    assert lines[0] == "3 channels in 9.2 s"
+    assert lines[1].split(maxsplit=1) == ["2", "n-sigma threshold"]
+    assert lines[2].split(maxsplit=1) == ["1", "no data"]
+    assert lines[3:] == ["image    out/x.image.fits", "summary  out/x.summary.json"]
+
+
+def test_failed_channels_are_named_in_runs() -> None:
+    assert failures([7]) == "1 channel failed: 7"
+    assert failures([9, 4, 7, 8]) == "4 channels failed: 4, 7~9"

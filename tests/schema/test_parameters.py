@@ -1,0 +1,260 @@
+"""The schema: what tclean's user writes is understood, every mistake is one line, and the page is up to date."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import astropy.units as u
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpucube.errors import GpucubeError
+from gpucube.schema.checks import good_image_size
+from gpucube.schema.parameters import Parameters, make_parameters
+from gpucube.schema.reference import reference_page
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def make(**values: Any) -> Parameters:
+    return make_parameters(**({"vis": "a.ms", "imagename": "out/a"} | values))
+
+
+def mistake(**values: Any) -> str:
+    with pytest.raises(GpucubeError) as caught:
+        make(**values)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_defaults_are_tcleans() -> None:
+    parameters = make()
+    # casatasks 6.7, tclean's signature
+    tclean = dict(
+        field="", spw="", stokes="I", nchan=-1, gridder="standard", deconvolver="hogbom", weighting="natural",
+        robust=0.5, niter=0, gain=0.1, threshold=0.0, nsigma=0.0, cycleniter=-1, cyclefactor=1.0, minpsffraction=0.05,
+        maxpsffraction=0.8, nmajor=-1, usemask="user", mask="", phasecenter="",
+    )  # fmt: skip
+    assert {name: getattr(parameters, name) for name in tclean} == tclean
+    assert parameters.imsize == (100, 100)
+    assert parameters.cell == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "base"),
+    [
+        ("vis", "a.ms/", ("a.ms",)),
+        ("vis", [Path("a.ms"), "b.ms"], ("a.ms", "b.ms")),
+        ("imagename", Path("out/b"), "out/b"),
+        ("field", 3, "3"),
+        ("field", np.int32(3), "3"),
+        ("field", "3C 286 ", "3C 286"),
+        ("spw", 0, "0"),
+        ("spw", "0:5~20;30~40,1", "0:5~20;30~40,1"),
+        ("stokes", "IQUV", "IQUV"),
+        ("stokes", "IV", "IV"),
+        ("stokes", "qu", "QU"),
+        ("stokes", "pseudoI", "pseudoI"),
+        ("start", "", None),
+        ("start", "20", 20),
+        ("width", "", 1),
+        ("width", "-2", -2),
+        ("nchan", np.int64(7), 7),
+        ("phasecenter", "ICRS 180deg 0deg", (np.pi, 0.0, "ICRS")),
+        ("restfreq", "230.538GHz", 230.538e9),
+        ("restfreq", ["1.42GHz"], 1.42e9),
+        ("restfreq", [], None),
+        ("restfreq", 1.5 * u.GHz, 1.5e9),
+        ("imsize", 512, (512, 512)),
+        ("imsize", [512, 256], (512, 256)),
+        ("imsize", "512,256", (512, 256)),
+        ("imsize", np.array([512, 256]), (512, 256)),
+        ("cell", "2mas", (0.002, 0.002)),
+        ("cell", ["1arcsec", "2arcsec"], (1.0, 2.0)),
+        ("cell", 0.5, (0.5, 0.5)),
+        ("cell", [1, 2] * u.arcmin, (60.0, 120.0)),
+        ("epsilon", "1e-4", 1e-4),
+        ("robust", "-2", -2.0),
+        ("uvtaper", [], ()),
+        ("uvtaper", [""], ()),
+        ("uvtaper", "5klambda", (5000.0, 5000.0, 0.0)),
+        ("uvtaper", ["5klambda", "3klambda", "45deg"], (5000.0, 3000.0, 45.0)),
+        ("niter", "1e4", 10000),
+        ("niter", 1e4, 10000),
+        ("threshold", "3mJy", 0.003),
+        ("threshold", 0.1, 0.1),
+        ("restoringbeam", [], ""),
+        ("restoringbeam", "common", "common"),
+        ("restoringbeam", "1arcsec", (1.0, 1.0, 0.0)),
+        ("restoringbeam", ["1arcsec", "0.8arcsec", "30deg"], (1.0, 0.8, 30.0)),
+        ("restoringbeam", "1arcsec,0.8arcsec,30deg", (1.0, 0.8, 30.0)),
+        ("chunksize", "-1", -1),
+        ("chunksize", "auto", "auto"),
+        ("chunksize", 50, 50),
+        ("workers", None, None),
+        ("workers", "4", 4),
+        ("memory", "2GiB", 2 * 2**30),
+        ("overwrite", "yes", True),
+        ("products", "psf,image", ("image", "psf")),
+        ("products", ["mask"], ("mask",)),
+    ],
+)
+def test_what_a_user_writes_in_base_units(name: str, written: Any, base: Any) -> None:
+    parameters = make(**{name: written})
+    assert getattr(parameters, name) == base
+    assert make_parameters(**parameters.model_dump()) == parameters
+    assert make_parameters(**json.loads(json.dumps(parameters.as_json_dict()))) == parameters
+
+
+def test_a_taper_on_the_sky_agrees_with_tcleans_documentation() -> None:
+    # tclean, uvtaper: "A FWHM_lm of 100.000 arcsec maps to a HWHM_uv of 910.18 lambda"
+    along, across, angle = make(uvtaper=["100arcsec"]).uvtaper
+    assert along == across == pytest.approx(910.18, abs=0.01)
+    assert angle == 0.0
+
+
+def test_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        make().niter = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"imgsize": 512}, "unknown parameter 'imgsize': did you mean 'imsize'?"),
+        ({"Niter": 5}, "unknown parameter 'Niter': did you mean 'niter'?"),
+        ({"xyzzy": 5}, "unknown parameter 'xyzzy'"),
+        ({"imsize": 0}, "imsize=0: 0 must be even and at least 32; the next good size is 32"),
+        ({"imsize": 513}, "imsize=513: 513 must be even and at least 32; the next good size is 540"),
+        ({"imsize": 10**6}, "imsize=1000000: 1000000 is too large; the largest size is 65536"),
+        ({"cell": "1"}, "cell='1': '1' has no unit; write e.g. '1arcsec'"),
+        ({"cell": "-1arcsec"}, "cell='-1arcsec': '-1arcsec' is not positive; write e.g. '0.2arcsec'"),
+        ({"cell": 3 * u.Jy}, "cell=3.0 Jy: '3.0 Jy' is not an angle; write e.g. '0.2arcsec'"),
+        ({"threshold": "-1mJy"}, "threshold='-1mJy': a threshold cannot be negative; write e.g. '3mJy', or 0 for none"),
+        ({"niter": -1}, "niter=-1: input should be greater than or equal to 0 (number from 0)"),
+        ({"gain": 0}, "gain=0: input should be greater than 0 (above 0, to 1)"),
+        ({"robust": 3}, "robust=3: input should be less than or equal to 2 (-2 to 2)"),
+        ({"weighting": "brigs"}, "weighting='brigs': input should be 'natural', 'uniform' or 'briggs'"),
+        ({"width": 0}, "width=0: channels must be averaged by 1, 2 ... or, falling, -1, -2 ..."),
+        ({"nchan": 0}, "nchan=0: give the number of channels from 1, or -1 for all"),
+        ({"minpsffraction": 0.9}, "minpsffraction=0.9 is above maxpsffraction=0.8; lower it"),
+        ({"start": "10km/s"}, "start='10km/s': a number of channels is wanted, e.g. 0 or 20"),
+        ({"vis": []}, "vis=[]: no MeasurementSet is named; give one path or several"),
+        ({"vis": ["a.ms", "a.ms/"]}, "vis=['a.ms', 'a.ms/']: 'a.ms' is named twice"),
+        ({"products": "pb"}, "products='pb': 'pb' is none of image, residual, model, psf, dirty, mask"),
+        ({"chunksize": 0}, "chunksize=0: write 'auto', a number of channels from 1, or -1 for one chunk per worker"),
+    ],
+)  # fmt: skip
+def test_one_line_names_what_is_wrong_and_what_would_be_right(values: dict[str, Any], message: str) -> None:
+    assert mistake(**values) == message
+
+
+@pytest.mark.parametrize("name", ["vis", "imagename"])
+def test_what_is_required_is_named(name: str) -> None:
+    given_values = {"vis": "a.ms", "imagename": "a"}
+    del given_values[name]
+    with pytest.raises(GpucubeError, match=f"^{name} is missing: "):
+        make_parameters(**given_values)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("usemask", "auto-multithresh"),
+        ("specmode", "mfs"),
+        ("deconvolver", "multiscale"),
+        ("gridder", "mosaic"),
+        ("weighting", "briggsbwtaper"),
+        ("outframe", "LSRK"),
+        ("outframe", "bary"),
+        ("parallel", True),
+        ("interactive", False),
+        ("savemodel", "modelcolumn"),
+        ("pbcor", True),
+        ("pblimit", 0.2),
+        ("interpolation", "nearest"),
+        ("scales", [0, 5]),
+        ("uvrange", ">1klambda"),
+        ("psfcutoff", 0.35),
+    ],
+)
+def test_what_only_tclean_has_comes_with_advice(name: str, value: Any) -> None:
+    message = mistake(**{name: value})
+    assert repr(name) in message or f"{name}={value!r}" in message
+    assert " is not available: " in message
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("imagename", ["", " ", "out/", "a\nb", "a\0b", 3]),
+        ("stokes", ["VI", "IQQ", "RR", "", 3]),
+        ("phasecenter", ["B1950 1h 1d", 3, [1.0, 2.0], [None, 1.0, "FK5"]]),
+        ("imsize", [[1, 2, 3], "big", 33.5, True, None, {}]),
+        ("cell", ["arcsec", 0, [1, 2, 3], True, None, float("nan")]),
+        ("epsilon", [0, 1, 1e-11, "small"]),
+        ("uvtaper", ["1,2,3,4", "5kl", ["0arcsec"], {}]),
+        ("restoringbeam", ["1", ["1arcsec", "2arcsec", "0deg"], ["1arcsec", "1arcsec"], "uncommon", 0]),
+        ("gain", [1.1, float("nan"), "x", None]),
+        ("cycleniter", [0, -2]),
+        ("nmajor", [-2]),
+        ("chunksize", [-2, "AUTO", 1.5, None]),
+        ("workers", [0, -1, "many", 1.5]),
+        ("memory", [0, "-8GB", "lots"]),
+        ("restfreq", [0, "1.4m", ["1GHz", "2GHz"]]),
+        ("device", ["gpu"]),
+        ("spw", ["a", 1.5, -1]),
+        ("field", [None, -1, 1.5]),
+        ("mask", [None, 3]),
+        ("overwrite", ["perhaps"]),
+        ("products", [[], ""]),
+    ],
+)  # fmt: skip
+def test_bad_values_are_named_with_their_parameter(name: str, values: list[Any]) -> None:
+    for value in values:
+        assert mistake(**{name: value}).startswith(f"{name}="), value
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from([1 * u.Jy, 2 * u.arcsec, [1, 2] * u.m, np.zeros(2), np.zeros((2, 2)), np.float32(3), 1j]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None)
+@given(name=st.sampled_from(sorted(Parameters.model_fields)), value=ANYTHING)
+def test_whatever_is_written_is_understood_or_one_line(name: str, value: Any) -> None:
+    try:
+        parameters = make(**{name: value})
+    except GpucubeError as error:
+        assert "\n" not in str(error)
+        assert len(str(error)) < 400
+    else:
+        assert make_parameters(**parameters.as_json_dict()) == parameters
+
+
+@pytest.mark.parametrize(("at_least", "good"), [(0, 32), (31, 32), (101, 108), (512, 512), (1021, 1024), (2050, 2058)])
+def test_good_sizes_are_even_products_of_small_primes(at_least: int, good: int) -> None:
+    assert good_image_size(at_least) == good
+
+
+def test_every_parameter_is_described() -> None:
+    for name, field in Parameters.model_fields.items():
+        assert field.description and field.description.endswith("."), name
+        assert set(field.json_schema_extra) == {"group", "accepts", "tclean"}, name  # type: ignore[arg-type]
+
+
+def test_the_reference_page_is_up_to_date() -> None:
+    page = (REPOSITORY / "docs" / "parameters.md").read_text(encoding="utf-8")
+    assert page == reference_page(), "run: python -m gpucube.schema.reference > docs/parameters.md"
