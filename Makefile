@@ -15,7 +15,7 @@ help:
 	@echo "make demo   simulate a spectral-line observation, image it, draw the result into demo/"
 	@echo "make test   run the test suite"
 	@echo "make torture kill runs at 50 random moments, and other tests of reliability at full length"
-	@echo "make lint   check style and formatting"
+	@echo "make lint   check style, types and the direction of imports"
 	@echo "make clean  remove the environment and everything that was built"
 
 $(STAMP): pyproject.toml
@@ -40,6 +40,8 @@ torture: $(STAMP)
 lint: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

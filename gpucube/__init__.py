@@ -8,20 +8,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from gpucube.errors import GpucubeError
-    from gpucube.run import Result, image_cube
+from gpucube.version import __version__
 
-__all__ = ["GpucubeError", "Result", "image_cube"]
-__version__ = "0.1.0.dev0"
+if TYPE_CHECKING:
+    from gpucube.api import image_cube
+    from gpucube.errors import GpucubeError
+    from gpucube.result import Result
+
+__all__ = ["GpucubeError", "Result", "__version__", "image_cube"]
 
 
 def __getattr__(name: str) -> Any:
     # the libraries behind `image_cube` take a second to import: not before they are wanted
     if name in ("image_cube", "Result"):
-        from gpucube import run
+        from gpucube import api
 
-        return getattr(run, name)
+        return getattr(api, name)
     if name == "GpucubeError":
         from gpucube.errors import GpucubeError
 

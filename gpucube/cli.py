@@ -200,7 +200,7 @@ def job_parameters(command: str, arguments: Sequence[str]) -> Parameters:
 
 def _image(arguments: Sequence[str]) -> int:
     parameters = job_parameters("image", arguments)
-    from gpucube.run import image_cube
+    from gpucube.api import image_cube
 
     begun = time.monotonic()
     result = image_cube(**parameters.as_json_dict())
@@ -292,7 +292,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
 
 
 def _run(arguments: Sequence[str]) -> int:
-    from gpucube import __version__
+    from gpucube.version import __version__
 
     parser = _Parser(
         prog="gpucube",

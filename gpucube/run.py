@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from gpucube import __version__
 from gpucube.data.ingest import ingest
 from gpucube.data.mask import Mask, load_mask
 from gpucube.data.selection import Selection, image_geometry, make_selection, spectral_axis
@@ -48,61 +47,15 @@ from gpucube.output.paths import (
     scratch_folder,
     summary_path,
 )
-from gpucube.output.records import ChannelRecord, StopCode
+from gpucube.output.records import ChannelRecord
 from gpucube.output.summary import read_summary
-from gpucube.schema.parameters import Parameters, make_parameters
+from gpucube.result import Result
+from gpucube.schema.parameters import Parameters
 from gpucube.schema.quantities import ARCSEC_PER_RADIAN
 from gpucube.sky.beam import Beam, beam_from_record, common_beam
 from gpucube.sky.geometry import ImageGeometry, w_phase
 from gpucube.sky.spectral import SpectralAxis
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run made.
-
-    Attributes
-    ----------
-    channels : list of ChannelRecord
-        In order of channel.
-    products : dict
-        Product name -> path, and ``"summary"``.
-    summary : dict
-        What ``OUT.summary.json`` holds.
-    """
-
-    channels: list[ChannelRecord]
-    products: dict[str, str]
-    summary: dict[str, Any]
-
-    @property
-    def failed_channels(self) -> list[int]:
-        """Channels that could not be imaged; their planes are NaN."""
-        return [r.channel for r in self.channels if r.stop_code == StopCode.FAILED]
-
-
-def image_cube(vis: str | Sequence[str], imagename: str, **parameters: Any) -> Result:
-    """Image MeasurementSets into a deconvolved spectral cube.
-
-    Parameters
-    ----------
-    vis : str or sequence of str
-        MeasurementSet, or several.
-    imagename : str
-        Products are called ``<imagename>.image.fits`` and so on.
-    **parameters
-        See docs/parameters.md; names, meanings and defaults are tclean's where tclean has them. `niter` counts per channel.
-
-    Returns
-    -------
-    Result
-
-    Raises
-    ------
-    GpucubeError
-        Bad parameters, bad input or too few resources, in one line.
-    """
-    return run(make_parameters(vis=vis, imagename=imagename, **parameters))
+from gpucube.version import __version__
 
 
 @dataclass(frozen=True)

@@ -215,7 +215,8 @@ def start(
         arguments += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     force = "gpucube.execution.plan.IN_PROCESS_SECONDS = 0\n" if place == "local" else ""
     tell = "faulthandler.register(signal.SIGUSR1)\n"
-    code = f"import faulthandler, signal, sys, gpucube.execution.plan\nfrom gpucube.cli import main\n{tell}{force}sys.exit(main())"
+    code = "import faulthandler, signal, sys, gpucube.execution.plan\nfrom gpucube.cli import main\n"
+    code += f"{tell}{force}sys.exit(main())"
     if place == "local":
         code = "if __name__ == '__main__':\n" + "\n".join("    " + line for line in code.splitlines())
     return subprocess.Popen(

@@ -54,7 +54,7 @@ def _primary_header(
     """Header of a product, without the cards that depend on the observation's text."""
     from astropy.io import fits
 
-    import gpucube
+    from gpucube.version import __version__
 
     first_stokes, stokes_step = _stokes_axis(stokes)
     header = fits.Header()
@@ -107,7 +107,7 @@ def _primary_header(
     header["SPECSYS"] = axis.specsys
     if axis.specsys in _FRAME_CODES:
         header["VELREF"] = (256 + _FRAME_CODES[axis.specsys], "1 LSR, 2 HEL, 3 OBS, +256 Radio")
-    header["ORIGIN"] = f"gpucube {gpucube.__version__}"
+    header["ORIGIN"] = f"gpucube {__version__}"
     if not axis.is_regular():
         for line in (
             "**** WARNING **** WARNING **** WARNING **** WARNING **** WARNING ****",

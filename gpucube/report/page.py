@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpucube import __version__
 from gpucube.errors import GpucubeError
 from gpucube.output.disk import write_whole
 from gpucube.output.journal import is_locked, read_journal
@@ -29,6 +28,7 @@ from gpucube.output.paths import journal_path, product_path, report_path, summar
 from gpucube.output.records import ChannelRecord, StopCode
 from gpucube.output.summary import Summary, read_summary
 from gpucube.schema.parameters import Parameters
+from gpucube.version import __version__
 from gpucube.words import counted, ranges, size_text
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Sizes that are quick to Fourier transform."""
