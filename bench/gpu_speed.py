@@ -50,7 +50,7 @@ from gpucube.devices.cuda.gridder import PlacedSamples, TileGridder
 from gpucube.devices.cuda.memory import device_memory, make_gridders
 from gpucube.errors import GpucubeError
 from gpucube.execution.plan import CHUNKS_A_LANE, chunk_size, make_chunks
-from gpucube.execution.threads import InProcess
+from gpucube.execution.threads import ThreadWorkers
 from gpucube.imaging.job import ImageJob
 from gpucube.imaging.loop import image_chunk
 from gpucube.output.fits_cube import create_cubes
@@ -221,7 +221,7 @@ class Bench:
         workload = self.sizes.workload
         store = make_store(workload, f"{self._folder.name}/store")
         settings = settings_of(workload, store)
-        return ImageJob(store, settings, workload.clean(), frequencies(workload), ("I",), {}, None, "channel")
+        return ImageJob(store=store, settings=settings, clean=workload.clean(), frequency=frequencies(workload))
 
     def with_cubes(self) -> ImageJob:
         """The same with cubes to be written; each call replaces them."""
@@ -477,7 +477,7 @@ def measure_chunk(bench: Bench) -> Iterator[Figure]:
     chunks = make_chunks(chunk_size("auto", len(channels), workers, len(channels)), job.store.power.sum(0))
 
     def on_cpu() -> None:
-        batches = InProcess(workers, "cpu").image(job, chunks, lambda event, what: None)
+        batches = ThreadWorkers(workers, "cpu").image(job, chunks)
         records["cpu"] = [record for batch in batches for record in batch]
 
     gpu, cpu = bench.seconds(on_gpu), bench.seconds(on_cpu, min(3, bench.repeat))
@@ -513,7 +513,7 @@ def measure_busy(bench: Bench) -> Iterator[Figure]:
 
     def image(rounds: int) -> float:
         begin = time.perf_counter()
-        for _ in InProcess(lanes, "cuda").image(job, chunks * rounds, lambda event, what: None):
+        for _ in ThreadWorkers(lanes, "cuda").image(job, chunks * rounds):
             pass
         return time.perf_counter() - begin
 

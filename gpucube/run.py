@@ -34,7 +34,7 @@ from gpucube.execution.dask_workers import gpus_of_workers
 from gpucube.execution.plan import Gpus, Plan, make_chunks, make_plan
 from gpucube.execution.progress import Progress
 from gpucube.execution.workers import Workers
-from gpucube.imaging.job import ImageJob, Notify, settings_of
+from gpucube.imaging.job import ImageJob, settings_of
 from gpucube.imaging.stopping import CleanParameters
 from gpucube.output.disk import remove, write_whole
 from gpucube.output.fits_cube import CubeFile, create_cubes, plane_checksum, sync, write_beam_table, write_single_beam
@@ -52,7 +52,7 @@ from gpucube.output.summary import read_summary
 from gpucube.result import Result
 from gpucube.schema.parameters import Parameters
 from gpucube.schema.quantities import ARCSEC_PER_RADIAN
-from gpucube.sky.beam import Beam, beam_from_record, common_beam
+from gpucube.sky.beam import Beam, RestoringBeam, beam_from_record, common_beam
 from gpucube.sky.geometry import ImageGeometry, w_phase
 from gpucube.sky.spectral import SpectralAxis
 from gpucube.version import __version__
@@ -70,7 +70,7 @@ class _Setup:
     geometry: ImageGeometry
     axis: SpectralAxis
     mask: Mask | None
-    beam: str | Beam
+    beam: RestoringBeam
     identity: dict[str, Any]
     begun: float
 
@@ -145,15 +145,15 @@ def _image(setup: _Setup, journal: Journal, on_failure: contextlib.ExitStack, sc
         stages["read"] = time.perf_counter() - clock
         settings = _settings(parameters, setup.geometry, store)
         job = ImageJob(
-            store,
-            settings,
-            _clean(parameters),
-            setup.axis.frequency,
-            setup.selection.stokes,
-            journal.cubes,
-            setup.mask,
-            setup.beam,
-            journal.lease,
+            store=store,
+            settings=settings,
+            clean=_clean(parameters),
+            frequency=setup.axis.frequency,
+            stokes=setup.selection.stokes,
+            cubes=journal.cubes,
+            mask=setup.mask,
+            restoring_beam=setup.beam,
+            may_write=journal.lease.check,
         )
         journal.drop([c for c, record in journal.records.items() if not _is_there(record, journal.cubes)])
         resumed = len(journal.records)
@@ -163,7 +163,7 @@ def _image(setup: _Setup, journal: Journal, on_failure: contextlib.ExitStack, sc
             progress.finished(record)
         todo = [c for c in range(plan.nchan) if c not in journal.records]
         chunks = make_chunks(plan.chunksize, store.power.sum(0), todo)
-        for batch in workers.image(job, chunks, _notifier(progress, journal)):
+        for batch in workers.image(job, chunks, _Reports(progress, journal)):
             journal.add(batch)
         records = [journal.records[c] for c in range(plan.nchan)]
         stages["image"] = time.perf_counter() - clock
@@ -412,7 +412,7 @@ def _clean(parameters: Parameters) -> CleanParameters:
     return CleanParameters(**{name: getattr(parameters, name) for name in names})
 
 
-def _restoring_beam(parameters: Parameters) -> str | Beam:
+def _restoring_beam(parameters: Parameters) -> RestoringBeam:
     if parameters.restoringbeam in ("", "common"):
         return "common" if parameters.restoringbeam else "channel"
     bmaj, bmin, bpa = parameters.restoringbeam
@@ -420,7 +420,7 @@ def _restoring_beam(parameters: Parameters) -> str | Beam:
 
 
 def _create(setup: _Setup) -> dict[str, CubeFile]:
-    parameters, selection, beam = setup.parameters, setup.selection, setup.beam
+    parameters, selection = setup.parameters, setup.selection
     shown = {name: value for name, value in parameters.as_json_dict().items() if name not in NOT_IN_FINGERPRINT}
     history = [f"gpucube {__version__}"]
     history += [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in shown.items()]
@@ -435,7 +435,7 @@ def _create(setup: _Setup) -> dict[str, CubeFile]:
         objectname=selection.field.name,
         observer=selection.info.observer,
         dateobs=_iso_date(selection.info.start_time_mjd_s),
-        beams={"channel": "table", "common": None}.get(beam, beam) if isinstance(beam, str) else beam,
+        restoring_beam=setup.beam,
         overwrite=parameters.overwrite or parameters.resume,
     )
 
@@ -446,11 +446,21 @@ def _iso_date(mjd_seconds: float) -> str:
     return str(np.datetime64("1858-11-17T00:00:00.000") + np.timedelta64(round(mjd_seconds * 1000), "ms"))
 
 
-def _notifier(progress: Progress, journal: Journal) -> Notify:
-    """Sends a worker's news where they belong."""
-    return lambda event, what: {"started": progress.started, "finished": progress.finished, "safe": journal.add}[event](
-        what
-    )
+@dataclass(frozen=True)
+class _Reports:
+    """`Events` of a run: the progress display shows the channels, the journal keeps those that are safe."""
+
+    progress: Progress
+    journal: Journal
+
+    def started(self, channel: int) -> None:
+        self.progress.started(channel)
+
+    def finished(self, record: ChannelRecord) -> None:
+        self.progress.finished(record)
+
+    def safe(self, records: Sequence[ChannelRecord]) -> None:
+        self.journal.add(records)
 
 
 def _finish(job: ImageJob, workers: Workers, records: Sequence[ChannelRecord], chunks: Sequence[Sequence[int]]) -> None:

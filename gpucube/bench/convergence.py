@@ -35,10 +35,10 @@ from gpucube.data.store import VisibilityStore
 from gpucube.devices.base import Device, MinorOrder
 from gpucube.devices.choice import make_device
 from gpucube.execution.plan import chunk_size
-from gpucube.execution.threads import InProcess
+from gpucube.execution.threads import ThreadWorkers
 from gpucube.imaging.job import ImageJob
 from gpucube.imaging.restore import restored
-from gpucube.imaging.stopping import Action, LoopState, after_cycle, next_order, observe
+from gpucube.imaging.stopping import Action, LoopState, after_cycle, next_cycle, observe
 from gpucube.output.fits_cube import sync, write_plane
 from gpucube.output.records import ChannelRecord
 from gpucube.schema.parameters import make_parameters
@@ -84,7 +84,7 @@ def lock_step(job: ImageJob, device: Device, channels: Sequence[int]) -> tuple[i
     iterations = majors = 0
     while any(state.stop is None for state in states):
         orders = [
-            next_order(state, sidelobe, job.clean) if state.stop is None else MinorOrder(np.inf, 0, job.clean.gain)
+            next_cycle(state, sidelobe, job.clean) if state.stop is None else MinorOrder(np.inf, 0, job.clean.gain)
             for state, sidelobe in zip(states, sidelobes, strict=True)
         ]
         done = device.minor(planes, orders)
@@ -147,7 +147,7 @@ def _measure_share(
         for k in range(repeat + 1):
             begin, spent = time.perf_counter(), time.process_time()
             store, _ = ingest(
-                selection, str(folder / f"store{k}"), lambda a, b: None, InProcess(workers, device).ingest, removal
+                selection, str(folder / f"store{k}"), lambda a, b: None, ThreadWorkers(workers, device).ingest, removal
             )
             times.append(time.perf_counter() - begin)
             cpu.append(time.process_time() - spent)
@@ -216,7 +216,7 @@ def _parameters(cube: Workload, ms: str, imagename: Path) -> dict[str, Any]:
 def _scene(cube: Workload, store: VisibilityStore, majorcycle: str) -> Scene:
     frequency = np.array(store.partitions[0].frequency)
     settings = settings_of(cube, store, majorcycle=majorcycle)
-    job = ImageJob(store, settings, cube.clean(), frequency, ("I",), {}, None, "channel")
+    job = ImageJob(store=store, settings=settings, clean=cube.clean(), frequency=frequency)
     return Scene(job, range(cube.channels), float(abs(frequency[1] - frequency[0])))
 
 

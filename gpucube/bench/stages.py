@@ -1,7 +1,7 @@
 """Run a workload through INGEST and IMAGE, and account for its time stage by stage.
 
 In: a workload, or a MeasurementSet. Out: for every stage its seconds, the work it did, and the floor of that work. IMAGE
-runs as in the main job (`schedule.InProcess`, `imaging.image_chunk`, a device by name), and its stages are the `seconds` of
+runs as in the main job (`schedule.ThreadWorkers`, `imaging.image_chunk`, a device by name), and its stages are the `seconds` of
 its records. Stages that W workers do side by side count as their seconds over W, so that all stages add up to the wall
 time. INGEST is measured on a MeasurementSet of the same channels with some of the rows, and scaled to all of them.
 """
@@ -42,7 +42,7 @@ from gpucube.devices.base import ACTIVE_SET_CUT, Device, MinorOrder
 from gpucube.devices.choice import make_device
 from gpucube.errors import GpucubeError
 from gpucube.execution.plan import chunk_size, make_chunks
-from gpucube.execution.threads import InProcess
+from gpucube.execution.threads import ThreadWorkers
 from gpucube.execution.workers import resident_peak
 from gpucube.imaging.job import ImageJob
 from gpucube.imaging.loop import image_chunk
@@ -234,7 +234,7 @@ def run_ms(ms: str, workload: Workload, request: Request) -> Outcome:
         )
         settings = settings_of(like, store, geometry=geometry)
         frequency, width = selection.channels.frequency, float(abs(selection.channels.width[0]))
-        job = ImageJob(store, settings, like.clean(), frequency, ("I",), {}, None, "channel")
+        job = ImageJob(store=store, settings=settings, clean=like.clean(), frequency=frequency)
         if set(request.stages) & set(IMAGE_STAGES):
             measure_image(outcome, Scene(job, channels, width), request, folder, bandwidth)
         return outcome
@@ -244,7 +244,7 @@ def scene_of(workload: Workload, store: VisibilityStore, **settings: Any) -> Sce
     """All channels of a workload; `settings` replaces fields of its `ImagingSettings`."""
     frequency = frequencies(workload)
     job = ImageJob(
-        store, settings_of(workload, store, **settings), workload.clean(), frequency, ("I",), {}, None, "channel"
+        store=store, settings=settings_of(workload, store, **settings), clean=workload.clean(), frequency=frequency
     )
     width = float(frequency[1] - frequency[0]) if len(frequency) > 1 else 1e4
     return Scene(job, range(workload.channels), abs(width))
@@ -273,7 +273,7 @@ def measure_ingest(
     """
     parameters = make_parameters(vis=ms, imagename=str(folder / "cube"), imsize=64, cell="1arcsec")
     selection = make_selection(parameters)
-    pool = InProcess(outcome.workers, request.device)
+    pool = ThreadWorkers(outcome.workers, request.device)
     walls, reads = [], []
     with ExitStack() as removal:
         for k in range(request.repeat + 1):
@@ -393,6 +393,31 @@ def _watch(job: ImageJob, device: str, channel: int, workers: int) -> list[Watch
         return list(pool.map(one, range(workers)))
 
 
+class _DiskClock:
+    """`Events` that measure how long each worker waits for the disk: from its last channel to "safe"."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, float] = {}
+        self.synced: dict[str, float] = {}
+
+    def _passed(self) -> tuple[str, float]:
+        """Name of the worker, whose own thread this is, and seconds since its last event."""
+        worker, now = threading.current_thread().name, time.perf_counter()
+        passed = now - self.last.get(worker, now)
+        self.last[worker] = now
+        return worker, passed
+
+    def started(self, channel: int) -> None:
+        self._passed()
+
+    def finished(self, record: ChannelRecord) -> None:
+        self._passed()
+
+    def safe(self, records: Sequence[ChannelRecord]) -> None:
+        worker, passed = self._passed()
+        self.synced[worker] = self.synced.get(worker, 0.0) + passed
+
+
 def image_once(
     job: ImageJob, device: str, workers: int, chunks: Sequence[Sequence[int]]
 ) -> tuple[dict[str, float], float, list[ChannelRecord]]:
@@ -403,18 +428,9 @@ def image_once(
     GpucubeError
         A channel failed.
     """
-    last: dict[str, float] = {}
-    synced: dict[str, float] = {}
-
-    def notify(event: str, what: Any) -> None:
-        # called by the worker's own thread; between its last channel and "safe" it waits for the disk
-        worker, now = threading.current_thread().name, time.perf_counter()
-        if event == "safe":
-            synced[worker] = synced.get(worker, 0.0) + now - last[worker]
-        last[worker] = now
-
+    clock = _DiskClock()
     begin = time.perf_counter()
-    batches = InProcess(workers, device).image(job, chunks, notify)
+    batches = ThreadWorkers(workers, device).image(job, chunks, clock)
     records = [record for batch in batches for record in batch]
     imaged = time.perf_counter()
     failed = [r for r in records if r.stop_code == StopCode.FAILED]
@@ -424,8 +440,8 @@ def image_once(
         sync(cube)
     end = time.perf_counter()
     seconds = {name: sum(r.seconds.get(name, 0.0) for r in records) / workers for name in RECORD_STAGES}
-    waited = sum(imaged - at for at in last.values()) + (workers - len(last)) * (imaged - begin)
-    seconds |= {"sync": end - imaged + sum(synced.values()) / workers, "idle": waited / workers}
+    waited = sum(imaged - at for at in clock.last.values()) + (workers - len(clock.last)) * (imaged - begin)
+    seconds |= {"sync": end - imaged + sum(clock.synced.values()) / workers, "idle": waited / workers}
     return seconds, end - begin, records
 
 

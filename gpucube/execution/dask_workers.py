@@ -28,7 +28,7 @@ from gpucube.data.ingest import BlockReport, ingest_rows
 from gpucube.devices.choice import LANES, device_memory_peak, gpus_here, make_device
 from gpucube.errors import DeviceLost, GpucubeError
 from gpucube.execution.workers import resident_peak
-from gpucube.imaging.job import ImageJob, Notify
+from gpucube.imaging.job import NO_EVENTS, Events, ImageJob
 from gpucube.imaging.loop import fail_channel, image_chunk
 from gpucube.imaging.restore import restore_chunk
 from gpucube.output.records import ChannelRecord
@@ -173,14 +173,21 @@ class DaskWorkers:
                 with suppress(FileNotFoundError):
                     os.unlink(os.path.join(folder, way_in))
 
-    def image(self, job: ImageJob, chunks: Sequence[Sequence[int]], notify: Notify) -> Iterator[list[ChannelRecord]]:
+    def image(
+        self, job: ImageJob, chunks: Sequence[Sequence[int]], events: Events = NO_EVENTS
+    ) -> Iterator[list[ChannelRecord]]:
         """Chunks in order, a few at a time; what fails is split until the channel to blame is alone."""
 
         def told(event: tuple[float, Any]) -> None:
             name, what = event[1]
             # what cannot be noted now is noted with its chunk, where the error reaches the user
             with suppress(GpucubeError):
-                notify(name, what if name == "started" else _records(what))
+                if name == "started":
+                    events.started(what)
+                elif name == "finished":
+                    events.finished(_record(what))
+                else:
+                    events.safe([_record(r) for r in what])
 
         with self._connected():
             self._client.subscribe_topic(TOPIC, told)
@@ -202,7 +209,7 @@ class DaskWorkers:
         for _, channels, outcome in self._chunks(job, suspects, window=1):
             if isinstance(outcome, Exception):
                 outcome = [fail_channel(job, channels[0], _words(outcome))]
-                notify("finished", outcome[0])
+                events.finished(outcome[0])
             yield outcome
         with self._connected():
             self._client.unsubscribe_topic(TOPIC)
@@ -432,15 +439,24 @@ def _words(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _plain(what: ChannelRecord | list[ChannelRecord]) -> Any:
-    """Dask's messages hold plain types only."""
-    return [r.as_dict() for r in what] if isinstance(what, list) else what.as_dict()
+class _ToTopic:
+    """`Events` sent from a worker to the main process as messages of Dask, which hold plain types only."""
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+
+    def started(self, channel: int) -> None:
+        self._worker.log_event(TOPIC, ("started", channel))
+
+    def finished(self, record: ChannelRecord) -> None:
+        self._worker.log_event(TOPIC, ("finished", record.as_dict()))
+
+    def safe(self, records: Sequence[ChannelRecord]) -> None:
+        self._worker.log_event(TOPIC, ("safe", [r.as_dict() for r in records]))
 
 
-def _records(what: Any) -> ChannelRecord | list[ChannelRecord]:
-    if isinstance(what, list | tuple):
-        return [ChannelRecord(**_interned(r)) for r in what]
-    return ChannelRecord(**_interned(what))
+def _record(plain: dict[str, Any]) -> ChannelRecord:
+    return ChannelRecord(**_interned(plain))
 
 
 def _interned(value: Any) -> Any:
@@ -494,9 +510,9 @@ def _image_task(job: ImageJob, index: int, channels: Sequence[int], device: str)
         job,
         make_device(device, job.settings, worker.state.nthreads),
         channels,
-        index,
-        str(worker.name),
-        lambda event, what: worker.log_event(TOPIC, (event, what if event == "started" else _plain(what))),
+        chunk=index,
+        worker=str(worker.name),
+        events=_ToTopic(worker),
     )
     return records, _process(device)
 
@@ -529,9 +545,11 @@ class GpuWorkers:
             self._at_work = DaskWorkers(self._gpus, "cuda", memory=self._memory)
         return self._at_work
 
-    def image(self, job: ImageJob, chunks: Sequence[Sequence[int]], notify: Notify) -> Iterator[list[ChannelRecord]]:
+    def image(
+        self, job: ImageJob, chunks: Sequence[Sequence[int]], events: Events = NO_EVENTS
+    ) -> Iterator[list[ChannelRecord]]:
         """By the workers of the GPUs."""
-        return self._on_gpus().image(job, chunks, notify)
+        return self._on_gpus().image(job, chunks, events)
 
     def restore(self, job: ImageJob, target: Beam, fitted: dict, chunks: Sequence[Sequence[int]]) -> None:
         """By the workers of the GPUs."""

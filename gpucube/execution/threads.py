@@ -10,7 +10,7 @@ from typing import Any
 from gpucube.data.ingest import BlockReport, ingest_rows
 from gpucube.devices.choice import device_memory_peak, make_device
 from gpucube.execution.workers import resident_peak
-from gpucube.imaging.job import ImageJob, Notify
+from gpucube.imaging.job import NO_EVENTS, Events, ImageJob
 from gpucube.imaging.loop import image_chunk
 from gpucube.imaging.restore import restore_chunk
 from gpucube.output.records import ChannelRecord
@@ -21,7 +21,7 @@ class _Cancelled(BaseException):
     """Ends a chunk in a thread when the run is over for another reason."""
 
 
-class InProcess:
+class ThreadWorkers:
     """Threads of this process, one device each."""
 
     def __init__(self, workers: int, device: str):
@@ -34,22 +34,29 @@ class InProcess:
             for report in ingest_rows(source, partition, first, count, self._workers):
                 yield partition.index, report
 
-    def image(self, job: ImageJob, chunks: Sequence[Sequence[int]], notify: Notify) -> Iterator[list[ChannelRecord]]:
+    def image(
+        self, job: ImageJob, chunks: Sequence[Sequence[int]], events: Events = NO_EVENTS
+    ) -> Iterator[list[ChannelRecord]]:
         """Chunks in order, each by the next free thread."""
-
-        def go_on() -> None:
-            if self._cancelled.is_set():
-                raise _Cancelled
-
-        def checked(event: str, what: Any) -> None:
-            go_on()
-            notify(event, what)
 
         def task(index: int, channels: Sequence[int]) -> list[ChannelRecord]:
             device = make_device(self._device, job.settings, self._workers)
-            return image_chunk(job, device, channels, index, threading.current_thread().name, checked, go_on)
+            worker = threading.current_thread().name
+            return image_chunk(
+                job,
+                device,
+                channels,
+                chunk=index,
+                worker=worker,
+                events=events,
+                abort_if_cancelled=self._abort_if_cancelled,
+            )
 
         yield from self._run([(task, (i, c)) for i, c in enumerate(chunks)])
+
+    def _abort_if_cancelled(self) -> None:
+        if self._cancelled.is_set():
+            raise _Cancelled
 
     def restore(self, job: ImageJob, target: Beam, fitted: dict, chunks: Sequence[Sequence[int]]) -> None:
         """As `image`."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from gpucube.data.ingest import BlockReport
-from gpucube.imaging.job import ImageJob, Notify
+from gpucube.imaging.job import NO_EVENTS, Events, ImageJob
 from gpucube.output.records import ChannelRecord
 from gpucube.sky.beam import Beam
 
@@ -19,7 +19,9 @@ class Workers(Protocol):
         """Run `ingest_rows` over (source, partition, first row, rows)."""
         ...
 
-    def image(self, job: ImageJob, chunks: Sequence[Sequence[int]], notify: Notify) -> Iterator[list[ChannelRecord]]:
+    def image(
+        self, job: ImageJob, chunks: Sequence[Sequence[int]], events: Events = NO_EVENTS
+    ) -> Iterator[list[ChannelRecord]]:
         """Run `image_chunk` over chunks of channels."""
         ...
 

@@ -1,10 +1,10 @@
-"""All that a worker needs to image channels."""
+"""A job for the workers that image channels, and the events that they report."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -13,9 +13,9 @@ from gpucube.data.store import VisibilityStore
 from gpucube.devices.base import ImagingSettings
 from gpucube.imaging.stopping import CleanParameters
 from gpucube.output.fits_cube import CubeFile, write_plane
-from gpucube.output.journal import Lease
+from gpucube.output.records import ChannelRecord
 from gpucube.schema.parameters import Parameters
-from gpucube.sky.beam import Beam
+from gpucube.sky.beam import RestoringBeam
 from gpucube.sky.geometry import ImageGeometry
 
 
@@ -38,9 +38,41 @@ def settings_of(
     )
 
 
-@dataclass(frozen=True)
+class Events(Protocol):
+    """What happens to channels while a chunk is imaged. Called from worker threads, several at once."""
+
+    def started(self, channel: int) -> None:
+        """A worker has taken up a channel; again if it has to be begun anew."""
+        ...
+
+    def finished(self, record: ChannelRecord) -> None:
+        """A channel has come to its end, and its planes are written."""
+        ...
+
+    def safe(self, records: Sequence[ChannelRecord]) -> None:
+        """The planes of these channels are on disk and may be journalled."""
+        ...
+
+
+class _NoEvents:
+    def started(self, channel: int) -> None: ...
+
+    def finished(self, record: ChannelRecord) -> None: ...
+
+    def safe(self, records: Sequence[ChannelRecord]) -> None: ...
+
+
+NO_EVENTS: Events = _NoEvents()
+"""For callers that need not know."""
+
+
+def _always() -> None:
+    """Nobody else can write into the cubes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImageJob:
-    """All that a worker needs; picklable.
+    """All that a worker needs to image channels; picklable.
 
     Attributes
     ----------
@@ -48,31 +80,28 @@ class ImageJob:
     settings : ImagingSettings
     clean : CleanParameters
     frequency : numpy.ndarray
-        Hz, of every output channel.
+        Frequency of every output channel, Hz, (nchan,).
     stokes : tuple of str
     cubes : dict
-        Product name -> `CubeFile`; holds ``"residual"`` and ``"model"`` in any case if the beam is common.
+        Product name -> `CubeFile`. It holds ``"residual"`` and ``"model"`` in any case if the restoring beam is common.
     mask : Mask or None
     restoring_beam : "channel", "common" or Beam
-    lease : Lease or None
-        Asked before every plane is written; None where nobody else can write.
+    may_write : callable
+        Called before every plane is written. It raises `GpucubeError` if the cubes are no longer this run's.
+        Picklable, like the rest.
     """
 
     store: VisibilityStore
     settings: ImagingSettings
     clean: CleanParameters
     frequency: np.ndarray
-    stokes: tuple[str, ...]
-    cubes: dict[str, CubeFile]
-    mask: Mask | None
-    restoring_beam: str | Beam
-    lease: Lease | None = None
+    stokes: tuple[str, ...] = ("I",)
+    cubes: dict[str, CubeFile] = field(default_factory=dict)
+    mask: Mask | None = None
+    restoring_beam: RestoringBeam = "channel"
+    may_write: Callable[[], None] = _always
 
     def write(self, product: str, stokes: int, channel: int, values: np.ndarray) -> str:
         """Write a plane to its cube; returns its checksum."""
-        if self.lease is not None:
-            self.lease.check()
+        self.may_write()
         return write_plane(self.cubes[product], stokes, channel, values)
-
-
-Notify = Callable[[str, Any], None]

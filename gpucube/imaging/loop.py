@@ -19,9 +19,9 @@ import numpy as np
 
 from gpucube.devices.base import Device
 from gpucube.errors import GpucubeError
-from gpucube.imaging.job import ImageJob, Notify
+from gpucube.imaging.job import NO_EVENTS, Events, ImageJob
 from gpucube.imaging.restore import restored
-from gpucube.imaging.stopping import Action, LoopState, after_cycle, next_order, observe
+from gpucube.imaging.stopping import Action, LoopState, after_cycle, next_cycle, observe, stop_level
 from gpucube.output.fits_cube import sync
 from gpucube.output.records import ChannelRecord, StopCode
 from gpucube.sky.beam import Beam, beam_to_record
@@ -53,10 +53,11 @@ def image_chunk(
     job: ImageJob,
     device: Device,
     channels: Sequence[int],
+    *,
     chunk: int = 0,
     worker: str = "main",
-    notify: Notify = lambda event, what: None,
-    go_on: Callable[[], None] = lambda: None,
+    events: Events = NO_EVENTS,
+    abort_if_cancelled: Callable[[], None] = lambda: None,
 ) -> list[ChannelRecord]:
     """Image the channels of a chunk.
 
@@ -68,11 +69,11 @@ def image_chunk(
         Output channels.
     chunk, worker : int, str
         For the records.
-    notify : callable
-        Called with ("started", channel), ("finished", record) and, once the bytes of its planes are safe on disk,
-        ("safe", [record, ...]).
-    go_on : callable
-        Called before every cycle. What it raises, if it is no `Exception`, ends the chunk.
+    events : Events
+        Told what happens to the channels.
+    abort_if_cancelled : callable
+        Called before every cycle and before channels are made safe. To abort the chunk it raises a `BaseException` that
+        is no `Exception`.
 
     Returns
     -------
@@ -93,13 +94,14 @@ def image_chunk(
         records.append(record)
         unsafe.append(record)
         at_work.discard(record.channel)
-        notify("finished", record)
+        events.finished(record)
 
     def make_safe() -> None:
         nonlocal synced
+        abort_if_cancelled()
         for cube in job.cubes.values():
             sync(cube)
-        notify("safe", unsafe.copy())
+        events.safe(unsafe.copy())
         unsafe.clear()
         synced = time.monotonic()
 
@@ -109,19 +111,19 @@ def image_chunk(
         return planes + len(job.stokes) <= max(device.batch, len(job.stokes))
 
     while waiting or active:
+        abort_if_cancelled()
         if unsafe and time.monotonic() - synced > SECONDS_BETWEEN_SYNCS:
             make_safe()
         fresh: list[int] = []
         while waiting and room(waiting[-1], len(active) + len(fresh) * len(job.stokes)):
             fresh.append(waiting.pop())
             at_work.add(fresh[-1])
-            notify("started", fresh[-1])
+            events.started(fresh[-1])
         try:
             started = _begin(job, device, fresh) if fresh else []
             ending = [p for p in started if p.state.stop is not None]
             active += [p for p in started if p.state.stop is None]
             if active:
-                go_on()
                 ending += _cycle(job, device, active)
                 active = [p for p in active if p.state.stop is None]
             for plane in ending:
@@ -201,7 +203,7 @@ def _cycle(job: ImageJob, device: Device, planes: Sequence[_ActivePlane]) -> lis
     """One minor and one major cycle on every active plane; returns those that stopped."""
     begin = time.perf_counter()
     data = [p.data for p in planes]
-    iterations = device.minor(data, [next_order(p.state, p.sidelobe, job.clean) for p in planes])
+    iterations = device.minor(data, [next_cycle(p.state, p.sidelobe, job.clean) for p in planes])
     _charge(planes, device, "minor", begin)
     begin = time.perf_counter()
     device.major(data)
@@ -322,7 +324,7 @@ def _plane_record(job: ImageJob, plane: _ActivePlane) -> ChannelRecord:
         record.message = "the residual is not finite"
     if stop not in _BLANK:
         record.beam = beam_to_record(plane.beam) if plane.beam else None
-        record.noise, record.limit = state.noise, state.limit
+        record.noise, record.limit = state.noise, stop_level(state.noise, job.clean)
         record.peak_residual = state.peak if state.peak >= 0 else None
     return record
 

@@ -58,26 +58,25 @@ class Action(Enum):
 
 @dataclass(frozen=True)
 class LoopState:
-    """How far one plane has come. `peak`, `noise`, `limit` are of its last exact residual, or of its best one if it was
-    rolled back; `best_peak` and `best_noise` of the model that is remembered."""
+    """How far one plane has come. `peak` and `noise` are of its last exact residual, or of its best one if it was rolled
+    back; `best_peak` and `best_noise` of the model that is remembered."""
 
     iterations: int = 0
     majors: int = 0
     peak: float = math.inf
     noise: float = 0.0
-    limit: float = 0.0
     best_peak: float = math.inf
     best_noise: float = 0.0
     retried: bool = False
     stop: StopCode | None = None
 
 
-def limit_of(noise: float, parameters: CleanParameters) -> float:
-    """Jy/beam to clean down to."""
-    return max(parameters.threshold, parameters.nsigma * noise)
+def stop_level(noise: float, clean: CleanParameters) -> float:
+    """Jy/beam at which a plane with this noise counts as clean."""
+    return max(clean.threshold, clean.nsigma * noise)
 
 
-def observe(state: LoopState, peak: float, noise: float, parameters: CleanParameters) -> tuple[LoopState, Action]:
+def observe(state: LoopState, peak: float, noise: float, clean: CleanParameters) -> tuple[LoopState, Action]:
     """Take note of a freshly computed residual and decide.
 
     Parameters
@@ -93,10 +92,9 @@ def observe(state: LoopState, peak: float, noise: float, parameters: CleanParame
         After; `stop` is set if the action stops.
     Action
     """
-    limit = limit_of(noise, parameters)
     if not (math.isfinite(peak) and math.isfinite(noise)):
         if state.majors == 0:
-            return replace(state, peak=peak, noise=noise, limit=limit, stop=StopCode.FAILED), Action.STOP
+            return replace(state, peak=peak, noise=noise, stop=StopCode.FAILED), Action.STOP
         grown: StopCode | None = StopCode.PEAK_GREW
     elif state.majors == 0:
         grown = None
@@ -107,53 +105,50 @@ def observe(state: LoopState, peak: float, noise: float, parameters: CleanParame
     else:
         grown = None
     if grown is not None:
-        best = _best(state, parameters)
-        out_of_budget = state.iterations >= parameters.niter or 0 <= parameters.nmajor <= state.majors
+        best = _best(state)
+        out_of_budget = state.iterations >= clean.niter or 0 <= clean.nmajor <= state.majors
         if state.retried or out_of_budget:
             return replace(best, stop=grown), Action.ROLL_BACK_AND_STOP
         return replace(best, retried=True), Action.ROLL_BACK_AND_CLEAN
-    stop = _stop_code(state, peak, noise, limit, parameters)
+    stop = _stop_code(state, peak, noise, clean)
     if stop is not None and peak > (1 + ROUNDING) * state.best_peak:
-        return replace(_best(state, parameters), stop=stop), Action.ROLL_BACK_AND_STOP
-    state = replace(state, peak=peak, noise=noise, limit=limit, stop=stop)
+        return replace(_best(state), stop=stop), Action.ROLL_BACK_AND_STOP
+    state = replace(state, peak=peak, noise=noise, stop=stop)
     if peak < state.best_peak:
         state = replace(state, best_peak=peak, best_noise=noise)
     return state, Action.STOP if stop is not None else Action.CLEAN
 
 
-def _best(state: LoopState, parameters: CleanParameters) -> LoopState:
+def _best(state: LoopState) -> LoopState:
     """The plane as it is once it has been rolled back; the iterations done in vain still count."""
-    limit = limit_of(state.best_noise, parameters)
-    return replace(state, peak=state.best_peak, noise=state.best_noise, limit=limit)
+    return replace(state, peak=state.best_peak, noise=state.best_noise)
 
 
-def _stop_code(
-    state: LoopState, peak: float, noise: float, limit: float, parameters: CleanParameters
-) -> StopCode | None:
+def _stop_code(state: LoopState, peak: float, noise: float, clean: CleanParameters) -> StopCode | None:
     if peak < 0:
         return StopCode.ZERO_MASK
     # a limit that only rose, with the noise of a plane that gets worse, is not reached
-    if peak <= limit and peak <= (1 + ROUNDING) * state.best_peak:
-        return StopCode.THRESHOLD if parameters.threshold >= parameters.nsigma * noise else StopCode.NSIGMA
-    if state.iterations >= parameters.niter:
+    if peak <= stop_level(noise, clean) and peak <= (1 + ROUNDING) * state.best_peak:
+        return StopCode.THRESHOLD if clean.threshold >= clean.nsigma * noise else StopCode.NSIGMA
+    if state.iterations >= clean.niter:
         return StopCode.ITERATION_LIMIT
     if state.majors > 0 and abs(peak - state.peak) <= ROUNDING * state.peak:
         return StopCode.NO_CHANGE
-    if 0 <= parameters.nmajor <= state.majors:
+    if 0 <= clean.nmajor <= state.majors:
         return StopCode.MAJOR_LIMIT
     return None
 
 
-def next_order(state: LoopState, sidelobe: float, parameters: CleanParameters) -> MinorOrder:
+def next_cycle(state: LoopState, sidelobe: float, clean: CleanParameters) -> MinorOrder:
     """How far the next minor cycle shall go."""
-    cyclefactor, gain = parameters.cyclefactor, parameters.gain
+    cyclefactor, gain = clean.cyclefactor, clean.gain
     if state.retried:
         cyclefactor, gain = 2.0 * cyclefactor, 0.5 * gain
-    fraction = min(max(cyclefactor * sidelobe, parameters.minpsffraction), parameters.maxpsffraction)
-    cycleniter = parameters.cycleniter if parameters.cycleniter >= 0 else _UNLIMITED
+    fraction = min(max(cyclefactor * sidelobe, clean.minpsffraction), clean.maxpsffraction)
+    cycleniter = clean.cycleniter if clean.cycleniter >= 0 else _UNLIMITED
     return MinorOrder(
-        threshold=max(FINAL_DEPTH * state.limit, fraction * state.peak),
-        limit=min(parameters.niter - state.iterations, cycleniter),
+        threshold=max(FINAL_DEPTH * stop_level(state.noise, clean), fraction * state.peak),
+        limit=min(clean.niter - state.iterations, cycleniter),
         gain=gain,
     )
 

@@ -19,14 +19,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gpucube.errors import GpucubeError
 from gpucube.output.fits_header import _BEAM_ROW, _add_date, _padded, _primary_header, _printable, _tables
 from gpucube.output.paths import existing_products, product_path
-from gpucube.sky.beam import Beam
+from gpucube.sky.beam import Beam, RestoringBeam
 from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
 
@@ -156,7 +156,7 @@ def create_cubes(
     objectname: str = "",
     observer: str = "",
     dateobs: str = "",
-    beams: Literal["table"] | Beam | None = "table",
+    restoring_beam: RestoringBeam = "channel",
     overwrite: bool = False,
 ) -> dict[str, CubeFile]:
     """Create the FITS file of every product at full length, ready for `write_plane`.
@@ -173,10 +173,10 @@ def create_cubes(
         One line per parameter; long ones are wrapped, what FITS cannot hold is escaped.
     telescope, objectname, observer, dateobs : str
         TELESCOP, OBJECT, OBSERVER, DATE-OBS (UTC, ISO 8601); left out if empty.
-    beams : "table", Beam or None
-        Of the image product: one beam per channel (`write_beam_table`); one given beam; or one beam known only at the
-        end, for which the cards are reserved (`write_single_beam`; 0 until then). Residual, psf and dirty cubes always
-        carry a table, model and mask no beam.
+    restoring_beam : "channel", "common" or Beam
+        Beam of the image product: one per channel (`write_beam_table`); one for all, known only at the end, whose cards
+        are reserved (`write_single_beam`; 0 until then); or the given one. Residual, psf and dirty cubes always carry a
+        table; model and mask carry no beam.
     overwrite : bool
         Replace all products of this imagename.
 
@@ -201,14 +201,14 @@ def create_cubes(
     shape = (len(stokes), axis.nchan, geometry.ny, geometry.nx)
     heads, tails = {}, {}
     for product in products:
-        header = _primary_header(product, geometry, axis, stokes, history, beams)
+        header = _primary_header(product, geometry, axis, stokes, history, restoring_beam)
         for key, text in zip(("OBJECT", "TELESCOP", "OBSERVER"), (objectname, telescope, observer), strict=True):
             if text:
                 header.insert("ORIGIN", (key, _printable(text)[:68]))
         if dateobs:
             _add_date(header, dateobs)
         heads[product] = header.tostring().encode("ascii")
-        tails[product] = _tables(product, axis, len(stokes), beams)
+        tails[product] = _tables(product, axis, len(stokes), restoring_beam)
     cubes = {product: CubeFile(str(targets[product]), len(heads[product]), *shape) for product in products}
     needed = sum(cube.data_end + len(tails[product]) for product, cube in cubes.items())
     folder = Path(imagename).absolute().parent

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gpucube.errors import GpucubeError
 from gpucube.output.paths import PRODUCT_UNITS
-from gpucube.sky.beam import Beam
+from gpucube.sky.beam import Beam, RestoringBeam
 from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
 
@@ -49,7 +49,7 @@ def _primary_header(
     axis: SpectralAxis,
     stokes: Sequence[str],
     history: Sequence[str],
-    beams: Literal["table"] | Beam | None,
+    restoring_beam: RestoringBeam,
 ) -> fits.Header:
     """Header of a product, without the cards that depend on the observation's text."""
     from astropy.io import fits
@@ -66,10 +66,10 @@ def _primary_header(
     header["NAXIS3"] = axis.nchan
     header["NAXIS4"] = len(stokes)
     header["EXTEND"] = True
-    if product in _BEAM_TABLE_PRODUCTS or (product == "image" and beams == "table"):
+    if product in _BEAM_TABLE_PRODUCTS or (product == "image" and restoring_beam == "channel"):
         header["CASAMBM"] = (True, "CASA multiple BEAMS table present")
     elif product == "image":
-        beam = beams or Beam(0.0, 0.0, 0.0)
+        beam = restoring_beam if isinstance(restoring_beam, Beam) else Beam(0.0, 0.0, 0.0)
         header["BMAJ"] = (math.degrees(beam.bmaj), "[deg] FWHM, major axis")
         header["BMIN"] = (math.degrees(beam.bmin), "[deg] FWHM, minor axis")
         header["BPA"] = (math.degrees(beam.bpa), "[deg] from north through east")
@@ -142,10 +142,10 @@ def _add_date(header: fits.Header, dateobs: str) -> None:
     header.insert("ORIGIN", ("TIMESYS", "UTC"))
 
 
-def _tables(product: str, axis: SpectralAxis, nstokes: int, beams: Literal["table"] | Beam | None) -> bytes:
+def _tables(product: str, axis: SpectralAxis, nstokes: int, restoring_beam: RestoringBeam) -> bytes:
     """The table extensions behind the data; BEAMS, always the first, has its rows still empty."""
     tables = b""
-    if product in _BEAM_TABLE_PRODUCTS or (product == "image" and beams == "table"):
+    if product in _BEAM_TABLE_PRODUCTS or (product == "image" and restoring_beam == "channel"):
         rows = np.zeros(nstokes * axis.nchan, dtype=_BEAM_ROW)
         units = ("arcsec", "arcsec", "deg", None, None)
         tables += _table("BEAMS", rows, units, {"NCHAN": axis.nchan, "NPOL": nstokes})

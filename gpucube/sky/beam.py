@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -19,6 +20,9 @@ class Beam:
     bmin: float
     bpa: float
 
+
+RestoringBeam = Literal["channel", "common"] | Beam
+"""What an image is restored with: each channel's own fitted beam, the smallest beam that holds all of them, or a given one."""
 
 _ARCSEC = math.pi / 180 / 3600
 

@@ -27,7 +27,7 @@ from gpucube.data.store import Samples, VisibilityStore, allocate
 from gpucube.devices.base import ImagingSettings
 from gpucube.devices.choice import make_device
 from gpucube.errors import GpucubeError
-from gpucube.execution.threads import InProcess
+from gpucube.execution.threads import ThreadWorkers
 from gpucube.sky.directions import uvw_rotation
 from gpucube.sky.geometry import ImageGeometry
 
@@ -59,7 +59,7 @@ def ingested(tmp_path: Path) -> Iterator[Ingest]:
         def run(*vis: Path, **changes: Any) -> tuple[Selection, VisibilityStore, int]:
             selection = select_all(*vis, **changes)
             folder = str(tmp_path / f"scratch{len(list(tmp_path.glob('scratch*')))}")
-            store, nbytes = ingest(selection, folder, lambda done, total: None, InProcess(1, "cpu").ingest, stores)
+            store, nbytes = ingest(selection, folder, lambda done, total: None, ThreadWorkers(1, "cpu").ingest, stores)
             return selection, store, nbytes
 
         yield run
@@ -419,14 +419,14 @@ def test_the_scratch_folder_must_not_exist_and_is_left_alone(tiny_ms, tmp_path):
     folder.mkdir()
     (folder / "precious").write_text("data")
     with ExitStack() as stack, pytest.raises(GpucubeError, match=r"mine already exists: .* name another with scratch"):
-        ingest(select_all(tiny_ms.ms), str(folder), lambda a, b: None, InProcess(1, "cpu").ingest, stack)
+        ingest(select_all(tiny_ms.ms), str(folder), lambda a, b: None, ThreadWorkers(1, "cpu").ingest, stack)
     assert (folder / "precious").read_text() == "data"
 
 
 def test_the_scratch_folder_goes_when_the_run_ends(tiny_ms, tmp_path):
     folder = tmp_path / "deep" / "scratch"
     with ExitStack() as stack:
-        ingest(select_all(tiny_ms.ms), str(folder), lambda a, b: None, InProcess(1, "cpu").ingest, stack)
+        ingest(select_all(tiny_ms.ms), str(folder), lambda a, b: None, ThreadWorkers(1, "cpu").ingest, stack)
         assert len(list(folder.glob("partition0.*"))) == 4
     assert not folder.exists()
 
@@ -450,7 +450,7 @@ def test_progress_counts_every_row(tiny_ms, tmp_path):
             select_all(tiny_ms.ms),
             str(tmp_path / "s"),
             lambda done, total: seen.append((done, total)),
-            InProcess(1, "cpu").ingest,
+            ThreadWorkers(1, "cpu").ingest,
             stack,
         )
     assert seen[-1] == (900, 900)

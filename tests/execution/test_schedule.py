@@ -17,6 +17,7 @@ import psutil
 import pytest
 from astropy.io import fits
 from distributed import Client, LocalCluster, Nanny
+from events import RecordedEvents
 from runs import IMAGES, SETTINGS, image, payload, planes, tree
 
 from gpucube.data.ingest import ingest
@@ -26,7 +27,7 @@ from gpucube.errors import DeviceLost, GpucubeError
 from gpucube.execution import dask_workers as schedule
 from gpucube.execution import plan
 from gpucube.execution.dask_workers import DaskWorkers
-from gpucube.execution.threads import InProcess
+from gpucube.execution.threads import ThreadWorkers
 from gpucube.execution.workers import Workers
 from gpucube.imaging.job import ImageJob
 from gpucube.imaging.stopping import CleanParameters
@@ -52,7 +53,9 @@ def cluster() -> Iterator[str]:
 def workers(request: pytest.FixtureRequest) -> Iterator[Workers]:
     """Both kinds of workers, two of each."""
     made = (
-        InProcess(2, "cpu") if request.param == "threads" else DaskWorkers(2, "cpu", request.getfixturevalue("cluster"))
+        ThreadWorkers(2, "cpu")
+        if request.param == "threads"
+        else DaskWorkers(2, "cpu", request.getfixturevalue("cluster"))
     )
     yield made
     made.close()
@@ -85,15 +88,15 @@ def make_job(ms: Path, folder: Path, workers: Workers, stores: ExitStack, mask: 
     store, _ = ingest(selection, str(folder / "scratch"), lambda done, total: None, workers.ingest, stores)
     settings = ImagingSettings(geometry, "briggs", 0.5)
     clean = CleanParameters(niter=1000, nsigma=3)
-    return ImageJob(store, settings, clean, axis.frequency, ("I",), cubes, mask, "channel")
+    return ImageJob(store=store, settings=settings, clean=clean, frequency=axis.frequency, cubes=cubes, mask=mask)
 
 
 CHUNKS = [[4, 5, 6, 7], [0, 1, 2, 3], [8, 9, 10, 11]]
 
 
-def run(job: ImageJob, workers: Workers) -> tuple[list[ChannelRecord], list[tuple[str, Any]]]:
-    events: list[tuple[str, Any]] = []
-    records = [r for batch in workers.image(job, CHUNKS, lambda *event: events.append(event)) for r in batch]
+def run(job: ImageJob, workers: Workers) -> tuple[list[ChannelRecord], RecordedEvents]:
+    events = RecordedEvents()
+    records = [r for batch in workers.image(job, CHUNKS, events) for r in batch]
     return sorted(records, key=lambda r: r.channel), events
 
 
@@ -101,13 +104,11 @@ def test_every_channel_is_announced_and_reported(workers: Workers, tiny_ms: Any,
     with ExitStack() as stores:
         records, events = run(make_job(tiny_ms.ms, tmp_path, workers, stores, None, IMAGES), workers)
     assert [r.channel for r in records] == list(range(12))
-    assert sorted(what for event, what in events if event == "started") == list(range(12))
-    finished = [what for event, what in events if event == "finished"]
-    assert sorted(r.channel for r in finished) == list(range(12))
-    assert all(isinstance(r, ChannelRecord) for r in finished)
+    assert sorted(events.started_channels) == list(range(12))
+    assert sorted(r.channel for r in events.finished_records) == list(range(12))
+    assert all(isinstance(r, ChannelRecord) for r in events.finished_records)
     for channel in range(12):
-        order = [event for event, what in events if getattr(what, "channel", what) == channel]
-        assert order == ["started", "finished"]
+        assert events.of(channel) == ["started", "finished", "safe"]
 
 
 @pytest.mark.filterwarnings("ignore:File may have been truncated")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from events import RecordedEvents
 from oracles import direct_dirty, direct_predict, direction_cosines
 from planes_by_hand import ARCSEC, dft_image, dft_predict, imaging_weights, samples, with_sky
 from runs import CELL
@@ -20,7 +21,7 @@ from gpucube.data.selection import select
 from gpucube.data.store import Samples, VisibilityStore, allocate, sort_rows, write_rows
 from gpucube.devices.base import ImagingSettings
 from gpucube.devices.cpu.device import CpuDevice
-from gpucube.execution.threads import InProcess
+from gpucube.execution.threads import ThreadWorkers
 from gpucube.imaging.job import ImageJob
 from gpucube.imaging.loop import image_chunk
 from gpucube.imaging.restore import restore_chunk
@@ -59,7 +60,7 @@ def stores(tiny_ms, tmp_path_factory) -> Iterator[Callable[[tuple[str, ...]], tu
                     phasecenter=None,
                 )
                 folder = str(tmp_path_factory.mktemp("store") / "scratch")
-                store, _ = ingest(selection, folder, lambda a, b: None, InProcess(1, "cpu").ingest, stack)
+                store, _ = ingest(selection, folder, lambda a, b: None, ThreadWorkers(1, "cpu").ingest, stack)
                 made[stokes] = store, SpectralAxis(selection.channels.frequency, selection.channels.width, "LSRK", None)
             return made[stokes]
 
@@ -76,7 +77,16 @@ def make_job(stores, tmp_path) -> MakeJob:
         store, axis = stores(stokes)
         cubes = create_cubes(tmp_path / name, PRODUCTS, GEOMETRY, axis, stokes, ())
         chosen = ImagingSettings(GEOMETRY, **({"weighting": "briggs", "robust": 0.5, "epsilon": 1e-5} | settings))
-        return ImageJob(store, chosen, clean, axis.frequency, stokes, cubes, mask, beam)
+        return ImageJob(
+            store=store,
+            settings=chosen,
+            clean=clean,
+            frequency=axis.frequency,
+            stokes=stokes,
+            cubes=cubes,
+            mask=mask,
+            restoring_beam=beam,
+        )
 
     return make
 
@@ -126,9 +136,9 @@ def test_every_channel_ends_with_its_exact_residual_below_its_limit(make_job, ma
 
 def test_the_records_are_complete(make_job):
     job = make_job()
-    events = []
+    events = RecordedEvents()
     records = by_channel(
-        image_chunk(job, CpuDevice(job.settings), range(12), 3, "w", lambda event, what: events.append((event, what)))
+        image_chunk(job, CpuDevice(job.settings), range(12), chunk=3, worker="w", events=events),
     )
     frequency = 1420.405752e6 + (np.arange(12) - 6) * 15625.0
     for channel in DATA_CHANNELS:
@@ -146,8 +156,8 @@ def test_the_records_are_complete(make_job):
     assert records[5].major_cycles >= 2
     assert records[5].iterations > 20
     assert records[5].model_flux == pytest.approx(2.0, abs=0.1)  # 1 + 0.6 + 0.4 Jy
-    assert [r for event, r in events if event == "finished"] == list(records.values())
-    assert sorted(c for event, c in events if event == "started") == list(range(12))
+    assert events.finished_records == list(records.values())
+    assert sorted(events.started_channels) == list(range(12))
 
 
 def test_a_channel_without_data_is_blank_in_every_image(make_job):
@@ -366,7 +376,7 @@ def diverging_job(tmp_path: Path, cycleniter: int, threshold: float) -> tuple[Im
     cubes = create_cubes(tmp_path / "cube", PRODUCTS, g, axis, ("I",), ())
     settings = ImagingSettings(g, epsilon=1e-5, w_term=True)
     clean = CleanParameters(100_000, 1.0, threshold, cyclefactor=1e-3, minpsffraction=0.0, cycleniter=cycleniter)
-    return ImageJob(store, settings, clean, axis.frequency, ("I",), cubes, None, "channel"), s
+    return ImageJob(store=store, settings=settings, clean=clean, frequency=axis.frequency, cubes=cubes), s
 
 
 class Peaks(CpuDevice):

@@ -168,7 +168,7 @@ def test_single_beam_stands_in_the_header(tmp_path, at_creation):
         make_axis(),
         ("I",),
         ["robust=0.5"],
-        beams=beam if at_creation else None,
+        restoring_beam=beam if at_creation else "common",
     )
     before = fits.getheader(cubes["image"].path)
     for channel in range(5):

@@ -38,7 +38,7 @@ def write_cube(folder, planes, beams, cell):
     axis = SpectralAxis(1.42e9 + 1e4 * np.arange(nchan), np.full(nchan, 1e4), "LSRK", 1.42040575e9)
     per_channel = isinstance(beams, list)
     written = create_cubes(
-        folder / "cube", ["image"], geometry, axis, ["I"], [], beams="table" if per_channel else beams
+        folder / "cube", ["image"], geometry, axis, ["I"], [], restoring_beam="channel" if per_channel else beams
     )["image"]
     for channel, plane in enumerate(planes):
         write_plane(written, 0, channel, plane.astype(np.float32))
