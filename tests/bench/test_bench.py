@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from runs import column, tree
+from jobs import column, tree
 
 from gpucube.bench import convergence, scaling
 from gpucube.bench.command import chunk_sizes, main

@@ -17,10 +17,10 @@ import pytest
 from astropy import units
 from astropy.coordinates import SkyCoord
 from casacore import tables
-from oracles import direct_predict
-from planes_by_hand import dft_image
-from runs import altered, column
+from jobs import altered, column
+from oracles import dft_image, direct_predict, stokes_i
 
+from gpucube.constants import LIGHT_SPEED
 from gpucube.data.ingest import ingest
 from gpucube.data.selection import Selection, select
 from gpucube.data.store import Samples, VisibilityStore, allocate
@@ -78,18 +78,11 @@ def kept_rows(ms: Path) -> np.ndarray:
     return np.flatnonzero(~column(ms, "FLAG_ROW") & (column(ms, "ANTENNA1") != column(ms, "ANTENNA2")))
 
 
-def stokes_i(ms: Path, channel: int) -> tuple[np.ndarray, np.ndarray]:
-    """Value and weight of Stokes I of every kept row: both hands needed, 0 and 0 where they are not there."""
+def kept_stokes_i(ms: Path, channel: int) -> tuple[np.ndarray, np.ndarray]:
+    """Value and weight of Stokes I of every kept row."""
     rows = kept_rows(ms)
-    data, flag = column(ms, "DATA")[rows, channel].astype(complex), column(ms, "FLAG")[rows, channel]
-    with tables.table(str(ms), ack=False) as t:
-        spectral = "WEIGHT_SPECTRUM" in t.colnames() and t.iscelldefined("WEIGHT_SPECTRUM", 0)
-    weight = column(ms, "WEIGHT_SPECTRUM")[:, channel] if spectral else column(ms, "WEIGHT")
-    weight = weight[rows].astype(float)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        good = ~flag & np.isfinite(data) & np.isfinite(weight) & (weight > 0)
-        both = good.all(axis=1) & np.isfinite(column(ms, "UVW")[rows]).all(axis=1)
-        return np.where(both, data.mean(1), 0), np.where(both, 4 / (1 / weight).sum(1), 0)
+    vis, weight = stokes_i(ms, channel)
+    return vis[rows], weight[rows]
 
 
 def assert_same(s: Samples, vis: np.ndarray, weight: np.ndarray) -> None:
@@ -108,7 +101,7 @@ def test_every_sample_of_every_channel(tiny_ms, ingested):
     assert len(store.partitions) == 1
     for channel in range(12):
         s = in_ms_order(store, channel)
-        vis, weight = stokes_i(tiny_ms.ms, channel)
+        vis, weight = kept_stokes_i(tiny_ms.ms, channel)
         assert_same(s, vis, weight)
         assert np.array_equal(s.uvw, column(tiny_ms.ms, "UVW")[rows])
         assert s.frequency == frequency[channel]
@@ -139,7 +132,7 @@ def test_the_longest_baseline_and_the_largest_w_in_wavelengths(tiny_ms, make_ms,
     expected = np.zeros(2)
     for ms in (tiny_ms.ms, high):
         highest = column(Path(f"{ms}/SPECTRAL_WINDOW"), "CHAN_FREQ").max()
-        uvw = column(ms, "UVW")[kept_rows(ms)] * highest / 299_792_458.0
+        uvw = column(ms, "UVW")[kept_rows(ms)] * highest / LIGHT_SPEED
         expected = np.maximum(expected, [np.hypot(uvw[:, 0], uvw[:, 1]).max(), np.abs(uvw[:, 2]).max()])
     assert store.max_uvw_wavelengths() == pytest.approx(tuple(expected), rel=1e-12)
 
@@ -148,7 +141,7 @@ def test_power_tells_emission_from_noise(tiny_ms, ingested):
     """Weighted |V|^2 in units of the noise: 1 where there is noise only, more with a source."""
     _, store, _ = ingested(tiny_ms.ms)
     for channel in (0, 5):
-        vis, weight = stokes_i(tiny_ms.ms, channel)
+        vis, weight = kept_stokes_i(tiny_ms.ms, channel)
         expected = (weight * np.abs(vis) ** 2).sum() / (2 * np.count_nonzero(weight))
         assert store.power[0, channel] == pytest.approx(expected, rel=1e-5)
     assert store.power[0, 2] == 0
@@ -182,7 +175,7 @@ def test_what_is_flagged_or_makes_no_sense_does_not_count(tiny_ms, tmp_path, ing
     ms = altered(tiny_ms.ms, tmp_path, change)
     _, store, _ = ingested(ms)
     _, before, _ = ingested(tiny_ms.ms)
-    vis, weight = stokes_i(ms, channel)
+    vis, weight = kept_stokes_i(ms, channel)
     s = in_ms_order(store, channel)
     assert_same(s, vis, weight)
     assert np.isfinite(s.vis).all()
@@ -217,7 +210,7 @@ def test_one_flagged_hand_drops_stokes_i_but_not_pseudo_i(tiny_ms, tmp_path, ing
         assert (s.vis[k], s.weight[k]) == expected
     # both hands of equal weight: the mean, with twice the weight of one; weights of I are the same
     both = in_ms_order(before, 6)
-    plain, plain_weight = stokes_i(tiny_ms.ms, 6)
+    plain, plain_weight = kept_stokes_i(tiny_ms.ms, 6)
     whole = plain_weight > 0
     assert both.vis[whole] == pytest.approx(plain[whole], rel=1e-6, abs=1e-6)
     assert both.weight[whole] == pytest.approx(plain_weight[whole], rel=1e-6)
@@ -252,7 +245,7 @@ def test_averaged_channels_are_weighted_means(make_ms, ingested, start, width, g
     selection, store, nbytes = ingested(ms, start=start, width=width)
     frequency = column(Path(f"{ms}/SPECTRAL_WINDOW"), "CHAN_FREQ")[0]
     for k, group in enumerate(groups):
-        each = [stokes_i(ms, c) for c in group]
+        each = [kept_stokes_i(ms, c) for c in group]
         total = sum(w for _, w in each)
         mean = np.divide(sum(v * w for v, w in each), total, out=np.zeros(len(total), complex), where=total > 0)
         s = in_ms_order(store, k)
@@ -270,7 +263,7 @@ def test_falling_frequency_stays_in_the_order_of_the_data(make_ms, ingested):
     assert np.all(np.diff(frequency) < 0)
     assert np.array_equal(selection.channels.frequency, frequency[3:5])
     for k in range(2):
-        assert_same(in_ms_order(store, k), *stokes_i(ms, 3 + k))
+        assert_same(in_ms_order(store, k), *kept_stokes_i(ms, 3 + k))
 
 
 @pytest.mark.parametrize("filled_with", [None, 0.0])
@@ -282,7 +275,7 @@ def test_an_empty_weight_spectrum_is_not_used(tiny_ms, tmp_path, ingested, fille
 
     selection, store, _ = ingested(altered(tiny_ms.ms, tmp_path, change))
     assert selection.sources[0].weight == "WEIGHT"
-    assert_same(in_ms_order(store, 5), *stokes_i(tiny_ms.ms, 5))
+    assert_same(in_ms_order(store, 5), *kept_stokes_i(tiny_ms.ms, 5))
 
 
 def test_a_filled_weight_spectrum_is_used(make_ms, ingested):
@@ -290,7 +283,7 @@ def test_a_filled_weight_spectrum_is_used(make_ms, ingested):
     selection, store, nbytes = ingested(ms)
     assert selection.sources[0].weight == "WEIGHT_SPECTRUM"
     for channel in (0, 6, 11):
-        assert_same(in_ms_order(store, channel), *stokes_i(ms, channel))
+        assert_same(in_ms_order(store, channel), *kept_stokes_i(ms, channel))
     edge, middle = (np.median(in_ms_order(store, channel).weight) for channel in (0, 6))
     assert edge < 0.6 * middle, "the band edge is noisier"
     assert nbytes == 900 * (24 + 12 * 2 * (8 + 1 + 4))
@@ -304,8 +297,8 @@ def test_two_mss_share_channels_and_keep_their_own_frequency(tiny_ms, make_ms, i
     assert len(selection.channels.frequency) == 12
     for channel in (0, 5):
         first, second = (in_ms_order(store, channel, partition=k) for k in (0, 1))
-        assert_same(first, *stokes_i(tiny_ms.ms, channel))
-        assert_same(second, *stokes_i(other, channel))
+        assert_same(first, *kept_stokes_i(tiny_ms.ms, channel))
+        assert_same(second, *kept_stokes_i(other, channel))
         assert second.frequency - first.frequency == pytest.approx(offset * STEP, abs=1e-3)
         joined = store.samples(0, channel)
         assert joined.frequency == first.frequency
@@ -326,7 +319,7 @@ def test_a_second_ms_at_other_frequencies_follows_the_first(tiny_ms, make_ms, in
     other = make_ms(seed=2, ntime=3, nchan=4, rest_freq=1421e6).ms
     selection, store, _ = ingested(tiny_ms.ms, other)
     assert len(selection.channels.frequency) == 16
-    assert_same(in_ms_order(store, 13, partition=1), *stokes_i(other, 1))
+    assert_same(in_ms_order(store, 13, partition=1), *kept_stokes_i(other, 1))
     assert store.samples(0, 13).frequency == selection.channels.frequency[13]
     assert store.partitions[1].output == (12, 13, 14, 15)
 
@@ -335,7 +328,7 @@ def test_only_the_selected_channels_are_read(tiny_ms, ingested):
     selection, store, nbytes = ingested(tiny_ms.ms, spw=lambda count: {0: np.array([4, 5, 6])})
     assert len(selection.channels.frequency) == 3
     for k in range(3):
-        assert_same(in_ms_order(store, k), *stokes_i(tiny_ms.ms, 4 + k))
+        assert_same(in_ms_order(store, k), *kept_stokes_i(tiny_ms.ms, 4 + k))
     # of every row UVW, three channels of two correlations of DATA and FLAG, and WEIGHT: nothing else, nothing twice
     assert nbytes == sum(s.bytes_selected() for s in selection.sources) == 900 * (24 + 3 * 2 * (8 + 1) + 2 * 4)
 

@@ -8,29 +8,22 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import oracles
 import pytest
 import radio_beam
 from astropy import units
+from oracles import ARCSEC
 from scipy import ndimage, optimize, signal
 
 from gpucube.devices.psf_fit import FIRST_WINDOW, fit_beam, fit_beam_in_window, peak_window, psf_sidelobe
 from gpucube.errors import GpucubeError
 from gpucube.sky.beam import Beam, beam_area_pixels, beam_from_record, beam_to_record, common_beam, deconvolve
-
-ARCSEC = math.pi / 180 / 3600
+from gpucube.sky.geometry import ImageGeometry
 
 
 def gaussian(beam: Beam, cell_x: float, cell_y: float, ny: int, nx: int) -> np.ndarray:
-    """Peak 1 at pixel (ny//2, nx//2), x growing to the west, from the beam's covariance matrix."""
-    along = np.array([math.sin(beam.bpa), math.cos(beam.bpa)])  # east, north
-    across = np.array([math.cos(beam.bpa), -math.sin(beam.bpa)])
-    fwhm_to_sigma = 1 / math.sqrt(8 * math.log(2))
-    covariance = fwhm_to_sigma**2 * (beam.bmaj**2 * np.outer(along, along) + beam.bmin**2 * np.outer(across, across))
-    inverse = np.linalg.inv(covariance)
-    y, x = np.mgrid[:ny, :nx]
-    east, north = (nx // 2 - x) * cell_x, (y - ny // 2) * cell_y
-    form = inverse[0, 0] * east**2 + 2 * inverse[0, 1] * east * north + inverse[1, 1] * north**2
-    return np.exp(-form / 2).astype(np.float32)
+    """Peak 1 at pixel (ny//2, nx//2), float32 as a PSF."""
+    return oracles.gaussian(ImageGeometry(nx, ny, cell_x, cell_y, 0.0, 0.0), beam).astype(np.float32)
 
 
 def angle_difference(one: float, other: float) -> float:

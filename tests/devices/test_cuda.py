@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from conftest import ON_GPU, ON_HOST
 from hosts.host_backend import host_backend
-from planes_by_hand import geometry, samples
-from runs import image, payload, planes
+from jobs import geometry, image, payload, planes, samples
 
 import gpucube
 from gpucube.devices import choice as devices

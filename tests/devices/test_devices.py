@@ -10,8 +10,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from oracles import direct_dirty, direct_predict, direction_cosines
-from planes_by_hand import ARCSEC, dft_image, dft_predict, geometry, imaging_weights, samples, with_sky
+from jobs import geometry, samples, with_sky
+from oracles import (
+    ARCSEC,
+    convolved,
+    dft_image,
+    dft_predict,
+    direct_dirty,
+    direct_predict,
+    direction_cosines,
+    gaussian,
+    imaging_weights,
+)
 
 from gpucube.devices.base import ImagingSettings, MinorOrder
 from gpucube.devices.choice import make_device
@@ -386,15 +396,6 @@ def test_one_visibility_is_enough(device_name, weighting):
     assert np.isfinite(device.fetch(plane, "residual")).all()
 
 
-def gaussian(g, beam: Beam, x: float, y: float) -> np.ndarray:
-    """Elliptical Gaussian of peak 1 about pixel (x, y): major axis at `bpa` from north through east (to the left)."""
-    north = ((np.arange(g.ny) - y) * g.cell_y)[:, None]
-    east = -(np.arange(g.nx) - x) * g.cell_x
-    along = east * np.sin(beam.bpa) + north * np.cos(beam.bpa)
-    across = east * np.cos(beam.bpa) - north * np.sin(beam.bpa)
-    return np.exp(-4 * np.log(2) * ((along / beam.bmaj) ** 2 + (across / beam.bmin) ** 2))
-
-
 BEAMS = [
     Beam(80 * ARCSEC, 80 * ARCSEC, 0.0),
     Beam(150 * ARCSEC, 70 * ARCSEC, 0.6),
@@ -412,10 +413,9 @@ def test_the_restored_image_is_the_sum_of_gaussians_and_the_residual(device_name
     model = np.zeros(g.shape, np.float32)
     if dense:
         model += np.float32(1e-12)
-    components = [(0, 0, 1.0), (63, 47, -0.5), (30, 20, 2.0), (31, 20, 0.25)]
-    for x, y, flux in components:
+    for x, y, flux in ((0, 0, 1.0), (63, 47, -0.5), (30, 20, 2.0), (31, 20, 0.25)):
         model[y, x] += flux
-    expected = residual + sum(flux * gaussian(g, beam, x, y) for x, y, flux in components)
+    expected = residual + convolved(model, g, beam)
     image = make_device(device_name, settings(g)).restore(model, residual, beam, None, 1.0)
     # Gaussians end at 1e-7 of their peak, float32 FFTs at 1e-6 of the flux
     assert image == pytest.approx(expected, abs=5e-6)

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from hosts.cudahost import thread_order
 from hosts.kernel_runs import HOST_ORDERS
-from oracles import direct_dirty, direct_predict, direction_cosines
-from planes_by_hand import LIGHT_SPEED, dft_image, dft_predict, geometry, samples
+from jobs import geometry, samples
+from oracles import dft_image, dft_predict, direct_dirty, direct_predict, direction_cosines
 
+from gpucube.constants import LIGHT_SPEED
 from gpucube.devices.cpu.device import convolve
 from gpucube.devices.cuda.convolver import Convolver
 from gpucube.devices.cuda.gridder import BATCH, TileGridder

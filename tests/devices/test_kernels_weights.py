@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hosts.kernel_runs import ORDERS, needs_compiler, run
 
+from gpucube.constants import LIGHT_SPEED
 from gpucube.devices.cpu import loops as cpu_loops
 
 pytestmark = needs_compiler
@@ -35,7 +36,7 @@ def chunk(shape: tuple[int, int]):
     ny, nx = shape
     half, cells = (nx // 2, ny // 2), (nx * 1.1e-4, ny * 0.9e-4)
     lengths = [900, 0, 1, 14, 2000, 50]
-    per_metre = 1.4e9 * (1 + 0.01 * np.arange(len(lengths))) / 299792458.0
+    per_metre = 1.4e9 * (1 + 0.01 * np.arange(len(lengths))) / LIGHT_SPEED
     parts = [channel(n, half, p, cells, i) for i, (n, p) in enumerate(zip(lengths, per_metre, strict=True))]
     parts[4][1][:] = 0.0
     parts[5][1][:] *= np.float32(1e-4) ** np.linspace(0, 1, 50, dtype=np.float32)

@@ -18,11 +18,9 @@ import pytest
 from astropy.io import fits
 from distributed import Client, LocalCluster, Nanny
 from events import RecordedEvents
-from runs import IMAGES, SETTINGS, image, payload, planes, tree
+from jobs import IMAGES, SETTINGS, image, make_job, payload, planes, read, tree
 
-from gpucube.data.ingest import ingest
 from gpucube.data.mask import Mask
-from gpucube.devices.base import ImagingSettings
 from gpucube.errors import DeviceLost, GpucubeError
 from gpucube.execution import dask_workers as schedule
 from gpucube.execution import plan
@@ -30,10 +28,8 @@ from gpucube.execution.dask_workers import DaskWorkers
 from gpucube.execution.threads import ThreadWorkers
 from gpucube.execution.workers import Workers
 from gpucube.imaging.job import ImageJob
-from gpucube.imaging.stopping import CleanParameters
-from gpucube.output.fits_cube import create_cubes, read_plane
+from gpucube.output.fits_cube import read_plane
 from gpucube.output.records import ChannelRecord, StopCode
-from gpucube.schema.parameters import make_parameters
 
 
 @pytest.fixture(scope="module")
@@ -79,16 +75,9 @@ class DeviceLosingMask(Mask):
         return np.ones((64, 64), bool)
 
 
-def make_job(ms: Path, folder: Path, workers: Workers, stores: ExitStack, mask: Mask | None, products: Any) -> ImageJob:
-    """`SETTINGS` on an MS, read by `workers`, up to the moment when imaging begins."""
-    parameters = make_parameters(vis=ms, imagename=folder / "cube", **SETTINGS)
-    selection = plan.make_selection(parameters)
-    geometry, axis = plan.image_geometry(parameters, selection), plan.spectral_axis(selection)
-    cubes = create_cubes(parameters.imagename, products, geometry, axis, ("I",), ())
-    store, _ = ingest(selection, str(folder / "scratch"), lambda done, total: None, workers.ingest, stores)
-    settings = ImagingSettings(geometry, "briggs", 0.5)
-    clean = CleanParameters(niter=1000, nsigma=3)
-    return ImageJob(store=store, settings=settings, clean=clean, frequency=axis.frequency, cubes=cubes, mask=mask)
+def job_on(ms: Path, folder: Path, workers: Workers, stores: ExitStack, **changes: Any) -> ImageJob:
+    """A job on an MS that `workers` have read."""
+    return make_job(*read(ms, folder, stores, workers), folder / "cube", **changes)
 
 
 CHUNKS = [[4, 5, 6, 7], [0, 1, 2, 3], [8, 9, 10, 11]]
@@ -102,7 +91,7 @@ def run(job: ImageJob, workers: Workers) -> tuple[list[ChannelRecord], RecordedE
 
 def test_every_channel_is_announced_and_reported(workers: Workers, tiny_ms: Any, tmp_path: Path) -> None:
     with ExitStack() as stores:
-        records, events = run(make_job(tiny_ms.ms, tmp_path, workers, stores, None, IMAGES), workers)
+        records, events = run(job_on(tiny_ms.ms, tmp_path, workers, stores, products=IMAGES), workers)
     assert [r.channel for r in records] == list(range(12))
     assert sorted(events.started_channels) == list(range(12))
     assert sorted(r.channel for r in events.finished_records) == list(range(12))
@@ -120,7 +109,7 @@ def test_an_unreadable_plane_of_the_mask_fails_its_channels_alone(
     fits.writeto(path, np.ones((12, 64, 64), np.float32))
     os.truncate(path, 2880 + 9 * 64 * 64 * 4 + 100)
     with ExitStack() as stores:
-        job = make_job(tiny_ms.ms, tmp_path, workers, stores, Mask(str(path), 0, (12,)), (*IMAGES, "mask"))
+        job = job_on(tiny_ms.ms, tmp_path, workers, stores, mask=Mask(str(path), 0, (12,)))
         records, _ = run(job, workers)
     good = image(tiny_ms.ms, tmp_path / "good")
     for record in records:
@@ -140,7 +129,7 @@ def test_a_channel_that_kills_its_worker_is_found_and_given_up(
     workers = DaskWorkers(2, "cpu", cluster)
     with ExitStack() as stores:
         stores.callback(workers.close)
-        job = make_job(tiny_ms.ms, tmp_path, workers, stores, mask("", 0, ()), IMAGES)
+        job = job_on(tiny_ms.ms, tmp_path, workers, stores, mask=mask("", 0, ()), products=IMAGES)
         records, _ = run(job, workers)
     good = image(tiny_ms.ms, tmp_path / "good")
     assert [r.channel for r in records] == list(range(12))
@@ -166,7 +155,7 @@ def doomed(tiny_ms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     with dask.config.set(settings), ExitStack() as stores:
         workers = DaskWorkers(2, "cpu")
         stores.callback(workers.close)
-        yield make_job(tiny_ms.ms, tmp_path, workers, stores, DeadlyMask("", 0, ()), ("image",)), workers
+        yield job_on(tiny_ms.ms, tmp_path, workers, stores, mask=DeadlyMask("", 0, ()), products=("image",)), workers
 
 
 def test_workers_that_a_local_cluster_gave_up_are_replaced(doomed: tuple[ImageJob, DaskWorkers]) -> None:
@@ -217,7 +206,7 @@ def test_a_scheduler_whose_workers_are_gone_is_told_once(
     ):
         workers = DaskWorkers(0, "cpu", cluster.scheduler_address)
         stores.callback(workers.close)
-        job = make_job(tiny_ms.ms, tmp_path, workers, stores, None, ("image",))
+        job = job_on(tiny_ms.ms, tmp_path, workers, stores, products=("image",))
         cluster.scale(0)
         cluster.sync(cluster._correct_state)
         back = threading.Timer(2.0, cluster.scale, [1])

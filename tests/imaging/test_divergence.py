@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from casacore.tables import table
-from runs import altered, image, planes
+from jobs import altered, image, planes
 
 from gpucube.cli import summary
 from gpucube.imaging import loop as imaging

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import jobs
 import numpy as np
 import pytest
 from events import RecordedEvents
-from oracles import direct_dirty, direct_predict, direction_cosines
-from planes_by_hand import ARCSEC, dft_image, dft_predict, imaging_weights, samples, with_sky
-from runs import CELL
+from jobs import CELL, read, samples, with_sky
+from oracles import ARCSEC, dft_image, dft_predict, direct_dirty, direct_predict, imaging_weights, point_components
 
-from gpucube.data.ingest import ingest
 from gpucube.data.mask import load_mask
-from gpucube.data.selection import select
 from gpucube.data.store import Samples, VisibilityStore, allocate, sort_rows, write_rows
 from gpucube.devices.base import ImagingSettings
 from gpucube.devices.cpu.device import CpuDevice
-from gpucube.execution.threads import ThreadWorkers
 from gpucube.imaging.job import ImageJob
 from gpucube.imaging.loop import image_chunk
 from gpucube.imaging.restore import restore_chunk
 from gpucube.imaging.stopping import CleanParameters
-from gpucube.output.fits_cube import create_cubes, read_plane
+from gpucube.output.fits_cube import read_plane
 from gpucube.output.records import ChannelRecord, StopCode
 from gpucube.sky.beam import Beam, beam_from_record
 from gpucube.sky.geometry import ImageGeometry
@@ -34,58 +31,27 @@ from gpucube.sky.spectral import SpectralAxis
 
 GEOMETRY = ImageGeometry(64, 64, CELL, CELL, np.deg2rad(187.5), np.deg2rad(30.0))
 CLEAN = CleanParameters(niter=2000, nsigma=3.0)
-PRODUCTS = ("image", "residual", "model", "psf", "dirty", "mask")
 DATA_CHANNELS = [0, 1, 3, 4, 5, 6, 7, 8, 9, 10, 11]
 
 MakeJob = Callable[..., ImageJob]
 
 
 @pytest.fixture(scope="module")
-def stores(tiny_ms, tmp_path_factory) -> Iterator[Callable[[tuple[str, ...]], tuple[VisibilityStore, SpectralAxis]]]:
-    """Factory: the store of `tiny_ms` in given Stokes parameters, made once each."""
-    made: dict[tuple[str, ...], tuple[VisibilityStore, SpectralAxis]] = {}
+def stores(tiny_ms, tmp_path_factory) -> Iterator[Callable[..., tuple[VisibilityStore, ImageGeometry, SpectralAxis]]]:
+    """Factory: the store of `tiny_ms` in given Stokes parameters and the axes of its cube, made once each."""
     with ExitStack() as stack:
-
-        def find(stokes: tuple[str, ...]) -> tuple[VisibilityStore, SpectralAxis]:
-            if stokes not in made:
-                selection = select(
-                    [str(tiny_ms.ms)],
-                    field="",
-                    spw=lambda count: {0: None},
-                    datacolumn="auto",
-                    stokes_names=stokes,
-                    start=None,
-                    width=1,
-                    nchan=-1,
-                    phasecenter=None,
-                )
-                folder = str(tmp_path_factory.mktemp("store") / "scratch")
-                store, _ = ingest(selection, folder, lambda a, b: None, ThreadWorkers(1, "cpu").ingest, stack)
-                made[stokes] = store, SpectralAxis(selection.channels.frequency, selection.channels.width, "LSRK", None)
-            return made[stokes]
-
-        yield find
+        yield functools.cache(
+            lambda *stokes: read(tiny_ms.ms, tmp_path_factory.mktemp("store"), stack, stokes="".join(stokes))
+        )
 
 
 @pytest.fixture
 def make_job(stores, tmp_path) -> MakeJob:
     """Factory: a job on `tiny_ms`, Briggs 0.5, all products; keywords change the job or its settings."""
 
-    def make(
-        name: str = "cube", stokes: tuple[str, ...] = ("I",), mask=None, beam: Any = "channel", clean=CLEAN, **settings
-    ):
-        store, axis = stores(stokes)
-        cubes = create_cubes(tmp_path / name, PRODUCTS, GEOMETRY, axis, stokes, ())
-        chosen = ImagingSettings(GEOMETRY, **({"weighting": "briggs", "robust": 0.5, "epsilon": 1e-5} | settings))
-        return ImageJob(
-            store=store,
-            settings=chosen,
-            clean=clean,
-            frequency=axis.frequency,
-            stokes=stokes,
-            cubes=cubes,
-            mask=mask,
-            restoring_beam=beam,
+    def make(name: str = "cube", stokes: tuple[str, ...] = ("I",), **changes):
+        return jobs.make_job(
+            *stores(*stokes), tmp_path / name, stokes=stokes, **({"clean": CLEAN, "epsilon": 1e-5} | changes)
         )
 
     return make
@@ -323,7 +289,7 @@ def test_components_lie_inside_the_mask(make_job, tmp_path, stores):
     allowed = np.zeros((64, 64), np.float32)
     allowed[20:28, 36:44] = 1  # around the source at (40, 24)
     fits.PrimaryHDU(allowed).writeto(tmp_path / "mask.fits")
-    mask = load_mask(tmp_path / "mask.fits", GEOMETRY, stores(("I",))[1])
+    mask = load_mask(tmp_path / "mask.fits", GEOMETRY, stores("I")[2])
     job = make_job(mask=mask)
     records = by_channel(image_chunk(job, CpuDevice(job.settings), range(12)))
     p = planes(job, 6)
@@ -338,7 +304,7 @@ def test_an_empty_mask_ends_every_channel(make_job, tmp_path, stores):
     from astropy.io import fits
 
     fits.PrimaryHDU(np.zeros((64, 64), np.int16)).writeto(tmp_path / "mask.fits")
-    job = make_job(mask=load_mask(tmp_path / "mask.fits", GEOMETRY, stores(("I",))[1]))
+    job = make_job(mask=load_mask(tmp_path / "mask.fits", GEOMETRY, stores("I")[2]))
     records = image_chunk(job, CpuDevice(job.settings), range(12))
     assert {r.stop_code for r in records} == {StopCode.ZERO_MASK, StopCode.NO_DATA}
     assert {r.peak_residual for r in records} == {None}
@@ -349,7 +315,7 @@ def test_a_mask_that_vanishes_fails_its_channels_and_says_so(make_job, tmp_path,
 
     path = tmp_path / "mask.fits"
     fits.PrimaryHDU(np.ones((64, 64), np.int16)).writeto(path)
-    job = make_job(mask=load_mask(path, GEOMETRY, stores(("I",))[1]))
+    job = make_job(mask=load_mask(path, GEOMETRY, stores("I")[2]))
     job.cubes.pop("mask")  # which would be read from the same file
     path.unlink()
     records = image_chunk(job, CpuDevice(job.settings), [4, 5])
@@ -373,10 +339,9 @@ def diverging_job(tmp_path: Path, cycleniter: int, threshold: float) -> tuple[Im
     sort_rows(p)
     store = VisibilityStore(folder, (p,), np.array([[np.count_nonzero(s.weight)]]), np.array([600]), np.ones((1, 1)))
     axis = SpectralAxis(np.array([s.frequency]), np.array([1e4]), "LSRK", None)
-    cubes = create_cubes(tmp_path / "cube", PRODUCTS, g, axis, ("I",), ())
-    settings = ImagingSettings(g, epsilon=1e-5, w_term=True)
     clean = CleanParameters(100_000, 1.0, threshold, cyclefactor=1e-3, minpsffraction=0.0, cycleniter=cycleniter)
-    return ImageJob(store=store, settings=settings, clean=clean, frequency=axis.frequency, cubes=cubes), s
+    settings = {"weighting": "natural", "epsilon": 1e-5, "w_term": True}
+    return jobs.make_job(store, g, axis, tmp_path / "cube", clean=clean, **settings), s
 
 
 class Peaks(CpuDevice):
@@ -411,8 +376,7 @@ def test_a_plane_that_diverges_is_rolled_back_and_tried_again(tmp_path, cyclenit
     p = planes(job, 0)
     g = job.settings.geometry
     assert np.abs(p["residual"]).max() == pytest.approx(r.peak_residual, rel=1e-6)
-    components = [(*direction_cosines(g, x, y), float(p["model"][y, x])) for y, x in np.argwhere(p["model"])]
-    left = s.vis - direct_predict(s.uvw, s.frequency, components)
+    left = s.vis - direct_predict(s.uvw, s.frequency, point_components(p["model"], g))
     pixels = [(3, 3), (32, 32), (60, 59), (61, 61), (10, 50)]
     residual = direct_dirty(s.uvw, s.frequency, left, s.weight, g, pixels)
     error = 3e-5 * float(2 + np.abs(p["model"]).sum())  # epsilon 1e-5 of the sources and of every component

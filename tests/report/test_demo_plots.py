@@ -7,10 +7,12 @@ import re
 import numpy as np
 import pytest
 from astropy import units
+from jobs import geometry
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import AsinhNorm
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from oracles import ARCSEC, gaussian
 
 from gpucube.demo import REGION_RADIUS, run_demo, source_region
 from gpucube.output.fits_cube import create_cubes, write_beam_table, write_plane
@@ -25,35 +27,28 @@ from gpucube.report.plots import (
     shown_channels,
 )
 from gpucube.sky.beam import Beam
-from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
-
-ARCSEC = np.deg2rad(1 / 3600)
 
 
 def write_cube(folder, planes, beams, cell):
     """An image cube on disk; `beams` is one Beam for all channels or a list with one per channel."""
     nchan, ny, nx = planes.shape
-    geometry = ImageGeometry(nx, ny, cell * ARCSEC, cell * ARCSEC, 1.0, 0.5)
     axis = SpectralAxis(1.42e9 + 1e4 * np.arange(nchan), np.full(nchan, 1e4), "LSRK", 1.42040575e9)
     per_channel = isinstance(beams, list)
     written = create_cubes(
-        folder / "cube", ["image"], geometry, axis, ["I"], [], restoring_beam="channel" if per_channel else beams
+        folder / "cube",
+        ["image"],
+        geometry(nx, ny, cell),
+        axis,
+        ["I"],
+        [],
+        restoring_beam="channel" if per_channel else beams,
     )["image"]
     for channel, plane in enumerate(planes):
         write_plane(written, 0, channel, plane.astype(np.float32))
     if per_channel:
         write_beam_table(written, [beams])
     return written.path
-
-
-def gaussian(beam, cell, ny, nx):
-    """The beam's profile, peak 1, at the centre of an image with x to the west."""
-    y, x = np.indices((ny, nx), float)
-    east, north = -(x - nx // 2) * cell, (y - ny // 2) * cell
-    along = east * np.sin(beam.bpa) + north * np.cos(beam.bpa)
-    across = east * np.cos(beam.bpa) - north * np.sin(beam.bpa)
-    return np.exp(-4 * np.log(2) * ((along / beam.bmaj) ** 2 + (across / beam.bmin) ** 2))
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +121,7 @@ def test_cube_with_one_beam_is_read(tmp_path):
 
 def test_flux_within_a_region_is_in_jansky():
     beam = Beam(8 * ARCSEC, 5 * ARCSEC, 0.6)
-    image = 2.5 * gaussian(beam, 1.0 * ARCSEC, 64, 64)
+    image = 2.5 * gaussian(geometry(cell_x=1.0), beam)
     cube = Cube(np.stack([image, np.full((64, 64), np.nan)]), 1.0, 1.0, [beam, None])
     found = cube.flux_within(np.ones((64, 64), bool))
     # summing a Gaussian over pixels a fifth of its width apart is exact to rounding

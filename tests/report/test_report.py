@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from casacore import tables
-from runs import altered, image
+from jobs import altered, image
 
 import gpucube
 from gpucube.cli import main

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from casacore.tables import table
-from runs import CELL, IMAGES, PRODUCTS, altered, image, planes
+from jobs import CELL, IMAGES, PRODUCTS, altered, image, planes
 
 import gpucube
 from gpucube.output.records import StopCode

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from casacore import tables
-from runs import SETTINGS, altered, image, tree
+from jobs import SETTINGS, altered, image, tree
 
 import gpucube
 from gpucube.cli import main

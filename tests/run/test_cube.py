@@ -11,11 +11,12 @@ import ducc0
 import numpy as np
 import pytest
 from astropy.io import fits
-from oracles import LIGHT_SPEED, direct_dirty, direct_predict, direction_cosines
-from runs import CELL, GEOMETRY, IMAGES, PRODUCTS, altered, column, image, payload, planes, stokes_i, tree
+from jobs import CELL, GEOMETRY, IMAGES, PRODUCTS, altered, column, image, payload, planes, tree
+from oracles import ARCSEC, convolved, direct_dirty, direct_predict, imaging_weights, point_components, stokes_i
 
 import gpucube
 from gpucube.cli import main
+from gpucube.data.store import Samples
 from gpucube.output.records import StopCode
 from gpucube.sky.beam import Beam
 from gpucube.sky.geometry import ImageGeometry
@@ -47,43 +48,12 @@ def tiny(tiny_ms: Any, tmp_path_factory: pytest.TempPathFactory) -> gpucube.Resu
     return image(tiny_ms.ms, tmp_path_factory.mktemp("tiny") / "cube")
 
 
-def briggs_weights(uvw: np.ndarray, freq: float, weight: np.ndarray, robust: float = 0.5) -> np.ndarray:
-    """Briggs 1995, equation 3.19 as tclean applies it, written out for `GEOMETRY`.
-
-    w / (1 + G f^2), f^2 = (5 10^-R)^2 / mean G; G is the weight in the sample's uv cell, both halves of the plane.
-    """
-    step = 1.0 / (GEOMETRY.nx * GEOMETRY.cell_x)
-    u, v = (np.floor(uvw[:, k] * freq / LIGHT_SPEED / step + 0.5).astype(int) for k in (0, 1))
-    density: dict[tuple[int, int], float] = {}
-    for a, b, w in zip(u, v, weight, strict=True):
-        for cell in ((a, b), (-a, -b)):
-            density[cell] = density.get(cell, 0.0) + w
-    of_sample = np.array([density[cell] for cell in zip(u, v, strict=True)])
-    squared = sum(g * g for g in density.values()) / sum(density.values())
-    return weight / (1.0 + of_sample * (5.0 * 10.0**-robust) ** 2 / squared)
-
-
-def components(model: np.ndarray, geometry: ImageGeometry = GEOMETRY) -> list[tuple[float, float, float]]:
-    """(l, m, flux) of every pixel of a model that is not 0."""
-    return [(*direction_cosines(geometry, x, y), float(model[y, x])) for y, x in zip(*np.nonzero(model), strict=True)]
-
-
-def gaussian_sum(model: np.ndarray, beam: Beam, pixels: list[tuple[int, int]]) -> np.ndarray:
-    """Model (Jy/pixel) seen with a Gaussian beam of peak 1, by a plain sum over components."""
-    total = np.zeros(len(pixels))
-    sin, cos = np.sin(beam.bpa), np.cos(beam.bpa)
-    for l, m, flux in components(model):
-        for k, (x, y) in enumerate(pixels):
-            at_l, at_m = direction_cosines(GEOMETRY, x, y)
-            east, north = at_l - l, at_m - m
-            along, across = east * sin + north * cos, east * cos - north * sin
-            total[k] += flux * np.exp(-4 * np.log(2) * ((along / beam.bmaj) ** 2 + (across / beam.bmin) ** 2))
-    return total
+def at_some_pixels(plane: np.ndarray) -> np.ndarray:
+    return np.array([plane[y, x] for x, y in SOME_PIXELS])
 
 
 def recorded_beam(record: dict[str, float]) -> Beam:
-    arcsec = np.deg2rad(1 / 3600)
-    return Beam(record["bmaj_arcsec"] * arcsec, record["bmin_arcsec"] * arcsec, np.deg2rad(record["bpa_deg"]))
+    return Beam(record["bmaj_arcsec"] * ARCSEC, record["bmin_arcsec"] * ARCSEC, np.deg2rad(record["bpa_deg"]))
 
 
 def header_beam(header: fits.Header) -> Beam:
@@ -152,18 +122,18 @@ def test_the_residual_is_the_exact_one(settings: dict, w_term: bool, tiny_ms: An
     uvw = column(tiny_ms.ms, "UVW")
     for channel in (0, 5):
         vis, natural = stokes_i(tiny_ms.ms, channel)
-        weight = briggs_weights(uvw, FREQUENCY[channel], natural)
+        weight = imaging_weights(Samples(uvw, FREQUENCY[channel], vis, natural), GEOMETRY, "briggs", 0.5)
         record = result.channels[channel]
         assert record.sum_weights == pytest.approx(weight.sum(), rel=1e-6)
         assert record.visibilities == np.count_nonzero(natural)
         model = planes(result, "model")[channel]
-        predicted = direct_predict(uvw, FREQUENCY[channel], components(model), w_term)
+        predicted = direct_predict(uvw, FREQUENCY[channel], point_components(model, GEOMETRY), w_term)
         for product, seen in (("dirty", vis), ("residual", vis - predicted), ("psf", np.ones(len(vis)))):
             # the PSF is that of the phase centre, where w (n - 1) is 0
             exact = direct_dirty(
                 uvw, FREQUENCY[channel], seen, weight, GEOMETRY, SOME_PIXELS, w_term and product != "psf"
             )
-            found = [planes(result, product)[channel, y, x] for x, y in SOME_PIXELS]
+            found = at_some_pixels(planes(result, product)[channel])
             np.testing.assert_allclose(found, exact, rtol=0, atol=EPSILON * max(1.0, np.abs(seen).mean()))
 
 
@@ -171,8 +141,8 @@ def test_image_is_model_with_the_beam_plus_residual(tiny: gpucube.Result) -> Non
     for channel in (0, 5):
         model = planes(tiny, "model")[channel]
         beam = recorded_beam(tiny.channels[channel].beam)
-        expected = gaussian_sum(model, beam, SOME_PIXELS)
-        found = [(planes(tiny, "image") - planes(tiny, "residual"))[channel, y, x] for x, y in SOME_PIXELS]
+        expected = at_some_pixels(convolved(model, GEOMETRY, beam))
+        found = at_some_pixels((planes(tiny, "image") - planes(tiny, "residual"))[channel])
         # the Gaussian is cut where it falls below 1e-7 of its peak; float32 pixels of some 1 Jy
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
@@ -305,8 +275,8 @@ def test_common_beam_encloses_all_and_restores_every_channel(
     assert common.bmaj < 1.1 * max(b.bmaj for b in fitted) and common.bmin < 1.1 * max(b.bmin for b in fitted)
     assert planes(result, "residual").tobytes() == planes(tiny, "residual").tobytes()
     for channel in (0, 5):
-        found = [planes(result, "image")[channel, y, x] for x, y in SOME_PIXELS]
-        model = gaussian_sum(planes(result, "model")[channel], common, SOME_PIXELS)
+        found = at_some_pixels(planes(result, "image")[channel])
+        model = at_some_pixels(convolved(planes(result, "model")[channel], GEOMETRY, common))
         # what is left is the smoothed residual, scaled by the ratio of the beams' areas (below 1.05)
         assert np.abs(found - model).max() < 1.1 * result.channels[channel].peak_residual
     for channel in (3, 4, 6, 7, 8):
@@ -320,8 +290,8 @@ def test_given_beam_restores_every_channel(tiny_ms: Any, tmp_path: Path) -> None
     assert np.rad2deg([beam.bmaj, beam.bmin]) * 3600 == pytest.approx([90, 80], rel=1e-12)
     assert np.rad2deg(beam.bpa) == pytest.approx(30, rel=1e-12)
     for channel in (0, 5):
-        found = [planes(result, "image")[channel, y, x] for x, y in SOME_PIXELS]
-        expected = gaussian_sum(planes(result, "model")[channel], beam, SOME_PIXELS)
+        found = at_some_pixels(planes(result, "image")[channel])
+        expected = at_some_pixels(convolved(planes(result, "model")[channel], GEOMETRY, beam))
         fitted = recorded_beam(result.channels[channel].beam)
         # the residual is smoothed to the new beam, and grows with its area
         area = beam.bmaj * beam.bmin / (fitted.bmaj * fitted.bmin)
@@ -333,8 +303,8 @@ def test_given_beam_restores_every_channel(tiny_ms: Any, tmp_path: Path) -> None
 def test_given_beam_smaller_than_the_fitted_adds_the_residual_as_it_is(tiny_ms: Any, tmp_path: Path) -> None:
     result = image(tiny_ms.ms, tmp_path / "cube", restoringbeam="30arcsec")
     beam = header_beam(fits.getheader(result.products["image"]))
-    found = [(planes(result, "image") - planes(result, "residual"))[5, y, x] for x, y in SOME_PIXELS]
-    expected = gaussian_sum(planes(result, "model")[5], beam, SOME_PIXELS)
+    found = at_some_pixels((planes(result, "image") - planes(result, "residual"))[5])
+    expected = at_some_pixels(convolved(planes(result, "model")[5], GEOMETRY, beam))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 

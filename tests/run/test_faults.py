@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from casacore import tables
-from runs import SETTINGS, altered, image, payload
-from test_schedule import make_job
+from jobs import SETTINGS, altered, image, payload, read
 from torture import finish, safe_channels, start
 
 import gpucube
@@ -166,7 +165,7 @@ def test_a_task_that_reads_too_late_finds_no_way_into_the_store(tiny_ms: Any, tm
     workers._run = lambda given: submit(calls.extend(given) or given)
     try:
         with ExitStack() as stores:
-            store = make_job(tiny_ms.ms, tmp_path, workers, stores, None, ("image",)).store
+            store, _, _ = read(tiny_ms.ms, tmp_path, stores, workers)
             before = {path.name: path.read_bytes() for path in Path(store.folder).iterdir()}
             for task, arguments in calls:
                 with pytest.raises(FileNotFoundError):
