@@ -1,10 +1,13 @@
 """Step 2, IMAGE: a chunk of channels from visibilities to planes on disk, every channel on its own schedule.
 
-In: an `ImageJob` (store, settings, cubes) and the channels of one chunk. Out: one `ChannelRecord` per channel; its planes
-go straight into the cubes. The loop is the major/minor scheme of Schwab 1984 (AJ 89, 1076): minor cycles on an
-approximate residual, then the exact one; a plane is judged on exact residuals only. A device works on up to `device.batch`
-planes at once; a channel that has converged gives its place to the next, so that a chunk costs the sum of what its
-channels need.
+In: an `ImageJob` (store, settings, cubes) and the channels of one chunk. Out: one `ChannelRecord` for each channel. Its
+planes go straight into the cubes. The loop is the major/minor scheme of Schwab 1984 (AJ 89, 1076): minor cycles work on
+an approximate residual, then a major cycle makes the exact one, and a plane is judged on exact residuals only.
+
+The life of a chunk: `_Chunk` takes as many channels as the device has places for (`device.batch` planes), begins them,
+and cycles all active planes together. A plane that has stopped is finished and gives its place to the next, so a chunk
+costs the sum of what its channels need. If anything fails, the channels at work are tried again: in smaller batches after
+running out of memory, otherwise one at a time until the one to blame is alone.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from gpucube.sky.beam import Beam, beam_to_record
 
 @dataclass
 class _ActivePlane:
-    """One plane at work: its device-side `data` and how far it has come."""
+    """One plane at work: its `data` on the device and how far it has come."""
 
     channel: int
     stokes: int
@@ -41,9 +44,14 @@ class _ActivePlane:
     checksums: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the plane needs no more cycles."""
+        return self.state.stop is not None
+
 
 _BLANK = (StopCode.NO_DATA, StopCode.FAILED)
-"""Planes that stop so are NaN in every image product."""
+"""A plane with one of these stop codes is NaN in every image product."""
 
 SECONDS_BETWEEN_SYNCS = 5.0
 """A killed run loses at most the channels that finished in this time."""
@@ -70,7 +78,7 @@ def image_chunk(
     chunk, worker : int, str
         For the records.
     events : Events
-        Told what happens to the channels.
+        Hears what happens to the channels.
     abort_if_cancelled : callable
         Called before every cycle and before channels are made safe. To abort the chunk it raises a `BaseException` that
         is no `Exception`.
@@ -79,87 +87,149 @@ def image_chunk(
     -------
     list of ChannelRecord
         In the order in which the channels finished.
+
+    Raises
+    ------
+    GpucubeError
+        Trouble that ends the run: the disk is full, the store is damaged, the cubes belong to another run.
     """
-    records: list[ChannelRecord] = []
-    waiting = list(channels)[::-1]
-    active: list[_ActivePlane] = []
-    finished: dict[int, list[_ActivePlane]] = {}
-    at_work: set[int] = set()
-    suspects: set[int] = set()
-    unsafe: list[ChannelRecord] = []
-    synced = time.monotonic()
+    return _Chunk(
+        job=job,
+        device=device,
+        chunk=chunk,
+        worker=worker,
+        events=events,
+        abort_if_cancelled=abort_if_cancelled,
+        waiting=list(channels)[::-1],
+    ).run()
 
-    def close(record: ChannelRecord) -> None:
-        record.chunk, record.worker, record.device = chunk, worker, device.name
-        records.append(record)
-        unsafe.append(record)
-        at_work.discard(record.channel)
-        events.finished(record)
 
-    def make_safe() -> None:
-        nonlocal synced
-        abort_if_cancelled()
-        for cube in job.cubes.values():
-            sync(cube)
-        events.safe(unsafe.copy())
-        unsafe.clear()
-        synced = time.monotonic()
+@dataclass(kw_only=True)
+class _Chunk:
+    """The channels of one chunk on their way through a device.
 
-    def room(channel: int, planes: int) -> bool:
-        if at_work & suspects or channel in suspects:
-            return not at_work
-        return planes + len(job.stokes) <= max(device.batch, len(job.stokes))
+    Every channel is in one of three places: `waiting`, `at_work` (begun, and without a record), or among the `records`.
+    """
 
-    while waiting or active:
-        abort_if_cancelled()
-        if unsafe and time.monotonic() - synced > SECONDS_BETWEEN_SYNCS:
-            make_safe()
-        fresh: list[int] = []
-        while waiting and room(waiting[-1], len(active) + len(fresh) * len(job.stokes)):
-            fresh.append(waiting.pop())
-            at_work.add(fresh[-1])
-            events.started(fresh[-1])
-        try:
-            started = _begin(job, device, fresh) if fresh else []
-            ending = [p for p in started if p.state.stop is not None]
-            active += [p for p in started if p.state.stop is None]
-            if active:
-                ending += _cycle(job, device, active)
-                active = [p for p in active if p.state.stop is None]
-            for plane in ending:
-                _finish_plane(job, device, plane)
-                device.release([plane.data])
-                together = finished.setdefault(plane.channel, [])
-                together.append(plane)
-                if len(together) == len(job.stokes):
-                    close(_record(job, finished.pop(plane.channel)))
-        except GpucubeError:
-            raise
-        except Exception as error:  # one channel's trouble must not end the others
-            if not job.store.exists():  # or the run is over, and this chunk was done by somebody else: write nothing
-                raise GpucubeError(f"the visibility store in {job.store.folder} was damaged while in use") from None
-            active, finished = [], {}
-            device.apart.clear()
-            device.forget()
-            if not at_work:
+    job: ImageJob
+    device: Device
+    chunk: int
+    worker: str
+    events: Events
+    abort_if_cancelled: Callable[[], None]
+    waiting: list[int]
+    """The next one last."""
+    at_work: set[int] = field(default_factory=set)
+    records: list[ChannelRecord] = field(default_factory=list)
+    suspects: set[int] = field(default_factory=set)
+    """Channels that were at work when something failed."""
+    active: list[_ActivePlane] = field(default_factory=list)
+    ended: dict[int, list[_ActivePlane]] = field(default_factory=dict)
+    """Planes that have stopped, of channels whose other Stokes planes are still active."""
+    unsafe: list[ChannelRecord] = field(default_factory=list)
+    """Records of channels whose planes are written, but perhaps not on disk yet."""
+    synced: float = field(default_factory=time.monotonic)
+
+    def run(self) -> list[ChannelRecord]:
+        """Image all channels."""
+        while self.waiting or self.active:
+            self.abort_if_cancelled()
+            if self.unsafe and time.monotonic() - self.synced > SECONDS_BETWEEN_SYNCS:
+                self._make_safe()
+            fresh = self._take_channels()
+            try:
+                stopped = self._begin(fresh)
+                stopped += self._cycle()
+                for plane in stopped:
+                    self._finish(plane)
+            except GpucubeError:
                 raise
-            if isinstance(error, device.out_of_memory) and device.shrink():
-                waiting += sorted(at_work, reverse=True)
-                at_work.clear()
-            elif len(at_work) == 1:
-                close(fail_channel(job, at_work.pop(), f"{type(error).__name__}: {error}"))
-            else:  # each alone, so that the one to blame shows itself
-                waiting += sorted(at_work, reverse=True)
-                suspects |= at_work
-                at_work.clear()
-    make_safe()
-    return records
+            except Exception as error:  # one channel's trouble must not end the others
+                self._recover(error)
+        self._make_safe()
+        return self.records
+
+    def _take_channels(self) -> list[int]:
+        """Channels to begin now: as many as there are places for."""
+        nstokes = len(self.job.stokes)
+        places = max(self.device.batch, nstokes)
+        fresh: list[int] = []
+        while self.waiting:
+            channel = self.waiting[-1]
+            if channel in self.suspects or self.at_work & self.suspects:
+                if self.at_work:
+                    break  # a suspect is imaged with nothing beside it
+            elif len(self.active) + (len(fresh) + 1) * nstokes > places:
+                break
+            fresh.append(self.waiting.pop())
+            self.at_work.add(channel)
+            self.events.started(channel)
+        return fresh
+
+    def _begin(self, channels: Sequence[int]) -> list[_ActivePlane]:
+        """Begin channels; returns the planes that need no cycle."""
+        planes = _begin(self.job, self.device, channels) if channels else []
+        self.active += [p for p in planes if not p.stopped]
+        return [p for p in planes if p.stopped]
+
+    def _cycle(self) -> list[_ActivePlane]:
+        """One minor and one major cycle of all active planes; returns those that stopped."""
+        planes = self.active
+        if planes:
+            _cycle(self.job, self.device, planes)
+        self.active = [p for p in planes if not p.stopped]
+        return [p for p in planes if p.stopped]
+
+    def _finish(self, plane: _ActivePlane) -> None:
+        """Write a plane and give its place away; with the last plane of a channel, close the channel."""
+        _finish_plane(self.job, self.device, plane)
+        self.device.release([plane.data])
+        together = self.ended.setdefault(plane.channel, [])
+        together.append(plane)
+        if len(together) == len(self.job.stokes):
+            self._close(_record(self.job, self.ended.pop(plane.channel)))
+
+    def _close(self, record: ChannelRecord) -> None:
+        """File the record of a channel that has come to its end."""
+        record.chunk, record.worker, record.device = self.chunk, self.worker, self.device.name
+        self.records.append(record)
+        self.unsafe.append(record)
+        self.at_work.discard(record.channel)
+        self.events.finished(record)
+
+    def _make_safe(self) -> None:
+        """Bring what was written to disk, and report it."""
+        self.abort_if_cancelled()
+        for cube in self.job.cubes.values():
+            sync(cube)
+        self.events.safe(self.unsafe.copy())
+        self.unsafe.clear()
+        self.synced = time.monotonic()
+
+    def _recover(self, error: Exception) -> None:
+        """Put the channels at work back after a failure, or give one up that failed alone."""
+        if not self.job.store.exists():  # damaged, or the run ended and another worker did this chunk: write nothing
+            raise GpucubeError(f"the visibility store in {self.job.store.folder} was damaged while in use") from None
+        if not self.at_work:
+            raise error
+        self.active, self.ended = [], {}
+        self.device.apart.clear()
+        self.device.forget()
+        channels = sorted(self.at_work, reverse=True)
+        self.at_work.clear()
+        if isinstance(error, self.device.out_of_memory) and self.device.shrink():
+            self.waiting += channels
+        elif len(channels) == 1:
+            self._close(fail_channel(self.job, channels[0], f"{type(error).__name__}: {error}"))
+        else:
+            self.waiting += channels
+            self.suspects.update(channels)
 
 
 def _begin(job: ImageJob, device: Device, channels: Sequence[int]) -> list[_ActivePlane]:
-    """Grid fresh channels and take the first decision; planes that stop at once have `state.stop` set."""
-    places = [(c, s) for c in channels for s in range(len(job.stokes))]
+    """Load and grid fresh channels, judge their dirty images and make their PSFs."""
     begin = time.perf_counter()
+    places = [(c, s) for c in channels for s in range(len(job.stokes))]
     masks = [None if job.mask is None else job.mask.plane(c) for c, _ in places]
     samples = [job.store.samples(s, c) for c, s in places]
     gathered = time.perf_counter()
@@ -171,36 +241,41 @@ def _begin(job: ImageJob, device: Device, channels: Sequence[int]) -> list[_Acti
     for p in planes:
         if p.data.sum_weights == 0:
             p.state = LoopState(stop=StopCode.NO_DATA)
-    _judge(job, device, [p for p in planes if p.state.stop is None])
-    for wide in (False, True):
-        chosen = [p for p in planes if p.state.stop is not StopCode.NO_DATA and (p.state.stop is None) == wide]
-        begin, data = time.perf_counter(), [p.data for p in chosen]
-        device.make_psf(data, wide)
-        for p, (beam, sidelobe) in zip(chosen, device.beams(data), strict=True):
-            p.beam, p.sidelobe = beam, sidelobe
-        _charge(chosen, device, "psf", begin)
+    _judge(job, device, [p for p in planes if not p.stopped])
+    # planes that are going to be cleaned need the PSF of twice the field
+    with_data = [p for p in planes if p.state.stop is not StopCode.NO_DATA]
+    _make_psfs(device, [p for p in with_data if p.stopped], wide=False)
+    _make_psfs(device, [p for p in with_data if not p.stopped], wide=True)
     return planes
 
 
+def _make_psfs(device: Device, planes: Sequence[_ActivePlane], wide: bool) -> None:
+    """Make the PSFs; fit their beams and measure their sidelobes."""
+    begin, data = time.perf_counter(), [p.data for p in planes]
+    device.make_psf(data, wide)
+    for p, (beam, sidelobe) in zip(planes, device.beams(data), strict=True):
+        p.beam, p.sidelobe = beam, sidelobe
+    _charge(planes, device, "psf", begin)
+
+
 def _judge(job: ImageJob, device: Device, planes: Sequence[_ActivePlane]) -> None:
-    """Measure exact residuals, decide, roll back where it must be."""
+    """Measure exact residuals and decide what becomes of each plane; roll back those that diverged."""
     begin = time.perf_counter()
-    measured = device.measure([p.data for p in planes])
     rolling, improved = [], []
-    for p, (peak, noise) in zip(planes, measured, strict=True):
+    for p, (peak, noise) in zip(planes, device.measure([p.data for p in planes]), strict=True):
         before = p.state
         p.state, action = observe(before, peak, noise, job.clean)
         if action in (Action.ROLL_BACK_AND_CLEAN, Action.ROLL_BACK_AND_STOP):
             rolling.append(p.data)
-        elif p.state.best_peak < before.best_peak and p.state.stop is None:
+        elif p.state.best_peak < before.best_peak and not p.stopped:
             improved.append(p.data)
     device.keep_model(improved)
     device.roll_back(rolling)
     _charge(planes, device, "measure", begin)
 
 
-def _cycle(job: ImageJob, device: Device, planes: Sequence[_ActivePlane]) -> list[_ActivePlane]:
-    """One minor and one major cycle on every active plane; returns those that stopped."""
+def _cycle(job: ImageJob, device: Device, planes: Sequence[_ActivePlane]) -> None:
+    """One minor cycle, one major cycle and one judgement of every plane."""
     begin = time.perf_counter()
     data = [p.data for p in planes]
     iterations = device.minor(data, [next_cycle(p.state, p.sidelobe, job.clean) for p in planes])
@@ -211,27 +286,30 @@ def _cycle(job: ImageJob, device: Device, planes: Sequence[_ActivePlane]) -> lis
     for p, n in zip(planes, iterations, strict=True):
         p.state = after_cycle(p.state, n)
     _judge(job, device, planes)
-    return [p for p in planes if p.state.stop is not None]
+
+
+def _charge(planes: Sequence[_ActivePlane], device: Device, stage: str, begin: float) -> None:
+    """Share the time since `begin` among the planes of a batch, but for what the device spent apart."""
+    spent = {**device.apart, stage: time.perf_counter() - begin - sum(device.apart.values())}
+    device.apart.clear()
+    for p in planes:
+        for name, seconds in spent.items():
+            p.seconds[name] = p.seconds.get(name, 0.0) + seconds / len(planes)
 
 
 def _finish_plane(job: ImageJob, device: Device, plane: _ActivePlane) -> None:
-    """Restore and write every product of a plane."""
-    if plane.state.stop in _BLANK:
+    """Restore a plane and write all its products."""
+    if plane.state.stop in _BLANK or plane.beam is None:
         plane.checksums = _write_blank(job, plane.channel, plane.stokes)
         return
     begin = time.perf_counter()
-    products = {
+    products: dict[str, np.ndarray] = {
         name: device.fetch(plane.data, name) for name in ("dirty", "psf", "residual", "model") if name in job.cubes
     }
     if "image" in job.cubes and job.restoring_beam != "common":
-        products["image"] = restored(
-            device,
-            job.settings.geometry,
-            device.resident(plane.data, "model"),
-            device.resident(plane.data, "residual"),
-            plane.beam,
-            plane.beam if job.restoring_beam == "channel" else job.restoring_beam,
-        )
+        target = plane.beam if job.restoring_beam == "channel" else job.restoring_beam
+        model, residual = (device.resident(plane.data, name) for name in ("model", "residual"))
+        products["image"] = restored(device, job.settings.geometry, model, residual, plane.beam, target)
     _charge([plane], device, "restore", begin)
     begin = time.perf_counter()
     if "mask" in job.cubes:
@@ -327,12 +405,3 @@ def _plane_record(job: ImageJob, plane: _ActivePlane) -> ChannelRecord:
         record.noise, record.limit = state.noise, stop_level(state.noise, job.clean)
         record.peak_residual = state.peak if state.peak >= 0 else None
     return record
-
-
-def _charge(planes: Sequence[_ActivePlane], device: Device, stage: str, begin: float) -> None:
-    """Share the time since `begin` among the planes of a batch, but for what the device spent apart."""
-    spent = {**device.apart, stage: time.perf_counter() - begin - sum(device.apart.values())}
-    device.apart.clear()
-    for p in planes:
-        for name, seconds in spent.items():
-            p.seconds[name] = p.seconds.get(name, 0.0) + seconds / len(planes)
