@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from gpucube import run
 from gpucube.result import Result
-from gpucube.run import run
 from gpucube.schema.parameters import make_parameters
 
 
@@ -31,4 +31,4 @@ def image_cube(vis: str | Sequence[str], imagename: str, **parameters: Any) -> R
     GpucubeError
         Bad parameters, bad input or too few resources, in one line.
     """
-    return run(make_parameters(vis=vis, imagename=imagename, **parameters))
+    return run.image(make_parameters(vis=vis, imagename=imagename, **parameters))

@@ -231,14 +231,12 @@ def failures(channels: Iterable[int]) -> str:
 
 def _plan(arguments: Sequence[str]) -> int:
     parameters = job_parameters("plan", arguments)
-    from gpucube.execution.plan import make_plan
-    from gpucube.run import hardware
+    from gpucube import run
 
-    _, note, gpus = hardware(parameters)
-    found = make_plan(parameters, gpus=gpus)
-    if note:
-        print(note)
-    print(found)
+    plan, hardware = run.plan(parameters)
+    if hardware.note:
+        print(hardware.note)
+    print(plan)
     return 0
 
 
@@ -331,15 +329,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(sys.argv[1:] if arguments is None else list(arguments))
     except GpucubeError as error:
-        print(f"gpucube: error: {error}", file=sys.stderr)
+        print(f"gpucube: error: {at_the_shell(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interruption:
-        print(f"\ngpucube: {str(interruption) or 'interrupted'}", file=sys.stderr)
+        print(f"\ngpucube: {at_the_shell(interruption) or 'interrupted'}", file=sys.stderr)
         return 130
 
 
+def at_the_shell(message: object) -> str:
+    """A message with the parameters in it, which it writes as Python in backticks, written as options.
+
+    Examples
+    --------
+    >>> at_the_shell("out.fits exists: `overwrite=True` replaces it")
+    'out.fits exists: --overwrite replaces it'
+    """
+    from gpucube.schema.parameters import Parameters
+
+    def option(match: re.Match[str]) -> str:
+        name, value = match.group(1), match.group(2)
+        if name not in Parameters.model_fields:
+            return match.group(0)
+        words = "--" + name.replace("_", "-")
+        if value is None or value == "True":
+            return words
+        return words.replace("--", "--no-", 1) if value == "False" else f"{words} {value.strip(chr(39))}"
+
+    return re.sub(r"`([a-z_]+)(?:=([^`]*))?`", option, str(message))
+
+
 def _warn(message: Warning | str, *_: object) -> None:
-    print(f"gpucube: warning: {message}", file=sys.stderr)
+    print(f"gpucube: warning: {at_the_shell(message)}", file=sys.stderr)
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -1,24 +1,24 @@
-"""The main job from end to end: MeasurementSets in, deconvolved FITS cubes and a summary out.
+"""The main job, step by step: check, select, plan, ingest, image, finish.
 
-In: parameters by name (tclean's where tclean has them). Out: `Result`, and the products on disk. The steps are those of the
-package: plan, INGEST, IMAGE, FINISH; what fails leaves nothing half-written behind.
+In: `Parameters` that the schema has checked. Out: `Result`, and the products on disk. Each step is a function of a
+room below (docs/architecture.md); this module puts them in order, hands each step what the one before it made, and
+leaves the disk in order however the run ends.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
 import platform
-import shutil
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from gpucube.data.ingest import ingest
 from gpucube.data.mask import Mask, load_mask
 from gpucube.data.selection import Selection, image_geometry, make_selection, spectral_axis
 from gpucube.data.store import VisibilityStore, clear_leftover, load_state, save_state
-from gpucube.devices.base import ImagingSettings, needs_w
+from gpucube.devices.base import needs_w
 from gpucube.devices.choice import choose_device, gpus_here
 from gpucube.errors import GpucubeError, Interrupted
 from gpucube.execution.choice import make_workers
@@ -34,10 +34,18 @@ from gpucube.execution.dask_workers import gpus_of_workers
 from gpucube.execution.plan import Gpus, Plan, make_chunks, make_plan
 from gpucube.execution.progress import Progress
 from gpucube.execution.workers import Workers
-from gpucube.imaging.job import ImageJob, settings_of
+from gpucube.imaging.job import Events, ImageJob, settings_of
 from gpucube.imaging.stopping import CleanParameters
 from gpucube.output.disk import remove, write_whole
-from gpucube.output.fits_cube import CubeFile, create_cubes, plane_checksum, sync, write_beam_table, write_single_beam
+from gpucube.output.fits_cube import (
+    CubeFile,
+    create_cubes,
+    plane_checksum,
+    sync,
+    write_beam_table,
+    write_single_beam,
+)
+from gpucube.output.footprint import Footprint
 from gpucube.output.journal import NOT_IN_FINGERPRINT, Journal, difference, fingerprint, is_locked
 from gpucube.output.paths import (
     existing_products,
@@ -58,69 +66,306 @@ from gpucube.sky.spectral import SpectralAxis
 from gpucube.version import __version__
 
 
-@dataclass(frozen=True)
-class _Setup:
-    """A job that has been looked at from all sides and may begin."""
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """What a run computes on.
+
+    Attributes
+    ----------
+    device : str
+        ``"cpu"`` or ``"cuda"``.
+    note : str
+        Why ``device="auto"`` does not mean a GPU; empty otherwise.
+    gpus : Gpus or None
+        The GPUs, if the device is ``"cuda"``.
+    """
+
+    device: str
+    note: str = ""
+    gpus: Gpus | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run that has passed every check and may begin."""
 
     parameters: Parameters
-    device: str
-    note: str
     selection: Selection
+    hardware: Hardware
+    identity: dict[str, Any]
     plan: Plan
     geometry: ImageGeometry
     axis: SpectralAxis
     mask: Mask | None
-    beam: RestoringBeam
-    identity: dict[str, Any]
-    begun: float
+    restoring_beam: RestoringBeam
 
 
-def run(parameters: Parameters) -> Result:
-    """`image_cube` with parameters that have been checked."""
-    begun = time.perf_counter()
-    # the data first: a scheduler that does not answer is noticed after a while only
+class Observer(Events, Protocol):
+    """Somebody who follows a run: its stages, and the events of its channels. Called from any thread."""
+
+    def stage(self, name: str) -> None:
+        """A stage begins: ``"reading"``, ``"imaging"`` or ``"finishing"``. What it raises ends the run."""
+        ...
+
+
+class NoObserver:
+    """An observer that ignores everything; a base for those who want to hear of some events only."""
+
+    def stage(self, name: str) -> None: ...
+
+    def started(self, channel: int) -> None: ...
+
+    def finished(self, record: ChannelRecord) -> None: ...
+
+    def safe(self, records: Sequence[ChannelRecord]) -> None: ...
+
+
+NO_OBSERVER = NoObserver()
+
+
+class Stopwatch:
+    """Seconds since the start of the run, and of each of its stages."""
+
+    def __init__(self) -> None:
+        self._began = self._lap = time.perf_counter()
+        self.stages: dict[str, float] = {}
+
+    def end_stage(self, name: str) -> None:
+        """Charge the time since the last stage ended to `name`."""
+        now = time.perf_counter()
+        self.stages[name], self._lap = now - self._lap, now
+
+    def total(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self._began
+
+
+def image(parameters: Parameters, *, hardware: Hardware | None = None, observer: Observer = NO_OBSERVER) -> Result:
+    """Do the main job.
+
+    Parameters
+    ----------
+    parameters : Parameters
+    hardware : Hardware, optional
+        By default what `parameters` ask for and this machine has.
+    observer : Observer
+        Hears of every stage and channel.
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    GpucubeError
+        Bad input, too few resources, or a disk that fails, in one line.
+    Interrupted
+        Ctrl-C or SIGTERM came when some channels were safe on disk.
+    """
+    stopwatch = Stopwatch()
+    # the data come first: it takes a while to notice that a scheduler does not answer
     selection = make_selection(parameters)
-    device, note, gpus = hardware(parameters)
-    identity = fingerprint(parameters.as_json_dict(), device, __version__)
-    _refuse_what_is_there(parameters)
-    if parameters.resume and not os.path.exists(journal_path(parameters.imagename)):
-        finished = _finished_before(parameters, identity)
-        if finished is not None:
-            clear_leftover(scratch_folder(parameters), parameters.imagename)
+    hardware = hardware or find_hardware(parameters)
+    identity = fingerprint(parameters.as_json_dict(), hardware.device, __version__)
+    check_outputs(parameters)
+    if finished := finished_before(parameters, identity):
+        return finished
+    job = prepare(parameters, selection, hardware, identity)
+    with claimed_outputs(job) as (journal, footprint):
+        if finished := finished_before(parameters, identity, ours=True):
             return finished
-    plan = make_plan(parameters, selection, gpus)
+        with progress_of(job) as progress, workers_of(job) as workers:
+            reports = _Reports(progress=progress, journal=journal, observer=observer)
+            stopwatch.end_stage("plan")
+            reports.stage("reading")
+            store, bytes_read = make_store(job, workers, progress, journal, footprint)
+            stopwatch.end_stage("read")
+            reports.stage("imaging")
+            work = image_job(job, store, journal)
+            resumed = take_up_records(job, journal, progress)
+            records = image_channels(job, work, workers, reports, journal)
+            stopwatch.end_stage("image")
+            reports.stage("finishing")
+            finish(job, work, workers, records)
+            stopwatch.end_stage("finish")
+        measured = {
+            "resumed_channels": resumed,
+            "ms_bytes_read": bytes_read,
+            "memory_peak": workers.memory_peak(),
+            "device_memory_peak": workers.device_memory_peak(),
+            "gridder": "wgridder" if work.settings.w_term else "standard",
+            "stage_seconds": stopwatch.stages,
+        }
+        return write_summary(job, measured, records, stopwatch, footprint)
+
+
+def plan(parameters: Parameters, *, hardware: Hardware | None = None) -> tuple[Plan, Hardware]:
+    """Work out what `image` would do and need, without doing it.
+
+    Raises
+    ------
+    GpucubeError
+        Bad input or too few resources, in one line.
+    """
+    hardware = hardware or find_hardware(parameters)
+    return make_plan(parameters, make_selection(parameters), hardware.gpus), hardware
+
+
+def find_hardware(parameters: Parameters) -> Hardware:
+    """What `parameters` ask for and this machine, or the scheduler's workers, have.
+
+    Raises
+    ------
+    GpucubeError
+        ``device="cuda"``, and no GPU can be used.
+    """
+    if parameters.device == "cpu":
+        return Hardware(device="cpu")
+    seen = gpus_of_workers(parameters.scheduler) if parameters.scheduler else [gpus_here()]
+    device, note = choose_device(parameters.device, lambda: next((why for why, _, _ in seen if why), ""))
+    if device == "cpu":
+        return Hardware(device=device, note=note)
+    # each worker of a cluster has one GPU; a process alone may use all that are visible
+    count = len(seen) if parameters.scheduler else seen[0][1]
+    return Hardware(device=device, note=note, gpus=Gpus(count, min(memory for _, _, memory in seen)))
+
+
+def check_outputs(parameters: Parameters) -> None:
+    """Refuse to touch what another run makes or has made.
+
+    The journal's lock is the final word. This check comes earlier, before any work is done.
+
+    Raises
+    ------
+    GpucubeError
+        Another run is at work, an unfinished run is there without `resume`, or products are there without `overwrite`.
+    """
+    imagename, journal = parameters.imagename, journal_path(parameters.imagename)
+    if is_locked(imagename):
+        raise GpucubeError(f"another run is making {imagename} now: wait until it ends, or give another `imagename`")
+    unfinished = os.path.exists(journal)
+    if parameters.overwrite or (unfinished and parameters.resume):
+        return
+    if unfinished:
+        raise GpucubeError(
+            f"{journal} belongs to an unfinished run: `resume=True` continues it, `overwrite=True` replaces it"
+        )
+    if parameters.resume and os.path.exists(summary_path(imagename)):
+        return
+    if existing := existing_products(imagename):
+        no_journal = ", and there is no journal to resume from" if parameters.resume else ""
+        raise GpucubeError(
+            f"{existing[0]} exists{no_journal}: give another `imagename`, or `overwrite=True` to replace it"
+        )
+
+
+def finished_before(parameters: Parameters, identity: dict[str, Any], *, ours: bool = False) -> Result | None:
+    """The result of the run that `resume` continues, if that run had finished.
+
+    Parameters
+    ----------
+    parameters : Parameters
+    identity : dict
+        Fingerprint of this run.
+    ours : bool
+        Whether this run holds the journal, so that the summary cannot change any more.
+
+    Raises
+    ------
+    GpucubeError
+        The finished run is another one, or one of its products is gone.
+    """
+    imagename = parameters.imagename
+    if not parameters.resume or (not ours and os.path.exists(journal_path(imagename))):
+        return None
+    try:
+        summary = read_summary(imagename)
+    except GpucubeError as error:
+        raise GpucubeError(f"{error}: start again with `overwrite=True`") from None
+    if summary is None:
+        return None
+    if changed := difference(summary.fingerprint, identity):
+        raise GpucubeError(
+            f"cannot resume {imagename}, which is finished: {changed}; "
+            "give another `imagename`, or start again with `overwrite=True`"
+        )
+    products = {name: product_path(imagename, name) for name in parameters.products}
+    for path in products.values():
+        if not os.path.isfile(path):
+            raise GpucubeError(
+                f"cannot resume {imagename}, which is finished: {path} is gone; start again with `overwrite=True`"
+            )
+    if not ours:
+        clear_leftover(scratch_folder(parameters), imagename)
+    return Result(summary.channels, products | {"summary": summary_path(imagename)}, summary.model_dump())
+
+
+def prepare(parameters: Parameters, selection: Selection, hardware: Hardware, identity: dict[str, Any]) -> Job:
+    """Plan the run, and check what its plan does not cover.
+
+    Raises
+    ------
+    GpucubeError
+        Too little memory or disk; a mask that does not fit the cube.
+    """
+    plan = make_plan(parameters, selection, hardware.gpus)
     geometry, axis = image_geometry(parameters, selection), spectral_axis(selection)
     for text in plan.warnings:
-        warnings.warn(text, stacklevel=3)
-    # a worker of an existing cluster may run in another folder
+        warnings.warn(text, stacklevel=4)
+    # the mask's path is absolute: a worker of an existing cluster may run in another folder
     mask = load_mask(os.path.abspath(parameters.mask), geometry, axis) if parameters.mask else None
-    beam = _restoring_beam(parameters)
-    setup = _Setup(parameters, device, note, selection, plan, geometry, axis, mask, beam, identity, begun)
-    with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as scratch:
+    return Job(
+        parameters=parameters,
+        selection=selection,
+        hardware=hardware,
+        identity=identity,
+        plan=plan,
+        geometry=geometry,
+        axis=axis,
+        mask=mask,
+        restoring_beam=restoring_beam(parameters),
+    )
+
+
+@contextmanager
+def claimed_outputs(job: Job) -> Iterator[tuple[Journal, Footprint]]:
+    """Lock the imagename for this run, and leave the disk in order however the run ends.
+
+    Raises
+    ------
+    GpucubeError
+        Another run holds the lock; the folder cannot be made; the file system failed meanwhile.
+    Interrupted
+        The run was interrupted when some channels were safe.
+    """
+    parameters, footprint = job.parameters, Footprint()
+    try:
         for folder in _missing_folders(parameters.imagename):
-            on_failure.callback(_remove_folder, folder)
+            footprint.made_folder(folder)
         _make_folder(parameters.imagename)
-        journal = on_failure.enter_context(Journal(parameters.imagename, identity, parameters.resume))
-        try:
-            result = _finished_before(parameters, identity) if parameters.resume else None
-            if result is None:
-                with _disk_trouble_told():
-                    result = _image(setup, journal, on_failure, scratch)
-        except BaseException as error:
-            _stop_short(error, journal, plan, on_failure, scratch)
-            raise
-        scratch.close()
-        clear_leftover(plan.scratch, parameters.imagename)
-        # whole and safe: nothing of it may go any more
-        on_failure.pop_all()
-        with journal:
+        with Journal(parameters.imagename, job.identity, parameters.resume) as journal:
+            try:
+                with _disk_errors_in_one_line():
+                    yield journal, footprint
+            except BaseException as error:
+                safe = len(journal.records)
+                if safe:
+                    footprint.keep_all()
+                    raise _how_to_resume(error, safe, job.plan.nchan) from None
+                with suppress(GpucubeError):  # what ended the run may also keep the journal from going
+                    journal.forget()
+                raise
+            footprint.keep_products()
+            clear_leftover(job.plan.scratch, parameters.imagename)
             journal.forget()
-    return result
+    except BaseException:
+        footprint.undo()
+        raise
 
 
-@contextlib.contextmanager
-def _disk_trouble_told() -> Iterator[None]:
-    """A file system that fails, wherever it is noticed, is no defect of gpucube."""
+@contextmanager
+def _disk_errors_in_one_line() -> Iterator[None]:
+    """Report a file system that fails, wherever it is noticed, as the user's and not as a defect of gpucube."""
     try:
         yield
     except OSError as error:
@@ -129,313 +374,216 @@ def _disk_trouble_told() -> Iterator[None]:
         raise GpucubeError(f"cannot write {error.filename or 'to disk'}: {error.strerror}") from None
 
 
-def _image(setup: _Setup, journal: Journal, on_failure: contextlib.ExitStack, scratch: contextlib.ExitStack) -> Result:
-    """INGEST, IMAGE and FINISH, under the journal's lock."""
-    parameters, plan = setup.parameters, setup.plan
-    with Progress(plan.nchan, enabled=not parameters.quiet) as progress, contextlib.ExitStack() as always:
-        if setup.note:
-            progress.stage(setup.note)
-        progress.stage("reading" if plan.in_process else "starting workers")
-        workers = make_workers(plan.in_process, plan.workers, setup.device, parameters.scheduler, plan.worker_memory)
-        always.callback(workers.close)
-        stages = {"plan": time.perf_counter() - setup.begun}
-        clock = time.perf_counter()
-        progress.stage("reading")
-        store, bytes_read = _read(setup, workers, progress, journal, on_failure, scratch)
-        stages["read"] = time.perf_counter() - clock
-        settings = _settings(parameters, setup.geometry, store)
-        job = ImageJob(
-            store=store,
-            settings=settings,
-            clean=_clean(parameters),
-            frequency=setup.axis.frequency,
-            stokes=setup.selection.stokes,
-            cubes=journal.cubes,
-            mask=setup.mask,
-            restoring_beam=setup.beam,
-            may_write=journal.lease.check,
-        )
-        journal.drop([c for c, record in journal.records.items() if not _is_there(record, journal.cubes)])
-        resumed = len(journal.records)
-        progress.stage("imaging")
-        clock = time.perf_counter()
-        for record in journal.records.values():
-            progress.finished(record)
-        todo = [c for c in range(plan.nchan) if c not in journal.records]
-        chunks = make_chunks(plan.chunksize, store.power.sum(0), todo)
-        for batch in workers.image(job, chunks, _Reports(progress, journal)):
-            journal.add(batch)
-        records = [journal.records[c] for c in range(plan.nchan)]
-        stages["image"] = time.perf_counter() - clock
-        progress.stage("finishing")
-        clock = time.perf_counter()
-        _finish(job, workers, records, make_chunks(plan.chunksize, store.power.sum(0)))
-        for name in parameters.products:
-            sync(journal.cubes[name])
-        stages["finish"] = time.perf_counter() - clock
-        measured = {
-            "resumed_channels": resumed,
-            "ms_bytes_read": bytes_read,
-            "memory_peak": workers.memory_peak(),
-            "device_memory_peak": workers.device_memory_peak(),
-            "gridder": "wgridder" if settings.w_term else "standard",
-            "stage_seconds": stages,
-        }
-    paths = {name: product_path(parameters.imagename, name) for name in parameters.products}
-    paths["summary"] = summary_path(parameters.imagename)
-    summary = _summary(setup, paths, measured, records)
-    remove(report_path(parameters.imagename))  # of an older run, or of this one when it was not finished
-    on_failure.callback(remove, paths["summary"])
-    write_whole(paths["summary"], json.dumps(summary, indent=1))
-    return Result(records, paths, summary)
+def _how_to_resume(error: BaseException, safe: int, nchan: int) -> BaseException:
+    """The error that ended a run, with a word on how to continue it."""
+    way_on = f"{safe} of {nchan} channels are safe on disk, the same call with `resume=True` continues the run"
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted(f"interrupted: {way_on}")
+    if isinstance(error, GpucubeError):
+        return GpucubeError(f"{error}; {way_on}")
+    return error
 
 
-def _read(
-    setup: _Setup,
-    workers: Workers,
-    progress: Progress,
-    journal: Journal,
-    on_failure: contextlib.ExitStack,
-    scratch: contextlib.ExitStack,
+@contextmanager
+def progress_of(job: Job) -> Iterator[Progress]:
+    """The progress display of a run."""
+    with Progress(job.plan.nchan, enabled=not job.parameters.quiet) as progress:
+        if job.hardware.note:
+            progress.stage(job.hardware.note)
+        progress.stage("reading" if job.plan.in_process else "starting workers")
+        yield progress
+
+
+@contextmanager
+def workers_of(job: Job) -> Iterator[Workers]:
+    """The workers of a run, stopped at its end."""
+    plan = job.plan
+    workers = make_workers(
+        plan.in_process, plan.workers, job.hardware.device, job.parameters.scheduler, plan.worker_memory
+    )
+    try:
+        yield workers
+    finally:
+        workers.close()
+
+
+def make_store(
+    job: Job, workers: Workers, progress: Progress, journal: Journal, footprint: Footprint
 ) -> tuple[VisibilityStore, int]:
-    """Take up what an earlier run left, or read the MeasurementSets and make the cubes; the store, and bytes read for it."""
-    parameters, selection, plan = setup.parameters, setup.selection, setup.plan
+    """INGEST: read the MeasurementSets into the store, and make the empty cubes.
+
+    A run that is resumed takes up its cubes, and its store if it is whole.
+
+    Returns
+    -------
+    store : VisibilityStore
+    nbytes : int
+        Bytes that were read to make the store.
+    """
+    parameters, plan = job.parameters, job.plan
     if journal.cubes:
-        journal.cubes = _check_cubes(setup, journal.cubes)
+        journal.cubes = _check_cubes(job, journal.cubes)
         for name in parameters.products:
-            on_failure.callback(remove, journal.cubes[name].path)
-    kept = load_state(plan.scratch, setup.identity) if journal.cubes else None
+            footprint.made_product(journal.cubes[name].path)
+    kept = load_state(plan.scratch, job.identity) if journal.cubes else None
     if kept is None:
         clear_leftover(plan.scratch, parameters.imagename)
+    cubes: dict[str, CubeFile] = {}
     if not journal.cubes:
-        # last of all that may refuse: only now older products go
+        # every check has passed: only now are older products removed
         journal.clear()
-        cubes = _create(setup)
+        cubes = _create_cubes(job)
         for cube in cubes.values():
-            on_failure.callback(remove, cube.path)
+            footprint.made_product(cube.path)
     if kept is None:
-        kept = ingest(selection, plan.scratch, progress.ingest, workers.ingest, scratch, parameters.imagename)
-        save_state(kept[0], setup.identity, kept[1])
+        kept = ingest(
+            job.selection, plan.scratch, progress.ingest, workers.ingest, footprint.scratch, parameters.imagename
+        )
+        save_state(kept[0], job.identity, kept[1])
     else:
-        scratch.callback(shutil.rmtree, plan.scratch, ignore_errors=True)
-    store, bytes_read = kept
+        footprint.made_scratch(plan.scratch)
     if not journal.cubes:
-        journal.begin(cubes | _working_cubes(setup, cubes))
+        journal.begin(cubes | _working_cubes(job, cubes))
     else:
-        _restore_working_cubes(setup, journal)
-    return store, bytes_read
+        _restore_working_cubes(job, journal)
+    return kept
 
 
-def _summary(
-    setup: _Setup, paths: dict[str, str], measured: dict[str, Any], records: Sequence[ChannelRecord]
-) -> dict[str, Any]:
-    """What ``OUT.summary.json`` holds."""
-    plan = setup.plan
-    return {
-        "parameters": setup.parameters.as_json_dict(),
-        "fingerprint": setup.identity,
+def image_job(job: Job, store: VisibilityStore, journal: Journal) -> ImageJob:
+    """All that a worker needs to image channels of the store."""
+    parameters = job.parameters
+    uv_max, w_max = store.max_uvw_wavelengths()
+    w_term = needs_w(w_phase(job.geometry, w_max), parameters.gridder, parameters.epsilon)
+    settings = settings_of(parameters, job.geometry, w_term, store.most_samples(), uv_max, w_max)
+    return ImageJob(
+        store=store,
+        settings=settings,
+        clean=clean_parameters(parameters),
+        frequency=job.axis.frequency,
+        stokes=job.selection.stokes,
+        cubes=journal.cubes,
+        mask=job.mask,
+        restoring_beam=job.restoring_beam,
+        may_write=journal.lease.check,
+    )
+
+
+def take_up_records(job: Job, journal: Journal, progress: Progress) -> int:
+    """Drop the journalled channels whose planes were damaged since, report the others; return how many are left."""
+    journal.drop([c for c, record in journal.records.items() if not _is_intact(record, journal.cubes)])
+    for record in journal.records.values():
+        progress.finished(record)
+    return len(journal.records)
+
+
+def image_channels(job: Job, work: ImageJob, workers: Workers, events: Events, journal: Journal) -> list[ChannelRecord]:
+    """IMAGE: every channel that is not safe yet, the chunks that are expected to be costly first."""
+    todo = [c for c in range(job.plan.nchan) if c not in journal.records]
+    chunks = make_chunks(job.plan.chunksize, work.store.power.sum(0), todo)
+    for batch in workers.image(work, chunks, events):
+        journal.add(batch)
+    return [journal.records[c] for c in range(job.plan.nchan)]
+
+
+def finish(job: Job, work: ImageJob, workers: Workers, records: Sequence[ChannelRecord]) -> None:
+    """FINISH: write the beam tables, restore with a common beam if one is wanted, and sync every product."""
+    fitted = {
+        (s, r.channel): beam_from_record(of_plane["beam"])
+        for r in records
+        for s, of_plane in enumerate(r.planes.values() if r.planes else [r.as_dict()])
+        if of_plane["beam"]
+    }
+    table = [[fitted.get((s, r.channel)) for r in records] for s in range(len(work.stokes))]
+    for name in ("image", "residual", "psf", "dirty"):
+        if name in work.cubes and (name != "image" or work.restoring_beam == "channel"):
+            write_beam_table(work.cubes[name], table)
+    if work.restoring_beam == "common" and "image" in work.cubes:
+        # readers refuse a beam of zero: a cube without any data gets a beam of one pixel
+        pixel = Beam(job.geometry.cell_y, job.geometry.cell_y, 0.0)
+        target = common_beam(list(fitted.values())) if fitted else pixel
+        workers.restore(work, target, fitted, make_chunks(job.plan.chunksize, work.store.power.sum(0)))
+        write_single_beam(work.cubes["image"], target)
+    for name in job.parameters.products:
+        sync(work.cubes[name])
+
+
+def write_summary(
+    job: Job,
+    measured: dict[str, Any],
+    records: list[ChannelRecord],
+    stopwatch: Stopwatch,
+    footprint: Footprint,
+) -> Result:
+    """Write ``OUT.summary.json``, the last file of a run: its being there says that the run has finished."""
+    imagename, plan = job.parameters.imagename, job.plan
+    paths = {name: product_path(imagename, name) for name in job.parameters.products}
+    paths["summary"] = summary_path(imagename)
+    summary = {
+        "parameters": job.parameters.as_json_dict(),
+        "fingerprint": job.identity,
         "versions": versions(),
-        "plan": {"chunksize": plan.chunksize, "chunks": plan.chunks, "workers": plan.workers, "device": setup.device},
+        "plan": {
+            "chunksize": plan.chunksize,
+            "chunks": plan.chunks,
+            "workers": plan.workers,
+            "device": job.hardware.device,
+        },
         "products": paths,
         "ms_bytes_selected": plan.ms_bytes,
         "memory_predicted": plan.memory_predicted,
         "device_memory_predicted": plan.device_memory_predicted,
         **measured,
-        "wall_seconds": time.perf_counter() - setup.begun,
+        "wall_seconds": stopwatch.total(),
         "warnings": list(plan.warnings),
         "channels": [r.as_dict() for r in records],
     }
-
-
-def _finished_before(parameters: Parameters, identity: dict[str, Any]) -> Result | None:
-    """The result of the run to be resumed if it had come to its end; None if there is something to do.
-
-    The summary is written last of all, when everything else is safe.
-    """
-    imagename = parameters.imagename
-    try:
-        summary = read_summary(imagename)
-    except GpucubeError as error:
-        raise GpucubeError(f"{error}: start anew with overwrite=True") from None
-    if summary is None:
-        return None
-    if changed := difference(summary.fingerprint, identity):
-        raise GpucubeError(
-            f"cannot resume {imagename}, which is finished: {changed}; "
-            "give another imagename, or start anew with overwrite=True"
-        )
-    products = {name: product_path(imagename, name) for name in parameters.products}
-    for path in products.values():
-        if not os.path.isfile(path):
-            raise GpucubeError(
-                f"cannot resume {imagename}, which is finished: {path} is gone; start anew with overwrite=True"
-            )
-    return Result(summary.channels, products | {"summary": summary_path(imagename)}, summary.model_dump())
-
-
-def _refuse_what_is_there(parameters: Parameters) -> None:
-    """Another run at work, an unfinished run without `resume`, products without `overwrite`.
-
-    Looked at again under the journal's lock; here, before any work is done.
-    """
-    imagename, journal = parameters.imagename, journal_path(parameters.imagename)
-    if is_locked(imagename):
-        raise GpucubeError(f"another run is making {imagename} now: wait for it, or give another imagename")
-    unfinished = os.path.exists(journal)
-    if parameters.overwrite or (unfinished and parameters.resume):
-        return
-    if unfinished:
-        raise GpucubeError(
-            f"{journal} shows an unfinished run: resume=True goes on with it, overwrite=True starts anew"
-        )
-    existing = existing_products(imagename)
-    if parameters.resume and os.path.exists(summary_path(imagename)):
-        return
-    if existing:
-        nothing = ", and no journal to resume from" if parameters.resume else ""
-        raise GpucubeError(f"{existing[0]} exists{nothing}; give another imagename, or overwrite=True to replace it")
-
-
-def _stop_short(
-    error: BaseException,
-    journal: Journal,
-    plan: Plan,
-    on_failure: contextlib.ExitStack,
-    scratch: contextlib.ExitStack,
-) -> None:
-    """Keep what is safe and say how to go on; if nothing is, leave nothing behind."""
-    safe = len(journal.records)
-    if not safe:
-        with contextlib.suppress(GpucubeError):  # what ended the run may also be why the journal cannot go
-            journal.forget()
-        return
-    on_failure.pop_all()
-    scratch.pop_all()
-    journal.close()
-    way_on = f"{safe} of {plan.nchan} channels are safe on disk, the same call with resume=True goes on"
-    if isinstance(error, KeyboardInterrupt):
-        raise Interrupted(f"interrupted: {way_on}") from None
-    if isinstance(error, GpucubeError):
-        raise GpucubeError(f"{error}; {way_on}") from None
-
-
-def _working_cubes(setup: _Setup, cubes: dict[str, CubeFile]) -> dict[str, CubeFile]:
-    """Residual and model in the scratch folder, if the restoring pass of a common beam needs them and nobody asked."""
-    hidden = [name for name in ("residual", "model") if name not in cubes] if setup.beam == "common" else []
-    return create_cubes(
-        _working_name(setup.plan), hidden, setup.geometry, setup.axis, setup.selection.stokes, (), overwrite=True
-    )
-
-
-def _working_name(plan: Plan) -> str:
-    return os.path.join(plan.scratch, "work")
-
-
-def _restore_working_cubes(setup: _Setup, journal: Journal) -> None:
-    """Make the hidden cubes of a resumed run again if they went with its scratch folder; their channels then do not count."""
-    shown = {name: cube for name, cube in journal.cubes.items() if name in setup.parameters.products}
-    if any(not os.path.exists(cube.path) for cube in journal.cubes.values()):
-        _working_cubes(setup, shown)
-
-
-def _check_cubes(setup: _Setup, cubes: dict[str, CubeFile]) -> dict[str, CubeFile]:
-    """The cubes of the run that is taken up, where this run puts them, whatever path the journal names."""
-    found = {}
-    for name, cube in cubes.items():
-        if name in setup.parameters.products:
-            path = product_path(setup.parameters.imagename, name)
-            if os.path.islink(path) or not os.path.isfile(path) or os.path.getsize(path) < cube.data_end:
-                raise GpucubeError(f"cannot resume: {path} is gone or cut short; start anew with overwrite=True")
-        else:
-            path = product_path(_working_name(setup.plan), name)
-        found[name] = replace(cube, path=os.path.abspath(path))
-    return found
-
-
-def _is_there(record: ChannelRecord, cubes: dict[str, CubeFile]) -> bool:
-    """Whether every plane of a journalled channel has the bytes it was journalled with."""
-    try:
-        return all(
-            plane_checksum(cubes[name], s, record.channel) == expected
-            for name, sums in record.checksums.items()
-            for s, expected in enumerate(sums)
-        )
-    except OSError:
-        return False
-
-
-def hardware(parameters: Parameters) -> tuple[str, str, Gpus | None]:
-    """What a job will run on.
-
-    Returns
-    -------
-    device : str
-        ``"cpu"`` or ``"cuda"``.
-    note : str
-        Why ``device="auto"`` does not mean a GPU; empty otherwise.
-    gpus : Gpus or None
-
-    Raises
-    ------
-    GpucubeError
-        ``device="cuda"``, and no GPU can be used.
-    """
-    if parameters.device == "cpu":
-        return "cpu", "", None
-    seen = gpus_of_workers(parameters.scheduler) if parameters.scheduler else [gpus_here()]
-    device, note = choose_device(parameters.device, lambda: next((why for why, _, _ in seen if why), ""))
-    if device == "cpu":
-        return device, note, None
-    # each worker of a cluster has one GPU; a process alone may use all that are visible
-    count = len(seen) if parameters.scheduler else seen[0][1]
-    return device, note, Gpus(count, min(memory for _, _, memory in seen))
+    remove(report_path(imagename))  # it describes an older run, or this one when it was not finished
+    footprint.made_product(paths["summary"])
+    write_whole(paths["summary"], json.dumps(summary, indent=1))
+    return Result(records, paths, summary)
 
 
 def versions() -> dict[str, str]:
-    """Versions of what took part."""
+    """Versions of gpucube, Python and the libraries that a run uses."""
     names = ("numpy", "ducc0", "numba", "python-casacore", "astropy", "dask", "distributed")
     found = {"gpucube": __version__, "python": platform.python_version()}
     for name in names:
-        with contextlib.suppress(metadata.PackageNotFoundError):
+        with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
 
 
-def _settings(parameters: Parameters, geometry: ImageGeometry, store: VisibilityStore) -> ImagingSettings:
-    uv_max, w_max = store.max_uvw_wavelengths()
-    w_term = needs_w(w_phase(geometry, w_max), parameters.gridder, parameters.epsilon)
-    return settings_of(parameters, geometry, w_term, store.most_samples(), uv_max, w_max)
-
-
-def _clean(parameters: Parameters) -> CleanParameters:
+def clean_parameters(parameters: Parameters) -> CleanParameters:
+    """The parameters of iteration control."""
     names = CleanParameters.__dataclass_fields__
     return CleanParameters(**{name: getattr(parameters, name) for name in names})
 
 
-def _restoring_beam(parameters: Parameters) -> RestoringBeam:
+def restoring_beam(parameters: Parameters) -> RestoringBeam:
+    """``"channel"`` for each channel's own beam, ``"common"``, or the given beam."""
     if parameters.restoringbeam in ("", "common"):
         return "common" if parameters.restoringbeam else "channel"
     bmaj, bmin, bpa = parameters.restoringbeam
     return Beam(bmaj / ARCSEC_PER_RADIAN, bmin / ARCSEC_PER_RADIAN, float(np.deg2rad(bpa)))
 
 
-def _create(setup: _Setup) -> dict[str, CubeFile]:
-    parameters, selection = setup.parameters, setup.selection
+def _create_cubes(job: Job) -> dict[str, CubeFile]:
+    parameters, selection = job.parameters, job.selection
     shown = {name: value for name, value in parameters.as_json_dict().items() if name not in NOT_IN_FINGERPRINT}
     history = [f"gpucube {__version__}"]
     history += [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in shown.items()]
     return create_cubes(
         os.path.abspath(parameters.imagename),
         parameters.products,
-        setup.geometry,
-        setup.axis,
+        job.geometry,
+        job.axis,
         selection.stokes,
         history,
         telescope=selection.info.telescope,
         objectname=selection.field.name,
         observer=selection.info.observer,
         dateobs=_iso_date(selection.info.start_time_mjd_s),
-        restoring_beam=setup.beam,
+        restoring_beam=job.restoring_beam,
         overwrite=parameters.overwrite or parameters.resume,
     )
 
@@ -446,46 +594,81 @@ def _iso_date(mjd_seconds: float) -> str:
     return str(np.datetime64("1858-11-17T00:00:00.000") + np.timedelta64(round(mjd_seconds * 1000), "ms"))
 
 
-@dataclass(frozen=True)
+def _working_cubes(job: Job, cubes: dict[str, CubeFile]) -> dict[str, CubeFile]:
+    """Residual and model in the scratch folder, where a common beam needs them and the user did not ask for them."""
+    hidden = [name for name in ("residual", "model") if name not in cubes] if job.restoring_beam == "common" else []
+    return create_cubes(
+        _working_name(job.plan), hidden, job.geometry, job.axis, job.selection.stokes, (), overwrite=True
+    )
+
+
+def _working_name(plan: Plan) -> str:
+    return os.path.join(plan.scratch, "work")
+
+
+def _restore_working_cubes(job: Job, journal: Journal) -> None:
+    """Make the working cubes of a resumed run again if they went with its scratch folder.
+
+    Their channels then fail the check of `take_up_records` and are imaged again.
+    """
+    shown = {name: cube for name, cube in journal.cubes.items() if name in job.parameters.products}
+    if any(not os.path.exists(cube.path) for cube in journal.cubes.values()):
+        _working_cubes(job, shown)
+
+
+def _check_cubes(job: Job, cubes: dict[str, CubeFile]) -> dict[str, CubeFile]:
+    """The cubes of the run that is resumed, at the paths of this run, whatever paths the journal names."""
+    found = {}
+    for name, cube in cubes.items():
+        if name in job.parameters.products:
+            path = product_path(job.parameters.imagename, name)
+            if os.path.islink(path) or not os.path.isfile(path) or os.path.getsize(path) < cube.data_end:
+                raise GpucubeError(f"cannot resume: {path} is gone or cut short; start again with `overwrite=True`")
+        else:
+            path = product_path(_working_name(job.plan), name)
+        found[name] = replace(cube, path=os.path.abspath(path))
+    return found
+
+
+def _is_intact(record: ChannelRecord, cubes: dict[str, CubeFile]) -> bool:
+    """Whether every plane of a journalled channel has the bytes with which it was journalled."""
+    try:
+        return all(
+            plane_checksum(cubes[name], s, record.channel) == expected
+            for name, sums in record.checksums.items()
+            for s, expected in enumerate(sums)
+        )
+    except OSError:
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Reports:
-    """`Events` of a run: the progress display shows the channels, the journal keeps those that are safe."""
+    """`Events` of a run: the display shows the channels, the journal keeps those that are safe, the observer hears all."""
 
     progress: Progress
     journal: Journal
+    observer: Observer
+
+    def stage(self, name: str) -> None:
+        self.progress.stage(name)
+        self.observer.stage(name)
 
     def started(self, channel: int) -> None:
         self.progress.started(channel)
+        self.observer.started(channel)
 
     def finished(self, record: ChannelRecord) -> None:
         self.progress.finished(record)
+        self.observer.finished(record)
 
     def safe(self, records: Sequence[ChannelRecord]) -> None:
         self.journal.add(records)
-
-
-def _finish(job: ImageJob, workers: Workers, records: Sequence[ChannelRecord], chunks: Sequence[Sequence[int]]) -> None:
-    """Step 3, FINISH: beam tables, and the restoring pass if one beam is wanted for all."""
-    fitted = {
-        (s, r.channel): beam_from_record(of_plane["beam"])
-        for r in records
-        for s, of_plane in enumerate(r.planes.values() if r.planes else [r.as_dict()])
-        if of_plane["beam"]
-    }
-    table = [[fitted.get((s, r.channel)) for r in records] for s in range(len(job.stokes))]
-    for name in ("image", "residual", "psf", "dirty"):
-        if name in job.cubes and (name != "image" or job.restoring_beam == "channel"):
-            write_beam_table(job.cubes[name], table)
-    if job.restoring_beam == "common" and "image" in job.cubes:
-        geometry = job.settings.geometry
-        pixel = Beam(geometry.cell_y, geometry.cell_y, 0.0)
-        # readers refuse a beam of zero: a cube without any data gets a pixel's
-        target = common_beam(list(fitted.values())) if fitted else pixel
-        workers.restore(job, target, fitted, chunks)
-        write_single_beam(job.cubes["image"], target)
+        self.observer.safe(records)
 
 
 def _missing_folders(imagename: str) -> list[Path]:
-    """Folders that will have to be made for the products, outermost first."""
+    """Folders that have to be made for the products, outermost first."""
     return [folder for folder in list(Path(imagename).absolute().parents)[::-1] if not folder.exists()]
 
 
@@ -494,9 +677,4 @@ def _make_folder(imagename: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise GpucubeError(f"cannot create the folder {folder}: {error.strerror}") from None
-
-
-def _remove_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # not there, or somebody else's file is in it
-        folder.rmdir()
+        raise GpucubeError(f"cannot make the folder {folder}: {error.strerror}") from None

@@ -259,11 +259,12 @@ def test_a_locked_table_is_named(locked_ms: Path, tmp_path: Path, capsys: pytest
 
 def test_existing_products_are_kept(tiny_ms: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image(tiny_ms.ms, tmp_path / "cube", niter=0, products=("psf", "image"))
-    pattern = r"cube\.image\.fits exists; give another imagename, or overwrite=True"
+    pattern = r"cube\.image\.fits exists: give another `imagename`, or `overwrite=True`"
+    at_the_shell = r"cube\.image\.fits exists: give another --imagename, or --overwrite"
     # also when it is another product that would be written
     for products in (("image",), ("residual",)):
         assert re.search(pattern, refusal(tmp_path, tiny_ms.ms, tmp_path / "cube", products=products))
-    assert re.search(pattern, refusal_on_command_line(tmp_path, capsys, tiny_ms.ms, tmp_path / "cube"))
+    assert re.search(at_the_shell, refusal_on_command_line(tmp_path, capsys, tiny_ms.ms, tmp_path / "cube"))
 
 
 def test_a_run_that_cannot_begin_keeps_what_it_would_overwrite(tiny_ms: Any, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_a_disk_that_fills_up_is_told_and_resume_goes_on_once_there_is_room(
     assert "\n" not in str(told.value)
     filler.unlink()
     if room:
-        assert "channels are safe on disk, the same call with resume=True goes on" in str(told.value)
+        assert "channels are safe on disk, the same call with `resume=True` continues" in str(told.value)
     else:
         assert list(small_disk.iterdir()) == [], "nothing was safe, nothing is left"
     assert payload(image(tiny_ms.ms, small_disk / "cube", resume=True)) == payload(whole)
@@ -117,7 +117,7 @@ def test_a_disk_that_turns_read_only_is_told_and_resume_goes_on_once_it_can_be_w
         # a mapped file that was opened there may not have been let go of yet
         subprocess.run(["umount", "--lazy", str(out)], check=True)
     assert "\n" not in str(told.value)
-    assert ("channels are safe on disk, the same call with resume=True goes on" in str(told.value)) == (
+    assert ("channels are safe on disk, the same call with `resume=True` continues" in str(told.value)) == (
         moment != "imaging begins"
     )
     monkeypatch.undo()
@@ -153,7 +153,9 @@ def test_a_store_cut_short_while_it_is_used_ends_the_run_and_resume_reads_again(
         last = errors.splitlines()[-1]
         assert run.returncode == 2 and "Traceback" not in errors
         assert (
-            "the visibility store in" in last and "was damaged while in use" in last and "resume=True goes on" in last
+            "the visibility store in" in last
+            and "was damaged while in use" in last
+            and "--resume continues the run" in last
         )
     assert finish(start(ms, folder, "threads", resume=True, **slow), folder) == expected
 

@@ -108,8 +108,8 @@ def test_ctrl_c_says_how_to_go_on_and_only_unfinished_channels_are_made_again(
     line_ms: SimulationResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     message = interrupted(line_ms, tmp_path / "cube", 7, monkeypatch)
-    assert "channels are safe on disk, the same call with resume=True goes on" in message
-    with pytest.raises(gpucube.GpucubeError, match="unfinished run: resume=True goes on"):
+    assert "channels are safe on disk, the same call with `resume=True` continues" in message
+    with pytest.raises(gpucube.GpucubeError, match="unfinished run: `resume=True` continues it"):
         image(line_ms, tmp_path / "cube")
     result = image(line_ms, tmp_path / "cube", resume=True)
     assert result.summary["resumed_channels"] >= 7
@@ -270,7 +270,7 @@ def test_ctrl_c_ends_a_local_cluster_within_seconds(
     told = [line for line in errors.splitlines() if line]
     assert len(told) == 1 and told[0].startswith("gpucube: interrupted"), errors
     if moment == "imaging":
-        assert "of 24 channels are safe on disk, the same call with resume=True goes on" in told[0]
+        assert "of 24 channels are safe on disk, the same call with --resume continues" in told[0]
     else:
         assert list(folder.iterdir()) == [], "nothing was safe, nothing is left"
     assert finish(start(ms, folder, "threads", resume=True), folder) == undisturbed
