@@ -1,31 +1,64 @@
 """gpucube: a per-channel spectral-line imager for radio interferometers.
 
-MeasurementSets in, a deconvolved FITS cube out; every channel runs its own major/minor loop until it alone has converged.
-`image_cube` is the whole job. The steps are in `ingest`, `imaging` and `planes`.
+MeasurementSets go in, a deconvolved FITS cube comes out. Every channel runs its own major/minor CLEAN loop until it
+alone has converged.
+
+* `image_cube` images MeasurementSets into a cube and returns a `Result`.
+* `plan_cube` says what `image_cube` would do and need, without doing it.
+* `open_run` opens a finished run as a `Result`.
+* `write_report` writes an HTML page about a finished or an unfinished run.
+* `simulate_ms` writes a simulated MeasurementSet with its truth.
+
+Every mistake of a caller raises `GpucubeError` with one line.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from gpucube.version import __version__
 
 if TYPE_CHECKING:
-    from gpucube.api import image_cube
+    from gpucube.api import image_cube, plan_cube
     from gpucube.errors import GpucubeError
-    from gpucube.result import Result
+    from gpucube.execution.plan import Plan
+    from gpucube.report.page import write_report
+    from gpucube.result import Result, open_run
+    from gpucube.simulate import SimulationParameters, simulate_ms
 
-__all__ = ["GpucubeError", "Result", "__version__", "image_cube"]
+__all__ = [
+    "GpucubeError",
+    "Plan",
+    "Result",
+    "SimulationParameters",
+    "__version__",
+    "image_cube",
+    "open_run",
+    "plan_cube",
+    "simulate_ms",
+    "write_report",
+]
+
+_HOMES = {
+    "GpucubeError": "gpucube.errors",
+    "Plan": "gpucube.execution.plan",
+    "Result": "gpucube.result",
+    "SimulationParameters": "gpucube.simulate",
+    "image_cube": "gpucube.api",
+    "open_run": "gpucube.result",
+    "plan_cube": "gpucube.api",
+    "simulate_ms": "gpucube.simulate",
+    "write_report": "gpucube.report.page",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # the libraries behind `image_cube` take a second to import: not before they are wanted
-    if name in ("image_cube", "Result"):
-        from gpucube import api
-
-        return getattr(api, name)
-    if name == "GpucubeError":
-        from gpucube.errors import GpucubeError
-
-        return GpucubeError
+    # the libraries behind these names take a second to import, which `import gpucube` alone should not cost
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'gpucube' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,12 +1,12 @@
 """The command line: ``gpucube image | simulate | demo | plan | report``.
 
 In: arguments, and with ``--config`` a YAML file whose values the arguments override. Out: what the command writes, a
-short summary on standard output, and the exit status: 0 all well, 1 some channels failed, 2 a mistake told in one line,
-130 interrupted.
+short summary on standard output, and the exit status: 0 all channels imaged, 1 some channels failed, 2 a mistake of
+the user (one line on standard error), 130 interrupted.
 
-Options are made from the schemas (`gpucube.parameters.Parameters`, `gpucube.simulate.SimulationParameters`), so they
-cannot drift from the Python API. Everything heavy is imported by the command that needs it, so that help and mistakes
-come at once.
+The options come from the schemas (`gpucube.schema.parameters.Parameters`, `gpucube.simulate.SimulationParameters`),
+so they cannot drift from the Python API. Each command imports its own heavy libraries, so that help and mistakes
+appear at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are `GpucubeError`, with the nearest right name for an unknown option."""
+    """An argument parser that raises `GpucubeError`, and names the nearest right option for an unknown one."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
@@ -42,7 +42,10 @@ class _Parser(argparse.ArgumentParser):
         raise GpucubeError(f"{message}; see {self.prog} --help")
 
     def parse(self, arguments: Sequence[str], absent: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """Only what was given, by name. `absent`: options that some may expect -> what to do instead."""
+        """Return the options that were given, by name.
+
+        `absent` maps options that users of tclean may expect to what they can do instead.
+        """
         known, unknown = self.parse_known_intermixed_args(_join_negative_values(arguments))
         if unknown:
             from gpucube.schema.validation import suggestion
@@ -56,7 +59,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _join_negative_values(arguments: Sequence[str]) -> list[str]:
-    """Write ``--width -1`` as ``--width=-1``, which argparse cannot take for an option."""
+    """Write ``--width -1`` as ``--width=-1``, since argparse would take ``-1`` for an option."""
     joined: list[str] = []
     for position, word in enumerate(arguments):
         previous = arguments[position - 1] if position else ""
@@ -70,7 +73,7 @@ def _join_negative_values(arguments: Sequence[str]) -> list[str]:
 
 
 def _add_options(parser: argparse.ArgumentParser, model: type[BaseModel], leave_out: Iterable[str]) -> None:
-    """One option for each field of the schema."""
+    """Add one option for each field of the schema."""
     groups: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         if name in leave_out:
@@ -100,12 +103,12 @@ def _escape(text: str) -> str:
 
 _JOBS = {
     "image": ("--imagename OUT", "Image and deconvolve every channel of MeasurementSets into one FITS cube."),
-    "plan": ("", "Tell what `gpucube image` would do and need, without imaging."),
+    "plan": ("", "Say what 'gpucube image' would do and need, without imaging."),
 }
 
 
 def _job_parser(command: str) -> _Parser:
-    """The parser of ``image`` and ``plan``, which take the same parameters."""
+    """Make the parser of ``image`` or ``plan``, which take the same parameters."""
     from gpucube.schema.parameters import Parameters
 
     required, description = _JOBS[command]
@@ -127,17 +130,17 @@ def read_config(path: str) -> dict[str, Any]:
     Parameters
     ----------
     path : str
-        The file: a mapping from parameter names to values; `vis` and `imagename` may be left to the command line.
+        The file maps parameter names to values. It may leave `vis` and `imagename` to the command line.
 
     Returns
     -------
     dict
-        The values as they were written.
+        The values as the file has them.
 
     Raises
     ------
     GpucubeError
-        If it cannot be read, is not YAML, is not a mapping, or has a parameter that is wrong.
+        The file cannot be read, is not YAML, is not a mapping, or has a wrong parameter.
     """
     import yaml
 
@@ -148,11 +151,11 @@ def read_config(path: str) -> dict[str, Any]:
     except OSError as error:
         raise GpucubeError(f"cannot read the configuration {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise GpucubeError(f"cannot read the configuration {path}: it is not text") from None
+        raise GpucubeError(f"cannot read the configuration {path}: it is not a text file") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "not text"
+        problem = getattr(error, "problem", None) or "it is not a text file"
         raise GpucubeError(f"{path}{where} is not YAML: {problem}; write lines such as 'imsize: 512'") from None
     if values is None:
         return {}
@@ -166,14 +169,14 @@ def read_config(path: str) -> dict[str, Any]:
 
 
 def job_parameters(command: str, arguments: Sequence[str]) -> Parameters:
-    """The parameters of one job: those of the YAML file, overridden by those of the command line.
+    """Return the parameters of one job: those of the YAML file, overridden by those of the command line.
 
     Parameters
     ----------
     command : str
-        ``"image"``, or ``"plan"``, where `imagename` may be left out and is then named after the MeasurementSet.
+        ``"image"`` or ``"plan"``. For ``"plan"``, `imagename` defaults to the name of the MeasurementSet.
     arguments : sequence of str
-        What follows the command.
+        The words after the command.
 
     Returns
     -------
@@ -182,7 +185,7 @@ def job_parameters(command: str, arguments: Sequence[str]) -> Parameters:
     Raises
     ------
     GpucubeError
-        One line for the first mistake.
+        The first mistake, in one line.
     """
     from gpucube.schema.parameters import make_parameters
     from gpucube.schema.tclean import TCLEAN_ONLY
@@ -191,7 +194,7 @@ def job_parameters(command: str, arguments: Sequence[str]) -> Parameters:
     config = given.pop("config", None)
     values = (read_config(config) if config is not None else {}) | given
     if "vis" not in values:
-        raise GpucubeError("no MeasurementSet is named; give one path or several")
+        raise GpucubeError("expected a MeasurementSet: give one path or several")
     if command == "plan" and "imagename" not in values:
         first = values["vis"] if isinstance(values["vis"], str) else values["vis"][0]
         values["imagename"] = Path(first).stem
@@ -200,10 +203,10 @@ def job_parameters(command: str, arguments: Sequence[str]) -> Parameters:
 
 def _image(arguments: Sequence[str]) -> int:
     parameters = job_parameters("image", arguments)
-    from gpucube.api import image_cube
+    from gpucube import run
 
     begun = time.monotonic()
-    result = image_cube(**parameters.as_json_dict())
+    result = run.image(parameters)
     print(summary(result.channels, result.products, time.monotonic() - begun))
     if result.failed_channels:
         print(f"gpucube: {failures(result.failed_channels)}", file=sys.stderr)
@@ -212,13 +215,13 @@ def _image(arguments: Sequence[str]) -> int:
 
 
 def summary(channels: Sequence[Any], products: dict[str, Any], seconds: float) -> str:
-    """Paths, channels by stop reason, wall time."""
+    """Return what ``gpucube image`` prints at its end: wall time, channels by stop reason, paths."""
     reasons = Counter(record.stop_reason for record in channels)
     width = max((len(name) for name in products), default=0)
     lines = [f"{len(channels)} channels in {seconds:.1f} s"]
     lines += [f"  {count:6d}  {reason}" for reason, count in reasons.most_common()]
     if retried := [record.channel for record in channels if record.retried]:
-        lines.append(f"  diverged once and were rolled back and tried again: {ranges(retried)}")
+        lines.append(f"  diverged once, were rolled back and cleaned again: {ranges(retried)}")
     lines += [f"{name:<{width}}  {path}" for name, path in products.items()]
     return "\n".join(lines)
 
@@ -269,10 +272,10 @@ def _demo(arguments: Sequence[str]) -> int:
 
 def _report(arguments: Sequence[str]) -> int:
     parser = _Parser(
-        prog="gpucube report", description="Write one HTML page, with pictures, about a finished or half-finished run."
+        prog="gpucube report", description="Write one HTML page with plots about a finished or unfinished run."
     )
-    parser.add_argument("imagename", metavar="OUT", help="what the run was given as imagename")
-    parser.add_argument("--html", default="", metavar="FILE", help="where to write it (default OUT.report.html)")
+    parser.add_argument("imagename", metavar="OUT", help="imagename of the run")
+    parser.add_argument("--html", default="", metavar="FILE", help="path of the page (default OUT.report.html)")
     given = parser.parse(arguments)
     from gpucube.report.page import write_report
 
@@ -284,8 +287,8 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "image": (_image, "image and deconvolve MeasurementSets into a cube"),
     "simulate": (_simulate, "write a simulated spectral-line MeasurementSet with its truth"),
     "demo": (_demo, "simulate, image and compare with the truth"),
-    "plan": (_plan, "tell what image would do and need, without imaging"),
-    "report": (_report, "one HTML page about a finished or half-finished run"),
+    "plan": (_plan, "say what image would do and need, without imaging"),
+    "report": (_report, "write one HTML page about a finished or unfinished run"),
 }
 
 
@@ -299,7 +302,9 @@ def _run(arguments: Sequence[str]) -> int:
         epilog="commands:\n" + "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", metavar="COMMAND", help="one of those below; COMMAND --help tells its options")
+    parser.add_argument(
+        "command", metavar="COMMAND", help="one of the commands below; COMMAND --help lists its options"
+    )
     parser.add_argument("--version", action="version", version=f"gpucube {__version__}")
     command = parser.parse(arguments[:1])["command"]
     if command not in COMMANDS:
@@ -315,19 +320,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     arguments : sequence of str, optional
-        Without the program's name; by default those of the process.
+        Without the program's name. By default those of the process.
 
     Returns
     -------
     int
-        Exit status: 0, 1 (some channels failed), 2 (a mistake, told in one line on standard error) or 130.
+        Exit status: 0, 1 (some channels failed), 2 (a mistake, in one line on standard error) or 130 (interrupted).
     """
-    # a batch system that stops a job sends SIGTERM: end as tidily as on Ctrl-C
-    with contextlib.suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGTERM, _interrupt)
-    warnings.showwarning = _warn
     try:
-        return _run(sys.argv[1:] if arguments is None else list(arguments))
+        with _sigterm_interrupts(), _warnings_in_one_line():
+            return _run(sys.argv[1:] if arguments is None else list(arguments))
     except GpucubeError as error:
         print(f"gpucube: error: {at_the_shell(error)}", file=sys.stderr)
         return 2
@@ -336,8 +338,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM end the command as tidily as Ctrl-C does. A batch system sends it to stop a job."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # only the main thread can set a handler
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Print each warning as one line on standard error."""
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        print(f"gpucube: warning: {at_the_shell(message)}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
 def at_the_shell(message: object) -> str:
-    """A message with the parameters in it, which it writes as Python in backticks, written as options.
+    """Rewrite a message for the shell: the parameters that it names in backticks become options.
 
     Examples
     --------
@@ -356,11 +388,3 @@ def at_the_shell(message: object) -> str:
         return words.replace("--", "--no-", 1) if value == "False" else f"{words} {value.strip(chr(39))}"
 
     return re.sub(r"`([a-z_]+)(?:=([^`]*))?`", option, str(message))
-
-
-def _warn(message: Warning | str, *_: object) -> None:
-    print(f"gpucube: warning: {at_the_shell(message)}", file=sys.stderr)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt

@@ -1,25 +1,51 @@
-"""What a run returns."""
+"""What a run returns: its channels, its products, and ways to look at them.
+
+In: the records and paths of a run that has just ended, or the summary of an older one (`open_run`). Out: `Result`,
+which shows itself in a few lines, and gives its channels as an astropy table and its cubes as arrays or as
+spectral-cube's cubes.
+"""
 
 from __future__ import annotations
 
+import html
+import math
+import os
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
+from gpucube.errors import GpucubeError
+from gpucube.output.paths import journal_path, summary_path
 from gpucube.output.records import ChannelRecord, StopCode
+from gpucube.output.summary import read_summary
+from gpucube.words import counted, ranges
+
+if TYPE_CHECKING:
+    import numpy as np
+    from astropy.table import Table
+    from spectral_cube import SpectralCube
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Result:
     """What a run made.
 
     Attributes
     ----------
     channels : list of ChannelRecord
-        In order of channel.
+        One record per channel of the cube, in order of channel.
     products : dict
-        Product name -> path, and ``"summary"``.
+        Product name -> path, and ``"summary"`` -> path.
     summary : dict
         What ``OUT.summary.json`` holds.
+
+    Examples
+    --------
+    >>> result = gpucube.image_cube("target.ms", "out/target", imsize=512, cell="1arcsec")  # doctest: +SKIP
+    >>> result.table()["channel", "noise", "stop_reason"].pprint()  # doctest: +SKIP
+    >>> result.data("image").max()  # doctest: +SKIP
     """
 
     channels: list[ChannelRecord]
@@ -28,5 +54,156 @@ class Result:
 
     @property
     def failed_channels(self) -> list[int]:
-        """Channels that could not be imaged; their planes are NaN."""
+        """Channels that could not be imaged. Their planes are NaN."""
         return [r.channel for r in self.channels if r.stop_code == StopCode.FAILED]
+
+    def table(self) -> Table:
+        """The channels as an astropy table, one row per channel, with units.
+
+        A quantity that a channel does not have (noise and beam of a channel without data) is NaN.
+        """
+        from astropy.table import Table
+
+        units = {
+            "frequency": "Hz", "peak_residual": "Jy/beam", "noise": "Jy/beam", "limit": "Jy/beam", "model_flux": "Jy",
+            "bmaj": "arcsec", "bmin": "arcsec", "bpa": "deg", "seconds": "s",
+        }  # fmt: skip
+        return Table([_row(record) for record in self.channels], units=units)
+
+    def data(self, product: str = "image") -> np.ndarray:
+        """The pixels of a product, memory-mapped: nothing is read before it is used.
+
+        Parameters
+        ----------
+        product : str
+            A key of `products`, such as ``"image"`` or ``"residual"``.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 (nstokes, nchan, ny, nx). A channel without data is NaN.
+
+        Raises
+        ------
+        GpucubeError
+            The run did not make this product.
+        """
+        from astropy.io import fits
+
+        pixels: np.ndarray = fits.getdata(self._path(product), memmap=True)
+        return pixels
+
+    def cube(self, product: str = "image") -> SpectralCube:
+        """A product as a `spectral_cube.SpectralCube`, ready for moments, units and velocities.
+
+        Raises
+        ------
+        GpucubeError
+            The run did not make this product, or the package spectral-cube is not installed.
+        """
+        try:
+            from spectral_cube import SpectralCube
+        except ImportError:
+            raise GpucubeError("the package spectral-cube is not installed: pip install spectral-cube") from None
+        return SpectralCube.read(self._path(product))
+
+    def _path(self, product: str) -> str:
+        cubes = [name for name in self.products if name != "summary"]
+        if product not in cubes:
+            raise GpucubeError(f"the run made no {product!r} cube: it made {', '.join(cubes)}")
+        return self.products[product]
+
+    def _lines(self) -> list[tuple[str, str]]:
+        """The result in words: pairs of a heading and what it heads."""
+        reasons = Counter(record.stop_reason for record in self.channels)
+        lines = [
+            ("channels", str(len(self.channels))),
+            ("stopped by", "; ".join(f"{reason}: {count}" for reason, count in reasons.most_common())),
+        ]
+        if self.failed_channels:
+            lines.append(("failed", ranges(self.failed_channels)))
+        imaged = [record for record in self.channels if record.noise is not None]
+        if imaged:
+            frequencies = [record.frequency_hz for record in imaged]
+            beams = [record.as_dict()["beam"] for record in imaged]
+            bmaj, bmin = (median(beam[name] for beam in beams if beam) for name in ("bmaj_arcsec", "bmin_arcsec"))
+            lines += [
+                ("frequency", f"{min(frequencies) / 1e9:.6g} to {max(frequencies) / 1e9:.6g} GHz"),
+                ("beam", f"{bmaj:.4g} x {bmin:.4g} arcsec (median)"),
+                ("noise", f"{1e3 * median(record.noise or 0.0 for record in imaged):.4g} mJy/beam (median)"),
+                ("cleaned", f"{sum(record.model_flux for record in imaged):.4g} Jy in {self._cycles()}"),
+            ]
+        return [*lines, *self.products.items()]
+
+    def _cycles(self) -> str:
+        iterations = sum(record.iterations for record in self.channels)
+        return f"{iterations:,} iterations and {counted(sum(r.major_cycles for r in self.channels), 'major cycle')}"
+
+    def __repr__(self) -> str:
+        """The run in a few lines."""
+        return "\n".join(["gpucube Result", *(f"  {head:<10}  {text}" for head, text in self._lines())])
+
+    def _repr_html_(self) -> str:
+        """The run in a few lines, as notebooks show it."""
+        row = "<tr><th style='text-align:left'>{}</th><td style='text-align:left'>{}</td></tr>"
+        rows = "".join(row.format(html.escape(head), html.escape(text)) for head, text in self._lines())
+        return f"<table>{rows}</table>"
+
+
+def _row(record: ChannelRecord) -> dict[str, Any]:
+    """A record as a row of `Result.table`."""
+    values = record.as_dict()
+    beam = values["beam"] or {}
+    number: Callable[[Any], float] = lambda value: math.nan if value is None else float(value)  # noqa: E731
+    return {
+        "channel": values["channel"],
+        "frequency": values["frequency_hz"],
+        "stop_code": values["stop_code"],
+        "stop_reason": values["stop_reason"],
+        "iterations": values["iterations"],
+        "major_cycles": values["major_cycles"],
+        "peak_residual": number(values["peak_residual"]),
+        "noise": number(values["noise"]),
+        "limit": number(values["limit"]),
+        "model_flux": values["model_flux"],
+        "bmaj": number(beam.get("bmaj_arcsec")),
+        "bmin": number(beam.get("bmin_arcsec")),
+        "bpa": number(beam.get("bpa_deg")),
+        "sum_weights": values["sum_weights"],
+        "visibilities": values["visibilities"],
+        "flagged_fraction": values["flagged_fraction"],
+        "seconds": sum(values["seconds"].values()),
+    }
+
+
+def open_run(imagename: str | os.PathLike[str]) -> Result:
+    """Open a finished run.
+
+    Parameters
+    ----------
+    imagename : str or path
+        What the run was given as `imagename`.
+
+    Returns
+    -------
+    Result
+        As `image_cube` returned it.
+
+    Raises
+    ------
+    GpucubeError
+        There is no such run, it is not finished, or its summary is damaged.
+
+    Examples
+    --------
+    >>> gpucube.open_run("out/target").data("residual")  # doctest: +SKIP
+    """
+    imagename = os.fspath(imagename)
+    summary = read_summary(imagename)
+    if summary is not None:
+        return Result(channels=summary.channels, products=summary.products, summary=summary.model_dump())
+    if os.path.exists(journal_path(imagename)):
+        raise GpucubeError(
+            f"the run on {imagename} is not finished: `resume=True` continues it, and `gpucube report` shows how far it is"
+        )
+    raise GpucubeError(f"no run of that name: {summary_path(imagename)} does not exist; give the run's imagename")

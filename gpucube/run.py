@@ -297,7 +297,11 @@ def finished_before(parameters: Parameters, identity: dict[str, Any], *, ours: b
             )
     if not ours:
         clear_leftover(scratch_folder(parameters), imagename)
-    return Result(summary.channels, products | {"summary": summary_path(imagename)}, summary.model_dump())
+    return Result(
+        channels=summary.channels,
+        products=products | {"summary": summary_path(imagename)},
+        summary=summary.model_dump(),
+    )
 
 
 def prepare(parameters: Parameters, selection: Selection, hardware: Hardware, identity: dict[str, Any]) -> Job:
@@ -540,7 +544,7 @@ def write_summary(
     remove(report_path(imagename))  # it describes an older run, or this one when it was not finished
     footprint.made_product(paths["summary"])
     write_whole(paths["summary"], json.dumps(summary, indent=1))
-    return Result(records, paths, summary)
+    return Result(channels=records, products=paths, summary=summary)
 
 
 def versions() -> dict[str, str]:
