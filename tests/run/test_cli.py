@@ -116,7 +116,7 @@ def test_a_yaml_file_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest
     assert "Is a directory" in mistake(capsys, "image", "a.ms", "--config", str(tmp_path))
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00\x01")
-    assert "it is not text" in mistake(capsys, "image", "a.ms", "--config", str(binary))
+    assert "it is not a text file" in mistake(capsys, "image", "a.ms", "--config", str(binary))
     control = tmp_path / "control.yaml"
     control.write_bytes(b"imsize: \x01")
     assert str(control) in mistake(capsys, "image", "a.ms", "--config", str(control))
@@ -133,7 +133,7 @@ def test_an_empty_yaml_file_says_nothing(tmp_path: Path) -> None:
     [
         ("", "the following arguments are required: COMMAND; see gpucube --help"),
         ("imgae a.ms", "unknown command 'imgae': did you mean 'image'?; see gpucube --help"),
-        ("image", "no MeasurementSet is named; give one path or several"),
+        ("image", "expected a MeasurementSet: give one path or several"),
         ("image a.ms --imgsize 3", "unknown option '--imgsize': did you mean '--imsize'?; see gpucube image --help"),
         ("image a.ms --imsiz=3", "unknown option '--imsiz': did you mean '--imsize'?; see gpucube image --help"),
         ("image a.ms --nit 3", "unknown option '--nit': did you mean '--niter'?; see gpucube image --help"),
