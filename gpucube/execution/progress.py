@@ -1,7 +1,7 @@
 """Live progress of a run: on a terminal a display that stays in place, elsewhere a plain line now and then.
 
-In: what the controller reports: a stage's name, rows read, channels begun, and the `ChannelRecord` of each finished
-channel. Out: text on a stream, by default standard error, so that standard output stays clean for results.
+In: the name of each stage, the rows read, and the events of channels (`gpucube.imaging.job.Events`). Out: text on a
+stream, by default standard error, so that standard output stays clean for results.
 
 Every method may be called from any thread. `rich` is imported only for a terminal.
 """
@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -20,22 +20,22 @@ from gpucube.output.records import ChannelRecord, StopCode
 
 SECONDS_BETWEEN_LINES = 5.0
 STEPS = 10
-"""Plain lines come when another tenth is done, or after `SECONDS_BETWEEN_LINES`."""
+"""A plain line is written when another tenth of the work is done, and at least every `SECONDS_BETWEEN_LINES`."""
 
 
 class Progress:
-    """Progress of one run, as a context manager.
+    """The progress of one run. Use as a context manager: the last line is written at its end.
 
     Parameters
     ----------
     nchan : int
         Channels of the cube.
     enabled : bool
-        Show nothing at all if False.
+        If False, nothing is written.
     stream : file, optional
-        Where to show it; by default `sys.stderr` as it is now.
+        By default `sys.stderr` as it is when the object is made.
     clock : callable
-        Seconds, never falling.
+        Returns seconds that never decrease.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Progress:
         self._begun = clock()
         self._imaging_begun: float | None = None
         self._stage = ""
-        self._rows = (0, 0)
+        self._rows = (0, 0)  # read, to be read
         self._active: set[int] = set()
         self._done = 0
         self._failed = 0
@@ -84,10 +84,10 @@ class Progress:
             self._live.stop()
         if self._enabled:
             with self._lock:
-                self._write(self._last_words(stopped=kind is not None))
+                self._write(self._outcome(stopped=kind is not None))
 
     def stage(self, text: str) -> None:
-        """Say what is being done now, e.g. ``"reading"``."""
+        """A stage begins, e.g. ``"reading"``."""
         with self._lock:
             if text == self._stage:
                 return
@@ -97,13 +97,13 @@ class Progress:
             self._line()
 
     def ingest(self, done_rows: int, total_rows: int) -> None:
-        """Rows read so far."""
+        """So many rows have been read."""
         with self._lock:
             self._rows = done_rows, total_rows
             self._line_if_due(done_rows, total_rows)
 
     def started(self, channel: int) -> None:
-        """A channel is being imaged."""
+        """A worker has begun a channel."""
         with self._lock:
             if self._imaging_begun is None:
                 self._imaging_begun = self._clock()
@@ -111,7 +111,7 @@ class Progress:
             self._active.add(channel)
 
     def finished(self, record: ChannelRecord) -> None:
-        """A channel has come to its end."""
+        """A channel has been imaged, or has failed."""
         with self._lock:
             self._active.discard(record.channel)
             self._done += 1
@@ -119,6 +119,9 @@ class Progress:
             if self._slowest is None or _seconds(record) > _seconds(self._slowest):
                 self._slowest = record
             self._line_if_due(self._done, self._nchan)
+
+    def safe(self, records: Sequence[ChannelRecord]) -> None:
+        """The planes of these channels are on disk. Nothing is shown."""
 
     def _line_if_due(self, done: int, total: int) -> None:
         step = done * STEPS // total if total else 0
@@ -129,65 +132,65 @@ class Progress:
     def _line(self) -> None:
         if self._enabled and self._live is None:
             self._last_line = self._clock()
-            self._write(", ".join(self._words()))
+            self._write(", ".join(self._phrases()))
 
     def _write(self, text: str) -> None:
         print(f"gpucube: {text}", file=self._stream, flush=True)
 
-    def _words(self) -> list[str]:
-        """The state in a few phrases."""
-        words = [self._stage] if self._stage else []
-        if self._imaging_begun is None and not self._done:
-            if self._rows[1]:
-                words.append(f"{self._rows[0]:,} of {self._rows[1]:,} rows")
-        else:
-            words.append(f"{self._done} of {self._nchan} channels done, {len(self._active)} active")
-        words.append(f"{duration(self._clock() - self._begun)} elapsed")
-        left = self._seconds_left()
-        if left is not None:
-            words.append(f"about {duration(left)} left")
-        return words + self._remarkable()
+    def _phrases(self) -> list[str]:
+        """The state of the run in a few phrases, the stage first."""
+        phrases = [self._stage] if self._stage else []
+        if self._imaging:
+            phrases.append(f"{self._done} of {self._nchan} channels done, {len(self._active)} active")
+        elif self._rows[1]:
+            phrases.append(f"{self._rows[0]:,} of {self._rows[1]:,} rows")
+        phrases.append(f"{duration(self._clock() - self._begun)} elapsed")
+        if (left := self._seconds_left()) is not None:
+            phrases.append(f"about {duration(left)} left")
+        return phrases + self._remarks()
 
-    def _remarkable(self) -> list[str]:
-        words = []
-        if self._slowest is not None:
-            record = self._slowest
-            words.append(
-                f"slowest channel {record.channel} ({duration(_seconds(record))}, {record.major_cycles} major cycles, "
-                f"{record.iterations} iterations)"
+    @property
+    def _imaging(self) -> bool:
+        """Whether channels are being counted, rather than rows."""
+        return self._imaging_begun is not None or self._done > 0
+
+    def _remarks(self) -> list[str]:
+        """The slowest channel, and the number of failures."""
+        remarks = []
+        if (slowest := self._slowest) is not None:
+            remarks.append(
+                f"slowest channel {slowest.channel} ({duration(_seconds(slowest))}, {slowest.major_cycles} major cycles, "
+                f"{slowest.iterations} iterations)"
             )
         if self._failed:
-            words.append(f"{self._failed} failed")
-        return words
+            remarks.append(f"{self._failed} failed")
+        return remarks
 
     def _seconds_left(self) -> float | None:
-        """Extrapolated from the channels done; None as long as there are none, or none left."""
+        """Extrapolated from the channels done; None before the first and after the last."""
         if self._imaging_begun is None or not 0 < self._done < self._nchan:
             return None
         return (self._clock() - self._imaging_begun) / self._done * (self._nchan - self._done)
 
-    def _last_words(self, stopped: bool) -> str:
-        elapsed = duration(self._clock() - self._begun)
-        head = (
-            f"stopped after {elapsed} with {self._done} of {self._nchan} channels done"
-            if stopped
-            else f"{self._done} of {self._nchan} channels done in {elapsed}"
-        )
-        return ", ".join([head, *self._remarkable()])
+    def _outcome(self, stopped: bool) -> str:
+        """The last line."""
+        elapsed, done = duration(self._clock() - self._begun), f"{self._done} of {self._nchan} channels done"
+        head = f"stopped after {elapsed} with {done}" if stopped else f"{done} in {elapsed}"
+        return ", ".join([head, *self._remarks()])
 
     def _display(self) -> Any:
+        """What a terminal shows: the stage with a bar, and the other phrases below."""
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
         with self._lock:
-            imaging = self._imaging_begun is not None or self._done
-            done, total = (self._done, self._nchan) if imaging else self._rows
+            done, total = (self._done, self._nchan) if self._imaging else self._rows
             head = Table.grid(padding=(0, 1))
             head.add_row(Text(self._stage), ProgressBar(total=max(total, 1), completed=done, width=50))
-            words = self._words()[1 if self._stage else 0 :]
-            return Group(head, *(Text(word) for word in words))
+            phrases = self._phrases()[1 if self._stage else 0 :]
+            return Group(head, *(Text(phrase) for phrase in phrases))
 
 
 def _seconds(record: ChannelRecord) -> float:
