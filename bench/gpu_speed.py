@@ -41,7 +41,7 @@ if importlib.util.find_spec("casacore") is None:
 from gpucube.bench.machine import Others, cores, machine
 from gpucube.bench.workloads import WORKLOADS, Workload, frequencies, make_store, settings_of
 from gpucube.constants import LIGHT_SPEED
-from gpucube.data.store import BYTES_A_SAMPLE, Samples
+from gpucube.data.store import BYTES_A_SAMPLE, PlaneKey, Samples
 from gpucube.devices.base import ACTIVE_SET_CUT, ImagingSettings, MinorOrder
 from gpucube.devices.choice import LANES, make_device
 from gpucube.devices.cuda.backend import Kernels, fft_group
@@ -474,7 +474,7 @@ def measure_chunk(bench: Bench) -> Iterator[Figure]:
         records["cuda"] = image_chunk(job, make_device("cuda", job.settings), channels)
 
     workers = cores()
-    chunks = make_chunks(chunk_size("auto", len(channels), workers, len(channels)), job.store.power.sum(0))
+    chunks = make_chunks(chunk_size("auto", len(channels), workers, len(channels)), job.store.channel_power)
 
     def on_cpu() -> None:
         batches = ThreadWorkers(workers, "cpu").image(job, chunks)
@@ -509,7 +509,7 @@ def measure_busy(bench: Bench) -> Iterator[Figure]:
     job, lanes = bench.with_cubes(), LANES["cuda"]
     channels = bench.sizes.workload.channels
     size = chunk_size("auto", channels, lanes, channels, CHUNKS_A_LANE)
-    chunks = make_chunks(size, job.store.power.sum(0))
+    chunks = make_chunks(size, job.store.channel_power)
 
     def image(rounds: int) -> float:
         begin = time.perf_counter()
@@ -534,7 +534,7 @@ def measure_memory(bench: Bench) -> Iterator[Figure]:
     """Peak of device memory over the life of some planes against what `device_memory` predicts: the smaller over the larger."""
     job = bench.job
     planes = min(bench.sizes.planes_in_memory, bench.sizes.workload.channels)
-    samples = [job.store.samples(0, channel) for channel in range(planes)]
+    samples = [job.store.samples(PlaneKey(channel=channel, stokes=0)) for channel in range(planes)]
     for what, changes in (
         ("major cycles in the image", {"majorcycle": "image"}),
         ("major cycles through visibilities", {"majorcycle": "visibility"}),

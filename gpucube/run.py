@@ -22,9 +22,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gpucube.data.ingest import ingest
+from gpucube.data.ingest import Ingest
 from gpucube.data.mask import Mask, load_mask
-from gpucube.data.selection import Selection, image_geometry, make_selection, spectral_axis
+from gpucube.data.selection import Selection, select
 from gpucube.data.store import VisibilityStore, clear_leftover, load_state, save_state
 from gpucube.devices.base import needs_w
 from gpucube.devices.choice import choose_device, gpus_here
@@ -164,7 +164,7 @@ def image(parameters: Parameters, *, hardware: Hardware | None = None, observer:
     """
     stopwatch = Stopwatch()
     # the data come first: it takes a while to notice that a scheduler does not answer
-    selection = make_selection(parameters)
+    selection = select(parameters)
     hardware = hardware or find_hardware(parameters)
     identity = fingerprint(parameters.as_json_dict(), hardware.device, __version__)
     check_outputs(parameters)
@@ -178,7 +178,7 @@ def image(parameters: Parameters, *, hardware: Hardware | None = None, observer:
             reports = _Reports(progress=progress, journal=journal, observer=observer)
             stopwatch.end_stage("plan")
             reports.stage("reading")
-            store, bytes_read = make_store(job, workers, progress, journal, footprint)
+            store = make_store(job, workers, progress, journal, footprint)
             stopwatch.end_stage("read")
             reports.stage("imaging")
             work = image_job(job, store, journal)
@@ -190,7 +190,7 @@ def image(parameters: Parameters, *, hardware: Hardware | None = None, observer:
             stopwatch.end_stage("finish")
         measured = {
             "resumed_channels": resumed,
-            "ms_bytes_read": bytes_read,
+            "ms_bytes_read": store.ms_bytes_read,
             "memory_peak": workers.memory_peak(),
             "device_memory_peak": workers.device_memory_peak(),
             "gridder": "wgridder" if work.settings.w_term else "standard",
@@ -208,7 +208,7 @@ def plan(parameters: Parameters, *, hardware: Hardware | None = None) -> tuple[P
         Bad input or too few resources, in one line.
     """
     hardware = hardware or find_hardware(parameters)
-    return make_plan(parameters, make_selection(parameters), hardware.gpus), hardware
+    return make_plan(parameters, select(parameters), hardware.gpus), hardware
 
 
 def find_hardware(parameters: Parameters) -> Hardware:
@@ -313,7 +313,7 @@ def prepare(parameters: Parameters, selection: Selection, hardware: Hardware, id
         Too little memory or disk; a mask that does not fit the cube.
     """
     plan = make_plan(parameters, selection, hardware.gpus)
-    geometry, axis = image_geometry(parameters, selection), spectral_axis(selection)
+    geometry, axis = selection.geometry, selection.axis
     for text in plan.warnings:
         warnings.warn(text, stacklevel=4)
     # the mask's path is absolute: a worker of an existing cluster may run in another folder
@@ -413,24 +413,18 @@ def workers_of(job: Job) -> Iterator[Workers]:
 
 def make_store(
     job: Job, workers: Workers, progress: Progress, journal: Journal, footprint: Footprint
-) -> tuple[VisibilityStore, int]:
+) -> VisibilityStore:
     """INGEST: read the MeasurementSets into the store, and make the empty cubes.
 
     A run that is resumed takes up its cubes, and its store if it is whole.
-
-    Returns
-    -------
-    store : VisibilityStore
-    nbytes : int
-        Bytes that were read to make the store.
     """
     parameters, plan = job.parameters, job.plan
     if journal.cubes:
         journal.cubes = _check_cubes(job, journal.cubes)
         for name in parameters.products:
             footprint.made_product(journal.cubes[name].path)
-    kept = load_state(plan.scratch, job.identity) if journal.cubes else None
-    if kept is None:
+    store = load_state(plan.scratch, job.identity) if journal.cubes else None
+    if store is None:
         clear_leftover(plan.scratch, parameters.imagename)
     cubes: dict[str, CubeFile] = {}
     if not journal.cubes:
@@ -439,18 +433,21 @@ def make_store(
         cubes = _create_cubes(job)
         for cube in cubes.values():
             footprint.made_product(cube.path)
-    if kept is None:
-        kept = ingest(
-            job.selection, plan.scratch, progress.ingest, workers.ingest, footprint.scratch, parameters.imagename
-        )
-        save_state(kept[0], job.identity, kept[1])
+    if store is None:
+        reading = Ingest(job.selection, plan.scratch, owner=parameters.imagename)
+        footprint.made_scratch(plan.scratch)
+        for report in workers.ingest(reading.jobs):
+            reading.add(report)
+            progress.ingest(reading.rows_done, reading.nrow)
+        store = reading.finish()
+        save_state(store, job.identity)
     else:
         footprint.made_scratch(plan.scratch)
     if not journal.cubes:
         journal.begin(cubes | _working_cubes(job, cubes))
     else:
         _restore_working_cubes(job, journal)
-    return kept
+    return store
 
 
 def image_job(job: Job, store: VisibilityStore, journal: Journal) -> ImageJob:
@@ -483,7 +480,7 @@ def take_up_records(job: Job, journal: Journal, progress: Progress) -> int:
 def image_channels(job: Job, work: ImageJob, workers: Workers, events: Events, journal: Journal) -> list[ChannelRecord]:
     """IMAGE: every channel that is not safe yet, the chunks that are expected to be costly first."""
     todo = [c for c in range(job.plan.nchan) if c not in journal.records]
-    chunks = make_chunks(job.plan.chunksize, work.store.power.sum(0), todo)
+    chunks = make_chunks(job.plan.chunksize, work.store.channel_power, todo)
     for batch in workers.image(work, chunks, events):
         journal.add(batch)
     return [journal.records[c] for c in range(job.plan.nchan)]
@@ -505,7 +502,7 @@ def finish(job: Job, work: ImageJob, workers: Workers, records: Sequence[Channel
         # readers refuse a beam of zero: a cube without any data gets a beam of one pixel
         pixel = Beam(job.geometry.cell_y, job.geometry.cell_y, 0.0)
         target = common_beam(list(fitted.values())) if fitted else pixel
-        workers.restore(work, target, fitted, make_chunks(job.plan.chunksize, work.store.power.sum(0)))
+        workers.restore(work, target, fitted, make_chunks(job.plan.chunksize, work.store.channel_power))
         write_single_beam(work.cubes["image"], target)
     for name in job.parameters.products:
         sync(work.cubes[name])
@@ -583,10 +580,10 @@ def _create_cubes(job: Job) -> dict[str, CubeFile]:
         job.axis,
         selection.stokes,
         history,
-        telescope=selection.info.telescope,
-        objectname=selection.field.name,
-        observer=selection.info.observer,
-        dateobs=_iso_date(selection.info.start_time_mjd_s),
+        telescope=selection.first_ms.telescope,
+        objectname=selection.object_name,
+        observer=selection.first_ms.observer,
+        dateobs=_iso_date(selection.first_ms.start_time_mjd_s),
         restoring_beam=job.restoring_beam,
         overwrite=parameters.overwrite or parameters.resume,
     )

@@ -100,15 +100,15 @@ def read(
     as `stores`.
     """
     # tests of kernels and devices run where casacore is not installed
-    from gpucube.data.ingest import ingest
-    from gpucube.data.selection import image_geometry, make_selection, spectral_axis
+    from gpucube.data.ingest import Ingest
+    from gpucube.data.selection import select
     from gpucube.execution.threads import ThreadWorkers
 
-    parameters = make_parameters(vis=ms, imagename=folder / "cube", **(SETTINGS | changes))
-    selection = make_selection(parameters)
-    reader = workers or ThreadWorkers(1, "cpu")
-    store, _ = ingest(selection, str(folder / "scratch"), lambda done, total: None, reader.ingest, stores)
-    return store, image_geometry(parameters, selection), spectral_axis(selection)
+    selection = select(make_parameters(vis=ms, imagename=folder / "cube", **(SETTINGS | changes)))
+    reading = Ingest(selection, str(folder / "scratch"))
+    stores.callback(shutil.rmtree, folder / "scratch", ignore_errors=True)
+    store = reading.finish((workers or ThreadWorkers(1, "cpu")).ingest(reading.jobs))
+    return store, selection.geometry, selection.axis
 
 
 def make_job(

@@ -29,9 +29,9 @@ import gpucube
 from gpucube.bench import report
 from gpucube.bench.stages import Scene, image_once, say
 from gpucube.bench.workloads import Workload, settings_of
-from gpucube.data.ingest import ingest
-from gpucube.data.selection import make_selection
-from gpucube.data.store import VisibilityStore
+from gpucube.data.ingest import Ingest
+from gpucube.data.selection import select
+from gpucube.data.store import PlaneKey, VisibilityStore
 from gpucube.devices.base import Device, MinorOrder
 from gpucube.devices.choice import make_device
 from gpucube.execution.plan import chunk_size
@@ -73,7 +73,7 @@ def lock_step(job: ImageJob, device: Device, channels: Sequence[int]) -> tuple[i
     iterations, major_cycles : int
         Of all channels together.
     """
-    samples = [job.store.samples(0, c) for c in channels]
+    samples = [job.store.samples(PlaneKey(channel=c, stokes=0)) for c in channels]
     planes = device.begin(samples, [None] * len(channels))
     kept = [i for i, p in enumerate(planes) if p.sum_weights > 0]
     planes, channels = [planes[i] for i in kept], [channels[i] for i in kept]
@@ -141,14 +141,14 @@ def _measure_share(
     say(f"{len(cube.bright_channels())} of {cube.channels} channels bright")
     ms = _simulated(cube, folder)
     parameters = _parameters(cube, ms, folder / "unused")
-    selection = make_selection(make_parameters(**parameters))
+    selection = select(make_parameters(**parameters))
     with ExitStack() as removal:
         times, cpu = [], []
         for k in range(repeat + 1):
             begin, spent = time.perf_counter(), time.process_time()
-            store, _ = ingest(
-                selection, str(folder / f"store{k}"), lambda a, b: None, ThreadWorkers(workers, device).ingest, removal
-            )
+            reading = Ingest(selection, str(folder / f"store{k}"))
+            removal.callback(shutil.rmtree, folder / f"store{k}", ignore_errors=True)
+            store = reading.finish(ThreadWorkers(workers, device).ingest(reading.jobs))
             times.append(time.perf_counter() - begin)
             cpu.append(time.process_time() - spent)
         entry: dict[str, Any] = {

@@ -34,10 +34,9 @@ from gpucube.bench.workloads import (
     make_store,
     settings_of,
 )
-from gpucube.data.ingest import ingest
-from gpucube.data.measurementset import BlockReader, rows_per_block
-from gpucube.data.selection import Selection, make_selection
-from gpucube.data.store import BYTES_A_SAMPLE, VisibilityStore
+from gpucube.data.ingest import Ingest
+from gpucube.data.selection import Selection, select
+from gpucube.data.store import BYTES_A_SAMPLE, PlaneKey, VisibilityStore
 from gpucube.devices.base import ACTIVE_SET_CUT, Device, MinorOrder
 from gpucube.devices.choice import make_device
 from gpucube.errors import GpucubeError
@@ -155,7 +154,7 @@ class Scene:
 
     def chunks(self, size: int) -> list[list[int]]:
         """Its channels in chunks, the costly ones first."""
-        power = self.job.store.power.sum(0)[list(self.channels)]
+        power = self.job.store.channel_power[list(self.channels)]
         return [[self.channels[i] for i in chunk] for chunk in make_chunks(size, power)]
 
 
@@ -230,10 +229,13 @@ def run_ms(ms: str, workload: Workload, request: Request) -> Outcome:
             stage.limit = None if stage.limit is None else stage.limit * share
         outcome.walls = [w * share for w in outcome.walls]
         geometry = replace(
-            geometry_of(like), ra=selection.field.ra, dec=selection.field.dec, radesys=selection.field.radesys
+            geometry_of(like),
+            ra=selection.geometry.ra,
+            dec=selection.geometry.dec,
+            radesys=selection.geometry.radesys,
         )
         settings = settings_of(like, store, geometry=geometry)
-        frequency, width = selection.channels.frequency, float(abs(selection.channels.width[0]))
+        frequency, width = selection.axis.frequency, float(abs(selection.axis.width[0]))
         job = ImageJob(store=store, settings=settings, clean=like.clean(), frequency=frequency)
         if set(request.stages) & set(IMAGE_STAGES):
             measure_image(outcome, Scene(job, channels, width), request, folder, bandwidth)
@@ -272,14 +274,16 @@ def measure_ingest(
         Its channels.
     """
     parameters = make_parameters(vis=ms, imagename=str(folder / "cube"), imsize=64, cell="1arcsec")
-    selection = make_selection(parameters)
+    selection = select(parameters)
     pool = ThreadWorkers(outcome.workers, request.device)
     walls, reads = [], []
     with ExitStack() as removal:
         for k in range(request.repeat + 1):
             place = str(folder / f"ingested{k}")
             begin = time.perf_counter()
-            store, nbytes = ingest(selection, place, lambda done, total: None, pool.ingest, removal)
+            reading = Ingest(selection, place)
+            removal.callback(shutil.rmtree, place, ignore_errors=True)
+            store = reading.finish(pool.ingest(reading.jobs))
             walls.append(time.perf_counter() - begin)
             begin = time.perf_counter()
             _read(selection)
@@ -289,10 +293,11 @@ def measure_ingest(
         removal.pop_all()
     # the first one compiles
     walls, reads = walls[1:], [min(r, w) for r, w in zip(reads[1:], walls[1:], strict=True)]
-    columns = [(s, rows_per_block(*s.input_shape)) for s in selection.sources]
     limit = sum(
-        floors.casacore_read(s.path, ["UVW", s.column, "FLAG", s.weight], len(s.rows.rows), step) for s, step in columns
+        floors.casacore_read(s.path, ["UVW", s.column, "FLAG", s.weight], s.nrow, s.block_rows)
+        for s in selection.sources
     )
+    nbytes = store.ms_bytes_read
     moved = nbytes + 2 * store.nbytes()
     outcome.stages["read"] = Stage(
         [r / share for r in reads], nbytes / share, "B", nbytes / share, limit / share, "casacore getcol", "casacore"
@@ -307,15 +312,14 @@ def measure_ingest(
         "memory",
     )
     outcome.walls = [a + b / share for a, b in zip(outcome.walls, walls, strict=True)]
-    return selection, store, len(selection.channels.frequency)
+    return selection, store, selection.axis.nchan
 
 
 def _read(selection: Selection) -> None:
     for source in selection.sources:
-        reader = BlockReader(source.path, source.rows.rows, source.column, source.weight, source.channel_range())
-        step, total = rows_per_block(*source.input_shape), len(source.rows.rows)
-        for first in range(0, total, step):
-            reader.read(first, min(step, total - first))
+        reader, step = source.open(), source.block_rows
+        for first in range(0, source.nrow, step):
+            reader.read(first, min(step, source.nrow - first))
         reader.close()
 
 
@@ -450,7 +454,7 @@ def measure_image(outcome: Outcome, scene: Scene, request: Request, folder: Path
     workers, channels = outcome.workers, list(scene.channels)
     outcome.chunksize = chunk_size(request.chunksize, len(channels), workers, len(channels))
     chunks = scene.chunks(outcome.chunksize)
-    hardest = channels[int(np.argmax(scene.job.store.power.sum(0)[channels]))]
+    hardest = channels[int(np.argmax(scene.job.store.channel_power[channels]))]
     job = scene.with_cubes(str(folder / "watched"))  # which also compiles
     cycles, psf_fft = watch(job, request.device, hardest, workers)
     _remove(job)
@@ -495,7 +499,7 @@ def _image_floors(
     """Fill in work, bytes and floors of the stages of IMAGE."""
     stages, workers, settings = outcome.stages, outcome.workers, scene.job.settings
     geometry, pixels = settings.geometry, settings.geometry.nx * settings.geometry.ny
-    samples = scene.job.store.samples(0, hardest).in_order()
+    samples = scene.job.store.samples(PlaneKey(channel=hardest, stokes=0)).in_order()
     rows, n = len(samples.weight), len(scene.channels)
     cleaned = sum(r.major_cycles > 0 for r in outcome.records)
     majors = sum(r.major_cycles for r in outcome.records)

@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 
 from gpucube.constants import LIGHT_SPEED
-from gpucube.data.store import VisibilityStore, allocate, sort_rows, write_rows
+from gpucube.data.store import Partition, VisibilityStore, allocate, sort_rows, write_rows
 from gpucube.devices.base import ImagingSettings, needs_w
 from gpucube.errors import GpucubeError
 from gpucube.execution.plan import BASE_MEMORY, BYTES_A_PIXEL
@@ -340,12 +340,18 @@ def make_store(workload: Workload, folder: str) -> VisibilityStore:
     antennas = antenna_uvw(positions, times, ra, dec)
     one, two = np.triu_indices(len(positions), 1)
     sky = _sky(workload, rng)
-    (partition,) = allocate(
-        folder, [(workload.rows, 1, tuple(range(workload.channels)), tuple(float(f) for f in frequency))]
+    partition = Partition(
+        folder=folder,
+        index=0,
+        nrow=workload.rows,
+        nstokes=1,
+        output=tuple(range(workload.channels)),
+        frequency=tuple(float(f) for f in frequency),
     )
+    allocate([partition])
     # Stokes I of two hands of the same noise
     sigma = workload.noise / math.sqrt(2.0)
-    counts, power = np.zeros((1, workload.channels), np.int64), np.zeros((1, workload.channels))
+    counts, power = np.zeros((1, 1, workload.channels), np.int64), np.zeros((1, 1, workload.channels))
     bright = list(workload.bright_channels())
     step = max(1, BLOCK_SAMPLES // (workload.channels * len(one)))
     for first in range(0, workload.integrations, step):
@@ -361,7 +367,11 @@ def make_store(workload: Workload, folder: str) -> VisibilityStore:
         power += (weight * (vis.real**2 + vis.imag**2)).sum(2, dtype=float)
     sort_rows(partition)
     return VisibilityStore(
-        folder, (partition,), counts, np.full(workload.channels, workload.rows), power / np.maximum(2 * counts, 1)
+        folder=folder,
+        partitions=(partition,),
+        counts=counts,
+        selected=np.full((1, workload.channels), workload.rows),
+        power=power / np.maximum(2 * counts, 1),
     )
 
 

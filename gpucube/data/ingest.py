@@ -11,18 +11,15 @@ below `LONGEST_BASELINE`), and it is no autocorrelation.
 
 from __future__ import annotations
 
-import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gpucube.constants import LIGHT_SPEED
-from gpucube.data import measurementset
-from gpucube.data.measurementset import Block, BlockReader
+from gpucube.data.measurementset import Block
 from gpucube.data.selection import Selection, Source
 from gpucube.data.store import Partition, VisibilityStore, allocate, sort_rows, write_rows
 from gpucube.data.transpose import transpose_block
@@ -30,125 +27,180 @@ from gpucube.data.transpose import transpose_block
 LONGEST_BASELINE = 1e10
 """Metres: thirty times the longest there has been. A longer one is garbage, and its w too much for any gridder."""
 
+BLOCKS_A_JOB = 16
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
+class IngestJob:
+    """A run of rows to be read and written to one partition. Picklable.
+
+    Attributes
+    ----------
+    source : Source
+        Holds the run of rows only.
+    partition : Partition
+    first_row : int
+        Row of the partition where those of the source begin.
+    block_rows : int
+        Rows of a block.
+    """
+
+    source: Source
+    partition: Partition
+    first_row: int
+    block_rows: int
+
+    def through(self, folder: str) -> IngestJob:
+        """The same job with another path to the folder of the store."""
+        return replace(self, partition=replace(self.partition, folder=folder))
+
+
+@dataclass(frozen=True, kw_only=True)
 class BlockReport:
-    """What one block of rows held, per output channel: counted samples, sum of w |V|^2; and the bytes read."""
+    """What one block of rows held.
 
+    Attributes
+    ----------
+    partition : int
+        Index of the partition that it was written to.
+    counts : numpy.ndarray
+        Samples that count, int64, shape (nstokes, nslot).
+    power : numpy.ndarray
+        Sum of w |V|^2 over them, shape (nstokes, nslot).
+    nrow, nbytes : int
+        Rows and bytes read.
+    """
+
+    partition: int
     counts: np.ndarray
     power: np.ndarray
-    nbytes: int
     nrow: int
+    nbytes: int
 
 
-def plan_store(selection: Selection, folder: str) -> list[Partition]:
-    """The partitions the store will have, without making anything."""
-    return [Partition(folder, i, *shape) for i, shape in enumerate(_shapes(selection))]
-
-
-def _shapes(selection: Selection) -> list[tuple[int, int, tuple[int, ...], tuple[float, ...]]]:
+def plan_partitions(selection: Selection, folder: str) -> list[Partition]:
+    """The partitions that the store will have. Nothing is written."""
     return [
-        (
-            int(s.keep.sum()),
-            len(s.combinations),
-            tuple(s.channels.output.tolist()),
-            tuple(s.channels.frequency.tolist()),
+        Partition(
+            folder=folder,
+            index=index,
+            nrow=int(source.keep.sum()),
+            nstokes=len(source.combinations),
+            output=tuple(source.channel_map.output.tolist()),
+            frequency=tuple(source.channel_map.frequency.tolist()),
+            pointing=source.pointing,
         )
-        for s in selection.sources
+        for index, source in enumerate(selection.sources)
     ]
 
 
-def ingest(
-    selection: Selection,
-    folder: str,
-    progress: Callable[[int, int], None],
-    run: Callable[[list[tuple]], Iterable[tuple[int, BlockReport]]],
-    on_allocated: ExitStack,
-    owner: str = "",
-) -> tuple[VisibilityStore, int]:
-    """Make the store.
+class Ingest:
+    """Makes a store: allocates it, says which jobs fill it, and gathers what they report.
 
     Parameters
     ----------
     selection : Selection
     folder : str
-        Scratch folder to make.
-    progress : callable
-        Called with (rows done, rows in all).
-    run : callable
-        Runs `ingest_rows` over many (source, partition, first row, number of rows).
-    on_allocated : contextlib.ExitStack
-        Where the removal of the scratch folder is put as soon as it exists.
+        Scratch folder to make. It exists as soon as the constructor returns.
     owner : str
         Imagename that the folder is for.
+    block_rows : int, optional
+        Rows of a block; by default as many as are quick to read.
 
-    Returns
-    -------
-    store : VisibilityStore
-    nbytes : int
-        Bytes read from the MeasurementSets.
+    Attributes
+    ----------
+    jobs : list of IngestJob
+    nrow, rows_done : int
+        Rows to be read, and rows read so far.
 
     Raises
     ------
     GpucubeError
-        As `allocate` and `BlockReader.read`.
+        As `allocate`.
+
+    Examples
+    --------
+    >>> reading = Ingest(selection, "out/target.scratch")  # doctest: +SKIP
+    >>> store = reading.finish(r for job in reading.jobs for r in ingest_rows(job))  # doctest: +SKIP
     """
-    partitions = allocate(folder, _shapes(selection), owner)
-    on_allocated.callback(shutil.rmtree, folder, ignore_errors=True)
-    nstokes, nchan = len(selection.stokes), len(selection.channels.frequency)
-    counts, power = np.zeros((nstokes, nchan), np.int64), np.zeros((nstokes, nchan))
-    selected = np.zeros(nchan, np.int64)
-    for source in selection.sources:
-        np.add.at(selected, source.channels.output, int(source.rows.cross.sum()))
-    total = sum(len(s.rows.rows) for s in selection.sources)
-    done = nbytes = 0
-    jobs = [
-        (source, partition, *span)
-        for source, partition in zip(selection.sources, partitions, strict=True)
-        for span in _spans(source)
-    ]
-    for index, report in run(jobs):
-        slots = selection.sources[index].channels.output
-        counts[:, slots] += report.counts
-        power[:, slots] += report.power
-        nbytes += report.nbytes
-        done += report.nrow
-        progress(done, total)
-    for partition in partitions:
-        if partition.nrow:
-            sort_rows(partition)
-    power = np.divide(power, 2.0 * counts, out=np.zeros_like(power), where=counts > 0)
-    return VisibilityStore(folder, tuple(partitions), counts, selected, power), nbytes
+
+    def __init__(self, selection: Selection, folder: str, *, owner: str = "", block_rows: int | None = None):
+        self._folder, self._selection = folder, selection
+        self._partitions = plan_partitions(selection, folder)
+        allocate(self._partitions, owner)
+        shape = (selection.npointing, len(selection.stokes), selection.axis.nchan)
+        self._counts, self._power = np.zeros(shape, np.int64), np.zeros(shape)
+        self._nbytes = self.rows_done = 0
+        self.nrow = sum(source.nrow for source in selection.sources)
+        self.jobs = [
+            job
+            for source, partition in zip(selection.sources, self._partitions, strict=True)
+            for job in _jobs(source, partition, block_rows or source.block_rows)
+        ]
+
+    def add(self, report: BlockReport) -> None:
+        """Note what a block held."""
+        partition = self._partitions[report.partition]
+        self._counts[partition.pointing][:, partition.output] += report.counts
+        self._power[partition.pointing][:, partition.output] += report.power
+        self._nbytes += report.nbytes
+        self.rows_done += report.nrow
+
+    def finish(self, reports: Iterable[BlockReport] = ()) -> VisibilityStore:
+        """Add the reports that are still to come and return the store, which is then complete."""
+        for report in reports:
+            self.add(report)
+        selected = np.zeros((self._selection.npointing, self._selection.axis.nchan), np.int64)
+        for source in self._selection.sources:
+            np.add.at(selected[source.pointing], source.channel_map.output, int(source.rows.cross.sum()))
+        for partition in self._partitions:
+            if partition.nrow:
+                sort_rows(partition)
+        return VisibilityStore(
+            folder=self._folder,
+            partitions=tuple(self._partitions),
+            counts=self._counts,
+            selected=selected,
+            power=np.divide(self._power, 2.0 * self._counts, out=np.zeros_like(self._power), where=self._counts > 0),
+            ms_bytes_read=self._nbytes,
+        )
 
 
-def _spans(source: Source, blocks: int = 16) -> list[tuple[int, int]]:
-    """Spans of rows for workers, each a number of blocks."""
-    nrow = len(source.rows.rows)
-    step = blocks * measurementset.rows_per_block(*source.input_shape)
-    return [(first, min(step, nrow - first)) for first in range(0, nrow, step)]
+def _jobs(source: Source, partition: Partition, block_rows: int) -> Iterator[IngestJob]:
+    """Jobs that fill a partition, each a number of blocks."""
+    step = BLOCKS_A_JOB * block_rows
+    for first in range(0, source.nrow, step):
+        yield IngestJob(
+            source=source.part(first, step),
+            partition=partition,
+            first_row=int(source.keep[:first].sum()),
+            block_rows=block_rows,
+        )
 
 
-def ingest_rows(
-    source: Source, partition: Partition, first: int, count: int, threads: int = 1, offset: int = 0
-) -> Iterator[BlockReport]:
-    """Read `count` rows of a source from its `first`-th and put them into the store, block by block.
+def ingest_rows(job: IngestJob, threads: int = 1) -> Iterator[BlockReport]:
+    """Read the rows of a job and put them into the store, block by block.
 
-    Blocks are read one after the other here while `threads` others transpose and write those before. `offset` rows of the
-    partition lie before those of the source.
+    Blocks are read one after the other here while `threads` others transpose and write those before.
+
+    Raises
+    ------
+    GpucubeError
+        As `BlockReader.read` and `write_rows`.
     """
-    step = measurementset.rows_per_block(*source.input_shape)
-    kept_before = offset + np.concatenate([[0], np.cumsum(source.keep)])
-    reader = BlockReader(source.path, source.rows.rows, source.column, source.weight, source.channel_range())
+    source = job.source
+    first_kept = job.first_row + np.concatenate([[0], np.cumsum(source.keep)])
+    reader = source.open()
     pending: deque[Future[BlockReport]] = deque()
     try:
         with ThreadPoolExecutor(threads) as pool:
-            for row in range(first, first + count, step):
-                n = min(step, first + count - row)
+            for row in range(0, source.nrow, job.block_rows):
+                n = min(job.block_rows, source.nrow - row)
                 block = reader.read(row, n)
                 while len(pending) > threads:
                     yield pending.popleft().result()
                 keep = source.keep[row : row + n]
-                pending.append(pool.submit(_put_block, source, partition, block, keep, int(kept_before[row])))
+                pending.append(pool.submit(_put_block, source, job.partition, block, keep, int(first_kept[row])))
             while pending:
                 yield pending.popleft().result()
     finally:
@@ -180,9 +232,9 @@ def _put_block(source: Source, partition: Partition, block: Block, keep: np.ndar
             good,
             delay,
             source.frequency,
-            (source.channel_range() or (0, 0))[0],
-            source.channels.offsets,
-            source.channels.members,
+            (source.channel_range or (0, 0))[0],
+            source.channel_map.offsets,
+            source.channel_map.members,
             np.array([int(c.rule) for c in rules]),
             np.array([[c.a, c.b] for c in rules]),
             np.array([[c.factor_a, c.factor_b] for c in rules], np.complex128),
@@ -192,4 +244,4 @@ def _put_block(source: Source, partition: Partition, block: Block, keep: np.ndar
             power,
         )
         write_rows(partition, offset, np.ascontiguousarray(uvw), vis, weight)
-    return BlockReport(counts, power, block.nbytes, len(keep))
+    return BlockReport(partition=partition.index, counts=counts, power=power, nrow=len(keep), nbytes=block.nbytes)

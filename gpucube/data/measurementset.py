@@ -62,6 +62,13 @@ class MeasurementSetInfo:
     observer: str
     start_time_mjd_s: float
 
+    def rest_frequency(self, field: Field, spw: int) -> float | None:
+        """Rest frequency of a field in a spectral window, Hz; None if SOURCE gives none."""
+        for key in ((field.source_id, spw), (field.source_id, -1)):
+            if self.rest_frequencies.get(key, 0.0) > 0:
+                return self.rest_frequencies[key]
+        return None
+
 
 @dataclass(frozen=True)
 class RowSelection:
@@ -270,7 +277,7 @@ def weight_column(path: str, columns: frozenset[str], rows: np.ndarray) -> str:
     return "WEIGHT"
 
 
-def cell_shape(path: str, column: str, row: int) -> tuple[int, ...]:
+def cell_shape(path: str, column: str, row: int) -> tuple[int, int]:
     """Shape (nchan, ncorr) of a data cell.
 
     Raises
@@ -284,7 +291,7 @@ def cell_shape(path: str, column: str, row: int) -> tuple[int, ...]:
         shape = np.shape(t.getcell(column, row))
     if len(shape) != 2:
         raise GpucubeError(f"{path}: column {column} row {row} has shape {shape}, expected (channels, correlations)")
-    return shape
+    return shape[0], shape[1]
 
 
 def rows_per_block(nchan: int, ncorr: int) -> int:

@@ -16,6 +16,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +26,32 @@ from gpucube.errors import GpucubeError
 BYTES_A_SAMPLE = 12
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class PlaneKey:
+    """Names a plane of the cube.
+
+    Attributes
+    ----------
+    channel : int
+        Output channel.
+    stokes : int
+        Number of the Stokes parameter, in the order of the cube.
+    pointing : int
+    """
+
+    channel: int
+    stokes: int
+    pointing: int = 0
+
+    @property
+    def index(self) -> tuple[int, int, int]:
+        """Index of the plane in arrays of shape (npointing, nstokes, nchan)."""
+        return self.pointing, self.stokes, self.channel
+
+
+@dataclass(frozen=True, kw_only=True)
 class Partition:
-    """Where one partition lies.
+    """Where one partition lies on disk, and which planes it has samples of.
 
     Attributes
     ----------
@@ -38,6 +62,8 @@ class Partition:
         Output channel of each slot, ascending.
     frequency : tuple of float
         Hz, of each slot: scales uvw.
+    pointing : int
+        Pointing that all its rows belong to.
     """
 
     folder: str
@@ -46,6 +72,7 @@ class Partition:
     nstokes: int
     output: tuple[int, ...]
     frequency: tuple[float, ...]
+    pointing: int = 0
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -55,6 +82,13 @@ class Partition:
     def nbytes(self) -> int:
         """Bytes on disk."""
         return int(np.prod(self.shape)) * BYTES_A_SAMPLE + self.nrow * 28
+
+    def slot(self, key: PlaneKey) -> int | None:
+        """Slot of a plane's channel; None if the partition has no samples of the plane."""
+        if key.pointing != self.pointing:
+            return None
+        slot = int(np.searchsorted(self.output, key.channel))
+        return slot if slot < len(self.output) and self.output[slot] == key.channel else None
 
     def path(self, name: str) -> str:
         """Path of the array `name`: ``"uvw"``, ``"order"``, ``"vis"`` or ``"weight"``."""
@@ -109,7 +143,7 @@ class Samples:
         return Samples(self.uvw, self.frequency, np.take(self.vis, self.order), np.take(self.weight, self.order))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VisibilityStore:
     """All partitions, and what INGEST learnt of every plane.
 
@@ -118,11 +152,14 @@ class VisibilityStore:
     folder : str
     partitions : tuple of Partition
     counts : numpy.ndarray
-        Samples that count, int64, shape (nstokes, nchan).
+        Samples that count, int64, shape (npointing, nstokes, nchan).
     selected : numpy.ndarray
-        Samples selected, flagged or not, int64, shape (nchan,).
+        Samples selected, flagged or not, int64, shape (npointing, nchan).
     power : numpy.ndarray
-        Weighted mean |V|^2 in units of the noise expected from the weights, shape (nstokes, nchan); 0 without data.
+        Weighted mean |V|^2 in units of the noise expected from the weights, shape (npointing, nstokes, nchan); 0 without
+        data.
+    ms_bytes_read : int
+        Bytes read from the MeasurementSets to make it.
     """
 
     folder: str
@@ -130,15 +167,19 @@ class VisibilityStore:
     counts: np.ndarray
     selected: np.ndarray
     power: np.ndarray
+    ms_bytes_read: int = 0
 
-    def samples(self, stokes: int, channel: int) -> Samples | None:
-        """Samples of a plane, as they lie on disk; None if no partition holds its channel.
+    @property
+    def channel_power(self) -> np.ndarray:
+        """`power` summed over the planes of each channel, shape (nchan,): emission makes a channel costly."""
+        return np.asarray(self.power.sum(axis=(0, 1)))
+
+    def samples(self, key: PlaneKey) -> Samples | None:
+        """Samples of a plane, as they lie on disk; None if no partition holds any.
 
         Several partitions are joined into one set at the frequency of the first.
         """
-        parts = [
-            _samples(p, stokes, k) for p in self.partitions if p.nrow and (k := _slot(p.output, channel)) is not None
-        ]
+        parts = [_samples(p, key.stokes, k) for p in self.partitions if p.nrow and (k := p.slot(key)) is not None]
         if len(parts) < 2:
             return parts[0] if parts else None
         parts = [p.in_order() for p in parts]
@@ -236,20 +277,13 @@ def sort_rows(partition: Partition) -> None:
     uvw[:] = uvw[order]
 
 
-def _slot(output: tuple[int, ...], channel: int) -> int | None:
-    index = int(np.searchsorted(output, channel))
-    return index if index < len(output) and output[index] == channel else None
-
-
-def allocate(
-    folder: str, shapes: Sequence[tuple[int, int, tuple[int, ...], tuple[float, ...]]], owner: str = ""
-) -> list[Partition]:
-    """Make the scratch folder and the empty arrays of every partition, on real disk blocks.
+def allocate(partitions: Sequence[Partition], owner: str = "") -> None:
+    """Make the scratch folder and the empty arrays of its partitions, on real disk blocks.
 
     Parameters
     ----------
-    folder : str
-    shapes : sequence of (nrow, nstokes, output channels, frequencies)
+    partitions : sequence of Partition
+        At least one; all of one folder.
     owner : str
         Whose scratch folder it is, see `clear_leftover`.
 
@@ -258,7 +292,7 @@ def allocate(
     GpucubeError
         The folder exists, cannot be made, or the disk is too small.
     """
-    partitions = [Partition(folder, i, *shape) for i, shape in enumerate(shapes)]
+    folder = partitions[0].folder
     need = sum(p.nbytes() for p in partitions)
     try:
         os.makedirs(folder)
@@ -281,13 +315,15 @@ def allocate(
         samples = int(np.prod(p.shape))
         for name, size in (("uvw", 24 * p.nrow), ("order", 4 * p.nrow), ("vis", 8 * samples), ("weight", 4 * samples)):
             _reserve(p.path(name), size)
-    return partitions
 
 
 OWNER_FILE = "gpucube-scratch"
 """Says which imagename a scratch folder belongs to."""
 
 _STATE_FILE = "store.json"
+
+_STATE_FORMAT = 2
+"""Number of the form of the state file: one of another form is as good as none."""
 
 
 def belongs_to(folder: str, owner: str) -> bool:
@@ -314,16 +350,17 @@ def _boot() -> str:
         return ""
 
 
-def save_state(store: VisibilityStore, identity: dict, nbytes_read: int) -> None:
+def save_state(store: VisibilityStore, identity: dict[str, Any]) -> None:
     """Note that the store is whole, and what is known of it."""
     state = {
+        "format": _STATE_FORMAT,
         "identity": identity,
         "boot": _boot(),
         "partitions": [asdict(p) for p in store.partitions],
         "counts": store.counts.tolist(),
         "selected": store.selected.tolist(),
         "power": store.power.tolist(),
-        "nbytes_read": nbytes_read,
+        "ms_bytes_read": store.ms_bytes_read,
     }
     path = os.path.join(store.folder, _STATE_FILE)
     with open(path + ".new", "w") as file:
@@ -331,28 +368,27 @@ def save_state(store: VisibilityStore, identity: dict, nbytes_read: int) -> None
     os.replace(path + ".new", path)
 
 
-def load_state(folder: str, identity: dict) -> tuple[VisibilityStore, int] | None:
-    """The store of an earlier run with the same identity and the bytes it read; None if it is not there or not whole."""
+def load_state(folder: str, identity: dict[str, Any]) -> VisibilityStore | None:
+    """The store of an earlier run with the same identity; None if it is not there or not whole."""
     try:
         with open(os.path.join(folder, _STATE_FILE)) as file:
             state = json.load(file)
-        if state["identity"] != identity or state["boot"] != _boot():
+        if (state["format"], state["identity"], state["boot"]) != (_STATE_FORMAT, identity, _boot()):
             return None
-        partitions = tuple(
-            Partition(**(p | {"output": tuple(p["output"]), "frequency": tuple(p["frequency"])}))
-            for p in state["partitions"]
-        )
         store = VisibilityStore(
-            folder,
-            partitions,
-            np.array(state["counts"], np.int64),
-            np.array(state["selected"], np.int64),
-            np.array(state["power"], float),
+            folder=folder,
+            partitions=tuple(
+                Partition(**(p | {"output": tuple(p["output"]), "frequency": tuple(p["frequency"])}))
+                for p in state["partitions"]
+            ),
+            counts=np.array(state["counts"], np.int64),
+            selected=np.array(state["selected"], np.int64),
+            power=np.array(state["power"], float),
+            ms_bytes_read=int(state["ms_bytes_read"]),
         )
-        nbytes_read = int(state["nbytes_read"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return (store, nbytes_read) if all(_whole(p) for p in partitions) else None
+    return store if store.exists() else None
 
 
 def _whole(partition: Partition) -> bool:

@@ -20,11 +20,11 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from typing import Any
 
-from gpucube.data.ingest import BlockReport, ingest_rows
+from gpucube.data.ingest import BlockReport, IngestJob, ingest_rows
 from gpucube.devices.choice import LANES, device_memory_peak, gpus_here, make_device
 from gpucube.errors import DeviceLost, GpucubeError
 from gpucube.execution.workers import resident_peak
@@ -139,39 +139,31 @@ class DaskWorkers:
         except (OSError, RuntimeError, ValueError):
             raise GpucubeError("the Dask scheduler was lost") from None
 
-    def ingest(self, jobs: Sequence[tuple]) -> Iterator[tuple[int, BlockReport]]:
+    def ingest(self, jobs: Sequence[IngestJob]) -> Iterator[BlockReport]:
         """Each worker opens the MeasurementSet itself and writes its rows into the shared store."""
         # a task that outlives the run on somebody's scheduler must not write into a store made since, or sorted since
-        way_in = f"reading-{secrets.token_hex(8)}"
-        for folder in {partition.folder for _, partition, _, _ in jobs}:
-            os.symlink(os.curdir, os.path.join(folder, way_in))
+        links = {
+            folder: os.path.join(folder, f"reading-{secrets.token_hex(8)}")
+            for folder in {j.partition.folder for j in jobs}
+        }
+        for link in links.values():
+            os.symlink(os.curdir, link)
         # each task takes its own rows' description along: what is scattered is lost with the workers that held it
-        calls = [
-            (
-                _ingest_task,
-                (
-                    source.part(first, count),
-                    replace(partition, folder=os.path.join(partition.folder, way_in)),
-                    int(source.keep[:first].sum()),
-                ),
-            )
-            for source, partition, first, count in jobs
-        ]
+        calls = [(_ingest_task, (job.through(links[job.partition.folder]),)) for job in jobs]
         try:
             for future, _ in self._run(calls):
                 try:
-                    index, reports, peak = self._outcome(future)
+                    reports, peak = self._outcome(future)
                 except GpucubeError:
                     raise
                 except Exception as error:
                     raise GpucubeError(f"a worker failed while reading: {_words(error)}") from None
                 self._note(peak)
-                for report in reports:
-                    yield index, report
+                yield from reports
         finally:
-            for folder in {partition.folder for _, partition, _, _ in jobs}:
+            for link in links.values():
                 with suppress(FileNotFoundError):
-                    os.unlink(os.path.join(folder, way_in))
+                    os.unlink(link)
 
     def image(
         self, job: ImageJob, chunks: Sequence[Sequence[int]], events: Events = NO_EVENTS
@@ -496,9 +488,8 @@ def _told(task: Callable) -> Callable:
 
 
 @_told
-def _ingest_task(source: Any, partition: Any, offset: int) -> tuple[int, list[BlockReport], _Memory]:
-    reports = list(ingest_rows(source, partition, 0, len(source.rows.rows), offset=offset))
-    return partition.index, reports, _process("cpu")
+def _ingest_task(job: IngestJob) -> tuple[list[BlockReport], _Memory]:
+    return list(ingest_rows(job)), _process("cpu")
 
 
 @_told
@@ -534,7 +525,7 @@ class GpuWorkers:
         self._read = False
         self._peak = 0
 
-    def ingest(self, jobs: Sequence[tuple]) -> Iterable[tuple[int, BlockReport]]:
+    def ingest(self, jobs: Sequence[IngestJob]) -> Iterable[BlockReport]:
         """By the processes that read."""
         return self._at_work.ingest(jobs)
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from gpucube.data.ingest import plan_store
-from gpucube.data.selection import Selection, image_geometry, make_selection, spectral_axis
+from gpucube.data.ingest import plan_partitions
+from gpucube.data.selection import Selection, select
 from gpucube.data.store import belongs_to
 from gpucube.devices.choice import LANES
 from gpucube.errors import GpucubeError
@@ -178,11 +178,11 @@ def make_plan(parameters: Parameters, selection: Selection | None = None, gpus: 
     GpucubeError
         Bad selection; more memory or disk needed than there is.
     """
-    selection = selection or make_selection(parameters)
-    geometry = image_geometry(parameters, selection)
-    nchan, nstokes = len(selection.channels.frequency), len(selection.stokes)
+    selection = selection or select(parameters)
+    geometry = selection.geometry
+    nchan, nstokes = selection.axis.nchan, len(selection.stokes)
     scratch = scratch_folder(parameters)
-    partitions = plan_store(selection, scratch)
+    partitions = plan_partitions(selection, scratch)
     samples = sum(int(np.prod(p.shape)) for p in partitions)
     pixels = geometry.nx * geometry.ny
     most = gpus.count if gpus else parameters.workers or len(os.sched_getaffinity(0))
@@ -236,7 +236,7 @@ def make_plan(parameters: Parameters, selection: Selection | None = None, gpus: 
         int((budget - BASE_MEMORY) / workers),
         device_memory,
         tuple(f"{parameters.imagename}.{name}.fits" for name in parameters.products),
-        _warnings(spectral_axis(selection)),
+        _warnings(selection.axis),
     )
     check_disk(plan, parameters.imagename)
     return plan

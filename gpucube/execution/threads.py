@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
-from gpucube.data.ingest import BlockReport, ingest_rows
+from gpucube.data.ingest import BlockReport, IngestJob, ingest_rows
 from gpucube.devices.choice import device_memory_peak, make_device
 from gpucube.execution.workers import resident_peak
 from gpucube.imaging.job import NO_EVENTS, Events, ImageJob
@@ -28,11 +28,10 @@ class ThreadWorkers:
         self._workers, self._device = workers, device
         self._cancelled = threading.Event()
 
-    def ingest(self, jobs: Sequence[tuple]) -> Iterator[tuple[int, BlockReport]]:
+    def ingest(self, jobs: Sequence[IngestJob]) -> Iterator[BlockReport]:
         """One reader: casacore holds the interpreter lock, transposing and writing run beside it."""
-        for source, partition, first, count in jobs:
-            for report in ingest_rows(source, partition, first, count, self._workers):
-                yield partition.index, report
+        for job in jobs:
+            yield from ingest_rows(job, self._workers)
 
     def image(
         self, job: ImageJob, chunks: Sequence[Sequence[int]], events: Events = NO_EVENTS

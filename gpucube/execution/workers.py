@@ -6,7 +6,7 @@ import resource
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
-from gpucube.data.ingest import BlockReport
+from gpucube.data.ingest import BlockReport, IngestJob
 from gpucube.imaging.job import NO_EVENTS, Events, ImageJob
 from gpucube.output.records import ChannelRecord
 from gpucube.sky.beam import Beam
@@ -15,8 +15,8 @@ from gpucube.sky.beam import Beam
 class Workers(Protocol):
     """Something that runs the three kinds of task."""
 
-    def ingest(self, jobs: Sequence[tuple]) -> Iterable[tuple[int, BlockReport]]:
-        """Run `ingest_rows` over (source, partition, first row, rows)."""
+    def ingest(self, jobs: Sequence[IngestJob]) -> Iterable[BlockReport]:
+        """Run `ingest_rows` over jobs."""
         ...
 
     def image(

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from gpucube.data.store import PlaneKey
 from gpucube.devices.base import Device
 from gpucube.errors import GpucubeError
 from gpucube.imaging.job import NO_EVENTS, Events, ImageJob
@@ -34,8 +35,7 @@ from gpucube.sky.beam import Beam, beam_to_record
 class _ActivePlane:
     """One plane at work: its `data` on the device and how far it has come."""
 
-    channel: int
-    stokes: int
+    key: PlaneKey
     data: Any
     state: LoopState = field(default_factory=LoopState)
     beam: Beam | None = None
@@ -184,10 +184,10 @@ class _Chunk:
         """Write a plane and give its place away; with the last plane of a channel, close the channel."""
         _finish_plane(self.job, self.device, plane)
         self.device.release([plane.data])
-        together = self.ended.setdefault(plane.channel, [])
+        together = self.ended.setdefault(plane.key.channel, [])
         together.append(plane)
         if len(together) == len(self.job.stokes):
-            self._close(_record(self.job, self.ended.pop(plane.channel)))
+            self._close(_record(self.job, self.ended.pop(plane.key.channel)))
 
     def _close(self, record: ChannelRecord) -> None:
         """File the record of a channel that has come to its end."""
@@ -229,12 +229,12 @@ class _Chunk:
 def _begin(job: ImageJob, device: Device, channels: Sequence[int]) -> list[_ActivePlane]:
     """Load and grid fresh channels, judge their dirty images and make their PSFs."""
     begin = time.perf_counter()
-    places = [(c, s) for c in channels for s in range(len(job.stokes))]
-    masks = [None if job.mask is None else job.mask.plane(c) for c, _ in places]
-    samples = [job.store.samples(s, c) for c, s in places]
+    keys = [PlaneKey(channel=c, stokes=s) for c in channels for s in range(len(job.stokes))]
+    masks = [None if job.mask is None else job.mask.plane(key.channel) for key in keys]
+    samples = [job.store.samples(key) for key in keys]
     gathered = time.perf_counter()
     data = device.begin(samples, masks)
-    planes = [_ActivePlane(c, s, d) for (c, s), d in zip(places, data, strict=True)]
+    planes = [_ActivePlane(key, d) for key, d in zip(keys, data, strict=True)]
     for p in planes:
         p.seconds["upload"] = (gathered - begin) / len(planes)
     _charge(planes, device, "grid", gathered)
@@ -300,7 +300,7 @@ def _charge(planes: Sequence[_ActivePlane], device: Device, stage: str, begin: f
 def _finish_plane(job: ImageJob, device: Device, plane: _ActivePlane) -> None:
     """Restore a plane and write all its products."""
     if plane.state.stop in _BLANK or plane.beam is None:
-        plane.checksums = _write_blank(job, plane.channel, plane.stokes)
+        plane.checksums = _write_blank(job, plane.key.channel, plane.key.stokes)
         return
     begin = time.perf_counter()
     products: dict[str, np.ndarray] = {
@@ -313,9 +313,9 @@ def _finish_plane(job: ImageJob, device: Device, plane: _ActivePlane) -> None:
     _charge([plane], device, "restore", begin)
     begin = time.perf_counter()
     if "mask" in job.cubes:
-        products["mask"] = _mask_plane(job, plane.channel)
+        products["mask"] = _mask_plane(job, plane.key.channel)
     for name, values in products.items():
-        plane.checksums[name] = job.write(name, plane.stokes, plane.channel, values)
+        plane.checksums[name] = job.write(name, plane.key.stokes, plane.key.channel, values)
     _charge([plane], device, "write", begin)
     plane.model_flux = float(device.fetch(plane.data, "model").sum(dtype=np.float64))
 
@@ -328,7 +328,7 @@ def fail_channel(job: ImageJob, channel: int, message: str) -> ChannelRecord:
         float(job.frequency[channel]),
         int(StopCode.FAILED),
         StopCode.FAILED.reason,
-        visibilities=int(job.store.counts[:, channel].sum()),
+        visibilities=int(job.store.counts[..., channel].sum()),
         message=" ".join(message.split()),
         checksums=_by_product(job, checksums),
     )
@@ -361,7 +361,7 @@ def _mask_plane(job: ImageJob, channel: int) -> np.ndarray:
 
 def _record(job: ImageJob, planes: Sequence[_ActivePlane]) -> ChannelRecord:
     """One record of a channel from its planes; with several, the one that iterated longest gives the stop code."""
-    planes = sorted(planes, key=lambda p: p.stokes)
+    planes = sorted(planes, key=lambda p: p.key.stokes)
     each = [_plane_record(job, p) for p in planes]
     checksums = _by_product(job, [p.checksums for p in planes])
     if len(each) == 1:
@@ -381,12 +381,13 @@ def _record(job: ImageJob, planes: Sequence[_ActivePlane]) -> ChannelRecord:
 
 
 def _plane_record(job: ImageJob, plane: _ActivePlane) -> ChannelRecord:
-    state, selected = plane.state, int(job.store.selected[plane.channel])
-    counted = int(job.store.counts[plane.stokes, plane.channel])
+    state, key = plane.state, plane.key
+    selected = int(job.store.selected[key.pointing, key.channel])
+    counted = int(job.store.counts[key.index])
     stop = state.stop if state.stop is not None else StopCode.FAILED
     record = ChannelRecord(
-        plane.channel,
-        float(job.frequency[plane.channel]),
+        key.channel,
+        float(job.frequency[key.channel]),
         int(stop),
         stop.reason,
         iterations=state.iterations,

@@ -18,7 +18,7 @@ class Footprint:
     """The files and folders that this run made, in the order in which it made them."""
 
     def __init__(self) -> None:
-        self._products, self.scratch = ExitStack(), ExitStack()
+        self._products, self._scratch = ExitStack(), ExitStack()
 
     def made_folder(self, folder: Path) -> None:
         """Note a folder that did not exist before."""
@@ -30,21 +30,21 @@ class Footprint:
 
     def made_scratch(self, folder: str) -> None:
         """Note the scratch folder."""
-        self.scratch.callback(shutil.rmtree, folder, ignore_errors=True)
+        self._scratch.callback(shutil.rmtree, folder, ignore_errors=True)
 
     def keep_products(self) -> None:
         """End a finished run: remove the scratch folder, keep the rest."""
-        self.scratch.close()
+        self._scratch.close()
         self._products.pop_all()
 
     def keep_all(self) -> None:
         """End a run that can be resumed: keep everything."""
-        self.scratch.pop_all()
+        self._scratch.pop_all()
         self._products.pop_all()
 
     def undo(self) -> None:
         """End a run of which nothing is worth keeping: remove everything, the last made first."""
-        self.scratch.close()
+        self._scratch.close()
         self._products.close()
 
 

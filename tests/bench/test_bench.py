@@ -20,6 +20,7 @@ from gpucube.bench.report import binding, quantity, spread
 from gpucube.bench.stages import IMAGE_STAGES, STAGES, Outcome, Request, Stage, image_once, run_workload, scene_of
 from gpucube.bench.workloads import WORKLOADS, Workload, find_workload, fitted_to_machine, geometry_of, make_store
 from gpucube.constants import LIGHT_SPEED
+from gpucube.data.store import PlaneKey
 from gpucube.devices.choice import make_device
 from gpucube.imaging.loop import image_chunk
 from gpucube.output.fits_cube import read_plane
@@ -185,13 +186,13 @@ def test_the_store_of_a_workload_holds_its_sky_and_its_noise(tmp_path):
     bright = list(workload.bright_channels())
     weight = 2 / 0.02**2
     for channel in range(workload.channels):
-        s = store.samples(0, channel).in_order()
+        s = store.samples(PlaneKey(channel=channel, stokes=0)).in_order()
         counted = s.weight > 0
-        assert counted.sum() == store.counts[0, channel] == pytest.approx(0.95 * workload.rows, rel=0.01)
+        assert counted.sum() == store.counts[0, 0, channel] == pytest.approx(0.95 * workload.rows, rel=0.01)
         np.testing.assert_allclose(s.weight[counted], weight, rtol=1e-6)
         # one source of 0.1 Jy: |V|^2 is 0.01 everywhere; the noise of the mean is far below the 5 % allowed
         expected = 0.1**2 * weight / 2 * (channel in bright) + 1
-        assert store.power[0, channel] == pytest.approx(expected, rel=0.05)
+        assert store.power[0, 0, channel] == pytest.approx(expected, rel=0.05)
     scene = scene_of(workload, store)
     (record,) = image_chunk(scene.with_cubes(str(tmp_path / "c")), make_device("cpu", scene.job.settings), [bright[0]])
     # 7,000 samples of 0.02 / sqrt(2) Jy: the flux is known to 0.2 mJy

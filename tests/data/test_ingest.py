@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,13 @@ from jobs import altered, column
 from oracles import dft_image, direct_predict, stokes_i
 
 from gpucube.constants import LIGHT_SPEED
-from gpucube.data.ingest import ingest
+from gpucube.data.ingest import Ingest, ingest_rows
 from gpucube.data.selection import Selection, select
-from gpucube.data.store import Samples, VisibilityStore, allocate
+from gpucube.data.store import Partition, PlaneKey, Samples, VisibilityStore, allocate
 from gpucube.devices.base import ImagingSettings
 from gpucube.devices.choice import make_device
 from gpucube.errors import GpucubeError
-from gpucube.execution.threads import ThreadWorkers
+from gpucube.schema.parameters import make_parameters
 from gpucube.sky.directions import uvw_rotation
 from gpucube.sky.geometry import ImageGeometry
 
@@ -35,41 +36,39 @@ STEP = 15625.0
 
 
 def select_all(*vis: Path, **changes: Any) -> Selection:
-    settings = {
-        "field": "",
-        "spw": lambda count: dict.fromkeys(range(count)),
-        "datacolumn": "auto",
-        "stokes_names": ("I",),
-        "start": None,
-        "width": 1,
-        "nchan": -1,
-        "phasecenter": None,
-    }
-    return select([str(v) for v in vis], **(settings | changes))
+    return select(make_parameters(vis=vis, imagename="unused", **changes))
 
 
-Ingest = Callable[..., tuple[Selection, VisibilityStore, int]]
+def ingest(selection: Selection, folder: Path, **options: Any) -> VisibilityStore:
+    reading = Ingest(selection, str(folder), **options)
+    return reading.finish(report for job in reading.jobs for report in ingest_rows(job))
+
+
+Ingested = Callable[..., tuple[Selection, VisibilityStore]]
 
 
 @pytest.fixture
-def ingested(tmp_path: Path) -> Iterator[Ingest]:
+def ingested(tmp_path: Path) -> Iterator[Ingested]:
     """Factory: select and ingest, `ingested(path, ..., name=value)`; the stores live until the test ends."""
     with ExitStack() as stores:
 
-        def run(*vis: Path, **changes: Any) -> tuple[Selection, VisibilityStore, int]:
+        def run(*vis: Path, block_rows: int | None = None, **changes: Any) -> tuple[Selection, VisibilityStore]:
             selection = select_all(*vis, **changes)
-            folder = str(tmp_path / f"scratch{len(list(tmp_path.glob('scratch*')))}")
-            store, nbytes = ingest(selection, folder, lambda done, total: None, ThreadWorkers(1, "cpu").ingest, stores)
-            return selection, store, nbytes
+            folder = tmp_path / f"scratch{len(list(tmp_path.glob('scratch*')))}"
+            stores.callback(shutil.rmtree, folder)
+            return selection, ingest(selection, folder, block_rows=block_rows)
 
         yield run
+
+
+def plane(channel: int, stokes: int = 0) -> PlaneKey:
+    return PlaneKey(channel=channel, stokes=stokes)
 
 
 def in_ms_order(store: VisibilityStore, channel: int, stokes: int = 0, partition: int = 0) -> Samples:
     """Samples of one partition, back in the order of its rows in the MS."""
     p = store.partitions[partition]
-    alone = VisibilityStore(store.folder, (p,), store.counts, store.selected, store.power)
-    s = alone.samples(stokes, channel).in_order()
+    s = replace(store, partitions=(p,)).samples(plane(channel, stokes)).in_order()
     back = np.argsort(p.array("order"))
     return Samples(s.uvw[back], s.frequency, s.vis[back], s.weight[back])
 
@@ -94,10 +93,10 @@ def assert_same(s: Samples, vis: np.ndarray, weight: np.ndarray) -> None:
 
 
 def test_every_sample_of_every_channel(tiny_ms, ingested):
-    selection, store, nbytes = ingested(tiny_ms.ms)
+    selection, store = ingested(tiny_ms.ms)
     rows = kept_rows(tiny_ms.ms)
     frequency = column(Path(f"{tiny_ms.ms}/SPECTRAL_WINDOW"), "CHAN_FREQ")[0]
-    assert np.array_equal(selection.channels.frequency, frequency)
+    assert np.array_equal(selection.axis.frequency, frequency)
     assert len(store.partitions) == 1
     for channel in range(12):
         s = in_ms_order(store, channel)
@@ -105,17 +104,17 @@ def test_every_sample_of_every_channel(tiny_ms, ingested):
         assert_same(s, vis, weight)
         assert np.array_equal(s.uvw, column(tiny_ms.ms, "UVW")[rows])
         assert s.frequency == frequency[channel]
-        assert store.counts[0, channel] == np.count_nonzero(weight)
-        assert store.selected[channel] == 900
-    assert store.counts[0, 2] == 0, "channel 2 is wholly flagged"
-    assert 0 < store.counts[0, 5] < len(rows) < 900
-    assert nbytes == sum(s.bytes_selected() for s in selection.sources)
+        assert store.counts[0, 0, channel] == np.count_nonzero(weight)
+        assert store.selected[0, channel] == 900
+    assert store.counts[0, 0, 2] == 0, "channel 2 is wholly flagged"
+    assert 0 < store.counts[0, 0, 5] < len(rows) < 900
+    assert store.ms_bytes_read == sum(s.bytes_selected() for s in selection.sources)
 
 
 def test_samples_are_handed_out_with_neighbours_in_the_uv_plane_together(tiny_ms, ingested):
     """In whatever order, every one is there once; and the steps from one to the next are shorter than the MS's."""
-    _, store, _ = ingested(tiny_ms.ms)
-    s, original = store.samples(0, 5).in_order(), in_ms_order(store, 5)
+    _, store = ingested(tiny_ms.ms)
+    s, original = store.samples(plane(5)).in_order(), in_ms_order(store, 5)
     assert sorted(map(tuple, s.uvw)) == sorted(map(tuple, original.uvw))
 
     def steps(uvw: np.ndarray) -> float:
@@ -128,7 +127,7 @@ def test_samples_are_handed_out_with_neighbours_in_the_uv_plane_together(tiny_ms
 def test_the_longest_baseline_and_the_largest_w_in_wavelengths(tiny_ms, make_ms, ingested):
     """What decides about the w term: of the highest channel of whatever partition reaches furthest."""
     high = make_ms(seed=2, ntime=2, nchan=2, rest_freq=1500e6).ms
-    _, store, _ = ingested(tiny_ms.ms, high)
+    _, store = ingested(tiny_ms.ms, high)
     expected = np.zeros(2)
     for ms in (tiny_ms.ms, high):
         highest = column(Path(f"{ms}/SPECTRAL_WINDOW"), "CHAN_FREQ").max()
@@ -139,13 +138,13 @@ def test_the_longest_baseline_and_the_largest_w_in_wavelengths(tiny_ms, make_ms,
 
 def test_power_tells_emission_from_noise(tiny_ms, ingested):
     """Weighted |V|^2 in units of the noise: 1 where there is noise only, more with a source."""
-    _, store, _ = ingested(tiny_ms.ms)
+    _, store = ingested(tiny_ms.ms)
     for channel in (0, 5):
         vis, weight = kept_stokes_i(tiny_ms.ms, channel)
         expected = (weight * np.abs(vis) ** 2).sum() / (2 * np.count_nonzero(weight))
-        assert store.power[0, channel] == pytest.approx(expected, rel=1e-5)
-    assert store.power[0, 2] == 0
-    assert store.power[0, 5] > 2 * store.power[0, 0]
+        assert store.power[0, 0, channel] == pytest.approx(expected, rel=1e-5)
+    assert store.power[0, 0, 2] == 0
+    assert store.power[0, 0, 5] > 2 * store.power[0, 0, 0]
 
 
 def test_what_is_flagged_or_makes_no_sense_does_not_count(tiny_ms, tmp_path, ingested):
@@ -173,20 +172,20 @@ def test_what_is_flagged_or_makes_no_sense_does_not_count(tiny_ms, tmp_path, ing
         put("DATA", clean[0], (channel, 0), np.nan)
 
     ms = altered(tiny_ms.ms, tmp_path, change)
-    _, store, _ = ingested(ms)
-    _, before, _ = ingested(tiny_ms.ms)
+    _, store = ingested(ms)
+    _, before = ingested(tiny_ms.ms)
     vis, weight = kept_stokes_i(ms, channel)
     s = in_ms_order(store, channel)
     assert_same(s, vis, weight)
     assert np.isfinite(s.vis).all()
     assert np.isfinite(s.uvw).all()
-    assert store.counts[0, channel] == before.counts[0, channel] - len(dropped)
-    assert store.selected[channel] == 899, "an autocorrelation is not even selected"
+    assert store.counts[0, 0, channel] == before.counts[0, 0, channel] - len(dropped)
+    assert store.selected[0, channel] == 899, "an autocorrelation is not even selected"
     rows = kept_rows(ms)
     assert not s.weight[np.isin(rows, dropped)].any()
     assert s.weight[np.isin(rows, clean[14:])].all()
     # one bad channel costs its row nothing elsewhere; a bad weight or uvw costs the whole row
-    assert before.counts[0, 7] - store.counts[0, 7] == 8
+    assert before.counts[0, 0, 7] - store.counts[0, 0, 7] == 8
 
 
 @pytest.mark.parametrize(("wanted", "lost"), [("I", 2), ("pseudoI", 0)])
@@ -199,9 +198,9 @@ def test_one_flagged_hand_drops_stokes_i_but_not_pseudo_i(tiny_ms, tmp_path, ing
         t.putcol("FLAG", flag)
 
     ms = altered(tiny_ms.ms, tmp_path, change)
-    _, store, _ = ingested(ms, stokes_names=(wanted,))
-    _, before, _ = ingested(tiny_ms.ms, stokes_names=(wanted,))
-    assert before.counts[0, 6] - store.counts[0, 6] == lost
+    _, store = ingested(ms, stokes=wanted)
+    _, before = ingested(tiny_ms.ms, stokes=wanted)
+    assert before.counts[0, 0, 6] - store.counts[0, 0, 6] == lost
     s = in_ms_order(store, 6)
     data, weight = column(ms, "DATA"), column(ms, "WEIGHT")
     for row, hand in ((row_a, 1), (row_b, 0)):
@@ -218,7 +217,7 @@ def test_one_flagged_hand_drops_stokes_i_but_not_pseudo_i(tiny_ms, tmp_path, ing
 
 def test_stokes_parameters_of_four_correlations(make_ms, ingested):
     ms = make_ms(npol=4, nchan=4, ntime=4).ms
-    _, store, _ = ingested(ms, stokes_names=("I", "Q", "U", "V"))
+    _, store = ingested(ms, stokes="IQUV")
     rows = kept_rows(ms)
     rr, rl, lr, ll = column(ms, "DATA")[rows, 1].astype(complex).T
     flag = column(ms, "FLAG")[rows, 1]
@@ -233,7 +232,7 @@ def test_stokes_parameters_of_four_correlations(make_ms, ingested):
         s = in_ms_order(store, 1, stokes=k)
         assert np.array_equal(s.weight > 0, good)
         assert s.vis == pytest.approx(np.where(good, value, 0), rel=1e-6, abs=1e-6)
-        assert store.counts[k, 1] == good.sum()
+        assert store.counts[0, k, 1] == good.sum()
 
 
 @pytest.mark.parametrize(
@@ -242,7 +241,7 @@ def test_stokes_parameters_of_four_correlations(make_ms, ingested):
 @pytest.mark.parametrize("weight_spectrum", [False, True])
 def test_averaged_channels_are_weighted_means(make_ms, ingested, start, width, groups, weight_spectrum):
     ms = make_ms(weight_spectrum=weight_spectrum).ms
-    selection, store, nbytes = ingested(ms, start=start, width=width)
+    selection, store = ingested(ms, start=start, width=width)
     frequency = column(Path(f"{ms}/SPECTRAL_WINDOW"), "CHAN_FREQ")[0]
     for k, group in enumerate(groups):
         each = [kept_stokes_i(ms, c) for c in group]
@@ -252,16 +251,16 @@ def test_averaged_channels_are_weighted_means(make_ms, ingested, start, width, g
         assert_same(s, mean, total)
         assert s.frequency == pytest.approx(frequency[list(group)].mean(), rel=1e-14)
         # flags of single channels make the weights uneven, but cost no sample
-        assert store.counts[0, k] == np.count_nonzero(total)
-    assert nbytes == sum(s.bytes_selected() for s in selection.sources)
+        assert store.counts[0, 0, k] == np.count_nonzero(total)
+    assert store.ms_bytes_read == sum(s.bytes_selected() for s in selection.sources)
 
 
 def test_falling_frequency_stays_in_the_order_of_the_data(make_ms, ingested):
     ms = make_ms(chan_width=-STEP, seed=7).ms
-    selection, store, _ = ingested(ms, start=3, nchan=2)
+    selection, store = ingested(ms, start=3, nchan=2)
     frequency = column(Path(f"{ms}/SPECTRAL_WINDOW"), "CHAN_FREQ")[0]
     assert np.all(np.diff(frequency) < 0)
-    assert np.array_equal(selection.channels.frequency, frequency[3:5])
+    assert np.array_equal(selection.axis.frequency, frequency[3:5])
     for k in range(2):
         assert_same(in_ms_order(store, k), *kept_stokes_i(ms, 3 + k))
 
@@ -273,34 +272,34 @@ def test_an_empty_weight_spectrum_is_not_used(tiny_ms, tmp_path, ingested, fille
         if filled_with is not None:
             t.putcol("WEIGHT_SPECTRUM", np.full((900, 12, 2), filled_with, np.float32))
 
-    selection, store, _ = ingested(altered(tiny_ms.ms, tmp_path, change))
+    selection, store = ingested(altered(tiny_ms.ms, tmp_path, change))
     assert selection.sources[0].weight == "WEIGHT"
     assert_same(in_ms_order(store, 5), *kept_stokes_i(tiny_ms.ms, 5))
 
 
 def test_a_filled_weight_spectrum_is_used(make_ms, ingested):
     ms = make_ms(weight_spectrum=True).ms
-    selection, store, nbytes = ingested(ms)
+    selection, store = ingested(ms)
     assert selection.sources[0].weight == "WEIGHT_SPECTRUM"
     for channel in (0, 6, 11):
         assert_same(in_ms_order(store, channel), *kept_stokes_i(ms, channel))
     edge, middle = (np.median(in_ms_order(store, channel).weight) for channel in (0, 6))
     assert edge < 0.6 * middle, "the band edge is noisier"
-    assert nbytes == 900 * (24 + 12 * 2 * (8 + 1 + 4))
+    assert store.ms_bytes_read == 900 * (24 + 12 * 2 * (8 + 1 + 4))
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.2])
 def test_two_mss_share_channels_and_keep_their_own_frequency(tiny_ms, make_ms, ingested, offset):
     other = make_ms(seed=2, ntime=7, rest_freq=1420.405752e6 + offset * STEP).ms
-    selection, store, nbytes = ingested(tiny_ms.ms, other)
+    selection, store = ingested(tiny_ms.ms, other)
     assert len(store.partitions) == 2
-    assert len(selection.channels.frequency) == 12
+    assert len(selection.axis.frequency) == 12
     for channel in (0, 5):
         first, second = (in_ms_order(store, channel, partition=k) for k in (0, 1))
         assert_same(first, *kept_stokes_i(tiny_ms.ms, channel))
         assert_same(second, *kept_stokes_i(other, channel))
         assert second.frequency - first.frequency == pytest.approx(offset * STEP, abs=1e-3)
-        joined = store.samples(0, channel)
+        joined = store.samples(plane(channel))
         assert joined.frequency == first.frequency
         assert len(joined.vis) == len(first.vis) + len(second.vis)
         assert joined.weight.sum(dtype=float) == pytest.approx(
@@ -310,47 +309,50 @@ def test_two_mss_share_channels_and_keep_their_own_frequency(tiny_ms, make_ms, i
         wavelengths = [s.uvw * s.frequency for s in (first, second, joined)]
         expected = np.sort(np.concatenate(wavelengths[:2]), axis=0)
         assert np.sort(wavelengths[2], axis=0) == pytest.approx(expected, rel=1e-12)
-        assert store.counts[0, channel] == np.count_nonzero(joined.weight)
-    assert store.selected[5] == 900 + 45 * 7
-    assert nbytes == sum(s.bytes_selected() for s in selection.sources)
+        assert store.counts[0, 0, channel] == np.count_nonzero(joined.weight)
+    assert store.selected[0, 5] == 900 + 45 * 7
+    assert store.ms_bytes_read == sum(s.bytes_selected() for s in selection.sources)
 
 
 def test_a_second_ms_at_other_frequencies_follows_the_first(tiny_ms, make_ms, ingested):
     other = make_ms(seed=2, ntime=3, nchan=4, rest_freq=1421e6).ms
-    selection, store, _ = ingested(tiny_ms.ms, other)
-    assert len(selection.channels.frequency) == 16
+    selection, store = ingested(tiny_ms.ms, other)
+    assert len(selection.axis.frequency) == 16
     assert_same(in_ms_order(store, 13, partition=1), *kept_stokes_i(other, 1))
-    assert store.samples(0, 13).frequency == selection.channels.frequency[13]
+    assert store.samples(plane(13)).frequency == selection.axis.frequency[13]
     assert store.partitions[1].output == (12, 13, 14, 15)
 
 
 def test_only_the_selected_channels_are_read(tiny_ms, ingested):
-    selection, store, nbytes = ingested(tiny_ms.ms, spw=lambda count: {0: np.array([4, 5, 6])})
-    assert len(selection.channels.frequency) == 3
+    selection, store = ingested(tiny_ms.ms, spw="0:4~6")
+    assert len(selection.axis.frequency) == 3
     for k in range(3):
         assert_same(in_ms_order(store, k), *kept_stokes_i(tiny_ms.ms, 4 + k))
     # of every row UVW, three channels of two correlations of DATA and FLAG, and WEIGHT: nothing else, nothing twice
-    assert nbytes == sum(s.bytes_selected() for s in selection.sources) == 900 * (24 + 3 * 2 * (8 + 1) + 2 * 4)
+    assert (
+        store.ms_bytes_read
+        == sum(s.bytes_selected() for s in selection.sources)
+        == 900 * (24 + 3 * 2 * (8 + 1) + 2 * 4)
+    )
 
 
-def test_blocks_of_rows_join_without_a_seam(make_ms, ingested, monkeypatch):
+def test_blocks_of_rows_join_without_a_seam(make_ms, ingested):
     """Blocks of 50 rows instead of one for all: the same bits."""
     ms = make_ms(ntime=8).ms
-    _, whole, _ = ingested(ms)
-    monkeypatch.setattr("gpucube.data.measurementset.rows_per_block", lambda nchan, ncorr: 50)
-    selection, parts, nbytes = ingested(ms)
+    _, whole = ingested(ms)
+    selection, parts = ingested(ms, block_rows=50)
     for name in ("uvw", "order", "vis", "weight"):
         assert np.array_equal(whole.partitions[0].array(name), parts.partitions[0].array(name))
     assert np.array_equal(whole.counts, parts.counts)
-    assert nbytes == sum(s.bytes_selected() for s in selection.sources)
+    assert parts.ms_bytes_read == sum(s.bytes_selected() for s in selection.sources)
 
 
 def test_nothing_counts_where_every_row_is_flagged(tiny_ms, tmp_path, ingested):
     ms = altered(tiny_ms.ms, tmp_path, lambda t: t.putcol("FLAG_ROW", np.ones(900, bool)))
-    _, store, _ = ingested(ms)
+    _, store = ingested(ms)
     assert not store.counts.any()
-    assert store.samples(0, 5) is None
-    assert store.selected[5] == 900
+    assert store.samples(plane(5)) is None
+    assert store.selected[0, 5] == 900
 
 
 # 0.4 degrees off: the rotation, w and the curvature of the sky all matter (0.1 turns of phase)
@@ -362,13 +364,13 @@ def test_a_new_phase_centre_moves_the_source_there_to_the_middle_of_the_image(ma
     made = make_ms(noise=0, sources=[(l, m, s) for (l, m), s in zip(PLACES, FLUX, strict=True)], nchan=4)
     truth = np.load(made.truth)
     centre = SkyCoord(truth["ra"][0] * units.rad, truth["dec"][0] * units.rad, frame="fk5")
-    selection, store, _ = ingested(made.ms, phasecenter=(centre.ra.rad, centre.dec.rad, "FK5"))
-    assert (selection.field.ra, selection.field.dec) == (centre.ra.rad, centre.dec.rad)
+    selection, store = ingested(made.ms, phasecenter=(centre.ra.rad, centre.dec.rad, "FK5"))
+    assert (selection.geometry.ra, selection.geometry.dec) == (centre.ra.rad, centre.dec.rad)
     # where astropy sees the sources from there
     sources = SkyCoord(truth["ra"] * units.rad, truth["dec"] * units.rad, frame="fk5")
     offset = sources.transform_to(centre.skyoffset_frame()).cartesian
     found = list(zip(offset.y.value, offset.z.value, FLUX, strict=True))
-    s = store.samples(0, 1).in_order()
+    s = store.samples(plane(1)).in_order()
     good = s.weight > 0
     turned, original = in_ms_order(store, 1).uvw, column(made.ms, "UVW")[kept_rows(made.ms)]
     assert np.linalg.norm(turned, axis=1) == pytest.approx(np.linalg.norm(original, axis=1), rel=1e-12)
@@ -376,10 +378,10 @@ def test_a_new_phase_centre_moves_the_source_there_to_the_middle_of_the_image(ma
     # float32 visibilities; phases of thousands of turns in float64
     assert s.vis[good] == pytest.approx(direct_predict(s.uvw, s.frequency, found)[good], abs=2e-6)
     cell = 20 * np.pi / 180 / 3600
-    g = ImageGeometry(64, 64, cell, cell, selection.field.ra, selection.field.dec)
+    g = ImageGeometry(64, 64, cell, cell, selection.geometry.ra, selection.geometry.dec)
     device = make_device("cpu", ImagingSettings(g, epsilon=1e-6, w_term=True))
-    (plane,) = device.begin([s], [None])
-    dirty = device.fetch(plane, "dirty")
+    (started,) = device.begin([s], [None])
+    dirty = device.fetch(started, "dirty")
     assert np.unravel_index(dirty.argmax(), dirty.shape) == (32, 32)
     # the peak is the source and what the sidelobes of the others bring, which the direct sum knows
     expected = np.average(direct_predict(s.uvw, s.frequency, found).real, weights=s.weight)
@@ -389,11 +391,11 @@ def test_a_new_phase_centre_moves_the_source_there_to_the_middle_of_the_image(ma
 
 
 def test_the_same_phase_centre_in_another_frame_changes_nothing(tiny_ms, ingested):
-    _, plain, _ = ingested(tiny_ms.ms)
-    info = select_all(tiny_ms.ms).field
+    _, plain = ingested(tiny_ms.ms)
+    info = select_all(tiny_ms.ms).geometry
     icrs = SkyCoord(info.ra * units.rad, info.dec * units.rad, frame="fk5").icrs
-    selection, store, _ = ingested(tiny_ms.ms, phasecenter=(icrs.ra.rad, icrs.dec.rad, "ICRS"))
-    assert selection.field.radesys == "ICRS"
+    selection, store = ingested(tiny_ms.ms, phasecenter=(icrs.ra.rad, icrs.dec.rad, "ICRS"))
+    assert selection.geometry.radesys == "ICRS"
     # the frames' axes are 1e-7 radians apart: 1e-4 m on a kilometre; astropy's round trip is far better than that
     assert in_ms_order(store, 5).uvw == pytest.approx(in_ms_order(plain, 5).uvw, abs=1e-6)
     assert in_ms_order(store, 5).vis == pytest.approx(in_ms_order(plain, 5).vis, abs=1e-5)
@@ -411,43 +413,47 @@ def test_the_scratch_folder_must_not_exist_and_is_left_alone(tiny_ms, tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "precious").write_text("data")
-    with ExitStack() as stack, pytest.raises(GpucubeError, match=r"mine already exists: .* name another with scratch"):
-        ingest(select_all(tiny_ms.ms), str(folder), lambda a, b: None, ThreadWorkers(1, "cpu").ingest, stack)
+    with pytest.raises(GpucubeError, match=r"mine already exists: .* name another with scratch"):
+        Ingest(select_all(tiny_ms.ms), str(folder))
     assert (folder / "precious").read_text() == "data"
 
 
-def test_the_scratch_folder_goes_when_the_run_ends(tiny_ms, tmp_path):
+def test_the_store_is_four_files_a_partition_in_the_scratch_folder(tiny_ms, tmp_path):
     folder = tmp_path / "deep" / "scratch"
-    with ExitStack() as stack:
-        ingest(select_all(tiny_ms.ms), str(folder), lambda a, b: None, ThreadWorkers(1, "cpu").ingest, stack)
-        assert len(list(folder.glob("partition0.*"))) == 4
-    assert not folder.exists()
+    store = ingest(select_all(tiny_ms.ms), folder)
+    assert len(list(folder.glob("partition0.*"))) == 4
+    assert store.exists()
+    (folder / "partition0.vis").unlink()
+    assert not store.exists()
+
+
+def partition(folder: Path, nrow: int, nchan: int) -> Partition:
+    return Partition(
+        folder=str(folder), index=0, nrow=nrow, nstokes=1, output=tuple(range(nchan)), frequency=(1e9,) * nchan
+    )
 
 
 def test_a_scratch_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(GpucubeError, match="cannot be made: Not a directory"):
-        allocate(str(tmp_path / "file" / "scratch"), [(10, 1, (0,), (1e9,))])
+        allocate([partition(tmp_path / "file" / "scratch", 10, 1)])
 
 
 def test_a_store_larger_than_the_disk_is_refused_and_leaves_nothing(tmp_path):
     with pytest.raises(GpucubeError, match=r"needs .* GB but .* has only .* GB free"):
-        allocate(str(tmp_path / "scratch"), [(10**15, 1, tuple(range(100)), (1e9,) * 100)])
+        allocate([partition(tmp_path / "scratch", 10**15, 100)])
     assert os.listdir(tmp_path) == []
 
 
-def test_progress_counts_every_row(tiny_ms, tmp_path):
+def test_every_row_is_reported_as_read(tiny_ms, tmp_path):
+    reading = Ingest(select_all(tiny_ms.ms), str(tmp_path / "s"), block_rows=100)
+    assert (reading.rows_done, reading.nrow) == (0, 900)
     seen = []
-    with ExitStack() as stack:
-        ingest(
-            select_all(tiny_ms.ms),
-            str(tmp_path / "s"),
-            lambda done, total: seen.append((done, total)),
-            ThreadWorkers(1, "cpu").ingest,
-            stack,
-        )
-    assert seen[-1] == (900, 900)
-    assert [d for d, _ in seen] == sorted(d for d, _ in seen)
+    for job in reading.jobs:
+        for report in ingest_rows(job):
+            reading.add(report)
+            seen.append(reading.rows_done)
+    assert seen == list(range(100, 1000, 100))
 
 
 def test_fields_are_chosen_by_number_or_name(tiny_ms, tmp_path, ingested):
@@ -472,9 +478,9 @@ def test_fields_are_chosen_by_number_or_name(tiny_ms, tmp_path, ingested):
     by_number, by_name = ingested(copy, field="1"), ingested(copy, field="OTHER")
     odd = kept_rows(copy)
     odd = odd[odd % 2 == 1]
-    for selection, store, _ in (by_number, by_name):
-        assert selection.field.name == "OTHER"
-        assert store.selected[5] == 450
+    for selection, store in (by_number, by_name):
+        assert selection.object_name == "OTHER"
+        assert store.selected[0, 5] == 450
         assert np.array_equal(in_ms_order(store, 5).uvw, column(copy, "UVW")[odd])
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gpucube.data.selection import chosen_windows, make_selection
+from gpucube.data.selection import choose_windows, select
 from gpucube.errors import GpucubeError
 from gpucube.execution.plan import BASE_MEMORY, check_disk, chunk_size, make_chunks, make_plan
 from gpucube.schema.parameters import make_parameters
@@ -119,7 +119,7 @@ def test_unevenly_spaced_channels_are_warned_of(tiny_ms, tmp_path):
 
 def test_a_given_selection_is_used_as_it_is(tiny_ms, tmp_path):
     parameters = parameters_of(tiny_ms.ms, tmp_path)
-    selection = make_selection(parameters)
+    selection = select(parameters)
     given, made = make_plan(parameters, selection), make_plan(parameters)
     # the machine's free memory changes from moment to moment
     assert given == replace(made, memory_budget=given.memory_budget, worker_memory=given.worker_memory)
@@ -140,7 +140,7 @@ def test_a_given_selection_is_used_as_it_is(tiny_ms, tmp_path):
     ],
 )
 def test_windows_and_channels_named_by_spw(spw, expected):
-    chosen = chosen_windows(spw, 3)
+    chosen = choose_windows(spw, 3)
     assert list(chosen) == list(expected)
     for window, channels in expected.items():
         assert (chosen[window] is None) == (channels is None)
@@ -150,4 +150,4 @@ def test_windows_and_channels_named_by_spw(spw, expected):
 
 def test_a_window_that_is_not_there_is_refused():
     with pytest.raises(GpucubeError, match="no spectral window 3, they are numbered 0 to 2"):
-        chosen_windows("1~3", 3)
+        choose_windows("1~3", 3)

@@ -16,7 +16,7 @@ from jobs import CELL, read, samples, with_sky
 from oracles import ARCSEC, dft_image, dft_predict, direct_dirty, direct_predict, imaging_weights, point_components
 
 from gpucube.data.mask import load_mask
-from gpucube.data.store import Samples, VisibilityStore, allocate, sort_rows, write_rows
+from gpucube.data.store import Partition, PlaneKey, Samples, VisibilityStore, allocate, sort_rows, write_rows
 from gpucube.devices.base import ImagingSettings
 from gpucube.devices.cpu.device import CpuDevice
 from gpucube.imaging.job import ImageJob
@@ -72,7 +72,7 @@ def everything(job: ImageJob) -> dict[str, bytes]:
 
 def exact_residual(job: ImageJob, channel: int, model: np.ndarray) -> np.ndarray:
     """Residual of a model by direct sums in float64 over every visibility and pixel."""
-    s = job.store.samples(0, channel).in_order()
+    s = job.store.samples(PlaneKey(channel=channel, stokes=0)).in_order()
     weight = imaging_weights(s, GEOMETRY, job.settings.weighting, job.settings.robust)
     return dft_image(s, GEOMETRY, weight, np.where(weight > 0, s.vis, 0) - dft_predict(s, GEOMETRY, model))
 
@@ -112,9 +112,9 @@ def test_the_records_are_complete(make_job):
         assert (r.chunk, r.worker, r.device, r.retried, r.message, r.planes) == (3, "w", "cpu", False, "", {})
         assert r.frequency_hz == frequency[channel]
         assert r.stop_reason == StopCode(r.stop_code).reason
-        assert r.visibilities == job.store.counts[0, channel]
-        assert r.flagged_fraction == pytest.approx(1 - job.store.counts[0, channel] / 900)
-        s = job.store.samples(0, channel).in_order()
+        assert r.visibilities == job.store.counts[0, 0, channel]
+        assert r.flagged_fraction == pytest.approx(1 - job.store.counts[0, 0, channel] / 900)
+        s = job.store.samples(PlaneKey(channel=channel, stokes=0)).in_order()
         assert r.sum_weights == pytest.approx(imaging_weights(s, GEOMETRY, "briggs", 0.5).sum(), rel=1e-6)
         assert 20 < r.beam["bmin_arcsec"] <= r.beam["bmaj_arcsec"] < 80
         assert {"grid", "psf", "measure", "restore", "write"} <= set(r.seconds)
@@ -252,7 +252,8 @@ def test_visibilities_too_large_for_the_image_fail_their_channel_only(make_job, 
     job = make_job()
     (p,) = job.store.partitions
     folder = str(tmp_path / "copy")
-    (copy,) = allocate(folder, [(p.nrow, p.nstokes, p.output, p.frequency)])
+    copy = replace(p, folder=folder)
+    allocate([copy])
     for name in ("uvw", "order", "vis", "weight"):
         copy.array(name, "r+")[:] = p.array(name)
     copy.array("vis", "r+")[0, 4] = 3e38
@@ -334,10 +335,17 @@ def diverging_job(tmp_path: Path, cycleniter: int, threshold: float) -> tuple[Im
     places = [(-29 * cell, -29 * cell, 1.0), (28 * cell, 27 * cell, 0.8)]
     s = with_sky(base, direct_predict(base.uvw, base.frequency, places))
     folder = str(tmp_path / "scratch")
-    (p,) = allocate(folder, [(600, 1, (0,), (s.frequency,))])
+    p = Partition(folder=folder, index=0, nrow=600, nstokes=1, output=(0,), frequency=(s.frequency,))
+    allocate([p])
     write_rows(p, 0, np.ascontiguousarray(s.uvw), s.vis.reshape(1, 1, -1), s.weight.reshape(1, 1, -1))
     sort_rows(p)
-    store = VisibilityStore(folder, (p,), np.array([[np.count_nonzero(s.weight)]]), np.array([600]), np.ones((1, 1)))
+    store = VisibilityStore(
+        folder=folder,
+        partitions=(p,),
+        counts=np.array([[[np.count_nonzero(s.weight)]]]),
+        selected=np.array([[600]]),
+        power=np.ones((1, 1, 1)),
+    )
     axis = SpectralAxis(np.array([s.frequency]), np.array([1e4]), "LSRK", None)
     clean = CleanParameters(100_000, 1.0, threshold, cyclefactor=1e-3, minpsffraction=0.0, cycleniter=cycleniter)
     settings = {"weighting": "natural", "epsilon": 1e-5, "w_term": True}
