@@ -55,8 +55,9 @@ from gpucube.imaging.job import ImageJob
 from gpucube.imaging.loop import image_chunk
 from gpucube.output.fits_cube import create_cubes
 from gpucube.output.records import ChannelRecord
+from gpucube.sky.directions import Direction
 from gpucube.sky.geometry import ImageGeometry
-from gpucube.sky.spectral import SpectralAxis
+from gpucube.sky.spectral import FRAMES, SpectralAxis
 
 EPSILON = 1e-4
 
@@ -226,7 +227,9 @@ class Bench:
     def with_cubes(self) -> ImageJob:
         """The same with cubes to be written; each call replaces them."""
         frequency, width = self.job.frequency, abs(float(self.job.frequency[1] - self.job.frequency[0]))
-        axis = SpectralAxis(frequency, np.full(len(frequency), width), "LSRK", None)
+        axis = SpectralAxis(
+            frequency=frequency, width=np.full(len(frequency), width), frame=FRAMES["LSRK"], restfreq=None
+        )
         products, geometry = ("image", "residual", "model"), self.job.settings.geometry
         name = f"{self._folder.name}/cube"
         return replace(self.job, cubes=create_cubes(name, products, geometry, axis, ("I",), (), overwrite=True))
@@ -234,7 +237,7 @@ class Bench:
 
 def geometry(size: int) -> ImageGeometry:
     """Of a square image."""
-    return ImageGeometry(size, size, CELL, CELL, 0.0, 0.5)
+    return ImageGeometry(nx=size, ny=size, cell_x=CELL, cell_y=CELL, centre=Direction(ra=0.0, dec=0.5))
 
 
 def measure_copy(bench: Bench) -> Iterator[Figure]:

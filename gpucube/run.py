@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from gpucube.constants import ARCSEC_PER_RADIAN
 from gpucube.data.ingest import Ingest
 from gpucube.data.mask import Mask, load_mask
 from gpucube.data.selection import Selection, select
@@ -59,9 +60,8 @@ from gpucube.output.records import ChannelRecord
 from gpucube.output.summary import read_summary
 from gpucube.result import Result
 from gpucube.schema.parameters import Parameters
-from gpucube.schema.quantities import ARCSEC_PER_RADIAN
-from gpucube.sky.beam import Beam, RestoringBeam, beam_from_record, common_beam
-from gpucube.sky.geometry import ImageGeometry, w_phase
+from gpucube.sky.beam import Beam, RestoringBeam, common_beam
+from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
 from gpucube.version import __version__
 
@@ -454,7 +454,7 @@ def image_job(job: Job, store: VisibilityStore, journal: Journal) -> ImageJob:
     """All that a worker needs to image channels of the store."""
     parameters = job.parameters
     uv_max, w_max = store.max_uvw_wavelengths()
-    w_term = needs_w(w_phase(job.geometry, w_max), parameters.gridder, parameters.epsilon)
+    w_term = needs_w(job.geometry.w_phase(w_max), parameters.gridder, parameters.epsilon)
     settings = settings_of(parameters, job.geometry, w_term, store.most_samples(), uv_max, w_max)
     return ImageJob(
         store=store,
@@ -489,7 +489,7 @@ def image_channels(job: Job, work: ImageJob, workers: Workers, events: Events, j
 def finish(job: Job, work: ImageJob, workers: Workers, records: Sequence[ChannelRecord]) -> None:
     """FINISH: write the beam tables, restore with a common beam if one is wanted, and sync every product."""
     fitted = {
-        (s, r.channel): beam_from_record(of_plane["beam"])
+        (s, r.channel): Beam.from_record(of_plane["beam"])
         for r in records
         for s, of_plane in enumerate(r.planes.values() if r.planes else [r.as_dict()])
         if of_plane["beam"]
@@ -500,7 +500,7 @@ def finish(job: Job, work: ImageJob, workers: Workers, records: Sequence[Channel
             write_beam_table(work.cubes[name], table)
     if work.restoring_beam == "common" and "image" in work.cubes:
         # readers refuse a beam of zero: a cube without any data gets a beam of one pixel
-        pixel = Beam(job.geometry.cell_y, job.geometry.cell_y, 0.0)
+        pixel = Beam(bmaj=job.geometry.cell_y, bmin=job.geometry.cell_y, bpa=0.0)
         target = common_beam(list(fitted.values())) if fitted else pixel
         workers.restore(work, target, fitted, make_chunks(job.plan.chunksize, work.store.channel_power))
         write_single_beam(work.cubes["image"], target)
@@ -565,7 +565,7 @@ def restoring_beam(parameters: Parameters) -> RestoringBeam:
     if parameters.restoringbeam in ("", "common"):
         return "common" if parameters.restoringbeam else "channel"
     bmaj, bmin, bpa = parameters.restoringbeam
-    return Beam(bmaj / ARCSEC_PER_RADIAN, bmin / ARCSEC_PER_RADIAN, float(np.deg2rad(bpa)))
+    return Beam(bmaj=bmaj / ARCSEC_PER_RADIAN, bmin=bmin / ARCSEC_PER_RADIAN, bpa=float(np.deg2rad(bpa)))
 
 
 def _create_cubes(job: Job) -> dict[str, CubeFile]:

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from astropy.io import fits
-from oracles import ARCSEC, LIGHT_SPEED
+from oracles import LIGHT_SPEED
 
 import gpucube
+from gpucube.constants import ARCSEC
 from gpucube.data.mask import Mask
 from gpucube.data.store import Samples, VisibilityStore
 from gpucube.devices.base import ImagingSettings
@@ -30,6 +31,7 @@ from gpucube.imaging.stopping import CleanParameters
 from gpucube.output.fits_cube import create_cubes
 from gpucube.schema.parameters import make_parameters
 from gpucube.sky.beam import RestoringBeam
+from gpucube.sky.directions import Direction
 from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
 
@@ -54,7 +56,7 @@ SETTINGS: dict[str, Any] = {
 """What `tiny_ms` is imaged with unless a test says otherwise."""
 
 CELL = 20 * ARCSEC
-GEOMETRY = ImageGeometry(64, 64, CELL, CELL, 0.0, 0.0)
+GEOMETRY = ImageGeometry(nx=64, ny=64, cell_x=CELL, cell_y=CELL, centre=Direction(ra=0.0, dec=0.0))
 """The pixels of `SETTINGS`; the oracles need no phase centre."""
 
 
@@ -63,7 +65,9 @@ GEOMETRY = ImageGeometry(64, 64, CELL, CELL, 0.0, 0.0)
 
 def geometry(nx: int = 64, ny: int = 64, cell_x: float = 20.0, cell_y: float | None = None) -> ImageGeometry:
     """An image with cells in arcsec."""
-    return ImageGeometry(nx, ny, cell_x * ARCSEC, (cell_y or cell_x) * ARCSEC, 1.0, 0.5)
+    return ImageGeometry(
+        nx=nx, ny=ny, cell_x=cell_x * ARCSEC, cell_y=(cell_y or cell_x) * ARCSEC, centre=Direction(ra=1.0, dec=0.5)
+    )
 
 
 def samples(

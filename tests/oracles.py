@@ -27,9 +27,6 @@ from gpucube.data.store import Samples
 from gpucube.sky.beam import Beam
 from gpucube.sky.geometry import ImageGeometry
 
-ARCSEC = np.pi / 180 / 3600
-"""Radians."""
-
 
 def direction_cosines(geometry: ImageGeometry, x: float, y: float) -> tuple[float, float]:
     """l (east) and m (north) of a pixel counted from 0."""

@@ -50,7 +50,7 @@ from gpucube.output.records import ChannelRecord, StopCode
 from gpucube.schema.parameters import make_parameters
 from gpucube.simulate import simulate_ms
 from gpucube.sky.geometry import ImageGeometry
-from gpucube.sky.spectral import SpectralAxis
+from gpucube.sky.spectral import FRAMES, SpectralAxis
 
 INGEST_STAGES = ("read", "transpose")
 RECORD_STAGES = ("upload", "weights", "grid", "psf", "fft", "measure", "minor", "major", "restore", "write")
@@ -148,7 +148,9 @@ class Scene:
     def with_cubes(self, imagename: str) -> ImageJob:
         """The job with fresh cubes."""
         frequency = self.job.frequency
-        axis = SpectralAxis(frequency, np.full(len(frequency), self.width), "LSRK", None)
+        axis = SpectralAxis(
+            frequency=frequency, width=np.full(len(frequency), self.width), frame=FRAMES["LSRK"], restfreq=None
+        )
         cubes = create_cubes(imagename, PRODUCTS, self.job.settings.geometry, axis, self.job.stokes, ())
         return replace(self.job, cubes=cubes)
 
@@ -228,12 +230,7 @@ def run_ms(ms: str, workload: Workload, request: Request) -> Outcome:
             stage.work, stage.nbytes = stage.work * share, stage.nbytes * share
             stage.limit = None if stage.limit is None else stage.limit * share
         outcome.walls = [w * share for w in outcome.walls]
-        geometry = replace(
-            geometry_of(like),
-            ra=selection.geometry.ra,
-            dec=selection.geometry.dec,
-            radesys=selection.geometry.radesys,
-        )
+        geometry = replace(geometry_of(like), centre=selection.geometry.centre)
         settings = settings_of(like, store, geometry=geometry)
         frequency, width = selection.axis.frequency, float(abs(selection.axis.width[0]))
         job = ImageJob(store=store, settings=settings, clean=like.clean(), frequency=frequency)

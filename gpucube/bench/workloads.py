@@ -28,7 +28,8 @@ from gpucube.schema.validation import suggestion, validated
 from gpucube.simulate import SimulationParameters
 from gpucube.simulate.arrays import ARRAYS, antenna_positions, antenna_uvw, track_times
 from gpucube.simulate.sky import Sky, point_sky, visibilities
-from gpucube.sky.geometry import ImageGeometry, w_phase
+from gpucube.sky.directions import Direction
+from gpucube.sky.geometry import ImageGeometry
 
 FLAGGED = 0.05
 """Share of the samples without weight."""
@@ -228,7 +229,7 @@ def expected_seconds(workload: Workload, workers: int) -> float:
     pixels, bright = workload.imsize**2, len(workload.bright_channels())
     grid = 2 * workload.rows * GRID_SECONDS + pixels * PIXEL_SECONDS
     longest = 2.0 * ARRAYS[workload.array].extent * ARRAYS[workload.array].rest_freq / LIGHT_SPEED
-    phase = w_phase(geometry_of(workload), longest)
+    phase = geometry_of(workload).w_phase(longest)
     factor = 1.0
     if needs_w(phase, workload.gridder, ImagingSettings.epsilon):
         factor = W_FACTOR + W_TURN_FACTOR * phase / (2.0 * math.pi)
@@ -306,12 +307,11 @@ def geometry_of(workload: Workload) -> ImageGeometry:
     cell = float(np.deg2rad(workload.cell / 3600.0))
     simulation = workload.simulation(Path("unused.ms"))
     return ImageGeometry(
-        workload.imsize,
-        workload.imsize,
-        cell,
-        cell,
-        float(np.deg2rad(simulation.ra)),
-        float(np.deg2rad(simulation.dec)),
+        nx=workload.imsize,
+        ny=workload.imsize,
+        cell_x=cell,
+        cell_y=cell,
+        centre=Direction(ra=float(np.deg2rad(simulation.ra)), dec=float(np.deg2rad(simulation.dec))),
     )
 
 
@@ -393,7 +393,7 @@ def settings_of(workload: Workload, store: VisibilityStore, **changes: Any) -> I
         geometry,
         workload.weighting,
         workload.robust,
-        w_term=needs_w(w_phase(geometry, w_max), workload.gridder, ImagingSettings.epsilon),
+        w_term=needs_w(geometry.w_phase(w_max), workload.gridder, ImagingSettings.epsilon),
         samples=store.most_samples(),
         uv_max=uv_max,
         w_max=w_max,

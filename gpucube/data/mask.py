@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpucube.errors import GpucubeError
-from gpucube.sky.geometry import ImageGeometry, sky_position
+from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
 
 if TYPE_CHECKING:
@@ -148,11 +148,11 @@ def _check_place(path: str | os.PathLike[str], header: fits.Header, geometry: Im
     if wcs.wcs.lngtyp != "RA" or wcs.wcs.radesys.startswith("FK4"):
         raise GpucubeError(
             f"mask {path} has sky axes {wcs.wcs.lngtyp} {wcs.wcs.lattyp} {wcs.wcs.radesys};"
-            f" the cube's are RA DEC {geometry.radesys}"
+            f" the cube's are RA DEC {geometry.centre.frame}"
         )
     x = np.array([geometry.nx // 2, 0, geometry.nx // 2])
     y = np.array([geometry.ny // 2, geometry.ny // 2, 0])
-    ra, dec = sky_position(geometry, x, y)
+    ra, dec = geometry.sky_position(x, y)
     there_x, there_y = wcs.wcs_world2pix(np.degrees(ra), np.degrees(dec), 0)
     off = np.hypot(there_x - x, there_y - y)[np.isfinite(ra)]
     # NaN: the mask's projection does not show the cube's position at all

@@ -15,9 +15,8 @@ import numpy as np
 from casacore import tables
 
 from gpucube.errors import GpucubeError
-
-FRAMES = ("REST", "LSRK", "LSRD", "BARY", "GEO", "TOPO", "GALACTO", "LGROUP", "CMB")
-"""casacore's names of MEAS_FREQ_REF 0 to 8."""
+from gpucube.sky.directions import Direction
+from gpucube.sky.spectral import SpectralFrame, frame_of_code
 
 COLUMN_OF = {"data": "DATA", "corrected": "CORRECTED_DATA", "model": "MODEL_DATA"}
 _MEGABYTES_A_BLOCK = 8
@@ -29,17 +28,15 @@ class SpectralWindow:
 
     frequency: np.ndarray
     width: np.ndarray
-    frame: str
+    frame: SpectralFrame
 
 
 @dataclass(frozen=True)
 class Field:
-    """A row of FIELD: name, phase centre (radians), its frame (``"FK5"`` or ``"ICRS"``) and SOURCE_ID."""
+    """A row of FIELD: name, phase centre and SOURCE_ID."""
 
     name: str
-    ra: float
-    dec: float
-    radesys: str
+    centre: Direction
     source_id: int
 
 
@@ -186,7 +183,7 @@ def _check_subtables(info: MeasurementSetInfo) -> None:
                 f"{info.path} spectral window {number}: a channel's frequency or width is no number above 0"
             )
     for number, field in enumerate(info.fields):
-        if not np.isfinite((field.ra, field.dec)).all():
+        if not np.isfinite((field.centre.ra, field.centre.dec)).all():
             raise GpucubeError(f"{info.path} field {number}: its direction PHASE_DIR is not finite")
 
 
@@ -197,7 +194,7 @@ def _describe_subtables(path: str, nrow: int, columns: frozenset[str], keywords:
             SpectralWindow(
                 np.atleast_1d(t.getcell("CHAN_FREQ", i)).astype(float),
                 np.atleast_1d(t.getcell("CHAN_WIDTH", i)).astype(float),
-                FRAMES[reference[i]] if 0 <= reference[i] < len(FRAMES) else "TOPO",
+                frame_of_code(int(reference[i])),
             )
             for i in range(t.nrows())
         )
@@ -211,8 +208,7 @@ def _describe_subtables(path: str, nrow: int, columns: frozenset[str], keywords:
         fields = tuple(
             Field(
                 t.getcell("NAME", i),
-                *(float(x) for x in np.reshape(t.getcell("PHASE_DIR", i), (-1, 2))[0]),
-                "ICRS" if measure == "ICRS" else "FK5",
+                _direction(t.getcell("PHASE_DIR", i), "ICRS" if measure == "ICRS" else "FK5"),
                 int(t.getcell("SOURCE_ID", i)),
             )
             for i in range(t.nrows())
@@ -234,6 +230,12 @@ def _describe_subtables(path: str, nrow: int, columns: frozenset[str], keywords:
     rest = {key: value for key, value in rest.items() if np.isfinite(value) and value > 0}
     begin = begin if np.isfinite(begin) else 0.0
     return MeasurementSetInfo(path, nrow, columns, windows, descriptions, fields, rest, telescope, observer, begin)
+
+
+def _direction(cell: np.ndarray, frame: str) -> Direction:
+    """Direction in a cell of PHASE_DIR: the constant term of its polynomial in time."""
+    ra, dec = (float(x) for x in np.reshape(cell, (-1, 2))[0])
+    return Direction(ra=ra, dec=dec, frame=frame)
 
 
 def select_rows(path: str, field_id: int) -> dict[int, RowSelection]:

@@ -13,14 +13,14 @@ from functools import cached_property
 
 import numpy as np
 
+from gpucube.constants import ARCSEC_PER_RADIAN
 from gpucube.data import measurementset, stokes
 from gpucube.data.channels import ChannelMap, WindowChannels, output_channels
 from gpucube.data.measurementset import BlockReader, Field, MeasurementSetInfo, RowSelection, SpectralWindow
 from gpucube.errors import GpucubeError
 from gpucube.schema.parameters import Parameters
-from gpucube.schema.quantities import ARCSEC_PER_RADIAN
 from gpucube.schema.spw import parse_spw
-from gpucube.sky.directions import uvw_rotation
+from gpucube.sky.directions import Direction, uvw_rotation
 from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
 
@@ -184,14 +184,15 @@ def select(parameters: Parameters) -> Selection:
     first = windows[0]
     frames = {w.spectral.frame for w in windows}
     if len(frames) > 1:
-        raise GpucubeError(f"the selected spectral windows are in different frames ({', '.join(sorted(frames))})")
+        listed = ", ".join(sorted(frame.name for frame in frames))
+        raise GpucubeError(f"the selected spectral windows are in different frames ({listed})")
     channels = output_channels(
         [WindowChannels(w.label, w.spectral.frequency, w.spectral.width, w.channels) for w in windows],
         parameters.start,
         parameters.width,
         parameters.nchan,
     )
-    centre = parameters.phasecenter or (first.field.ra, first.field.dec, first.field.radesys)
+    centre = _wanted_centre(parameters) or first.field.centre
     names = ("pseudoI",) if parameters.stokes == "pseudoI" else tuple(parameters.stokes)
     return Selection(
         sources=tuple(
@@ -204,14 +205,12 @@ def select(parameters: Parameters) -> Selection:
             ny=parameters.imsize[1],
             cell_x=parameters.cell[0] / ARCSEC_PER_RADIAN,
             cell_y=parameters.cell[1] / ARCSEC_PER_RADIAN,
-            ra=centre[0],
-            dec=centre[1],
-            radesys=centre[2],
+            centre=centre,
         ),
         axis=SpectralAxis(
             frequency=channels.frequency,
             width=channels.width,
-            specsys=_FITS_FRAMES.get(first.spectral.frame, first.spectral.frame),
+            frame=first.spectral.frame,
             restfreq=parameters.restfreq or first.ms.rest_frequency(first.field, first.spw),
         ),
         stokes=names,
@@ -220,7 +219,11 @@ def select(parameters: Parameters) -> Selection:
     )
 
 
-_FITS_FRAMES = {"TOPO": "TOPOCENT", "BARY": "BARYCENT", "GEO": "GEOCENTR", "GALACTO": "GALACTOC", "CMB": "CMBDIPOL"}
+def _wanted_centre(parameters: Parameters) -> Direction | None:
+    if not parameters.phasecenter:
+        return None
+    ra, dec, frame = parameters.phasecenter
+    return Direction(ra=ra, dec=dec, frame=frame)
 
 
 def _find_windows(path: str, parameters: Parameters) -> list[Window]:
@@ -345,9 +348,7 @@ def _listed(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
-def _source(
-    window: Window, channel_map: ChannelMap, stokes_names: tuple[str, ...], centre: tuple[float, float, str]
-) -> Source:
+def _source(window: Window, channel_map: ChannelMap, stokes_names: tuple[str, ...], centre: Direction) -> Source:
     """The source that a window becomes; its first data cell must have the shape that the subtables promise."""
     ms, field, frequency = window.ms, window.field, window.spectral.frequency
     shape = measurementset.cell_shape(ms.path, window.column, int(window.rows.rows[0]))
@@ -365,5 +366,5 @@ def _source(
         combinations=stokes.combinations(window.correlations, stokes_names, window.label),
         channel_map=channel_map,
         frequency=frequency,
-        rotation=uvw_rotation((field.ra, field.dec, field.radesys), centre),
+        rotation=uvw_rotation(field.centre, centre),
     )

@@ -18,7 +18,7 @@ import numba
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from gpucube.sky.beam import _FOUR_LN2, Beam
+from gpucube.sky.beam import FOUR_LN2, Beam
 
 LOBE_CUTOFF = 0.35
 """Pixels below this level take no part in the fit (tclean's psfcutoff)."""
@@ -88,8 +88,8 @@ def fit_beam_in_window(window: np.ndarray, shape: tuple[int, int], cell_x: float
     ny, nx = shape
     # lengths in units of `unit` keep the normal equations well scaled, and a rectangular pixel needs no special case
     unit = math.sqrt(cell_x * cell_y)
-    narrow = _FOUR_LN2 / (min(cell_x, cell_y) / unit) ** 2
-    wide = _FOUR_LN2 / (max(nx * cell_x, ny * cell_y) / unit) ** 2
+    narrow = FOUR_LN2 / (min(cell_x, cell_y) / unit) ** 2
+    wide = FOUR_LN2 / (max(nx * cell_x, ny * cell_y) / unit) ** 2
     # one type and layout for the compiler, and a copy that it may change
     level = np.array(window, dtype=np.float64, order="C")
     complete, a, b, c = _fit_lobe(level, ny, nx, cell_x / unit, cell_y / unit, wide)
@@ -97,12 +97,12 @@ def fit_beam_in_window(window: np.ndarray, shape: tuple[int, int], cell_x: float
         return None
     mean, difference = (a + c) / 2, (a - c) / 2
     spread = math.hypot(difference, b)
-    bmaj, bmin = (unit * math.sqrt(_FOUR_LN2 / min(max(k, wide), narrow)) for k in (mean - spread, mean + spread))
+    bmaj, bmin = (unit * math.sqrt(FOUR_LN2 / min(max(k, wide), narrow)) for k in (mean - spread, mean + spread))
     # along (sin t, cos t) the form is mean - difference cos 2t + b sin 2t: least where the beam is longest
     bpa = math.atan2(0.0 - b, difference) / 2
     if bpa <= -math.pi / 2:
         bpa += math.pi
-    return Beam(bmaj, bmin, bpa if bmaj > bmin else 0.0)
+    return Beam(bmaj=bmaj, bmin=bmin, bpa=bpa if bmaj > bmin else 0.0)
 
 
 @numba.njit(nogil=True, cache=True)

@@ -28,7 +28,7 @@ from gpucube.imaging.restore import restored
 from gpucube.imaging.stopping import Action, LoopState, after_cycle, next_cycle, observe, stop_level
 from gpucube.output.fits_cube import sync
 from gpucube.output.records import ChannelRecord, StopCode
-from gpucube.sky.beam import Beam, beam_to_record
+from gpucube.sky.beam import Beam
 
 
 @dataclass
@@ -402,7 +402,7 @@ def _plane_record(job: ImageJob, plane: _ActivePlane) -> ChannelRecord:
     if stop is StopCode.FAILED:
         record.message = "the residual is not finite"
     if stop not in _BLANK:
-        record.beam = beam_to_record(plane.beam) if plane.beam else None
+        record.beam = plane.beam.to_record() if plane.beam else None
         record.noise, record.limit = state.noise, stop_level(state.noise, job.clean)
         record.peak_residual = state.peak if state.peak >= 0 else None
     return record

@@ -10,7 +10,7 @@ import numpy as np
 from gpucube.devices.base import Device
 from gpucube.imaging.job import ImageJob
 from gpucube.output.fits_cube import read_plane
-from gpucube.sky.beam import Beam, beam_area_pixels, deconvolve
+from gpucube.sky.beam import Beam
 from gpucube.sky.geometry import ImageGeometry
 
 
@@ -22,11 +22,8 @@ def restored(
     The residual is smoothed from the fitted beam to the target where the target is larger (as tclean does); where it is
     not, it is added as it is.
     """
-    smooth = deconvolve(target, fitted) if target != fitted else None
-    scale = 1.0
-    if smooth is not None:
-        areas = [beam_area_pixels(b, geometry.cell_x, geometry.cell_y) for b in (target, fitted)]
-        scale = areas[0] / areas[1]
+    smooth = target.deconvolve(fitted) if target != fitted else None
+    scale = target.area(geometry) / fitted.area(geometry) if smooth is not None else 1.0
     return device.restore(model, residual, target, smooth, scale)
 
 

@@ -261,7 +261,7 @@ def write_beam_table(cube: CubeFile, beams: Sequence[Sequence[Beam | None]]) -> 
         if fits.Header.fromfile(file)["EXTNAME"] != "BEAMS":
             raise ValueError(f"{cube.path} has no BEAMS table")
         rows_offset = file.tell()
-    pixel = Beam(math.radians(cell), math.radians(cell), 0.0)
+    pixel = Beam(bmaj=math.radians(cell), bmin=math.radians(cell), bpa=0.0)
     rows = np.zeros((cube.nstokes, cube.nchan), dtype=_BEAM_ROW)
     for index, of_channel in enumerate(beams):
         have = np.flatnonzero([beam is not None for beam in of_channel])

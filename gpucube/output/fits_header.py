@@ -27,8 +27,6 @@ STOKES_CODES = {"I": 1, "pseudoI": 1, "Q": 2, "U": 3, "V": 4}
 
 _BEAM_TABLE_PRODUCTS = ("residual", "psf", "dirty")
 
-_FRAME_CODES = {"LSRK": 1, "BARYCENT": 2, "TOPOCENT": 3, "LSRD": 4, "GEOCENTR": 5, "SOURCE": 6, "GALACTOC": 7}
-
 _BEAM_ROW = np.dtype([("BMAJ", ">f4"), ("BMIN", ">f4"), ("BPA", ">f4"), ("CHAN", ">i4"), ("POL", ">i4")])
 
 _CHANNEL_ROW = np.dtype([("CHAN", ">i4"), ("FREQ", ">f8"), ("WIDTH", ">f8")])
@@ -69,24 +67,24 @@ def _primary_header(
     if product in _BEAM_TABLE_PRODUCTS or (product == "image" and restoring_beam == "channel"):
         header["CASAMBM"] = (True, "CASA multiple BEAMS table present")
     elif product == "image":
-        beam = restoring_beam if isinstance(restoring_beam, Beam) else Beam(0.0, 0.0, 0.0)
+        beam = restoring_beam if isinstance(restoring_beam, Beam) else Beam(bmaj=0.0, bmin=0.0, bpa=0.0)
         header["BMAJ"] = (math.degrees(beam.bmaj), "[deg] FWHM, major axis")
         header["BMIN"] = (math.degrees(beam.bmin), "[deg] FWHM, minor axis")
         header["BPA"] = (math.degrees(beam.bpa), "[deg] from north through east")
     header["BTYPE"] = "Intensity"
     header["BUNIT"] = PRODUCT_UNITS[product]
-    header["RADESYS"] = geometry.radesys
-    if geometry.radesys != "ICRS":
+    header["RADESYS"] = geometry.centre.frame
+    if geometry.centre.frame != "ICRS":
         header["EQUINOX"] = 2000.0
     header["LONPOLE"] = 180.0
-    header["LATPOLE"] = math.degrees(geometry.dec)
+    header["LATPOLE"] = math.degrees(geometry.centre.dec)
     header["CTYPE1"] = "RA---SIN"
-    header["CRVAL1"] = math.degrees(geometry.ra) % 360
+    header["CRVAL1"] = math.degrees(geometry.centre.ra) % 360
     header["CDELT1"] = -math.degrees(geometry.cell_x)
     header["CRPIX1"] = geometry.nx // 2 + 1.0
     header["CUNIT1"] = "deg"
     header["CTYPE2"] = "DEC--SIN"
-    header["CRVAL2"] = math.degrees(geometry.dec)
+    header["CRVAL2"] = math.degrees(geometry.centre.dec)
     header["CDELT2"] = math.degrees(geometry.cell_y)
     header["CRPIX2"] = geometry.ny // 2 + 1.0
     header["CUNIT2"] = "deg"
@@ -104,9 +102,9 @@ def _primary_header(
     header["PV2_2"] = 0.0
     if axis.restfreq:
         header["RESTFRQ"] = (axis.restfreq, "[Hz] rest frequency")
-    header["SPECSYS"] = axis.specsys
-    if axis.specsys in _FRAME_CODES:
-        header["VELREF"] = (256 + _FRAME_CODES[axis.specsys], "1 LSR, 2 HEL, 3 OBS, +256 Radio")
+    header["SPECSYS"] = axis.frame.specsys
+    if axis.frame.velref is not None:
+        header["VELREF"] = (256 + axis.frame.velref, "1 LSR, 2 HEL, 3 OBS, +256 Radio")
     header["ORIGIN"] = f"gpucube {__version__}"
     if not axis.is_regular():
         for line in (

@@ -22,11 +22,9 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Ellipse
 from matplotlib.ticker import NullFormatter
 
-from gpucube.constants import LIGHT_SPEED
+from gpucube.constants import ARCSEC, LIGHT_SPEED
 from gpucube.output.records import ChannelRecord, StopCode
-from gpucube.sky.beam import Beam, beam_area_pixels
-
-ARCSEC = np.deg2rad(1.0 / 3600.0)
+from gpucube.sky.beam import Beam
 
 TRUTH_COLOUR, IMAGE_COLOUR, MODEL_COLOUR, NOISE_COLOUR = "#c9ced6", "#d1495b", "#1d3557", "#2a9d8f"
 MAP_COLOURS = "inferno"
@@ -66,10 +64,10 @@ class Cube:
 
         NaN in channels without data, shape (nchan,).
         """
-        cells = self.cell_x * ARCSEC, self.cell_y * ARCSEC
+        pixel = self.cell_x * ARCSEC * (self.cell_y * ARCSEC)  # steradians
         return np.array(
             [
-                np.nan if beam is None else plane[region].sum(dtype=float) / beam_area_pixels(beam, *cells)
+                np.nan if beam is None else plane[region].sum(dtype=float) / (beam.solid_angle / pixel)
                 for plane, beam in zip(self.planes, self.beams, strict=True)
             ]
         )
@@ -93,9 +91,12 @@ def read_cube(path: str | Path) -> Cube:
         if "BEAMS" in hdus:
             for row in hdus["BEAMS"].data:
                 if row["POL"] == 0 and row["BMAJ"] > 0:
-                    beams[row["CHAN"]] = Beam(row["BMAJ"] * ARCSEC, row["BMIN"] * ARCSEC, np.deg2rad(row["BPA"]))
+                    beams[row["CHAN"]] = Beam(
+                        bmaj=row["BMAJ"] * ARCSEC, bmin=row["BMIN"] * ARCSEC, bpa=np.deg2rad(row["BPA"])
+                    )
         elif header.get("BMAJ", 0.0) > 0:
-            beams = [Beam(*np.deg2rad([header["BMAJ"], header["BMIN"], header["BPA"]]))] * len(planes)
+            bmaj, bmin, bpa = np.deg2rad([header["BMAJ"], header["BMIN"], header["BPA"]])
+            beams = [Beam(bmaj=bmaj, bmin=bmin, bpa=bpa)] * len(planes)
         return Cube(planes, abs(header["CDELT1"]) * 3600.0, abs(header["CDELT2"]) * 3600.0, beams)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
+from gpucube.fft_size import good_fft_size
 from gpucube.schema.quantities import (
     ANGLE,
     FLUX_DENSITY,
@@ -142,21 +143,6 @@ def _restfreq(value: Any) -> float | None:
     return frequency
 
 
-def good_image_size(smallest: int) -> int:
-    """Smallest even size, not below `smallest` nor 32, with no prime factor above 7: quick to Fourier transform."""
-    size = max(SMALLEST_IMAGE, smallest + smallest % 2)
-    while not _is_smooth(size):
-        size += 2
-    return size
-
-
-def _is_smooth(size: int) -> bool:
-    for factor in (2, 3, 5, 7):
-        while size % factor == 0:
-            size //= factor
-    return size == 1
-
-
 def _imsize(value: Any) -> tuple[int, int]:
     sizes = []
     for item in _pair(_as_list(value), "nx and ny"):
@@ -166,9 +152,8 @@ def _imsize(value: Any) -> tuple[int, int]:
         if size > LARGEST_IMAGE:
             raise ValueError(f"{size} is too large; the largest size is {LARGEST_IMAGE}")
         if size < SMALLEST_IMAGE or size % 2:
-            raise ValueError(
-                f"{size} must be even and at least {SMALLEST_IMAGE}; the next good size is {good_image_size(int(size))}"
-            )
+            good = good_fft_size(max(int(size), SMALLEST_IMAGE))
+            raise ValueError(f"{size} must be even and at least {SMALLEST_IMAGE}; the next good size is {good}")
         sizes.append(int(size))
     return sizes[0], sizes[1]
 

@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gpucube.constants import ARCSEC_PER_RADIAN
+
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _QUANTITY = re.compile(rf"\s*({_NUMBER})\s*([^\s\d][^\s]*)?\s*")
 
@@ -45,8 +47,6 @@ class Kind:
     example: str
     fold_case: bool = False
 
-
-ARCSEC_PER_RADIAN = math.degrees(1.0) * 3600.0
 
 ANGLE = Kind(
     "an angle",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from gpucube.sky.spectral import FRAMES
+
 _ALWAYS_PER_CHANNEL = "channels always have their own weights; leave it out"
 
 _NO_MFS = "gpucube makes cubes only; leave it out"
@@ -70,7 +72,7 @@ _TCLEAN_VALUES: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "usemask": (("auto-multithresh", "pb"), _NO_AUTOMASK),
     "outframe": (
-        ("LSRK", "LSRD", "BARY", "GEO", "TOPO", "GALACTO", "LGROUP", "CMB", "REST"),
+        tuple(FRAMES),
         "the cube keeps the data's own frame; leave it out",
     ),
 }

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import erfa
 import numpy as np
 
+from gpucube.sky.directions import uvw_axes
+
 SIDEREAL_DAY = 86164.0905
 TT_MINUS_UTC = 69.184
 """Seconds, since 2017."""
@@ -199,6 +201,4 @@ def antenna_uvw(positions: np.ndarray, times: np.ndarray, ra: float, dec: float)
     mjd = times / 86400.0
     terrestrial = erfa.c2t06a(2400000.5, mjd + TT_MINUS_UTC / 86400.0, 2400000.5, mjd, 0.0, 0.0)
     celestial = np.einsum("tji,aj->tai", terrestrial, positions - positions.mean(0))
-    sr, cr, sd, cd = np.sin(ra), np.cos(ra), np.sin(dec), np.cos(dec)
-    axes = np.array([[-sr, cr, 0.0], [-sd * cr, -sd * sr, cd], [cd * cr, cd * sr, sd]])
-    return celestial @ axes.T
+    return celestial @ uvw_axes(ra, dec).T

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from gpucube.constants import LIGHT_SPEED
 from gpucube.errors import GpucubeError
+from gpucube.sky.geometry import lmn_to_radec
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,15 @@ class Sky:
 
     @property
     def n_minus_one(self) -> np.ndarray:
-        """n - 1 = sqrt(1 - l^2 - m^2) - 1 of every source."""
+        """n - 1 = sqrt(1 - l^2 - m^2) - 1 of every source.
+
+        The plain formula, and not the imager's of `gpucube.sky.geometry`: the two differ in the last bit.
+        """
         return np.sqrt(1.0 - self.l**2 - self.m**2) - 1.0
 
     def radec(self, ra: float, dec: float) -> tuple[np.ndarray, np.ndarray]:
         """Right ascension and declination of the sources about a phase centre, radians."""
-        n = 1.0 + self.n_minus_one
-        source_dec = np.arcsin(self.m * np.cos(dec) + n * np.sin(dec))
-        source_ra = ra + np.arctan2(self.l, n * np.cos(dec) - self.m * np.sin(dec))
-        return source_ra, source_dec
+        return lmn_to_radec(self.l, self.m, 1.0 + self.n_minus_one, ra, dec)
 
 
 def _line(channel: np.ndarray, centre: float, sigma: float, peak: float) -> np.ndarray:

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from casacore import tables
 
+from gpucube.sky.spectral import FRAMES
+
 TILE_BYTES = 2**20
-FRAME_CODE = {"LSRK": 1, "TOPO": 5}
 CORRELATIONS = {
     ("circular", 1): [5],
     ("circular", 2): [5, 8],
@@ -65,7 +66,7 @@ class MeasurementSetHeader:
     rest_freq : float
         Hz.
     frame : str
-        Key of `FRAME_CODE`.
+        Frame of the frequencies, a key of `gpucube.sky.spectral.FRAMES`.
     npol : int
         Correlations: 1, 2 or 4.
     times : tuple of float
@@ -167,7 +168,7 @@ def write_subtables(main: tables.table, header: MeasurementSetHeader) -> None:
             "RESOLUTION": np.full(nchan, width),
             "TOTAL_BANDWIDTH": width * nchan,
             "REF_FREQUENCY": header.frequency[0],
-            "MEAS_FREQ_REF": FRAME_CODE[header.frame],
+            "MEAS_FREQ_REF": FRAMES[header.frame].code,
             "NAME": "LINE",
             "NET_SIDEBAND": 1,
             "IF_CONV_CHAIN": 0,

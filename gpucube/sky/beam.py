@@ -1,78 +1,160 @@
-"""Gaussian beams."""
+"""Elliptical Gaussian beams: their pixels, spectrum and solid angle, and the beam common to several.
+
+In: `Beam`s fitted to a PSF (`gpucube.devices.psf_fit`), given by the user or read from a file. Out: what the devices
+need to restore an image, the kernel that takes one beam to another, and the beam that contains all others.
+
+Spectrum: the Fourier transform of a Gaussian is a Gaussian (Bracewell 2000, "The Fourier transform", ch. 13).
+Deconvolution: difference of the second moments, the matrix form of Wild 1970 (Aust. J. Phys. 23, 113).
+Common beam: package `radio_beam` (Khachiyan's minimum-volume ellipse around all beams).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from gpucube.constants import ARCSEC
 from gpucube.errors import GpucubeError
+from gpucube.sky.gaussians import rotated_form, sampled_gaussian
+from gpucube.sky.geometry import ImageGeometry
+
+FOUR_LN2 = 4 * math.log(2)
+"""A Gaussian of full width w at half maximum is exp(-FOUR_LN2 (x / w)^2)."""
+
+EXPONENT_END = 16.0
+"""A sampled Gaussian ends at this exponent: exp(-16) = 1e-7 of the peak, below what float32 resolves beside it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Beam:
-    """A Gaussian restoring beam: full widths at half maximum in radians, position angle east of north in radians."""
+    """An elliptical Gaussian beam.
+
+    Attributes
+    ----------
+    bmaj, bmin : float
+        Full widths at half maximum, radians.
+    bpa : float
+        Position angle of the major axis from north through east, radians.
+    """
 
     bmaj: float
     bmin: float
     bpa: float
 
+    @property
+    def solid_angle(self) -> float:
+        """Integral of the beam, steradians. Divided by a pixel's solid angle it turns a sum in Jy/beam into Jy."""
+        return math.pi / FOUR_LN2 * self.bmaj * self.bmin
+
+    def area(self, geometry: ImageGeometry) -> float:
+        """Integral of the beam in pixels."""
+        return self.solid_angle / (geometry.cell_x * geometry.cell_y)
+
+    def quadratic_form(self, geometry: ImageGeometry) -> tuple[float, float, float]:
+        """(a, b, c) of the beam exp(-(a x^2 + 2 b x y + c y^2)) in pixels, x growing to the west and y to the north."""
+        dx, dy = geometry.cell_x, geometry.cell_y
+        ee, en, nn = rotated_form(FOUR_LN2 / self.bmaj**2, FOUR_LN2 / self.bmin**2, self.bpa)
+        return ee * dx**2, -en * dx * dy, nn * dy**2
+
+    def sampled(self, geometry: ImageGeometry) -> np.ndarray:
+        """Sample the beam on the pixels of an image.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32, peak 1, with an odd number of rows and columns around the peak: as far as the exponent
+            `EXPONENT_END`, but no further than the image's own size to either side.
+        """
+        a, b, c = form = self.quadratic_form(geometry)
+        determinant = a * c - b * b
+        half_y = min(math.ceil(math.sqrt(EXPONENT_END * a / determinant)), geometry.ny)
+        half_x = min(math.ceil(math.sqrt(EXPONENT_END * c / determinant)), geometry.nx)
+        return sampled_gaussian(form, half_y, half_x)
+
+    def spectrum(self, geometry: ImageGeometry, xp: Any = np) -> Any:
+        """Spectrum of the beam, scaled to unit sum, on twice the image; an axis may have no length.
+
+        Parameters
+        ----------
+        geometry : ImageGeometry
+        xp : module
+            Array namespace, numpy or cupy.
+
+        Returns
+        -------
+        array
+            float32, shape (2 ny, nx + 1), divided by the size of the FFT: multiply a real FFT by it and transform back
+            without a further factor.
+        """
+        ny, nx = geometry.shape
+        ky, kx = xp.fft.fftfreq(2 * ny)[:, None] / geometry.cell_y, xp.fft.rfftfreq(2 * nx) / geometry.cell_x
+        sin, cos = math.sin(self.bpa), math.cos(self.bpa)
+        along, across = self.bmaj * (ky * cos - kx * sin), self.bmin * (ky * sin + kx * cos)
+        exponent = math.pi**2 / FOUR_LN2 * (along**2 + across**2)
+        return (xp.exp(-exponent) / (4 * ny * nx)).astype(np.float32)
+
+    def moments(self) -> np.ndarray:
+        """Second moments in (east, north), in units of FWHM squared, shape (2, 2)."""
+        ee, en, nn = rotated_form(self.bmaj**2, self.bmin**2, self.bpa)
+        return np.array([[ee, en], [en, nn]])
+
+    def deconvolve(self, beam: Beam) -> Beam | None:
+        """Find the kernel that turns `beam` into this beam.
+
+        Returns
+        -------
+        Beam or None
+            The kernel, by which `beam` convolved gives this beam up to the flux scale (the ratio of the solid angles).
+            An axis of zero length means no smoothing along it. None if this beam does not contain `beam`; an excess
+            below 1e-8 of the moments counts as rounding.
+
+        Examples
+        --------
+        >>> Beam(bmaj=5.0, bmin=5.0, bpa=0.0).deconvolve(Beam(bmaj=4.0, bmin=4.0, bpa=0.0))
+        Beam(bmaj=3.0, bmin=3.0, bpa=0.0)
+        """
+        moments, axes = np.linalg.eigh(self.moments() - beam.moments())
+        rounding = 1e-8 * self.bmaj**2
+        if moments[0] < -rounding:
+            return None
+        minor, major = (0.0 if moment <= rounding else math.sqrt(moment) for moment in moments)
+        angle = axis_position_angle(axes[0, 1], axes[1, 1]) if major > minor else 0.0
+        return Beam(bmaj=major, bmin=minor, bpa=angle)
+
+    def to_record(self) -> dict[str, float]:
+        """The beam as `summary.json` holds it: ``bmaj_arcsec``, ``bmin_arcsec``, ``bpa_deg``."""
+        return {
+            "bmaj_arcsec": self.bmaj / ARCSEC,
+            "bmin_arcsec": self.bmin / ARCSEC,
+            "bpa_deg": math.degrees(self.bpa),
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, float]) -> Beam:
+        """The beam of a record made by `to_record`."""
+        return cls(
+            bmaj=record["bmaj_arcsec"] * ARCSEC,
+            bmin=record["bmin_arcsec"] * ARCSEC,
+            bpa=math.radians(record["bpa_deg"]),
+        )
+
 
 RestoringBeam = Literal["channel", "common"] | Beam
 """What an image is restored with: each channel's own fitted beam, the smallest beam that holds all of them, or a given one."""
 
-_ARCSEC = math.pi / 180 / 3600
 
-_FOUR_LN2 = 4 * math.log(2)
-
-
-def _position_angle(east: float, north: float) -> float:
-    """Angle from north through east of an axis (not a direction), in (-pi/2, pi/2]."""
+def axis_position_angle(east: float, north: float) -> float:
+    """Angle from north through east of an axis, which has no direction, in (-pi/2, pi/2]."""
     angle = math.atan2(east, north)
     if angle <= -math.pi / 2:
         return angle + math.pi
     if angle > math.pi / 2:
         return angle - math.pi
     return angle
-
-
-def beam_area_pixels(beam: Beam, cell_x: float, cell_y: float) -> float:
-    """Beam's solid angle in pixels: what divides a sum in Jy/beam to give Jy."""
-    return math.pi / _FOUR_LN2 * beam.bmaj * beam.bmin / (cell_x * cell_y)
-
-
-def _moments(beam: Beam) -> np.ndarray:
-    """Second moments (east, north) of the Gaussian, in units of FWHM squared, shape (2, 2)."""
-    sin, cos = math.sin(beam.bpa), math.cos(beam.bpa)
-    major, minor = beam.bmaj**2, beam.bmin**2
-    cross = (major - minor) * sin * cos
-    return np.array([[major * sin**2 + minor * cos**2, cross], [cross, major * cos**2 + minor * sin**2]])
-
-
-def deconvolve(target: Beam, beam: Beam) -> Beam | None:
-    """Gaussian that takes one beam to another.
-
-    Parameters
-    ----------
-    target, beam : Beam
-        The beam wanted and the beam at hand.
-
-    Returns
-    -------
-    Beam or None
-        The kernel whose convolution with `beam` gives `target` (its peak is not 1: keep the flux scale by the beam
-        areas); an axis of zero length means no smoothing along it. None if `target` does not contain `beam`.
-        An excess below 1e-8 of the target's moments counts as rounding.
-    """
-    moments, axes = np.linalg.eigh(_moments(target) - _moments(beam))
-    rounding = 1e-8 * target.bmaj**2
-    if moments[0] < -rounding:
-        return None
-    minor, major = (0.0 if moment <= rounding else math.sqrt(moment) for moment in moments)
-    return Beam(major, minor, _position_angle(axes[0, 1], axes[1, 1]) if major > minor else 0.0)
 
 
 def common_beam(beams: Sequence[Beam]) -> Beam:
@@ -92,7 +174,7 @@ def common_beam(beams: Sequence[Beam]) -> Beam:
     Raises
     ------
     GpucubeError
-        Without any beam.
+        No beam is given.
     """
     distinct = sorted(set(beams), key=lambda beam: (-beam.bmaj * beam.bmin, beam.bmaj, beam.bpa))
     if not distinct:
@@ -105,20 +187,20 @@ def common_beam(beams: Sequence[Beam]) -> Beam:
         if candidate is not None and _contains_all(candidate, distinct):
             return candidate
     widest = max(beam.bmaj for beam in distinct)
-    return Beam(widest, widest, 0.0)
+    return Beam(bmaj=widest, bmin=widest, bpa=0.0)
 
 
 def _contains_all(candidate: Beam, beams: Sequence[Beam]) -> bool:
-    return all(deconvolve(candidate, beam) is not None for beam in beams)
+    return all(candidate.deconvolve(beam) is not None for beam in beams)
 
 
 def _outermost(beams: Sequence[Beam]) -> list[Beam]:
-    """The beams that reach furthest in some direction.
+    """Beams that reach furthest in some direction.
 
-    An ellipse contains another exactly when its extent (support function) is larger in every direction, so only the
+    An ellipse contains another exactly when its extent (support function) is larger in every direction. So only the
     beams that lead in one of many directions matter: a handful of them for ten thousand channels.
     """
-    east_east, north_north, east_north = np.array([_moments(beam)[[0, 1, 0], [0, 1, 1]] for beam in beams]).T
+    east_east, north_north, east_north = np.array([beam.moments()[[0, 1, 0], [0, 1, 1]] for beam in beams]).T
     leading = set()
     for angle in np.linspace(0, math.pi, 180, endpoint=False):
         sin, cos = math.sin(angle), math.cos(angle)
@@ -128,14 +210,14 @@ def _outermost(beams: Sequence[Beam]) -> list[Beam]:
 
 
 def _radio_beam_common(beams: Sequence[Beam], tolerance: float, epsilon: float) -> Beam | None:
-    """`radio_beam`'s answer, or None where it does not converge."""
+    """Ask `radio_beam` for the common beam; None where it does not converge."""
     import radio_beam
     from astropy import units
     from radio_beam.utils import BeamError
 
     if len(beams) == 1:
         return beams[0]
-    # scaled to arcseconds of order one: the package's tolerances are absolute
+    # scaled to arcseconds of order one because the package's tolerances are absolute
     scale = max(beam.bmaj for beam in beams)
     table = radio_beam.Beams(
         major=[beam.bmaj / scale for beam in beams] * units.arcsec,
@@ -147,21 +229,8 @@ def _radio_beam_common(beams: Sequence[Beam], tolerance: float, epsilon: float) 
     except (BeamError, ValueError, np.linalg.LinAlgError):
         return None
     angle = found.pa.to_value(units.rad)
-    bpa = _position_angle(math.sin(angle), math.cos(angle))
     return Beam(
-        float(found.major.to_value(units.arcsec)) * scale, float(found.minor.to_value(units.arcsec)) * scale, bpa
+        bmaj=float(found.major.to_value(units.arcsec)) * scale,
+        bmin=float(found.minor.to_value(units.arcsec)) * scale,
+        bpa=axis_position_angle(math.sin(angle), math.cos(angle)),
     )
-
-
-def beam_to_record(beam: Beam) -> dict[str, float]:
-    """The beam as `summary.json` holds it: ``bmaj_arcsec``, ``bmin_arcsec``, ``bpa_deg``."""
-    return {
-        "bmaj_arcsec": beam.bmaj / _ARCSEC,
-        "bmin_arcsec": beam.bmin / _ARCSEC,
-        "bpa_deg": math.degrees(beam.bpa),
-    }
-
-
-def beam_from_record(record: dict[str, float]) -> Beam:
-    """The beam of a record made by `beam_to_record`."""
-    return Beam(record["bmaj_arcsec"] * _ARCSEC, record["bmin_arcsec"] * _ARCSEC, math.radians(record["bpa_deg"]))

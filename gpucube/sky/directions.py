@@ -1,30 +1,70 @@
-"""Directions on the sky and the change of phase centre."""
+"""Directions on the sky and the axes that belong to them.
+
+In: right ascension and declination in a celestial frame. Out: the (u, v, w) axes of a phase centre, and the rotation
+that takes uvw from one phase centre to another (Thompson, Moran & Swenson 2017, section 4.1).
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
 
-def uvw_rotation(origin: tuple[float, float, str], target: tuple[float, float, str]) -> np.ndarray | None:
-    """Matrix that takes uvw for phase centre `origin` to `target`, both (ra, dec, radesys) in radians.
+@dataclass(frozen=True, kw_only=True)
+class Direction:
+    """A direction on the sky.
 
-    With e(ra, dec) the rows (east, north, up) of the uvw frame in equatorial coordinates: M = e(target) e(origin)^T
-    (Thompson, Moran & Swenson 2017, section 4.1). None if both are the same point.
+    Attributes
+    ----------
+    ra, dec : float
+        Right ascension and declination, radians.
+    frame : str
+        The celestial frame by its FITS name: ``"FK5"`` (J2000) or ``"ICRS"``.
+    """
+
+    ra: float
+    dec: float
+    frame: str = "FK5"
+
+    def icrs(self) -> Direction:
+        """Return the same direction in ICRS."""
+        # imported only here because it takes half a second
+        from astropy import units
+        from astropy.coordinates import SkyCoord
+
+        icrs = SkyCoord(self.ra * units.rad, self.dec * units.rad, frame=self.frame.lower()).icrs
+        return Direction(ra=icrs.ra.rad, dec=icrs.dec.rad, frame="ICRS")
+
+
+def uvw_axes(ra: float, dec: float) -> np.ndarray:
+    """Unit vectors of u (east), v (north) and w (towards the phase centre) in equatorial coordinates.
+
+    Parameters
+    ----------
+    ra, dec : float
+        Phase centre, radians.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (3, 3), one axis per row.
+    """
+    sr, cr, sd, cd = np.sin(ra), np.cos(ra), np.sin(dec), np.cos(dec)
+    return np.array([[-sr, cr, 0.0], [-sd * cr, -sd * sr, cd], [cd * cr, cd * sr, sd]])
+
+
+def uvw_rotation(origin: Direction, target: Direction) -> np.ndarray | None:
+    """Matrix that takes uvw for the phase centre `origin` to the phase centre `target`.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        axes(target) axes(origin)^T, shape (3, 3), to be multiplied from the left; None if both are the same direction.
     """
     if origin == target:
         return None
-    positions = []
-    for ra, dec, radesys in (origin, target):
-        if origin[2] != target[2]:
-            from astropy import units
-            from astropy.coordinates import SkyCoord
-
-            icrs = SkyCoord(ra * units.rad, dec * units.rad, frame=radesys.lower()).icrs
-            ra, dec = icrs.ra.rad, icrs.dec.rad
-        positions.append(_uvw_frame(ra, dec))
-    return positions[1] @ positions[0].T
-
-
-def _uvw_frame(ra: float, dec: float) -> np.ndarray:
-    sr, cr, sd, cd = np.sin(ra), np.cos(ra), np.sin(dec), np.cos(dec)
-    return np.array([[-sr, cr, 0.0], [-sd * cr, -sd * sr, cd], [cd * cr, cd * sr, sd]])
+    if origin.frame != target.frame:
+        origin, target = origin.icrs(), target.icrs()
+    rotation: np.ndarray = uvw_axes(target.ra, target.dec) @ uvw_axes(origin.ra, origin.dec).T
+    return rotation

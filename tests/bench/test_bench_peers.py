@@ -20,6 +20,7 @@ from conftest import REPOSITORY
 from oracles import direct_dirty
 
 from gpucube.simulate import SimulationResult
+from gpucube.sky.directions import Direction
 from gpucube.sky.geometry import ImageGeometry
 
 sys.path.insert(0, str(REPOSITORY / "bench"))
@@ -319,7 +320,7 @@ def test_ducc0_image_is_the_measurement_equation(tiny_ms: SimulationResult) -> N
     imaging = run_ducc0.briggs(uvw, frequency[channel], weight[channel], imsize, cell, 0.5)
     image = run_ducc0.dirty_image(uvw, frequency[channel], vis[channel], imaging, imsize, cell, 1)
     pixels = [(40, 24), (20, 44), (5, 60), (32, 32)]
-    geometry = ImageGeometry(imsize, imsize, cell, cell, 0.0, 0.0)
+    geometry = ImageGeometry(nx=imsize, ny=imsize, cell_x=cell, cell_y=cell, centre=Direction(ra=0.0, dec=0.0))
     expected = direct_dirty(uvw, frequency[channel], vis[channel], imaging, geometry, pixels, w_term=False)
     assert image[24, 40] > 0.5  # the source of 1 Jy is where the simulation put it
     # accuracy asked of ducc0, of the brightest pixel

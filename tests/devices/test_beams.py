@@ -1,6 +1,6 @@
-"""Beams: the fit recovers known Gaussians, angles run from north through east, common beams contain every beam.
+"""The fit of a beam to a PSF recovers known Gaussians, and angles run from north through east; sidelobes of a PSF.
 
-Oracles: radio_beam's own kernels and algebra, scipy's least squares, and Gaussians written here.
+Oracles: radio_beam's own kernels, scipy's least squares, and Gaussians from `oracles`.
 """
 
 from __future__ import annotations
@@ -12,18 +12,20 @@ import oracles
 import pytest
 import radio_beam
 from astropy import units
-from oracles import ARCSEC
-from scipy import ndimage, optimize, signal
+from scipy import ndimage, optimize
 
+from gpucube.constants import ARCSEC
 from gpucube.devices.psf_fit import FIRST_WINDOW, fit_beam, fit_beam_in_window, peak_window, psf_sidelobe
-from gpucube.errors import GpucubeError
-from gpucube.sky.beam import Beam, beam_area_pixels, beam_from_record, beam_to_record, common_beam, deconvolve
+from gpucube.sky.beam import Beam
+from gpucube.sky.directions import Direction
 from gpucube.sky.geometry import ImageGeometry
 
 
 def gaussian(beam: Beam, cell_x: float, cell_y: float, ny: int, nx: int) -> np.ndarray:
     """Peak 1 at pixel (ny//2, nx//2), float32 as a PSF."""
-    return oracles.gaussian(ImageGeometry(nx, ny, cell_x, cell_y, 0.0, 0.0), beam).astype(np.float32)
+    return oracles.gaussian(
+        ImageGeometry(nx=nx, ny=ny, cell_x=cell_x, cell_y=cell_y, centre=Direction(ra=0.0, dec=0.0)), beam
+    ).astype(np.float32)
 
 
 def angle_difference(one: float, other: float) -> float:
@@ -39,7 +41,7 @@ def angle_difference(one: float, other: float) -> float:
 def test_fit_recovers_a_gaussian(axes, degrees, cells):
     """Tolerance 1e-4 (asked: 1e-3): the data are float32 with errors of 6e-8; the angle of a round beam is free."""
     cell_x, cell_y = (cell * ARCSEC for cell in cells)
-    beam = Beam(axes[0] * ARCSEC, axes[1] * ARCSEC, math.radians(degrees))
+    beam = Beam(bmaj=axes[0] * ARCSEC, bmin=axes[1] * ARCSEC, bpa=math.radians(degrees))
     fitted = fit_beam(gaussian(beam, cell_x, cell_y, 190, 220), cell_x, cell_y)
     assert fitted.bmaj == pytest.approx(beam.bmaj, rel=1e-4)
     assert fitted.bmin == pytest.approx(beam.bmin, rel=1e-4)
@@ -91,7 +93,7 @@ def test_fit_to_a_real_psf_is_the_least_squares_solution(seed):
     lobe[47:50, 47:50] = True
 
     def misfit(parameters):
-        beam = Beam(*(abs(axis) * ARCSEC for axis in parameters[:2]), parameters[2])
+        beam = Beam(bmaj=abs(parameters[0]) * ARCSEC, bmin=abs(parameters[1]) * ARCSEC, bpa=parameters[2])
         return (gaussian(beam, ARCSEC, ARCSEC, 96, 96) - psf)[lobe].astype(float)
 
     starts = ((3, 2, angle) for angle in (0.0, 0.8, 1.6, 2.4))
@@ -129,7 +131,7 @@ def test_fit_ends_where_the_sum_of_squares_is_least(tracks, seed):
 
 
 def test_lobe_larger_than_the_first_window_is_fitted_whole():
-    beam = Beam(150 * ARCSEC, 40 * ARCSEC, 0.7)
+    beam = Beam(bmaj=150 * ARCSEC, bmin=40 * ARCSEC, bpa=0.7)
     fitted = fit_beam(gaussian(beam, ARCSEC, ARCSEC, 300, 300), ARCSEC, ARCSEC)
     assert (fitted.bmaj, fitted.bmin, fitted.bpa) == pytest.approx((beam.bmaj, beam.bmin, beam.bpa), rel=1e-4)
 
@@ -138,7 +140,7 @@ def test_lobe_larger_than_the_first_window_is_fitted_whole():
 @pytest.mark.parametrize("axes", [(3, 2), (14, 4), (40, 11), (150, 40)])
 def test_a_window_around_the_lobe_gives_the_beam_of_the_whole_psf(axes, shape):
     """To the last bit, from whatever window holds the lobe; from a smaller one nothing."""
-    psf = gaussian(Beam(axes[0] * ARCSEC, axes[1] * ARCSEC, 0.7), ARCSEC, ARCSEC, *shape)
+    psf = gaussian(Beam(bmaj=axes[0] * ARCSEC, bmin=axes[1] * ARCSEC, bpa=0.7), ARCSEC, ARCSEC, *shape)
     whole = fit_beam_in_window(psf, shape, ARCSEC, ARCSEC)
     assert fit_beam(psf, ARCSEC, ARCSEC) == whole
     rows, columns = np.nonzero(psf > 0.35)
@@ -161,7 +163,7 @@ def test_window_is_what_lies_within_half_its_size_of_the_peak(shape, half):
 
 
 def test_pixels_that_are_not_finite_count_as_zero():
-    beam = Beam(9 * ARCSEC, 6 * ARCSEC, 0.5)
+    beam = Beam(bmaj=9 * ARCSEC, bmin=6 * ARCSEC, bpa=0.5)
     holes, zeros = (gaussian(beam, ARCSEC, ARCSEC, 64, 64) for _ in range(2))
     bad = [(31, 30), (35, 35), (5, 50), (40, 31)]
     for (y, x), value in zip(bad, (np.nan, np.inf, -np.inf, np.nan), strict=True):
@@ -170,7 +172,7 @@ def test_pixels_that_are_not_finite_count_as_zero():
 
 
 def test_sidelobes_apart_from_the_main_lobe_do_not_count():
-    beam = Beam(6 * ARCSEC, 4 * ARCSEC, 0.5)
+    beam = Beam(bmaj=6 * ARCSEC, bmin=4 * ARCSEC, bpa=0.5)
     psf = gaussian(beam, ARCSEC, ARCSEC, 128, 128)
     psf[20:26, 30:36] = 0.9
     fitted = fit_beam(psf, ARCSEC, ARCSEC)
@@ -199,7 +201,7 @@ delta[32, 32] = 1
         np.ones((2, 2), dtype=np.float32),
         np.random.default_rng(5).standard_normal((64, 64)).astype(np.float32),
         (2 * delta - 1).astype(np.float32),
-        1e30 * gaussian(Beam(5 * ARCSEC, 4 * ARCSEC, 0.0), ARCSEC, ARCSEC, 64, 64),
+        1e30 * gaussian(Beam(bmaj=5 * ARCSEC, bmin=4 * ARCSEC, bpa=0.0), ARCSEC, ARCSEC, 64, 64),
     ],
     ids=["ridge", "steep", "Nyquist", "flat", "delta", "zero", "NaN", "tiny", "noise", "negative", "unnormalised"],
 )
@@ -219,12 +221,12 @@ def test_single_baseline_gives_a_beam_as_long_as_the_field_across_its_fringes():
 @pytest.mark.parametrize("degrees", [0, 35, -50, 90])
 def test_sidelobe_is_the_largest_value_outside_the_lobe(degrees):
     """Against a mask over the whole image, with sidelobes of either sign put near and far."""
-    beam = Beam(8 * ARCSEC, 3 * ARCSEC, math.radians(degrees))
+    beam = Beam(bmaj=8 * ARCSEC, bmin=3 * ARCSEC, bpa=math.radians(degrees))
     rng = np.random.default_rng(degrees + 100)
     for _ in range(20):
         psf = gaussian(beam, ARCSEC, 1.1 * ARCSEC, 80, 100) + 0.01 * rng.standard_normal((80, 100)).astype(np.float32)
         psf[rng.integers(80), rng.integers(100)] = rng.choice([-0.4, 0.4])
-        lobe = Beam(2 * 1.25 * beam.bmaj, 2 * 1.25 * beam.bmin, beam.bpa)
+        lobe = Beam(bmaj=2 * 1.25 * beam.bmaj, bmin=2 * 1.25 * beam.bmin, bpa=beam.bpa)
         outside = gaussian(lobe, ARCSEC, 1.1 * ARCSEC, 80, 100) < 0.5  # half maximum: semi-axes of 1.25 FWHM
         assert psf_sidelobe(psf, beam, ARCSEC, 1.1 * ARCSEC) == np.abs(psf[outside]).max()
 
@@ -232,7 +234,7 @@ def test_sidelobe_is_the_largest_value_outside_the_lobe(degrees):
 def test_sidelobe_does_not_depend_on_how_the_psf_lies_in_memory():
     """Cut out of a larger array, turned, thinned out, mirrored, a single column or row; the same as for a plain copy."""
     rng = np.random.default_rng(11)
-    large, beam = rng.standard_normal((90, 80)).astype(np.float32), Beam(6 * ARCSEC, 3 * ARCSEC, 0.4)
+    large, beam = rng.standard_normal((90, 80)).astype(np.float32), Beam(bmaj=6 * ARCSEC, bmin=3 * ARCSEC, bpa=0.4)
     views = [large[20:61, 10:60], large.T, large[::2, ::3], large[::-1, :50], large[:, ::-1], large[:, 3:4], large[5:6]]
     for psf in (*views, np.asfortranarray(large[:, :1]), np.broadcast_to(large[3], (70, 80))):
         y, x = (index - n // 2 for index, n in zip(np.indices(psf.shape), psf.shape, strict=True))
@@ -244,12 +246,12 @@ def test_sidelobe_does_not_depend_on_how_the_psf_lies_in_memory():
 def test_sidelobe_of_a_small_beam_begins_two_pixels_out():
     psf = delta.copy()
     psf[32, 34], psf[32, 35] = 0.5, -0.2
-    assert psf_sidelobe(psf, Beam(ARCSEC, ARCSEC, 0.0), ARCSEC, ARCSEC) == pytest.approx(0.2)
+    assert psf_sidelobe(psf, Beam(bmaj=ARCSEC, bmin=ARCSEC, bpa=0.0), ARCSEC, ARCSEC) == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("place", [(32, 37), (2, 60), (32, 1), (63, 63)])
 def test_sidelobe_of_a_psf_with_a_nan_is_nan_unless_it_lies_in_the_lobe(place):
-    psf, beam = delta.copy(), Beam(2 * ARCSEC, ARCSEC, 0.0)
+    psf, beam = delta.copy(), Beam(bmaj=2 * ARCSEC, bmin=ARCSEC, bpa=0.0)
     psf[33, 32] = np.nan
     assert psf_sidelobe(psf, beam, ARCSEC, ARCSEC) == 0
     psf[place] = np.nan
@@ -257,111 +259,7 @@ def test_sidelobe_of_a_psf_with_a_nan_is_nan_unless_it_lies_in_the_lobe(place):
 
 
 def test_beam_that_covers_the_field_has_no_sidelobe():
-    assert psf_sidelobe(np.ones((64, 64), np.float32), Beam(100 * ARCSEC, 100 * ARCSEC, 0.0), ARCSEC, ARCSEC) == 0
-
-
-def test_area_is_the_sum_of_the_gaussian():
-    """A well-sampled Gaussian's sum is its integral to float32 accuracy."""
-    beam = Beam(9 * ARCSEC, 6 * ARCSEC, 0.4)
-    total = gaussian(beam, ARCSEC, 1.2 * ARCSEC, 128, 128).astype(float).sum()
-    assert beam_area_pixels(beam, ARCSEC, 1.2 * ARCSEC) == pytest.approx(total, rel=1e-5)
-
-
-def test_kernel_takes_one_beam_to_the_other():
-    """Convolved by FFT on a fine grid and fitted again."""
-    beam, target = Beam(6 * ARCSEC, 4 * ARCSEC, 0.3), Beam(10 * ARCSEC, 8 * ARCSEC, -0.6)
-    kernel = deconvolve(target, beam)
-    images = (gaussian(part, ARCSEC, ARCSEC, 129, 129).astype(float) for part in (beam, kernel))
-    convolved = signal.fftconvolve(*images, mode="same")
-    fitted = fit_beam((convolved / convolved.max()).astype(np.float32), ARCSEC, ARCSEC)
-    assert (fitted.bmaj, fitted.bmin, fitted.bpa) == pytest.approx((target.bmaj, target.bmin, target.bpa), rel=1e-3)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_deconvolution_agrees_with_radio_beam(seed):
-    rng = np.random.default_rng(seed)
-
-    def random_beam(scale):
-        axes = np.sort(scale * (1 + rng.random(2)))
-        return Beam(axes[1] * ARCSEC, axes[0] * ARCSEC, rng.uniform(-1.5, 1.5))
-
-    def package(beam):
-        return radio_beam.Beam(beam.bmaj * units.rad, beam.bmin * units.rad, beam.bpa * units.rad)
-
-    target, beam = random_beam(1.4), random_beam(1.0)
-    kernel = deconvolve(target, beam)
-    expected = package(target).deconvolve(package(beam), failure_returns_pointlike=True)
-    if expected.major == 0:
-        assert kernel is None
-    else:
-        assert kernel.bmaj == pytest.approx(expected.major.to_value(units.rad), rel=1e-6)
-        assert kernel.bmin == pytest.approx(expected.minor.to_value(units.rad), rel=1e-6)
-        assert angle_difference(kernel.bpa, expected.pa.to_value(units.rad)) < 1e-6
-
-
-def test_deconvolution_of_equal_and_larger_beams():
-    beam = Beam(6 * ARCSEC, 4 * ARCSEC, 0.3)
-    assert deconvolve(beam, beam) == Beam(0.0, 0.0, 0.0)
-    assert deconvolve(beam, Beam(6.01 * ARCSEC, 4 * ARCSEC, 0.3)) is None
-    assert deconvolve(beam, Beam(5 * ARCSEC, 4.01 * ARCSEC, 0.3)) is None
-
-
-def test_common_beam_of_equal_beams_is_that_beam():
-    beam = Beam(6 * ARCSEC, 4 * ARCSEC, 0.3)
-    assert common_beam([beam] * 500) == beam
-
-
-def test_common_beam_is_the_largest_where_it_contains_the_others():
-    """Beams that shrink with frequency: the lowest channel's, untouched."""
-    beams = [Beam(6 * ARCSEC / (1 + 1e-4 * c), 4 * ARCSEC / (1 + 1e-4 * c), 0.3) for c in range(3000)]
-    assert common_beam(beams[::-1]) == beams[0]
-
-
-@pytest.mark.parametrize(
-    ("count", "spread"), [(2, 0.2), (3, 0.2), (30, 0.05), (117, 0.005), (117, 0.5), (20_000, 0.05)]
-)
-def test_common_beam_contains_all_and_is_hardly_larger_than_needed(count, spread):
-    """Every beam can be taken to it; shrunk by 1 % (radio_beam's epsilon and tolerance) it no longer holds them all."""
-    rng = np.random.default_rng(count)
-    beams = [
-        Beam(6 * ARCSEC * (1 + spread * rng.random()), 4 * ARCSEC * (1 + spread * rng.random()), spread * rng.normal())
-        for _ in range(count)
-    ]
-    common = common_beam(beams)
-    assert all(deconvolve(common, beam) is not None for beam in beams)
-    assert -math.pi / 2 < common.bpa <= math.pi / 2
-    smaller = Beam(0.99 * common.bmaj, 0.99 * common.bmin, common.bpa)
-    assert any(deconvolve(smaller, beam) is None for beam in beams)
-
-
-def test_common_beam_of_crossed_beams_is_round():
-    """Two equal ellipses at right angles: the smallest ellipse around both is the circle around them."""
-    common = common_beam([Beam(6 * ARCSEC, 2 * ARCSEC, 0.0), Beam(6 * ARCSEC, 2 * ARCSEC, math.pi / 2)])
-    assert common.bmaj == pytest.approx(6 * ARCSEC, rel=2e-3)
-    assert common.bmin == pytest.approx(6 * ARCSEC, rel=2e-3)
-
-
-def test_common_beam_is_the_same_at_every_scale():
-    """Micro-arcsecond beams (EHT) as well as degrees; 1e-6 is far below radio_beam's own tolerance."""
-
-    def common(scale):
-        return common_beam([Beam(20 * scale, 15 * scale, angle) for angle in (0.0, 0.2, 0.4)])
-
-    reference = common(ARCSEC)
-    for scale in (1e-6 * ARCSEC, 360 * ARCSEC):
-        found = common(scale)
-        assert found.bmaj / scale == pytest.approx(reference.bmaj / ARCSEC, rel=1e-6)
-        assert found.bmin / scale == pytest.approx(reference.bmin / ARCSEC, rel=1e-6)
-        assert angle_difference(found.bpa, reference.bpa) < 1e-6
-
-
-def test_common_beam_of_nothing_is_refused():
-    with pytest.raises(GpucubeError, match="no channel has a beam"):
-        common_beam([])
-
-
-def test_record_holds_the_beam_in_the_units_of_the_summary():
-    beam = Beam(6 * ARCSEC, 4 * ARCSEC, math.radians(-30))
-    assert beam_to_record(beam) == pytest.approx({"bmaj_arcsec": 6, "bmin_arcsec": 4, "bpa_deg": -30})
-    back = beam_from_record(beam_to_record(beam))
-    assert (back.bmaj, back.bmin, back.bpa) == pytest.approx((beam.bmaj, beam.bmin, beam.bpa), rel=1e-14)
+    assert (
+        psf_sidelobe(np.ones((64, 64), np.float32), Beam(bmaj=100 * ARCSEC, bmin=100 * ARCSEC, bpa=0.0), ARCSEC, ARCSEC)
+        == 0
+    )

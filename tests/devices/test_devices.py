@@ -28,7 +28,7 @@ from gpucube.devices.choice import make_device
 from gpucube.errors import GpucubeError
 from gpucube.imaging.restore import restored
 from gpucube.schema.quantities import parse_taper_width
-from gpucube.sky.beam import Beam, beam_area_pixels
+from gpucube.sky.beam import Beam
 
 SQUARE = geometry()
 RECTANGLE = geometry(64, 48, 20.0, 27.0)
@@ -397,9 +397,9 @@ def test_one_visibility_is_enough(device_name, weighting):
 
 
 BEAMS = [
-    Beam(80 * ARCSEC, 80 * ARCSEC, 0.0),
-    Beam(150 * ARCSEC, 70 * ARCSEC, 0.6),
-    Beam(120 * ARCSEC, 60 * ARCSEC, -1.2),
+    Beam(bmaj=80 * ARCSEC, bmin=80 * ARCSEC, bpa=0.0),
+    Beam(bmaj=150 * ARCSEC, bmin=70 * ARCSEC, bpa=0.6),
+    Beam(bmaj=120 * ARCSEC, bmin=60 * ARCSEC, bpa=-1.2),
 ]
 
 
@@ -425,15 +425,12 @@ def test_the_restored_image_is_the_sum_of_gaussians_and_the_residual(device_name
 @pytest.mark.parametrize("fitted", BEAMS)
 def test_smoothing_the_residual_to_a_larger_beam_conserves_flux(device_name, fitted):
     """A point source left in the residual, 1 Jy per fitted beam, becomes one of 1 Jy per target beam."""
-    g, target = RECTANGLE, Beam(200 * ARCSEC, 160 * ARCSEC, 0.3)
+    g, target = RECTANGLE, Beam(bmaj=200 * ARCSEC, bmin=160 * ARCSEC, bpa=0.3)
     residual = gaussian(g, fitted, 30, 22).astype(np.float32)
     device = make_device(device_name, settings(g))
     image = restored(device, g, np.zeros(g.shape, np.float32), residual, fitted, target)
     assert image == pytest.approx(gaussian(g, target, 30, 22), abs=1e-4)  # a beam of 3 pixels is sampled to that
-    before, after = (
-        values.sum(dtype=float) / beam_area_pixels(beam, g.cell_x, g.cell_y)
-        for values, beam in ((residual, fitted), (image, target))
-    )
+    before, after = (values.sum(dtype=float) / beam.area(g) for values, beam in ((residual, fitted), (image, target)))
     assert after == pytest.approx(before, rel=1e-4)
 
 

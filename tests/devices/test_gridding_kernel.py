@@ -14,7 +14,6 @@ from gpucube.devices.cuda.gridding_kernel import (
     UPSAMPLING,
     aliasing_error,
     choose_kernel,
-    good_fft_size,
     make_kernel,
     make_w_planes,
 )
@@ -154,31 +153,6 @@ def test_few_samples_want_small_ffts_and_many_want_narrow_kernels():
     assert choose_kernel(1e-10, 4096, 4096, 1000).error < 1e-10, (
         "where little upsampling cannot reach epsilon, more can"
     )
-
-
-def test_fft_sizes_are_the_smallest_even_ones_of_small_factors():
-    def small_factors(n: int) -> bool:
-        for factor in (2, 3, 5, 7):
-            while n % factor == 0:
-                n //= factor
-        return n == 1
-
-    for at_least in [*range(1, 400), 1025, 4097, 10001]:
-        expected = next(n for n in range(max(at_least, 2), 4 * at_least + 4) if n % 2 == 0 and small_factors(n))
-        assert good_fft_size(at_least) == expected
-
-
-def test_n_minus_one_of_every_pixel():
-    nx, ny, cell = 40, 30, 0.01
-    height = n_minus_one(nx, ny, cell, 1.5 * cell)
-    assert height.shape == (ny, nx)
-    assert height[15, 20] == 0
-    l, m = -(7 - 20) * cell, (25 - 15) * 1.5 * cell
-    assert height[25, 7] == pytest.approx(np.sqrt(1 - l * l - m * m) - 1, abs=1e-15)
-    # without cancellation: 1e-12 rad^2 / 2, which 1 - sqrt(1 - r^2) would know to 4 digits only
-    assert n_minus_one(2, 2, 1e-6, 1e-6)[0, 1] == pytest.approx(-5e-13, rel=1e-9)
-    with pytest.raises(GpucubeError, match="horizon"):
-        n_minus_one(400, 300, cell, cell)
 
 
 @pytest.mark.parametrize("epsilon", [1e-3, 1e-6, 1e-10])

@@ -19,13 +19,13 @@ CELL_X, CELL_Y = 4.8e-6, 5.3e-6
 SHAPES = [(1, 1), (2, 2), (7, 9), (64, 48), (33, 70), (101, 103)]
 
 BEAMS = [
-    Beam(CELL_X, CELL_X, 0.0),  # the smallest lobe: two pixels, some of them exactly on its edge
-    Beam(4 * CELL_Y, 4 * CELL_Y, 0.0),
-    Beam(11 * CELL_Y, 2 * CELL_X, 0.7),
-    Beam(7.3 * CELL_X, 5.1 * CELL_X, -1.3),
-    Beam(400 * CELL_X, 3 * CELL_X, 2.1),  # a ridge through the whole image
-    Beam(30 * CELL_X, 20 * CELL_X, math.pi / 2),
-    Beam(400 * CELL_X, 400 * CELL_X, 0.0),  # covers every image here
+    Beam(bmaj=CELL_X, bmin=CELL_X, bpa=0.0),  # the smallest lobe: two pixels, some of them exactly on its edge
+    Beam(bmaj=4 * CELL_Y, bmin=4 * CELL_Y, bpa=0.0),
+    Beam(bmaj=11 * CELL_Y, bmin=2 * CELL_X, bpa=0.7),
+    Beam(bmaj=7.3 * CELL_X, bmin=5.1 * CELL_X, bpa=-1.3),
+    Beam(bmaj=400 * CELL_X, bmin=3 * CELL_X, bpa=2.1),  # a ridge through the whole image
+    Beam(bmaj=30 * CELL_X, bmin=20 * CELL_X, bpa=math.pi / 2),
+    Beam(bmaj=400 * CELL_X, bmin=400 * CELL_X, bpa=0.0),  # covers every image here
 ]
 
 
@@ -87,7 +87,7 @@ def test_pixels_on_the_edge_of_the_ellipse_are_rounded_as_the_cpu_does():
         distance, direction = math.hypot(x * CELL_X, y * CELL_Y), math.atan2(x * CELL_X, y * CELL_Y)
         turn, minor = rng.uniform(-0.3, 0.3), distance * rng.uniform(0.4, 0.9)
         major = distance * math.cos(turn) / math.sqrt(1 - (distance * math.sin(turn) / minor) ** 2)
-        beams.append(Beam(major / SIDELOBE_SEMI_AXIS, minor / SIDELOBE_SEMI_AXIS, direction + turn))
+        beams.append(Beam(bmaj=major / SIDELOBE_SEMI_AXIS, bmin=minor / SIDELOBE_SEMI_AXIS, bpa=direction + turn))
     expected = [psf_sidelobe(psf, beam, CELL_X, CELL_Y) for psf, beam in zip(psfs, beams, strict=True)]
     assert 0.2 * planes < sum(expected) < 0.8 * planes
     assert sidelobes(psfs, np.arange(planes, dtype=np.int32), (size, size), beams, blocks=1).tolist() == expected

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from events import RecordedEvents
 from jobs import CELL, read, samples, with_sky
-from oracles import ARCSEC, dft_image, dft_predict, direct_dirty, direct_predict, imaging_weights, point_components
+from oracles import dft_image, dft_predict, direct_dirty, direct_predict, imaging_weights, point_components
 
+from gpucube.constants import ARCSEC
 from gpucube.data.mask import load_mask
 from gpucube.data.store import Partition, PlaneKey, Samples, VisibilityStore, allocate, sort_rows, write_rows
 from gpucube.devices.base import ImagingSettings
@@ -25,11 +26,14 @@ from gpucube.imaging.restore import restore_chunk
 from gpucube.imaging.stopping import CleanParameters
 from gpucube.output.fits_cube import read_plane
 from gpucube.output.records import ChannelRecord, StopCode
-from gpucube.sky.beam import Beam, beam_from_record
+from gpucube.sky.beam import Beam
+from gpucube.sky.directions import Direction
 from gpucube.sky.geometry import ImageGeometry
-from gpucube.sky.spectral import SpectralAxis
+from gpucube.sky.spectral import FRAMES, SpectralAxis
 
-GEOMETRY = ImageGeometry(64, 64, CELL, CELL, np.deg2rad(187.5), np.deg2rad(30.0))
+GEOMETRY = ImageGeometry(
+    nx=64, ny=64, cell_x=CELL, cell_y=CELL, centre=Direction(ra=np.deg2rad(187.5), dec=np.deg2rad(30.0))
+)
 CLEAN = CleanParameters(niter=2000, nsigma=3.0)
 DATA_CHANNELS = [0, 1, 3, 4, 5, 6, 7, 8, 9, 10, 11]
 
@@ -330,7 +334,7 @@ def diverging_job(tmp_path: Path, cycleniter: int, threshold: float) -> tuple[Im
     Cleaned with a gain of 1 in deep cycles, it finds more flux than there is.
     """
     cell = 150 * ARCSEC
-    g = ImageGeometry(64, 64, cell, cell, 1.0, 0.5)
+    g = ImageGeometry(nx=64, ny=64, cell_x=cell, cell_y=cell, centre=Direction(ra=1.0, dec=0.5))
     base = samples(g, n=600, w=4000.0)
     places = [(-29 * cell, -29 * cell, 1.0), (28 * cell, 27 * cell, 0.8)]
     s = with_sky(base, direct_predict(base.uvw, base.frequency, places))
@@ -346,7 +350,7 @@ def diverging_job(tmp_path: Path, cycleniter: int, threshold: float) -> tuple[Im
         selected=np.array([[600]]),
         power=np.ones((1, 1, 1)),
     )
-    axis = SpectralAxis(np.array([s.frequency]), np.array([1e4]), "LSRK", None)
+    axis = SpectralAxis(frequency=np.array([s.frequency]), width=np.array([1e4]), frame=FRAMES["LSRK"], restfreq=None)
     clean = CleanParameters(100_000, 1.0, threshold, cyclefactor=1e-3, minpsffraction=0.0, cycleniter=cycleniter)
     settings = {"weighting": "natural", "epsilon": 1e-5, "w_term": True}
     return jobs.make_job(store, g, axis, tmp_path / "cube", clean=clean, **settings), s
@@ -392,12 +396,12 @@ def test_a_plane_that_diverges_is_rolled_back_and_tried_again(tmp_path, cyclenit
 
 
 def test_restoring_afterwards_with_one_beam_is_restoring_at_once_with_it(make_job):
-    beam = Beam(90 * ARCSEC, 80 * ARCSEC, 0.4)
+    beam = Beam(bmaj=90 * ARCSEC, bmin=80 * ARCSEC, bpa=0.4)
     at_once = make_job("at_once", beam=beam)
     image_chunk(at_once, CpuDevice(at_once.settings), [4, 5, 2])
     later = make_job("later", beam="common")
     records = image_chunk(later, CpuDevice(later.settings), [4, 5, 2])
-    fitted = {(0, r.channel): beam_from_record(r.beam) for r in records if r.beam}
+    fitted = {(0, r.channel): Beam.from_record(r.beam) for r in records if r.beam}
     restore_chunk(later, CpuDevice(later.settings), beam, fitted, [4, 5, 2])
     assert np.isnan(planes(later, 2)["image"]).all()
     for channel in (4, 5):

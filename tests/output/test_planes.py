@@ -19,27 +19,32 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from spectral_cube import SpectralCube, VaryingResolutionSpectralCube
 
+from gpucube.constants import ARCSEC
 from gpucube.errors import GpucubeError
 from gpucube.output.fits_cube import create_cubes, read_plane, sync, write_beam_table, write_plane, write_single_beam
 from gpucube.output.paths import PRODUCT_UNITS
 from gpucube.sky.beam import Beam
+from gpucube.sky.directions import Direction
 from gpucube.sky.geometry import ImageGeometry
-from gpucube.sky.spectral import SpectralAxis
+from gpucube.sky.spectral import FRAMES, SpectralAxis
 
-ARCSEC = math.pi / 180 / 3600
-GEOMETRY = ImageGeometry(32, 24, 1.5 * ARCSEC, 2 * ARCSEC, math.radians(-100), math.radians(-35))
+GEOMETRY = ImageGeometry(
+    nx=32, ny=24, cell_x=1.5 * ARCSEC, cell_y=2 * ARCSEC, centre=Direction(ra=math.radians(-100), dec=math.radians(-35))
+)
 RISING = 86e9 + 1e5 * np.arange(5)
 
 
-def make_axis(frequency=RISING, specsys="LSRK", restfreq=86.243e9) -> SpectralAxis:
+def make_axis(frequency=RISING, frame="LSRK", restfreq=86.243e9) -> SpectralAxis:
     frequency = np.asarray(frequency, dtype=float)
-    return SpectralAxis(frequency, np.full(frequency.shape, 1e5), specsys, restfreq)
+    return SpectralAxis(
+        frequency=frequency, width=np.full(frequency.shape, 1e5), frame=FRAMES[frame], restfreq=restfreq
+    )
 
 
 def make_beams(nstokes: int, nchan: int) -> list[list[Beam | None]]:
     """Beams that tell channel and Stokes plane apart."""
     return [
-        [Beam((4 + 0.1 * c + s) * ARCSEC, 3 * ARCSEC, math.radians(10 * s - c)) for c in range(nchan)]
+        [Beam(bmaj=(4 + 0.1 * c + s) * ARCSEC, bmin=3 * ARCSEC, bpa=math.radians(10 * s - c)) for c in range(nchan)]
         for s in range(nstokes)
     ]
 
@@ -98,7 +103,7 @@ def test_every_product_is_standard_fits_with_its_unit_and_its_beams(tmp_path, pr
 
 
 def test_unwritten_planes_take_no_disk_space(tmp_path):
-    big = ImageGeometry(2048, 2048, ARCSEC, ARCSEC, 0.0, 0.0)
+    big = ImageGeometry(nx=2048, ny=2048, cell_x=ARCSEC, cell_y=ARCSEC, centre=Direction(ra=0.0, dec=0.0))
     cube = create_cubes(tmp_path / "out", ["image"], big, make_axis(), ("I",), [])["image"]
     status = (tmp_path / "out.image.fits").stat()
     assert status.st_size > 5 * cube.plane_bytes
@@ -109,10 +114,16 @@ def test_unwritten_planes_take_no_disk_space(tmp_path):
 @pytest.mark.parametrize("radesys", ["FK5", "ICRS"])
 def test_pixels_lie_where_the_sine_projection_puts_them(tmp_path, radesys):
     """The header's WCS against unit vectors, to a millionth of a pixel (16 digits of double, 14 in the cards)."""
-    geometry = ImageGeometry(32, 24, 90 * ARCSEC, 120 * ARCSEC, math.radians(-100), math.radians(-35), radesys)
+    geometry = ImageGeometry(
+        nx=32,
+        ny=24,
+        cell_x=90 * ARCSEC,
+        cell_y=120 * ARCSEC,
+        centre=Direction(ra=math.radians(-100), dec=math.radians(-35), frame=radesys),
+    )
     create_cubes(tmp_path / "out", ["image"], geometry, make_axis(), ("I",), [])
     wcs = WCS(fits.getheader(tmp_path / "out.image.fits")).celestial
-    ra0, dec0 = geometry.ra, geometry.dec
+    ra0, dec0 = geometry.centre.ra, geometry.centre.dec
     centre = np.array([math.cos(dec0) * math.cos(ra0), math.cos(dec0) * math.sin(ra0), math.sin(dec0)])
     east = np.array([-math.sin(ra0), math.cos(ra0), 0.0])
     north = np.cross(centre, east)
@@ -160,7 +171,7 @@ def test_spectral_cube_finds_frequencies_and_beams(tmp_path, frequency, stokes):
 
 @pytest.mark.parametrize("at_creation", [True, False], ids=["given beam", "common beam, known at the end"])
 def test_single_beam_stands_in_the_header(tmp_path, at_creation):
-    beam = Beam(5 * ARCSEC, 4 * ARCSEC, math.radians(-70))
+    beam = Beam(bmaj=5 * ARCSEC, bmin=4 * ARCSEC, bpa=math.radians(-70))
     cubes = create_cubes(
         tmp_path / "out",
         ["image", "residual", "model"],
@@ -192,7 +203,7 @@ def test_channel_without_beam_takes_the_nearest(tmp_path):
     """No reader accepts an empty row: nearest channel of the same Stokes, the lower of two; else one pixel."""
     axis = make_axis(86e9 + 1e5 * np.arange(6))
     cube = create_cubes(tmp_path / "out", ["image"], GEOMETRY, axis, ("I", "Q"), [])["image"]
-    beam = [Beam((4 + c) * ARCSEC, 3 * ARCSEC, 0.1) for c in range(6)]
+    beam = [Beam(bmaj=(4 + c) * ARCSEC, bmin=3 * ARCSEC, bpa=0.1) for c in range(6)]
     write_beam_table(cube, [[None, beam[1], None, beam[3], None, None], [None] * 6])
     table = fits.getdata(cube.path, "BEAMS")
     assert table["BMAJ"][:6] == pytest.approx([5, 5, 5, 7, 7, 7])
@@ -202,7 +213,9 @@ def test_channel_without_beam_takes_the_nearest(tmp_path):
 
 def test_uneven_channels_are_listed_and_announced(tmp_path):
     frequency = [1e9, 1.1e9, 1.5e9]
-    axis = SpectralAxis(np.array(frequency), np.array([1e6, 2e6, 3e6]), "TOPOCENT", None)
+    axis = SpectralAxis(
+        frequency=np.array(frequency), width=np.array([1e6, 2e6, 3e6]), frame=FRAMES["TOPO"], restfreq=None
+    )
     cubes = create_cubes(tmp_path / "out", ["image", "model"], GEOMETRY, axis, ("I",), [])
     write_beam_table(cubes["image"], make_beams(1, 3))
     for cube in cubes.values():
@@ -286,7 +299,7 @@ def test_cube_deleted_during_the_run_is_told_in_one_line(tmp_path):
 
 
 def test_disk_too_small_is_refused_before_anything_is_made(tmp_path):
-    huge = ImageGeometry(30000, 30000, ARCSEC, ARCSEC, 0.0, 0.0)
+    huge = ImageGeometry(nx=30000, ny=30000, cell_x=ARCSEC, cell_y=ARCSEC, centre=Direction(ra=0.0, dec=0.0))
     axis = make_axis(86e9 + 1e5 * np.arange(100_000))  # 360 TB a product
     with pytest.raises(GpucubeError, match=r"need 7\.2e\+05 GB and .* has .* GB free") as caught:
         create_cubes(tmp_path / "new" / "out", ["image", "model"], huge, axis, ("I",), [])

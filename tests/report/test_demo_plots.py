@@ -12,8 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import AsinhNorm
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from oracles import ARCSEC, gaussian
+from oracles import gaussian
 
+from gpucube.constants import ARCSEC
 from gpucube.demo import REGION_RADIUS, run_demo, source_region
 from gpucube.output.fits_cube import create_cubes, write_beam_table, write_plane
 from gpucube.report.plots import (
@@ -27,13 +28,18 @@ from gpucube.report.plots import (
     shown_channels,
 )
 from gpucube.sky.beam import Beam
-from gpucube.sky.spectral import SpectralAxis
+from gpucube.sky.spectral import FRAMES, SpectralAxis
 
 
 def write_cube(folder, planes, beams, cell):
     """An image cube on disk; `beams` is one Beam for all channels or a list with one per channel."""
     nchan, ny, nx = planes.shape
-    axis = SpectralAxis(1.42e9 + 1e4 * np.arange(nchan), np.full(nchan, 1e4), "LSRK", 1.42040575e9)
+    axis = SpectralAxis(
+        frequency=1.42e9 + 1e4 * np.arange(nchan),
+        width=np.full(nchan, 1e4),
+        frame=FRAMES["LSRK"],
+        restfreq=1.42040575e9,
+    )
     per_channel = isinstance(beams, list)
     written = create_cubes(
         folder / "cube",
@@ -100,7 +106,7 @@ def test_demo_recovers_the_simulated_spectrum(demo):
 
 
 def test_cube_with_a_beam_per_channel_is_read(tmp_path):
-    beams = [Beam(6 * ARCSEC, 4 * ARCSEC, 0.3), None, Beam(5 * ARCSEC, 3 * ARCSEC, -0.4)]
+    beams = [Beam(bmaj=6 * ARCSEC, bmin=4 * ARCSEC, bpa=0.3), None, Beam(bmaj=5 * ARCSEC, bmin=3 * ARCSEC, bpa=-0.4)]
     planes = np.arange(3 * 16 * 16, dtype=float).reshape(3, 16, 16)
     planes[1] = np.nan
     cube = read_cube(write_cube(tmp_path, planes, beams, cell=0.5))
@@ -113,14 +119,14 @@ def test_cube_with_a_beam_per_channel_is_read(tmp_path):
 
 
 def test_cube_with_one_beam_is_read(tmp_path):
-    beam = Beam(6 * ARCSEC, 4 * ARCSEC, 0.3)
+    beam = Beam(bmaj=6 * ARCSEC, bmin=4 * ARCSEC, bpa=0.3)
     cube = read_cube(write_cube(tmp_path, np.zeros((2, 16, 16)), beam, cell=1.0))
     for read in cube.beams:
         assert (read.bmaj, read.bmin, read.bpa) == pytest.approx((beam.bmaj, beam.bmin, beam.bpa), rel=1e-6)
 
 
 def test_flux_within_a_region_is_in_jansky():
-    beam = Beam(8 * ARCSEC, 5 * ARCSEC, 0.6)
+    beam = Beam(bmaj=8 * ARCSEC, bmin=5 * ARCSEC, bpa=0.6)
     image = 2.5 * gaussian(geometry(cell_x=1.0), beam)
     cube = Cube(np.stack([image, np.full((64, 64), np.nan)]), 1.0, 1.0, [beam, None])
     found = cube.flux_within(np.ones((64, 64), bool))
@@ -137,7 +143,7 @@ def test_velocity_follows_the_radio_convention():
 
 def test_map_has_east_to_the_left_and_the_beam_leans_towards_east():
     axes = Figure().subplots()
-    beam = Beam(20 * ARCSEC, 5 * ARCSEC, np.deg2rad(30))
+    beam = Beam(bmaj=20 * ARCSEC, bmin=5 * ARCSEC, bpa=np.deg2rad(30))
     draw_channel_map(axes, np.zeros((64, 64)), (32, -32, -32, 32), AsinhNorm(1.0, vmin=0, vmax=1), beam, ARCSEC, "")
     assert axes.get_xlim() == (32, -32)
     (ellipse,) = axes.patches

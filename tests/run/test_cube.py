@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from jobs import CELL, GEOMETRY, IMAGES, PRODUCTS, altered, column, image, payload, planes, tree
-from oracles import ARCSEC, convolved, direct_dirty, direct_predict, imaging_weights, point_components, stokes_i
+from oracles import convolved, direct_dirty, direct_predict, imaging_weights, point_components, stokes_i
 
 import gpucube
 from gpucube.cli import main
+from gpucube.constants import ARCSEC
 from gpucube.data.store import Samples
 from gpucube.output.records import StopCode
 from gpucube.sky.beam import Beam
+from gpucube.sky.directions import Direction
 from gpucube.sky.geometry import ImageGeometry
 
 DATA_CHANNELS = [0, 1, 3, 4, 5, 6, 7, 8, 9, 10, 11]
@@ -53,11 +55,13 @@ def at_some_pixels(plane: np.ndarray) -> np.ndarray:
 
 
 def recorded_beam(record: dict[str, float]) -> Beam:
-    return Beam(record["bmaj_arcsec"] * ARCSEC, record["bmin_arcsec"] * ARCSEC, np.deg2rad(record["bpa_deg"]))
+    return Beam(
+        bmaj=record["bmaj_arcsec"] * ARCSEC, bmin=record["bmin_arcsec"] * ARCSEC, bpa=np.deg2rad(record["bpa_deg"])
+    )
 
 
 def header_beam(header: fits.Header) -> Beam:
-    return Beam(*(float(np.deg2rad(header[key])) for key in ("BMAJ", "BMIN", "BPA")))
+    return Beam(**{key.lower(): float(np.deg2rad(header[key])) for key in ("BMAJ", "BMIN", "BPA")})
 
 
 # Truth
@@ -611,7 +615,7 @@ def test_wide_field_is_accurate_to_epsilon(epsilon: float, wide_ms: Path, tmp_pa
     result = image(wide_ms, tmp_path / "cube", **DIRTY, **settings)
     assert result.summary["gridder"] == "wgridder"
     uvw = column(wide_ms, "UVW")
-    geometry = ImageGeometry(512, 512, CELL, CELL, 0.0, 0.0)
+    geometry = ImageGeometry(nx=512, ny=512, cell_x=CELL, cell_y=CELL, centre=Direction(ra=0.0, dec=0.0))
     vis, weight = stokes_i(wide_ms, 1)
     frequency = result.channels[1].frequency_hz
     reference = ducc0.wgridder.vis2dirty(

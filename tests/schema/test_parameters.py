@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpucube.errors import GpucubeError
-from gpucube.schema.checks import good_image_size
 from gpucube.schema.parameters import Parameters, make_parameters
 from gpucube.schema.reference import reference_page
 
@@ -242,11 +241,6 @@ def test_whatever_is_written_is_understood_or_one_line(name: str, value: Any) ->
         assert len(str(error)) < 400
     else:
         assert make_parameters(**parameters.as_json_dict()) == parameters
-
-
-@pytest.mark.parametrize(("at_least", "good"), [(0, 32), (31, 32), (101, 108), (512, 512), (1021, 1024), (2050, 2058)])
-def test_good_sizes_are_even_products_of_small_primes(at_least: int, good: int) -> None:
-    assert good_image_size(at_least) == good
 
 
 def test_every_parameter_is_described() -> None:

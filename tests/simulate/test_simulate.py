@@ -11,6 +11,7 @@ from gpucube.errors import GpucubeError
 from gpucube.schema.validation import validated
 from gpucube.simulate import SimulationParameters, simulate_ms
 from gpucube.simulate.arrays import ARRAYS, antenna_positions
+from gpucube.sky.directions import Direction
 from gpucube.sky.geometry import ImageGeometry
 
 CELL = np.deg2rad(20.0 / 3600.0)
@@ -43,7 +44,13 @@ def test_explicit_sources_appear_at_their_pixels_with_x_to_the_west(make_ms):
     truth = np.load(result.truth)
     assert (truth["x"][0], truth["y"][0]) == pytest.approx((32 + 9, 32 + 5))
     data, uvw = columns(result.ms, "DATA", "UVW")
-    geometry = ImageGeometry(64, 64, CELL, CELL, float(truth["phase_ra"]), float(truth["phase_dec"]))
+    geometry = ImageGeometry(
+        nx=64,
+        ny=64,
+        cell_x=CELL,
+        cell_y=CELL,
+        centre=Direction(ra=float(truth["phase_ra"]), dec=float(truth["phase_dec"])),
+    )
     weight = np.ones(len(uvw))
     for channel in (0, 11):
         at_source, mirrored = direct_dirty(

@@ -27,7 +27,7 @@ from gpucube.devices.base import ACTIVE_SET_CUT, SPARSE_COMPONENTS, ImagingSetti
 from gpucube.devices.cpu import loops as cpu_loops
 from gpucube.devices.psf_fit import fit_beam, psf_sidelobe
 from gpucube.sky.beam import Beam
-from gpucube.sky.gaussians import gaussian_form, gaussian_reach, gaussian_spectrum, sampled_gaussian, taper_form
+from gpucube.sky.gaussians import taper_form
 
 SINGLE_PRECISION_EPSILON = 1e-5
 """Below this ducc0 wants double precision."""
@@ -276,10 +276,9 @@ class CpuDevice:
         geometry = self.settings.geometry
         image = residual.copy()
         if smooth is not None:
-            image = convolve(residual, gaussian_spectrum(geometry.shape, smooth, geometry.cell_x, geometry.cell_y))
+            image = convolve(residual, smooth.spectrum(geometry))
             image *= scale
-        form = gaussian_form(beam, geometry.cell_x, geometry.cell_y)
-        kernel = sampled_gaussian(form, *gaussian_reach(form, geometry.shape))
+        kernel = beam.sampled(geometry)
         if np.count_nonzero(model) * kernel.size < 100 * model.size:
             cpu_loops.add_gaussians(image, model, kernel)
             return image

@@ -29,7 +29,7 @@ from gpucube.devices.cuda.minor_cycle import Images, active_set, textbook
 from gpucube.devices.psf_fit import FIRST_WINDOW, fit_beam_in_window, lobe_ellipse, peak_window
 from gpucube.errors import DeviceLost
 from gpucube.sky.beam import Beam
-from gpucube.sky.gaussians import gaussian_form, gaussian_reach, gaussian_spectrum, sampled_gaussian, taper_form
+from gpucube.sky.gaussians import taper_form
 
 
 @dataclass
@@ -449,16 +449,15 @@ class CudaDevice:
         if smooth is None:
             image = residual.copy()
         else:
-            image = self._convolver.convolve(residual, gaussian_spectrum(g.shape, smooth, g.cell_x, g.cell_y, xp))
+            image = self._convolver.convolve(residual, smooth.spectrum(g, xp))
             image *= np.float32(scale)
-        form = gaussian_form(beam, g.cell_x, g.cell_y)
-        half_y, half_x = gaussian_reach(form, g.shape)
-        table = xp.asarray(sampled_gaussian(form, half_y, half_x))
+        table = beam.sampled(g)
+        half_y, half_x = table.shape[0] // 2, table.shape[1] // 2
         only = xp.zeros(1, np.int32)
         halves = (xp.asarray(np.array([half_y], np.int32)), xp.asarray(np.array([half_x], np.int32)))
         grid = (-(-g.nx // 32), -(-g.ny // 32), 1)
         self._kernels.launch(
             *("restore.add_gaussians", grid, (32, 8), image, xp.asarray(model, np.float32), only, g.ny, g.nx),
-            *(table, xp.zeros(1, np.int64), *halves),
+            *(xp.asarray(table), xp.zeros(1, np.int64), *halves),
         )
         return self._backend.download(image)

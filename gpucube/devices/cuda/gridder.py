@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from gpucube.devices.cuda.backend import Backend, Kernels, fft_group
-from gpucube.devices.cuda.gridding_kernel import GriddingKernel, WPlanes, good_fft_size
+from gpucube.devices.cuda.gridding_kernel import GriddingKernel, WPlanes
+from gpucube.fft_size import good_fft_size
 from gpucube.sky.geometry import n_minus_one
 
 BATCH = 64

@@ -1,7 +1,7 @@
 """The gridding kernel: its shape, its polynomials for device code, its transform, and the planes of the w term.
 
 In: the accuracy epsilon, the upsampling of the uv grid, the field and the range of w. Out: a `GriddingKernel` (support,
-shape parameter, Horner coefficients of every tap), correction factors of image pixels, FFT sizes, and `WPlanes`.
+shape parameter, Horner coefficients of every tap), correction factors of image pixels, and `WPlanes`.
 
 Kernel: exponential of semicircle, phi(x) = exp(beta (sqrt(1 - x^2) - 1)) on [-1, 1] (Barnett, Magland & af Klinteberg
 2019, SIAM J. Sci. Comput. 41, C479, eq. 1.8). Its transform by Gauss-Legendre quadrature (there, section 3.2). The w term
@@ -17,6 +17,7 @@ from functools import lru_cache
 import numpy as np
 
 from gpucube.errors import GpucubeError
+from gpucube.fft_size import good_fft_size
 
 MAX_SUPPORT = 16
 """Widest kernel, in cells: what a row of 16 threads handles."""
@@ -237,28 +238,6 @@ def _polynomials(support: int, beta: float) -> np.ndarray:
     values = _exponential_of_semicircle(2.0 * t / support, beta)
     series = np.polynomial.chebyshev.chebfit(z, values, degree)
     return np.array([np.polynomial.chebyshev.cheb2poly(column) for column in series.T]).T[::-1].copy()
-
-
-def good_fft_size(at_least: int) -> int:
-    """Smallest even size of factors 2, 3, 5 and 7 alone: what cuFFT transforms without Bluestein's detour."""
-    best = 2
-    while best < at_least:
-        best *= 2
-    for sevens in _powers(7, best):
-        for fives in _powers(5, best // sevens):
-            for threes in _powers(3, best // (sevens * fives)):
-                size = 2 * sevens * fives * threes
-                while size < at_least:
-                    size *= 2
-                best = min(best, size)
-    return best
-
-
-def _powers(base: int, limit: int) -> list[int]:
-    powers = [1]
-    while powers[-1] * base <= limit:
-        powers.append(powers[-1] * base)
-    return powers
 
 
 @dataclass(frozen=True)
