@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from jobs import geometry, samples, with_sky
 from oracles import (
-    ARCSEC,
     convolved,
     dft_image,
     dft_predict,
@@ -23,6 +22,7 @@ from oracles import (
     imaging_weights,
 )
 
+from gpucube.constants import ARCSEC
 from gpucube.devices.base import ImagingSettings, MinorOrder
 from gpucube.devices.choice import make_device
 from gpucube.errors import GpucubeError
