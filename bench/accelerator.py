@@ -20,10 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from gpucube.devices import choice as devices
-from gpucube.devices.base import ImagingSettings
+from gpucube.devices.base import DeviceKind
 from gpucube.devices.cuda.cupy_backend import cupy_backend, why_not
-from gpucube.devices.cuda.device import CudaDevice
+from gpucube.devices.cuda.kind import CudaKind
 from gpucube.errors import GpucubeError
 
 
@@ -39,6 +38,7 @@ class Gpu:
     def __init__(self) -> None:
         if reason := why_not():
             raise GpucubeError(f"no GPU to measure: {reason}; --on-host exercises this script without one")
+        self.kind: DeviceKind = CudaKind()
         self.backend = cupy_backend()
         self._cupy = self.backend.xp
 
@@ -148,14 +148,10 @@ class Host:
 
     def __init__(self) -> None:
         sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
-        from hosts.host_backend import host_backend
+        from hosts.host_backend import HostCuda, host_backend
 
+        self.kind: DeviceKind = HostCuda()
         self.backend = host_backend()
-
-        def make(settings: ImagingSettings, lanes: int) -> CudaDevice:
-            return CudaDevice(settings, host_backend())
-
-        devices.MAKERS["cuda"] = make
 
     def synchronise(self) -> None:
         """Nothing is ever under way."""

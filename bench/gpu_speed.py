@@ -42,14 +42,14 @@ from gpucube.bench.machine import Others, cores, machine
 from gpucube.bench.workloads import WORKLOADS, Workload, frequencies, make_store, settings_of
 from gpucube.constants import LIGHT_SPEED
 from gpucube.data.store import BYTES_A_SAMPLE, PlaneKey, Samples
-from gpucube.devices.base import ACTIVE_SET_CUT, ImagingSettings, MinorOrder
-from gpucube.devices.choice import LANES, make_device
+from gpucube.devices.base import ACTIVE_SET_CUT, ImagingSettings, MinorCycle
+from gpucube.devices.cpu.kind import CpuKind
 from gpucube.devices.cuda.backend import Kernels, fft_group
 from gpucube.devices.cuda.convolver import Convolver
 from gpucube.devices.cuda.gridder import PlacedSamples, TileGridder
 from gpucube.devices.cuda.memory import device_memory, make_gridders
 from gpucube.errors import GpucubeError
-from gpucube.execution.plan import CHUNKS_A_LANE, chunk_size, make_chunks
+from gpucube.execution.plan import chunk_size, make_chunks
 from gpucube.execution.threads import ThreadWorkers
 from gpucube.imaging.job import ImageJob
 from gpucube.imaging.loop import image_chunk
@@ -295,7 +295,7 @@ def measure_grid(bench: Bench) -> Iterator[Figure]:
 def _measure_grid(bench: Bench, size: int, count: int, w_term: bool) -> Iterator[Figure]:
     xp = bench.xp
     w_max = 0.5 * FILL / CELL if w_term else 0.0
-    settings = ImagingSettings(geometry(size), epsilon=EPSILON, w_term=w_term, samples=count, w_max=w_max)
+    settings = ImagingSettings(geometry=geometry(size), epsilon=EPSILON, w_term=w_term, samples=count, w_max=w_max)
     gridder = make_gridders(settings, bench.backend).image
     placed, _ = placed_samples(bench, gridder, count, w_max)
     planes = gridder.group
@@ -354,7 +354,7 @@ def measure_sort(bench: Bench) -> Iterator[Figure]:
     for w_term, count in ((False, bench.sizes.samples), (True, bench.sizes.samples_with_w)):
         size = bench.sizes.images_with_w[0]
         w_max = 0.5 * FILL / CELL if w_term else 0.0
-        settings = ImagingSettings(geometry(size), epsilon=EPSILON, w_term=w_term, samples=count, w_max=w_max)
+        settings = ImagingSettings(geometry=geometry(size), epsilon=EPSILON, w_term=w_term, samples=count, w_max=w_max)
         gridder = make_gridders(settings, bench.backend).image
         placed, place = placed_samples(bench, gridder, count, w_max)
         key = placed.key[bench.xp.asarray(bench.rng.permutation(placed.count))]
@@ -399,9 +399,13 @@ def cleaned_planes(bench: Bench, planes: int, size: int, minorcycle: Any) -> tup
     """A device with planes of noise and their PSFs, ready for minor cycles."""
     samples = noise_samples(bench, size, planes)
     settings = ImagingSettings(
-        geometry(size), epsilon=EPSILON, minorcycle=minorcycle, majorcycle="image", samples=len(samples[0].weight)
+        geometry=geometry(size),
+        epsilon=EPSILON,
+        minorcycle=minorcycle,
+        majorcycle="image",
+        samples=len(samples[0].weight),
     )
-    device = make_device("cuda", settings)
+    device = bench.here.kind.make(settings)
     held = device.begin(samples, [None] * planes)
     device.make_psf(held, True)
     return device, held
@@ -416,14 +420,14 @@ def measure_hogbom(bench: Bench) -> Iterator[Figure]:
     ):
         floor = bench.bandwidth / (12 * size * size)
         device, held = cleaned_planes(bench, planes, size, "textbook")
-        orders = [MinorOrder(0.0, iterations, 0.1)] * planes
+        cycles = [MinorCycle(threshold=0.0, max_iterations=iterations, gain=0.1)] * planes
 
-        def clean(device: Any = device, held: Any = held, orders: Any = orders, expected: Any = iterations) -> None:
-            assert set(device.minor(held, orders)) == {expected}
+        def clean(device: Any = device, held: Any = held, cycles: Any = cycles, expected: Any = iterations) -> None:
+            assert set(device.minor(held, cycles)) == {expected}
 
         rates = [planes * iterations / s for s in bench.seconds(clean)]
         yield Figure("hogbom", f"textbook, {planes} of {size} x {size}", "it/s", rates, floor, least, aim, note)
-        device.forget()
+        device.reset()
         del device, held, clean
     yield _one_launch(bench)
     yield _active_set(bench)
@@ -456,15 +460,15 @@ def _active_set(bench: Bench) -> Figure:
     values = np.sort(np.abs(device.fetch(held[0], "residual")), axis=None)
     # with this gain, planes get there in thousands of iterations, and not all at once
     threshold = float(values[-bench.sizes.active]) / ACTIVE_SET_CUT
-    orders = [MinorOrder(threshold, iterations, 0.02)] * planes
-    done = sum(device.minor(held, orders))
-    rates = [done / s for s in bench.seconds(lambda: device.minor(held, orders))]
+    cycles = [MinorCycle(threshold=threshold, max_iterations=iterations, gain=0.02)] * planes
+    done = sum(device.minor(held, cycles))
+    rates = [done / s for s in bench.seconds(lambda: device.minor(held, cycles))]
     psf = bench.xp.zeros(planes * 4 * size * size, np.float32)
     reads = bench.xp.asarray(bench.rng.integers(0, len(psf), planes * bench.sizes.active * 16))
     floor = 16 * planes / statistics.median(bench.seconds(lambda: psf[reads]))
     what = f"active set of {bench.sizes.active} pixels, {planes} of {size} x {size}"
     note = f"{done} iterations in one launch; floor: as many random reads of the PSFs"
-    device.forget()
+    device.reset()
     return Figure("hogbom", what, "it/s", rates, floor, 10e6, 50e6, note)
 
 
@@ -474,13 +478,13 @@ def measure_chunk(bench: Bench) -> Iterator[Figure]:
     records: dict[str, list[ChannelRecord]] = {}
 
     def on_gpu() -> None:
-        records["cuda"] = image_chunk(job, make_device("cuda", job.settings), channels)
+        records["cuda"] = image_chunk(job, bench.here.kind.make(job.settings), channels)
 
     workers = cores()
     chunks = make_chunks(chunk_size("auto", len(channels), workers, len(channels)), job.store.channel_power)
 
     def on_cpu() -> None:
-        batches = ThreadWorkers(workers, "cpu").image(job, chunks)
+        batches = ThreadWorkers(workers, CpuKind()).image(job, chunks)
         records["cpu"] = [record for batch in batches for record in batch]
 
     gpu, cpu = bench.seconds(on_gpu), bench.seconds(on_cpu, min(3, bench.repeat))
@@ -509,14 +513,14 @@ def _agreement(one: Sequence[ChannelRecord], other: Sequence[ChannelRecord]) -> 
 
 def measure_busy(bench: Bench) -> Iterator[Figure]:
     """Share of the time that the GPU runs any kernel while many chunks are imaged and written by the threads of one process."""
-    job, lanes = bench.with_cubes(), LANES["cuda"]
+    job, lanes = bench.with_cubes(), bench.here.kind.lanes
     channels = bench.sizes.workload.channels
-    size = chunk_size("auto", channels, lanes, channels, CHUNKS_A_LANE)
+    size = chunk_size("auto", channels, lanes, channels, bench.here.kind.chunks_a_lane)
     chunks = make_chunks(size, job.store.channel_power)
 
     def image(rounds: int) -> float:
         begin = time.perf_counter()
-        for _ in ThreadWorkers(lanes, "cuda").image(job, chunks * rounds):
+        for _ in ThreadWorkers(lanes, bench.here.kind).image(job, chunks * rounds):
             pass
         return time.perf_counter() - begin
 
@@ -546,20 +550,20 @@ def measure_memory(bench: Bench) -> Iterator[Figure]:
         settings = replace(job.settings, **changes)
         convolver = Convolver(bench.backend, settings.geometry.nx, settings.geometry.ny)
         predicted = device_memory(settings, make_gridders(settings, bench.backend), convolver, planes)
-        device = make_device("cuda", settings)
+        device = bench.here.kind.make(settings)
 
         def live(device: Any = device) -> None:
             held = device.begin(samples, [None] * planes)
             device.make_psf(held, True)
             device.measure(held)
-            device.minor(held, [MinorOrder(0.0, 200, 0.1)] * planes)
+            device.minor(held, [MinorCycle(threshold=0.0, max_iterations=200, gain=0.1)] * planes)
             device.major(held)
 
         most, kept = bench.here.peak_memory(live)
         taken = f"{most / 1e9:.3f} GB taken, {kept / 1e9:.3f} GB held by the pool"
         note = f"{planes} planes: {predicted / 1e9:.3f} GB predicted, {taken}"
         yield Figure("memory", what, "of 1", [min(most / predicted, predicted / most)], 1.0, 0.9, note=note)
-        device.forget()
+        device.reset()
 
 
 def measure_repeat(bench: Bench) -> Iterator[Figure]:
@@ -571,7 +575,7 @@ def measure_repeat(bench: Bench) -> Iterator[Figure]:
 
     def checksums(chunks: Sequence[Sequence[int]]) -> dict[int, Any]:
         job = bench.with_cubes()
-        found = [r for c in chunks for r in image_chunk(job, make_device("cuda", job.settings), c)]
+        found = [r for c in chunks for r in image_chunk(job, bench.here.kind.make(job.settings), c)]
         return {r.channel: r.checksums for r in found}
 
     expected = checksums([channels])

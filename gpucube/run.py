@@ -28,11 +28,11 @@ from gpucube.data.mask import Mask, load_mask
 from gpucube.data.selection import Selection, select
 from gpucube.data.store import VisibilityStore, clear_leftover, load_state, save_state
 from gpucube.devices.base import needs_w
-from gpucube.devices.choice import choose_device, gpus_here
+from gpucube.devices.choice import Hardware, find_hardware
 from gpucube.errors import GpucubeError, Interrupted
 from gpucube.execution.choice import make_workers
 from gpucube.execution.dask_workers import gpus_of_workers
-from gpucube.execution.plan import Gpus, Plan, make_chunks, make_plan
+from gpucube.execution.plan import Plan, make_chunks, make_plan
 from gpucube.execution.progress import Progress
 from gpucube.execution.workers import Workers
 from gpucube.imaging.job import Events, ImageJob, settings_of
@@ -64,25 +64,6 @@ from gpucube.sky.beam import Beam, RestoringBeam, common_beam
 from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
 from gpucube.version import __version__
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hardware:
-    """What a run computes on.
-
-    Attributes
-    ----------
-    device : str
-        ``"cpu"`` or ``"cuda"``.
-    note : str
-        Why ``device="auto"`` does not mean a GPU; empty otherwise.
-    gpus : Gpus or None
-        The GPUs, if the device is ``"cuda"``.
-    """
-
-    device: str
-    note: str = ""
-    gpus: Gpus | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,8 +146,8 @@ def image(parameters: Parameters, *, hardware: Hardware | None = None, observer:
     stopwatch = Stopwatch()
     # the data come first: it takes a while to notice that a scheduler does not answer
     selection = select(parameters)
-    hardware = hardware or find_hardware(parameters)
-    identity = fingerprint(parameters.as_json_dict(), hardware.device, __version__)
+    hardware = hardware or hardware_for(parameters)
+    identity = fingerprint(parameters.as_json_dict(), hardware.kind.name, __version__)
     check_outputs(parameters)
     if finished := finished_before(parameters, identity):
         return finished
@@ -207,11 +188,11 @@ def plan(parameters: Parameters, *, hardware: Hardware | None = None) -> tuple[P
     GpucubeError
         Bad input or too few resources, in one line.
     """
-    hardware = hardware or find_hardware(parameters)
-    return make_plan(parameters, select(parameters), hardware.gpus), hardware
+    hardware = hardware or hardware_for(parameters)
+    return make_plan(parameters, select(parameters), hardware), hardware
 
 
-def find_hardware(parameters: Parameters) -> Hardware:
+def hardware_for(parameters: Parameters) -> Hardware:
     """What `parameters` ask for and this machine, or the scheduler's workers, have.
 
     Raises
@@ -219,15 +200,9 @@ def find_hardware(parameters: Parameters) -> Hardware:
     GpucubeError
         ``device="cuda"``, and no GPU can be used.
     """
-    if parameters.device == "cpu":
-        return Hardware(device="cpu")
-    seen = gpus_of_workers(parameters.scheduler) if parameters.scheduler else [gpus_here()]
-    device, note = choose_device(parameters.device, lambda: next((why for why, _, _ in seen if why), ""))
-    if device == "cpu":
-        return Hardware(device=device, note=note)
-    # each worker of a cluster has one GPU; a process alone may use all that are visible
-    count = len(seen) if parameters.scheduler else seen[0][1]
-    return Hardware(device=device, note=note, gpus=Gpus(count, min(memory for _, _, memory in seen)))
+    if parameters.scheduler:
+        return find_hardware(parameters.device, lambda: gpus_of_workers(parameters.scheduler))
+    return find_hardware(parameters.device)
 
 
 def check_outputs(parameters: Parameters) -> None:
@@ -312,7 +287,7 @@ def prepare(parameters: Parameters, selection: Selection, hardware: Hardware, id
     GpucubeError
         Too little memory or disk; a mask that does not fit the cube.
     """
-    plan = make_plan(parameters, selection, hardware.gpus)
+    plan = make_plan(parameters, selection, hardware)
     geometry, axis = selection.geometry, selection.axis
     for text in plan.warnings:
         warnings.warn(text, stacklevel=4)
@@ -403,7 +378,7 @@ def workers_of(job: Job) -> Iterator[Workers]:
     """The workers of a run, stopped at its end."""
     plan = job.plan
     workers = make_workers(
-        plan.in_process, plan.workers, job.hardware.device, job.parameters.scheduler, plan.worker_memory
+        plan.in_process, plan.workers, job.hardware.kind, job.parameters.scheduler, plan.worker_memory
     )
     try:
         yield workers
@@ -527,7 +502,7 @@ def write_summary(
             "chunksize": plan.chunksize,
             "chunks": plan.chunks,
             "workers": plan.workers,
-            "device": job.hardware.device,
+            "device": job.hardware.kind.name,
         },
         "products": paths,
         "ms_bytes_selected": plan.ms_bytes,

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hosts.host_backend import host_backend
+from hosts.host_backend import HostCuda, host_backend
 from hosts.kernel_runs import needs_compiler, needs_gpu
 
-from gpucube.devices import choice as devices
-from gpucube.devices.base import Device, ImagingSettings
+from gpucube.devices.base import DeviceKind
+from gpucube.devices.cpu.kind import CpuKind
 from gpucube.devices.cuda.backend import Backend
 from gpucube.devices.cuda.cupy_backend import cupy_backend
-from gpucube.devices.cuda.device import CudaDevice
+from gpucube.devices.cuda.kind import CudaKind
 from gpucube.schema.validation import validated
 
 if TYPE_CHECKING:
@@ -106,23 +106,17 @@ def real_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
     return find
 
 
-def _on_host(settings: ImagingSettings, lanes: int) -> Device:
-    return CudaDevice(settings, host_backend())
+ON_HOST = pytest.param(HostCuda(), marks=needs_compiler, id="cuda-on-host")
+ON_GPU = pytest.param(CudaKind(), marks=needs_gpu, id="cuda")
 
 
-devices.MAKERS["cuda-on-host"] = _on_host
-
-ON_HOST = pytest.param("cuda-on-host", marks=needs_compiler)
-ON_GPU = pytest.param("cuda", marks=needs_gpu)
-
-
-@pytest.fixture(params=["cpu", ON_HOST, ON_GPU])
-def device_name(request: pytest.FixtureRequest) -> str:
-    """Every device that the shared tests run on; ``"cuda-on-host"`` is the CUDA device with its kernels run on the host."""
+@pytest.fixture(params=[pytest.param(CpuKind(), id="cpu"), ON_HOST, ON_GPU])
+def device_kind(request: pytest.FixtureRequest) -> DeviceKind:
+    """Every kind of device that the shared tests run on; "cuda-on-host" is the CUDA device with its kernels run on the host."""
     return request.param
 
 
 @pytest.fixture(params=[ON_HOST, ON_GPU])
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Where kernels run."""
-    return host_backend() if request.param == "cuda-on-host" else cupy_backend()
+    return host_backend() if isinstance(request.param, HostCuda) else cupy_backend()

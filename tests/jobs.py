@@ -26,6 +26,7 @@ from gpucube.constants import ARCSEC
 from gpucube.data.mask import Mask
 from gpucube.data.store import Samples, VisibilityStore
 from gpucube.devices.base import ImagingSettings
+from gpucube.devices.cpu.kind import CpuKind
 from gpucube.imaging.job import ImageJob
 from gpucube.imaging.stopping import CleanParameters
 from gpucube.output.fits_cube import create_cubes
@@ -111,7 +112,7 @@ def read(
     selection = select(make_parameters(vis=ms, imagename=folder / "cube", **(SETTINGS | changes)))
     reading = Ingest(selection, str(folder / "scratch"))
     stores.callback(shutil.rmtree, folder / "scratch", ignore_errors=True)
-    store = reading.finish((workers or ThreadWorkers(1, "cpu")).ingest(reading.jobs))
+    store = reading.finish((workers or ThreadWorkers(1, CpuKind())).ingest(reading.jobs))
     return store, selection.geometry, selection.axis
 
 
@@ -130,7 +131,7 @@ def make_job(
 ) -> ImageJob:
     """A job with its cubes on disk: Briggs 0.5 and the stopping rule of `SETTINGS`; `settings` change `ImagingSettings`."""
     cubes = create_cubes(imagename, products, image_geometry, axis, stokes, ())
-    chosen = ImagingSettings(image_geometry, **({"weighting": "briggs", "robust": 0.5} | settings))
+    chosen = ImagingSettings(geometry=image_geometry, **({"weighting": "briggs", "robust": 0.5} | settings))
     clean = clean or CleanParameters(niter=SETTINGS["niter"], nsigma=SETTINGS["nsigma"])
     return ImageJob(
         store=store,

@@ -12,11 +12,14 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpucube.bench.machine import cores
 from gpucube.errors import GpucubeError
 from gpucube.schema.validation import suggestion
+
+if TYPE_CHECKING:
+    from gpucube.devices.base import DeviceKind
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -129,11 +132,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: Sequence[str]) -> int:
     options = _parse(given)
-    from gpucube.devices.choice import LANES, choose_device, gpus_here
+    from gpucube.devices.choice import find_hardware
 
     sizes, stages = chunk_sizes(options.chunksize), _stages(options.stages)
-    device, note = choose_device(options.device, lambda: gpus_here()[0])
-    options.workers = options.workers or (LANES["cuda"] if device == "cuda" else cores())
+    hardware = find_hardware(options.device)
+    device, note = hardware.kind, hardware.note
+    options.workers = options.workers or (device.lanes if hardware.gpu_count else cores())
     from gpucube.bench import report
     from gpucube.bench.machine import Others
 
@@ -164,7 +168,7 @@ def _run(given: Sequence[str]) -> int:
 def _measure_stages(
     given: Sequence[str],
     options: argparse.Namespace,
-    device: str,
+    device: DeviceKind,
     sizes: Sequence[int | str],
     stages: tuple[str, ...],
 ) -> tuple[str, dict[str, Any]]:

@@ -32,8 +32,7 @@ from gpucube.bench.workloads import Workload, settings_of
 from gpucube.data.ingest import Ingest
 from gpucube.data.selection import select
 from gpucube.data.store import PlaneKey, VisibilityStore
-from gpucube.devices.base import Device, MinorOrder
-from gpucube.devices.choice import make_device
+from gpucube.devices.base import Device, DeviceKind, MinorCycle
 from gpucube.execution.plan import chunk_size
 from gpucube.execution.threads import ThreadWorkers
 from gpucube.imaging.job import ImageJob
@@ -65,7 +64,7 @@ LOCK_STEP_CHUNKS = (10, -1)
 MAJOR_CYCLES = ("auto", "visibility")
 
 
-def lock_step(job: ImageJob, device: Device, channels: Sequence[int]) -> tuple[int, int]:
+def lock_step(job: ImageJob, device: Device[Any], channels: Sequence[int]) -> tuple[int, int]:
     """Image a chunk of channels in lock step: every major cycle is made for all, until the last has converged.
 
     Returns
@@ -83,11 +82,13 @@ def lock_step(job: ImageJob, device: Device, channels: Sequence[int]) -> tuple[i
     beams, sidelobes = zip(*device.beams(planes), strict=True)
     iterations = majors = 0
     while any(state.stop is None for state in states):
-        orders = [
-            next_cycle(state, sidelobe, job.clean) if state.stop is None else MinorOrder(np.inf, 0, job.clean.gain)
+        cycles = [
+            next_cycle(state, sidelobe, job.clean)
+            if state.stop is None
+            else MinorCycle(threshold=np.inf, max_iterations=0, gain=job.clean.gain)
             for state, sidelobe in zip(states, sidelobes, strict=True)
         ]
-        done = device.minor(planes, orders)
+        done = device.minor(planes, cycles)
         device.major(planes)
         iterations, majors = iterations + sum(done), majors + len(planes)
         for i, state in enumerate(states):
@@ -104,7 +105,7 @@ def lock_step(job: ImageJob, device: Device, channels: Sequence[int]) -> tuple[i
     return iterations, majors
 
 
-def _judge(job: ImageJob, device: Device, planes: Sequence[Any], states: list[LoopState]) -> None:
+def _judge(job: ImageJob, device: Device[Any], planes: Sequence[Any], states: list[LoopState]) -> None:
     """Measure all residuals, decide on those that still run; changes `states`."""
     for i, (peak, noise) in enumerate(device.measure(planes)):
         before = states[i]
@@ -118,7 +119,7 @@ def _judge(job: ImageJob, device: Device, planes: Sequence[Any], states: list[Lo
 
 
 def measure_convergence(
-    given: Sequence[str], device: str, workers: int, repeat: int, cube: Workload = CUBE
+    given: Sequence[str], device: DeviceKind, workers: int, repeat: int, cube: Workload = CUBE
 ) -> tuple[str, dict[str, Any]]:
     """Run the experiment; returns the page and the JSON document."""
     curve = []
@@ -135,7 +136,7 @@ def measure_convergence(
 
 
 def _measure_share(
-    cube: Workload, device: str, workers: int, repeat: int, folder: Path, pool: ProcessPoolExecutor
+    cube: Workload, device: DeviceKind, workers: int, repeat: int, folder: Path, pool: ProcessPoolExecutor
 ) -> dict[str, Any]:
     """All ways of imaging one cube."""
     say(f"{len(cube.bright_channels())} of {cube.channels} channels bright")
@@ -237,13 +238,11 @@ def _repeated(
 
 
 def _lock_steps(
-    job: ImageJob, device: str, workers: int, chunks: Sequence[Sequence[int]]
+    job: ImageJob, device: DeviceKind, workers: int, chunks: Sequence[Sequence[int]]
 ) -> tuple[float, tuple[int, int]]:
     begin = time.perf_counter()
     with ThreadPoolExecutor(workers) as pool:
-        done = list(
-            pool.map(lambda channels: lock_step(job, make_device(device, job.settings, workers), channels), chunks)
-        )
+        done = list(pool.map(lambda channels: lock_step(job, device.make(job.settings, workers), channels), chunks))
     return time.perf_counter() - begin, (sum(i for i, _ in done), sum(m for _, m in done))
 
 

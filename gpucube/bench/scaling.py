@@ -17,6 +17,7 @@ import numpy as np
 from gpucube.bench import report
 from gpucube.bench.stages import IMAGE_STAGES, Request, run_workload
 from gpucube.bench.workloads import WORKLOADS, Workload
+from gpucube.devices.base import DeviceKind
 
 BASE = Workload(
     "scaling",
@@ -45,7 +46,7 @@ EXPECTED_WORKERS = (1, 2, 8, 32, 128)
 
 def measure_scaling(
     given: Sequence[str],
-    device: str,
+    device: DeviceKind,
     workers: int,
     repeat: int,
     base: Workload = BASE,

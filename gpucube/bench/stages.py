@@ -37,8 +37,7 @@ from gpucube.bench.workloads import (
 from gpucube.data.ingest import Ingest
 from gpucube.data.selection import Selection, select
 from gpucube.data.store import BYTES_A_SAMPLE, PlaneKey, VisibilityStore
-from gpucube.devices.base import ACTIVE_SET_CUT, Device, MinorOrder
-from gpucube.devices.choice import make_device
+from gpucube.devices.base import ACTIVE_SET_CUT, Device, DeviceKind, MinorCycle
 from gpucube.errors import GpucubeError
 from gpucube.execution.plan import chunk_size, make_chunks
 from gpucube.execution.threads import ThreadWorkers
@@ -73,7 +72,7 @@ class Request:
     `seconds` is what imaging all channels once may take; without `floors` only times are measured.
     """
 
-    device: str
+    device: DeviceKind
     workers: int
     chunksize: int | str = "auto"
     repeat: int = 3
@@ -179,7 +178,7 @@ def run_workload(workload: Workload, request: Request) -> Outcome:
         for note in notes:
             say(f"{workload.name}: {note}")
         definition = asdict(workload) | {"rows": workload.rows}
-        outcome = Outcome(definition, notes, request.device, workers, walls=[0.0] * request.repeat)
+        outcome = Outcome(definition, notes, request.device.name, workers, walls=[0.0] * request.repeat)
         bandwidth = floors.copy_bandwidth(workers)
         if set(request.stages) & set(INGEST_STAGES):
             say(f"{workload.name}: reading")
@@ -208,7 +207,7 @@ def run_ms(ms: str, workload: Workload, request: Request) -> Outcome:
     """
     with tempfile.TemporaryDirectory(prefix="gpucube-bench-") as name:
         folder = Path(name)
-        outcome = Outcome({}, [], request.device, request.workers, walls=[0.0] * request.repeat)
+        outcome = Outcome({}, [], request.device.name, request.workers, walls=[0.0] * request.repeat)
         bandwidth = floors.copy_bandwidth(request.workers)
         say(f"{ms}: reading")
         selection, store, nchan = measure_ingest(outcome, ms, 1.0, request, folder, bandwidth)
@@ -336,7 +335,7 @@ class Cycle:
 class Watch:
     """A device that notes what every cycle had to do, and passes every call on."""
 
-    def __init__(self, device: Device):
+    def __init__(self, device: Device[Any]):
         self._device = device
         self._model = np.zeros(0)
         self._half: tuple[int, int, float] = (0, 0, 0.0)
@@ -348,17 +347,17 @@ class Watch:
 
     def make_psf(self, planes: Sequence[Any], wide: bool) -> None:
         """As the device, and note its FFTs."""
-        before = self._device.apart.get("fft", 0.0)
+        before = self._device.substage_seconds.get("fft", 0.0)
         self._device.make_psf(planes, wide)
-        self.psf_fft += self._device.apart.get("fft", 0.0) - before
+        self.psf_fft += self._device.substage_seconds.get("fft", 0.0) - before
 
-    def minor(self, planes: Sequence[Any], orders: Sequence[MinorOrder]) -> list[int]:
+    def minor(self, planes: Sequence[Any], cycles: Sequence[MinorCycle]) -> list[int]:
         """As the device, and note pixels and iterations."""
-        (plane,), (order,) = planes, orders
+        (plane,), (cycle,) = planes, cycles
         self._model = self._device.fetch(plane, "model").copy()
-        active = np.count_nonzero(np.abs(self._device.fetch(plane, "residual")) > ACTIVE_SET_CUT * order.threshold)
+        active = np.count_nonzero(np.abs(self._device.fetch(plane, "residual")) > ACTIVE_SET_CUT * cycle.threshold)
         begin = time.perf_counter()
-        iterations = self._device.minor(planes, orders)
+        iterations = self._device.minor(planes, cycles)
         self._half = active, iterations[0], time.perf_counter() - begin
         return iterations
 
@@ -366,15 +365,15 @@ class Watch:
         """As the device, and note the change."""
         active, iterations, minor = self._half
         changed = np.count_nonzero(self._device.fetch(planes[0], "model") != self._model)
-        before = self._device.apart.get("fft", 0.0)
+        before = self._device.substage_seconds.get("fft", 0.0)
         begin = time.perf_counter()
         self._device.major(planes)
         seconds = time.perf_counter() - begin
-        fft = self._device.apart.get("fft", 0.0) - before
+        fft = self._device.substage_seconds.get("fft", 0.0) - before
         self.cycles.append(Cycle(active, iterations, changed, minor, seconds - fft, fft))
 
 
-def watch(job: ImageJob, device: str, channel: int, workers: int) -> tuple[list[Cycle], float]:
+def watch(job: ImageJob, device: DeviceKind, channel: int, workers: int) -> tuple[list[Cycle], float]:
     """Image one channel on all workers at once; its cycles, once for each worker, and the seconds of its PSF's FFTs."""
     begin = time.perf_counter()
     watches = _watch(job, device, channel, workers)
@@ -383,10 +382,10 @@ def watch(job: ImageJob, device: str, channel: int, workers: int) -> tuple[list[
     return [c for w in watches for c in w.cycles], sum(w.psf_fft for w in watches)
 
 
-def _watch(job: ImageJob, device: str, channel: int, workers: int) -> list[Watch]:
+def _watch(job: ImageJob, device: DeviceKind, channel: int, workers: int) -> list[Watch]:
     def one(_: int) -> Watch:
         # a device belongs to the thread that made it
-        watch = Watch(make_device(device, job.settings, workers))
+        watch = Watch(device.make(job.settings, workers))
         image_chunk(job, watch, [channel])
         return watch
 
@@ -420,7 +419,7 @@ class _DiskClock:
 
 
 def image_once(
-    job: ImageJob, device: str, workers: int, chunks: Sequence[Sequence[int]]
+    job: ImageJob, device: DeviceKind, workers: int, chunks: Sequence[Sequence[int]]
 ) -> tuple[dict[str, float], float, list[ChannelRecord]]:
     """One run of IMAGE: seconds by stage (over the number of workers), wall seconds, records.
 

@@ -21,8 +21,8 @@ import psutil
 from gpucube.constants import LIGHT_SPEED
 from gpucube.data.store import Partition, VisibilityStore, allocate, sort_rows, write_rows
 from gpucube.devices.base import ImagingSettings, needs_w
+from gpucube.devices.cpu.kind import CpuKind
 from gpucube.errors import GpucubeError
-from gpucube.execution.plan import BASE_MEMORY, BYTES_A_PIXEL
 from gpucube.imaging.stopping import CleanParameters
 from gpucube.schema.validation import suggestion, validated
 from gpucube.simulate import SimulationParameters
@@ -265,8 +265,9 @@ def fitted_to_machine(
     notes = []
 
     def memory(imsize: int, count: int) -> float:
-        one = imsize**2 * BYTES_A_PIXEL + workload.rows * 100
-        return BASE_MEMORY + count * one
+        settings = ImagingSettings(geometry=geometry_of(replace(workload, imsize=imsize)), samples=workload.rows)
+        worker = CpuKind().resources(settings)
+        return worker.process_bytes + count * worker.host_bytes
 
     allowed = MEMORY_SHARE * psutil.virtual_memory().available
     imsize, count = workload.imsize, workers
@@ -390,9 +391,9 @@ def settings_of(workload: Workload, store: VisibilityStore, **changes: Any) -> I
     geometry = geometry_of(workload)
     uv_max, w_max = store.max_uvw_wavelengths()
     settings = ImagingSettings(
-        geometry,
-        workload.weighting,
-        workload.robust,
+        geometry=geometry,
+        weighting=workload.weighting,
+        robust=workload.robust,
         w_term=needs_w(geometry.w_phase(w_max), workload.gridder, ImagingSettings.epsilon),
         samples=store.most_samples(),
         uv_max=uv_max,

@@ -1,16 +1,19 @@
-"""What a device must do, and the choice of one.
+"""The seam between imaging and hardware: what a device does, and what a kind of device costs.
 
-IMAGE (`gpucube.imaging`) is written once against `Device`; a new kind of device means one new module beside this one.
-A device works on *planes* (one output channel in one Stokes parameter), many at a time; whatever it returns for a plane
-must not depend on which other planes are in the batch.
+In: samples of planes, and how far to clean them. Out: images on the host, and the numbers that the stopping rule needs.
+
+`gpucube.imaging` is written once against `Device`, `gpucube.execution` once against `DeviceKind`; a new kind of
+hardware is one new package beside `cpu` and `cuda`. A device works on *planes* (one channel, one Stokes parameter, one
+pointing), many at a time. What it returns for a plane must not depend on which other planes are in the batch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -18,19 +21,29 @@ from gpucube.data.store import Samples
 from gpucube.sky.beam import Beam
 from gpucube.sky.geometry import ImageGeometry
 
+ACTIVE_SET_CUT = 0.9
+"""The active set holds the pixels above this fraction of the cycle threshold."""
 
-@dataclass(frozen=True)
+SPARSE_COMPONENTS = 100
+"""A major cycle in the image that changed fewer pixels than this subtracts them one by one: exact, and cheaper than FFTs."""
+
+Product: TypeAlias = Literal["dirty", "psf", "residual", "model"]
+"""The images of a plane that a device can hand out."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImagingSettings:
-    """What a device needs to know of the job.
+    """What a device needs to know about the job.
 
     Attributes
     ----------
     geometry : ImageGeometry
     weighting : str
         ``"natural"``, ``"uniform"`` or ``"briggs"`` with `robust`.
+    robust : float
     taper : tuple of float
-        Of the uv taper: half widths at half maximum along and across the position angle, in wavelengths, and that angle
-        in degrees; empty for none.
+        The uv taper: half widths at half maximum along and across the position angle, in wavelengths, and that angle
+        in degrees. Empty for no taper.
     epsilon : float
         Accuracy of gridding.
     w_term : bool
@@ -40,7 +53,7 @@ class ImagingSettings:
     majorcycle : str
         ``"auto"``, ``"visibility"`` or ``"image"``.
     samples : int
-        Most samples that any plane of the job has.
+        Largest number of samples of any plane of the job.
     uv_max, w_max : float
         Longest projected baseline and largest |w| of the job, in wavelengths.
     """
@@ -58,101 +71,244 @@ class ImagingSettings:
     w_max: float = 0.0
 
 
-ACTIVE_SET_CUT = 0.9
-"""The active set holds the pixels above this fraction of the cycle threshold."""
-
-SPARSE_COMPONENTS = 100
-"""A major cycle in the image that changed fewer pixels than this subtracts them one by one: exact, and cheaper than FFTs."""
-
-
-@dataclass(frozen=True)
-class MinorOrder:
-    """How far the minor cycle of one plane shall go: down to |peak| <= threshold, or for `limit` iterations."""
+@dataclass(frozen=True, kw_only=True)
+class MinorCycle:
+    """One minor cycle of one plane: clean until |peak| <= `threshold` (Jy/beam) or for `max_iterations`."""
 
     threshold: float
-    limit: int
+    max_iterations: int
     gain: float
 
 
-class Plane(Protocol):
-    """A plane resident on its device.
+class DeviceArray(Protocol):
+    """An array where the device computes: `numpy.ndarray` or `cupy.ndarray`."""
 
-    `sum_weights` and `visibilities` are those of the imaging weights; both are 0 for a plane without data.
-    """
-
-    sum_weights: float
-    visibilities: int
-
-
-class Device(Protocol):
-    """One kind of hardware, holding as many planes as it is given."""
-
-    name: str
-    batch: int
-    """Planes that are worked on at once, at most."""
-    out_of_memory: type[Exception]
-    """What is raised when the device has no memory left."""
-    apart: dict[str, float]
-    """Seconds of calls since it was last emptied that belong to a stage of their own: ``"upload"`` and ``"weights"`` of
-    `begin`, ``"fft"`` of `make_psf` and `major` where they transform the image itself. Emptied by who reads it."""
-
-    def begin(self, samples: Sequence[Samples | None], masks: Sequence[np.ndarray | None]) -> list[Any]:
-        """Upload, weigh and grid: planes with imaging weights, and the dirty image as residual."""
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As numpy."""
         ...
 
-    def make_psf(self, planes: Sequence[Any], wide: bool) -> None:
-        """Make each plane's PSF: of the image's size, or of twice that if it is going to be cleaned."""
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Any, /) -> Any: ...
+
+    def __setitem__(self, key: Any, value: Any, /) -> None: ...
+
+
+class DevicePlane(Protocol):
+    """A plane that a device holds."""
+
+    @property
+    def sum_weights(self) -> float:
+        """Sum of the imaging weights; 0 for a plane without data."""
         ...
 
-    def measure(self, planes: Sequence[Any]) -> list[tuple[float, float]]:
-        """Of each residual: the largest |value| inside the mask (-1 if the mask is empty), and 1.4826 MAD."""
+    @property
+    def visibilities(self) -> int:
+        """Number of samples with an imaging weight; 0 for a plane without data."""
         ...
 
-    def minor(self, planes: Sequence[Any], orders: Sequence[MinorOrder]) -> list[int]:
-        """One minor cycle on each plane's model; returns the iterations done."""
+
+PlaneT = TypeVar("PlaneT", bound=DevicePlane)
+
+
+class Device(Protocol[PlaneT]):
+    """A processor that holds as many planes as it is given. It belongs to the thread that made it."""
+
+    @property
+    def name(self) -> str:
+        """``"cpu"`` or ``"cuda"``, for the records."""
         ...
 
-    def major(self, planes: Sequence[Any]) -> None:
-        """Make each residual anew from the plane's model."""
+    @property
+    def batch(self) -> int:
+        """Largest number of planes that it works on at once."""
         ...
 
-    def keep_model(self, planes: Sequence[Any]) -> None:
-        """Remember each plane's model as its best."""
+    @property
+    def out_of_memory(self) -> type[Exception]:
+        """The exception it raises when it has no memory left."""
         ...
 
-    def roll_back(self, planes: Sequence[Any]) -> None:
-        """Return each plane's model to the one remembered, and its residual with it."""
-        ...
+    @property
+    def substage_seconds(self) -> dict[str, float]:
+        """Seconds spent in separately reported sub-stages since the last reset. The caller clears it after reading.
 
-    def beams(self, planes: Sequence[Any]) -> list[tuple[Beam, float]]:
-        """Of each plane: the beam fitted to its PSF, and the largest |PSF| outside the main lobe."""
-        ...
-
-    def fetch(self, plane: Any, product: str) -> np.ndarray:
-        """Copy ``"dirty"``, ``"psf"``, ``"residual"`` or ``"model"`` to the host, float32 (ny, nx)."""
-        ...
-
-    def resident(self, plane: Any, product: str) -> Any:
-        """The same where it lies, to be given to `restore`."""
-        ...
-
-    def restore(self, model: Any, residual: Any, beam: Beam, smooth: Beam | None, scale: float) -> np.ndarray:
-        """Restored image: model * beam + scale * (residual * `smooth`, a Gaussian of unit sum).
-
-        `model` and `residual` may lie on the host or be `resident`.
+        The sub-stages are ``"upload"`` and ``"weights"`` in `begin`, and ``"fft"`` in `make_psf` and `major` where those
+        transform the image itself.
         """
         ...
 
-    def release(self, planes: Sequence[Any]) -> None:
-        """Give back the places of planes that are done with."""
+    def begin(self, samples: Sequence[Samples | None], masks: Sequence[np.ndarray | None]) -> list[PlaneT]:
+        """Upload, weight and grid samples; the dirty image becomes the first residual.
+
+        A mask is a bool array (ny, nx). None for a plane's samples means no data, None for its mask no mask.
+        """
         ...
 
-    def forget(self) -> None:
-        """Give back the places of all planes."""
+    def make_psf(self, planes: Sequence[PlaneT], wide: bool) -> None:
+        """Make each plane's PSF, of the image's size, or of twice that (`wide`) if the plane is going to be cleaned."""
+        ...
+
+    def measure(self, planes: Sequence[PlaneT]) -> list[tuple[float, float]]:
+        """Measure each residual: the largest |value| inside the mask (-1 if the mask is empty), and 1.4826 MAD."""
+        ...
+
+    def minor(self, planes: Sequence[PlaneT], cycles: Sequence[MinorCycle]) -> list[int]:
+        """Run one minor cycle on each plane's model; returns the iterations done."""
+        ...
+
+    def major(self, planes: Sequence[PlaneT]) -> None:
+        """Recompute each residual from the plane's model."""
+        ...
+
+    def keep_model(self, planes: Sequence[PlaneT]) -> None:
+        """Remember each plane's model as its best."""
+        ...
+
+    def roll_back(self, planes: Sequence[PlaneT]) -> None:
+        """Restore each plane's remembered model, and the residual that belongs to it."""
+        ...
+
+    def beams(self, planes: Sequence[PlaneT]) -> list[tuple[Beam, float]]:
+        """Fit a beam to each PSF, and find the largest |PSF| outside the main lobe."""
+        ...
+
+    def fetch(self, plane: PlaneT, product: Product) -> np.ndarray:
+        """Copy an image to the host, float32 (ny, nx). The caller must not write to it."""
+        ...
+
+    def resident(self, plane: PlaneT, product: Product) -> DeviceArray:
+        """Return an image where it lies on the device, for `restore`."""
+        ...
+
+    def restore(
+        self,
+        model: np.ndarray | DeviceArray,
+        residual: np.ndarray | DeviceArray,
+        beam: Beam,
+        smooth: Beam | None,
+        scale: float,
+    ) -> np.ndarray:
+        """Restored image: model * beam + scale * (residual * `smooth`, a Gaussian of unit sum).
+
+        `model` and `residual` (ny, nx) may lie on the host or be `resident`.
+        """
+        ...
+
+    def release(self, planes: Sequence[PlaneT]) -> None:
+        """Free the places of planes that are finished."""
+        ...
+
+    def reset(self) -> None:
+        """Free the places of all planes.
+
+        Raises
+        ------
+        DeviceLost
+            The device no longer works; only a new process can recover.
+        """
         ...
 
     def shrink(self) -> bool:
-        """Halve `batch`; False if it was the least already."""
+        """Halve `batch`; returns False if it cannot be made smaller."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one worker takes while it images a job. A worker is a CPU core or a GPU.
+
+    Attributes
+    ----------
+    process_bytes : int
+        Host memory of a worker process that has imaged nothing yet: interpreter, libraries, driver.
+    host_bytes : int
+        Host memory that a worker takes beside that, with all its lanes at work.
+    planes : int
+        Planes that the device holds at once for one lane.
+    device_bytes : callable
+        Device memory that one lane takes for so many planes; 0 if the device's memory is the host's.
+    """
+
+    process_bytes: int
+    host_bytes: int
+    planes: int
+    device_bytes: Callable[[int], int]
+
+
+class DeviceKind(Protocol):
+    """A kind of hardware: it makes devices, and knows what they cost.
+
+    It can be pickled and travels to the workers of a cluster with their tasks.
+    """
+
+    @property
+    def name(self) -> str:
+        """``"cpu"`` or ``"cuda"``."""
+        ...
+
+    @property
+    def lanes(self) -> int:
+        """Threads that share one worker's device, each with a `Device` of its own and with chunks of its own."""
+        ...
+
+    @property
+    def chunks_a_lane(self) -> int:
+        """Chunks that ``chunksize="auto"`` makes for each lane, so that none waits long for the last."""
+        ...
+
+    @property
+    def workers_share_process(self) -> bool:
+        """Whether one process can drive several workers: true for cores, false for GPUs."""
+        ...
+
+    def make(self, settings: ImagingSettings, lanes: int = 1) -> Device[Any]:
+        """Make a device for the calling thread, one of `lanes` that share the hardware.
+
+        Raises
+        ------
+        GpucubeError
+            Not even one plane fits the device's memory.
+        """
+        ...
+
+    def working(self) -> AbstractContextManager[None]:
+        """Process-wide settings for a process that works on this kind of device, undone at the end.
+
+        Entered once by whoever starts the work: for the life of a worker process, or around a run in threads. It may be
+        nested. Without it the results are the same, only slower.
+        """
+        ...
+
+    def resources(self, settings: ImagingSettings, device_memory: int) -> Resources:
+        """Predict what one worker takes for a job.
+
+        Parameters
+        ----------
+        settings : ImagingSettings
+        device_memory : int
+            Bytes that a worker may take of its device.
+
+        Raises
+        ------
+        GpucubeError
+            Not even one plane fits the device's memory.
+        """
+        ...
+
+    def memory_peak(self) -> int:
+        """Largest number of bytes of device memory that this process has held; 0 if it has used none."""
+        ...
+
+    def cluster_factory(self) -> Callable[..., Any]:
+        """A local Dask cluster of one worker process for each core or GPU, to be called as `distributed.LocalCluster`.
+
+        Raises
+        ------
+        GpucubeError
+            A package is missing.
+        """
         ...
 
 

@@ -1,108 +1,117 @@
-"""The choice of a device."""
+"""The choice of hardware for a run, and the devices that the threads of a process keep."""
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
-from gpucube.devices.base import Device, ImagingSettings
+from gpucube.devices.base import Device, DeviceKind, ImagingSettings
+from gpucube.devices.cpu.kind import CpuKind
+from gpucube.devices.cuda.kind import CudaKind
 from gpucube.errors import GpucubeError
 
 
-def _cpu(settings: ImagingSettings, lanes: int) -> Device:
-    from gpucube.devices.cpu.device import CpuDevice
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """What a run computes on.
 
-    return CpuDevice(settings)
-
-
-_kept = threading.local()
-
-
-def _cuda(settings: ImagingSettings, lanes: int) -> Device:
-    """A thread keeps its device from chunk to chunk: memory, plans of FFTs and tables are there already."""
-    from gpucube.devices.cuda.cupy_backend import cupy_backend
-    from gpucube.devices.cuda.device import CudaDevice
-
-    if getattr(_kept, "made_for", None) != (settings, lanes):
-        # the memory of the old one must be free before the new one takes its own
-        _kept.made_for, _kept.device = None, None
-        _kept.device = CudaDevice(settings, cupy_backend(lanes))
-        _kept.made_for = (settings, lanes)
-    elif not _kept.device.idle():
-        _kept.device.forget()
-    return _kept.device
-
-
-LANES = {"cpu": 1, "cuda": 3}
-"""Threads that share one device, each with chunks of its own: on a GPU one computes while others read, upload and write."""
-
-MAKERS: dict[str, Callable[[ImagingSettings, int], Device]] = {"cpu": _cpu, "cuda": _cuda}
-"""How each kind of device is made, from the settings and the number of device objects that share the hardware."""
-
-
-def make_device(name: str, settings: ImagingSettings, lanes: int = 1) -> Device:
-    """Make a device by name.
-
-    Parameters
+    Attributes
     ----------
-    name : str
-        Of `MAKERS`.
-    settings : ImagingSettings
-    lanes : int
-        Device objects that share one GPU, each in its own thread.
-
-    Raises
-    ------
-    GpucubeError
-        No such device here, or not enough memory on it.
+    kind : DeviceKind
+    note : str
+        Why ``device="auto"`` did not choose a GPU; empty otherwise.
+    gpu_count : int
+        GPUs that the run may use; 0 for CPU cores.
+    gpu_memory : int
+        Bytes that it may take of each GPU.
     """
-    if name not in MAKERS:
-        raise GpucubeError(f"device {name!r} is not available: use device='cpu'")
-    return MAKERS[name](settings, lanes)
+
+    kind: DeviceKind
+    note: str = ""
+    gpu_count: int = 0
+    gpu_memory: int = 0
 
 
-def gpus_here() -> tuple[str, int, int]:
-    """What keeps this process from using a GPU (empty: nothing), how many it sees, and bytes it may take of the first."""
+@dataclass(frozen=True, kw_only=True)
+class SeenGpus:
+    """The GPUs that one process sees.
+
+    Attributes
+    ----------
+    why_not : str
+        What keeps the process from using a GPU; empty if nothing does.
+    count : int
+        GPUs that it can use, itself or through processes that it starts.
+    memory : int
+        Bytes that it may take of the first.
+    """
+
+    why_not: str = ""
+    count: int = 0
+    memory: int = 0
+
+
+def gpus_here() -> SeenGpus:
+    """The GPUs that this process sees."""
     from gpucube.devices.cuda import cupy_backend
 
-    reason = cupy_backend.why_not()
-    return (reason, 0, 0) if reason else ("", cupy_backend.count(), cupy_backend.usable_memory())
+    if reason := cupy_backend.why_not():
+        return SeenGpus(why_not=reason)
+    return SeenGpus(count=cupy_backend.count(), memory=cupy_backend.usable_memory())
 
 
-def device_memory_peak(name: str) -> int:
-    """Bytes of device memory that this process has held, at most; 0 if it has used none."""
-    if name != "cuda" or "cupy" not in sys.modules:
-        return 0
-    from gpucube.devices.cuda.cupy_backend import memory_held
-
-    return memory_held()
-
-
-def choose_device(name: str, why_not: Callable[[], str]) -> tuple[str, str]:
-    """The device that ``"auto"``, ``"cpu"`` or ``"cuda"`` stands for.
+def find_hardware(device: str, look: Callable[[], Sequence[SeenGpus]] = lambda: [gpus_here()]) -> Hardware:
+    """The hardware that ``"auto"``, ``"cpu"`` or ``"cuda"`` stands for.
 
     Parameters
     ----------
-    name : str
-    why_not : callable
-        Says what keeps the work from being done on a GPU; empty if nothing does.
-
-    Returns
-    -------
-    name : str
-        ``"cpu"`` or ``"cuda"``.
-    note : str
-        Why ``"auto"`` does not mean a GPU; empty otherwise.
+    device : str
+    look : callable
+        Returns the GPUs of every process that is going to do the work; by default those of this process. Not called
+        for ``"cpu"``.
 
     Raises
     ------
     GpucubeError
         ``"cuda"``, and no GPU can be used.
     """
-    reason = "" if name == "cpu" else why_not()
-    if name == "cuda" and reason:
-        raise GpucubeError(f"device='cuda' cannot be used: {reason}; or use device='cpu'")
-    if name == "cpu" or reason:
-        return "cpu", f"imaging on CPU cores: {reason}" if reason else ""
-    return "cuda", ""
+    if device == "cpu":
+        return Hardware(kind=CpuKind())
+    seen = look()
+    if reason := next((s.why_not for s in seen if s.why_not), ""):
+        if device == "cuda":
+            raise GpucubeError(f"device='cuda' cannot be used: {reason}; or use device='cpu'")
+        return Hardware(kind=CpuKind(), note=f"imaging on CPU cores: {reason}")
+    return Hardware(kind=CudaKind(), gpu_count=sum(s.count for s in seen), gpu_memory=min(s.memory for s in seen))
+
+
+class Devices:
+    """The devices of one process, one for each thread, kept from chunk to chunk.
+
+    What a device has allocated, planned and tabulated for one chunk serves the next.
+
+    Parameters
+    ----------
+    kind : DeviceKind
+    lanes : int
+        Threads that share the hardware.
+    """
+
+    def __init__(self, kind: DeviceKind, lanes: int = 1):
+        self._kind, self._lanes = kind, lanes
+        self._kept = threading.local()
+
+    @contextmanager
+    def lend(self, settings: ImagingSettings) -> Iterator[Device[Any]]:
+        """The calling thread's device for these settings. After an exception it is not used again."""
+        made_for, device = getattr(self._kept, "made", (None, None))
+        self._kept.made = None, None
+        if device is None or made_for != settings:
+            # the memory of the old one must be free before the new one takes its own
+            device = None
+            device = self._kind.make(settings, self._lanes)
+        yield device
+        self._kept.made = settings, device

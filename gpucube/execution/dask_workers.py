@@ -19,13 +19,15 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from typing import Any
 
 from gpucube.data.ingest import BlockReport, IngestJob, ingest_rows
-from gpucube.devices.choice import LANES, device_memory_peak, gpus_here, make_device
+from gpucube.devices.base import Device, DeviceKind, ImagingSettings
+from gpucube.devices.choice import Devices, SeenGpus, gpus_here
+from gpucube.devices.cpu.kind import CpuKind
 from gpucube.errors import DeviceLost, GpucubeError
 from gpucube.execution.workers import resident_peak
 from gpucube.imaging.job import NO_EVENTS, Events, ImageJob
@@ -63,7 +65,7 @@ class DaskWorkers:
     ----------
     workers : int
         Of the local cluster.
-    device : str
+    kind : DeviceKind
     address : str
         Of an existing scheduler; empty to start a local cluster.
     memory : int
@@ -76,8 +78,8 @@ class DaskWorkers:
         No scheduler there, or it has no workers.
     """
 
-    def __init__(self, workers: int, device: str, address: str = "", memory: int = 0):
-        self._device, self._wanted = device, workers
+    def __init__(self, workers: int, kind: DeviceKind, address: str = "", memory: int = 0):
+        self._kind, self._wanted = kind, workers
         self._looked, self._looks_in_vain = 0.0, 0
         self._peaks: dict[str, int] = {}
         self._device_peak = 0
@@ -118,7 +120,7 @@ class DaskWorkers:
             for attempt in range(ATTEMPTS):
                 try:
                     with _deaf_to_ctrl_c():
-                        self._cluster = _local_cluster(workers, self._device, memory)
+                        self._cluster = _local_cluster(workers, self._kind, memory)
                     break
                 except RuntimeError as error:  # a worker died while it started
                     if attempt == ATTEMPTS - 1:
@@ -211,7 +213,7 @@ class DaskWorkers:
     ) -> Iterator[tuple[int, list[int], list[ChannelRecord] | Exception]]:
         """Index and channels of every chunk as it ends, with its records or what went wrong."""
         # the job travels with each task: what is scattered is lost with the last worker that held it
-        calls = [(_image_task, (job, index, channels, self._device)) for index, channels in chunks]
+        calls = [(_image_task, (job, index, channels, self._kind)) for index, channels in chunks]
         for future, (_, index, channels, _) in self._run(calls, window):
             try:
                 records, peak = self._outcome(future)
@@ -227,7 +229,7 @@ class DaskWorkers:
 
     def restore(self, job: ImageJob, target: Beam, fitted: dict, chunks: Sequence[Sequence[int]]) -> None:
         """As `image`, without splitting."""
-        calls = [(_restore_task, (job, target, fitted, list(c), self._device)) for c in chunks]
+        calls = [(_restore_task, (job, target, fitted, list(c), self._kind)) for c in chunks]
         for future, _ in self._run(calls):
             try:
                 self._outcome(future)
@@ -393,38 +395,17 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
             signal.raise_signal(came[0])
 
 
-def _local_gpu_cluster() -> Any:
-    """dask-cuda's class.
-
-    Raises
-    ------
-    GpucubeError
-        dask-cuda is not installed.
-    """
-    try:
-        from dask_cuda import LocalCUDACluster
-    except ImportError as error:
-        advice = "pip install 'gpucube[cuda12]' or 'gpucube[cuda13]'"
-        raise GpucubeError(f"a worker for each GPU needs dask-cuda ({error}): {advice}") from None
-    return LocalCUDACluster
-
-
-def _local_cluster(workers: int, device: str, memory: int) -> Any:
-    """Single-threaded processes, or one process for each GPU with a thread for each lane."""
-    common = {
-        "n_workers": workers,
-        "dashboard_address": "127.0.0.1:0",
-        "host": "127.0.0.1",
-        "memory_limit": memory,
+def _local_cluster(workers: int, kind: DeviceKind, memory: int) -> Any:
+    """One process for each core or GPU, with a thread for each lane."""
+    return kind.cluster_factory()(
+        n_workers=workers,
+        threads_per_worker=kind.lanes,
+        dashboard_address="127.0.0.1:0",
+        host="127.0.0.1",
+        memory_limit=memory,
         # what goes wrong in a cluster of our own is told in our own lines
-        "silence_logs": logging.CRITICAL + 1,
-    }
-    if device == "cuda":
-        # one worker for each of the first GPUs of CUDA_VISIBLE_DEVICES; CuPy's own pool bounds the memory of the device
-        return _local_gpu_cluster()(threads_per_worker=LANES["cuda"], device_memory_limit=0, **common)
-    from distributed import LocalCluster
-
-    return LocalCluster(threads_per_worker=1, processes=True, **common)
+        silence_logs=logging.CRITICAL + 1,
+    )
 
 
 def _words(error: Exception) -> str:
@@ -467,8 +448,8 @@ class _Memory:
     device: int
 
 
-def _process(device: str) -> _Memory:
-    return _Memory(f"{os.uname().nodename}:{os.getpid()}", resident_peak(), device_memory_peak(device))
+def _process(kind: DeviceKind) -> _Memory:
+    return _Memory(f"{os.uname().nodename}:{os.getpid()}", resident_peak(), kind.memory_peak())
 
 
 def _told(task: Callable) -> Callable:
@@ -489,39 +470,50 @@ def _told(task: Callable) -> Callable:
 
 @_told
 def _ingest_task(job: IngestJob) -> tuple[list[BlockReport], _Memory]:
-    return list(ingest_rows(job)), _process("cpu")
+    return list(ingest_rows(job)), _process(CpuKind())
 
 
 @_told
-def _image_task(job: ImageJob, index: int, channels: Sequence[int], device: str) -> tuple[list[ChannelRecord], _Memory]:
+def _image_task(
+    job: ImageJob, index: int, channels: Sequence[int], kind: DeviceKind
+) -> tuple[list[ChannelRecord], _Memory]:
     from distributed import get_worker
 
     worker = get_worker()
-    records = image_chunk(
-        job,
-        make_device(device, job.settings, worker.state.nthreads),
-        channels,
-        chunk=index,
-        worker=str(worker.name),
-        events=_ToTopic(worker),
-    )
-    return records, _process(device)
+    with _lent(worker, kind, job.settings) as device:
+        records = image_chunk(job, device, channels, chunk=index, worker=str(worker.name), events=_ToTopic(worker))
+    return records, _process(kind)
 
 
 @_told
-def _restore_task(job: ImageJob, target: Beam, fitted: dict, channels: Sequence[int], device: str) -> None:
+def _restore_task(job: ImageJob, target: Beam, fitted: dict, channels: Sequence[int], kind: DeviceKind) -> None:
     from distributed import get_worker
 
-    restore_chunk(job, make_device(device, job.settings, get_worker().state.nthreads), target, fitted, channels)
+    with _lent(get_worker(), kind, job.settings) as device:
+        restore_chunk(job, device, target, fitted, channels)
+
+
+_lock = threading.Lock()
+
+
+def _lent(worker: Any, kind: DeviceKind, settings: ImagingSettings) -> AbstractContextManager[Device[Any]]:
+    """The device of the calling thread, which the worker keeps from task to task."""
+    with _lock:
+        made_for, devices = getattr(worker, "gpucube_devices", (None, None))
+        if devices is None or made_for != kind:
+            kind.working().__enter__()  # for as long as this process lives
+            devices = Devices(kind, worker.state.nthreads)
+            worker.gpucube_devices = kind, devices
+    return devices.lend(settings)
 
 
 class GpuWorkers:
     """Processes on all cores that read, then a worker for each GPU: reading is bound by cores, not by GPUs."""
 
-    def __init__(self, readers: int, gpus: int, memory: int):
-        _local_gpu_cluster()  # before anything is read
-        self._gpus, self._memory = gpus, memory
-        self._at_work = DaskWorkers(readers, "cpu", memory=memory)
+    def __init__(self, readers: int, gpus: int, kind: DeviceKind, memory: int):
+        kind.cluster_factory()  # what is missing is noticed before anything is read
+        self._gpus, self._kind, self._memory = gpus, kind, memory
+        self._at_work = DaskWorkers(readers, CpuKind(), memory=memory)
         self._read = False
         self._peak = 0
 
@@ -533,7 +525,7 @@ class GpuWorkers:
         if not self._read:
             self._peak, self._read = self._at_work.memory_peak(), True
             self._at_work.close()
-            self._at_work = DaskWorkers(self._gpus, "cuda", memory=self._memory)
+            self._at_work = DaskWorkers(self._gpus, self._kind, memory=self._memory)
         return self._at_work
 
     def image(
@@ -559,16 +551,16 @@ class GpuWorkers:
         self._at_work.close()
 
 
-def gpus_of_workers(address: str) -> list[tuple[str, int, int]]:
-    """`gpucube.devices.gpus_here` of every worker of an existing scheduler.
+def gpus_of_workers(address: str) -> list[SeenGpus]:
+    """The GPU of every worker of an existing scheduler: each uses the first that it sees.
 
     Raises
     ------
     GpucubeError
         No scheduler there, or it has no workers.
     """
-    workers = DaskWorkers(0, "cpu", address)
+    workers = DaskWorkers(0, CpuKind(), address)
     try:
-        return workers.everywhere(gpus_here)
+        return [replace(seen, count=min(seen.count, 1)) for seen in workers.everywhere(gpus_here)]
     finally:
         workers.close()

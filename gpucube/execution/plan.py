@@ -20,29 +20,14 @@ import psutil
 from gpucube.data.ingest import plan_partitions
 from gpucube.data.selection import Selection, select
 from gpucube.data.store import belongs_to
-from gpucube.devices.choice import LANES
+from gpucube.devices.choice import Hardware
+from gpucube.devices.cpu.kind import PROCESS_BYTES, CpuKind
 from gpucube.errors import GpucubeError
 from gpucube.imaging.job import settings_of
 from gpucube.output.paths import existing_parent, existing_products, scratch_folder
 from gpucube.schema.parameters import Parameters
 from gpucube.sky.spectral import SpectralAxis
 from gpucube.words import size_text
-
-BASE_MEMORY = 300e6
-"""Bytes of a process that has done nothing yet: interpreter and libraries. Measured."""
-
-BYTES_A_PIXEL = 200
-"""Largest number of bytes a CPU worker holds for each pixel of the image: its planes, the PSF of twice the size with its
-spectrum, and what ducc0 and the FFTs need meanwhile. Measured."""
-
-GPU_BASE_MEMORY = 1000e6
-GPU_BYTES_A_PIXEL = 40
-"""The same of a process that uses a GPU: with the driver's own memory and pinned buffers; and of each of its threads, which
-hold no more than the planes that they write. Estimates, until a GPU has been measured."""
-
-CHUNKS_A_WORKER = 8
-CHUNKS_A_LANE = 3
-"""Chunks that ``chunksize="auto"`` makes for each worker, and for each thread of a GPU, whose launches want many channels."""
 
 IN_PROCESS_SECONDS = 120.0
 """Jobs expected to take less than this run in threads of this process: a cluster costs seconds to start."""
@@ -53,14 +38,6 @@ IN_PROCESS_BYTES = 10e9
 SECONDS_A_SAMPLE = 300e-9
 SECONDS_A_PIXEL = 120e-9
 """Rough cost of imaging a plane, for that decision only."""
-
-
-@dataclass(frozen=True)
-class Gpus:
-    """GPUs that a job may use: how many, and the bytes of memory that it may take of each."""
-
-    count: int
-    memory: int
 
 
 @dataclass(frozen=True)
@@ -125,7 +102,7 @@ class Plan:
 
 
 def chunk_size(
-    chunksize: int | str, nchan: int, workers: int, fits: int, chunks_a_worker: int = CHUNKS_A_WORKER
+    chunksize: int | str, nchan: int, workers: int, fits: int, chunks_a_worker: int = CpuKind.chunks_a_lane
 ) -> int:
     """Channels in a chunk.
 
@@ -162,7 +139,7 @@ def make_chunks(size: int, power: Sequence[float], channels: Sequence[int] | Non
     return sorted(chunks, key=lambda c: (-float(power[c].sum()), c[0]))
 
 
-def make_plan(parameters: Parameters, selection: Selection | None = None, gpus: Gpus | None = None) -> Plan:
+def make_plan(parameters: Parameters, selection: Selection | None = None, hardware: Hardware | None = None) -> Plan:
     """Work out what a job will take.
 
     Parameters
@@ -170,8 +147,8 @@ def make_plan(parameters: Parameters, selection: Selection | None = None, gpus: 
     parameters : Parameters
     selection : Selection, optional
         By default what the parameters say.
-    gpus : Gpus, optional
-        Those it will run on; None for CPU cores.
+    hardware : Hardware, optional
+        By default CPU cores.
 
     Raises
     ------
@@ -185,22 +162,26 @@ def make_plan(parameters: Parameters, selection: Selection | None = None, gpus: 
     partitions = plan_partitions(selection, scratch)
     samples = sum(int(np.prod(p.shape)) for p in partitions)
     pixels = geometry.nx * geometry.ny
-    most = gpus.count if gpus else parameters.workers or len(os.sched_getaffinity(0))
+    hardware = hardware or Hardware(kind=CpuKind())
+    kind, lanes = hardware.kind, hardware.kind.lanes
+    most = hardware.gpu_count or parameters.workers or len(os.sched_getaffinity(0))
     workers = min(parameters.workers or most, most, nchan)
-    lanes = LANES["cuda" if gpus else "cpu"]
     seconds = samples * SECONDS_A_SAMPLE + nchan * nstokes * pixels * SECONDS_A_PIXEL * (10 if parameters.niter else 1)
     ms_bytes = sum(s.bytes_selected() for s in selection.sources)
-    short = workers == 1 and ms_bytes < IN_PROCESS_BYTES if gpus else seconds / workers < IN_PROCESS_SECONDS
-    in_process = not parameters.scheduler and (short or (workers == 1 and not gpus))
+    if kind.workers_share_process:
+        in_process = workers == 1 or seconds / workers < IN_PROCESS_SECONDS
+    else:
+        in_process = workers == 1 and ms_bytes < IN_PROCESS_BYTES
+    in_process = in_process and not parameters.scheduler
     budget = parameters.memory or int(0.8 * psutil.virtual_memory().available)
     rows = max((p.nrow for p in partitions), default=0)
-    one = lanes * pixels * GPU_BYTES_A_PIXEL if gpus else pixels * BYTES_A_PIXEL + rows * 100
-    base = GPU_BASE_MEMORY if gpus else BASE_MEMORY
+    settings = settings_of(parameters, geometry, parameters.gridder == "wgridder", rows, math.inf, 0.0)
+    resources = kind.resources(settings, hardware.gpu_memory)
     store = sum(p.nbytes() for p in partitions)
 
     def predicted(count: int) -> int:
-        bases = base if in_process else BASE_MEMORY + count * base
-        return int(bases + count * one)
+        processes = resources.process_bytes if in_process else PROCESS_BYTES + count * resources.process_bytes
+        return processes + count * resources.host_bytes
 
     while workers > 1 and predicted(workers) > budget:
         workers -= 1
@@ -209,16 +190,9 @@ def make_plan(parameters: Parameters, selection: Selection | None = None, gpus: 
             f"imaging one channel of {geometry.nx} x {geometry.ny} pixels needs {size_text(predicted(1))} of memory, "
             f"{size_text(budget)} are allowed: choose a smaller imsize, or raise memory"
         )
-    if gpus:
-        from gpucube.devices.cuda.memory import plan_memory
-
-        settings = settings_of(parameters, geometry, parameters.gridder == "wgridder", rows, math.inf, 0.0)
-        planes, memory_of = plan_memory(settings, gpus.memory // lanes)
-        fits, busy = max(1, planes // nstokes), workers * (lanes if parameters.chunksize == "auto" else 1)
-        size = chunk_size(parameters.chunksize, nchan, busy, fits, CHUNKS_A_LANE)
-        device_memory = lanes * memory_of(min(planes, size * nstokes))
-    else:
-        size, device_memory = chunk_size(parameters.chunksize, nchan, workers, nchan), 0
+    fits, busy = max(1, resources.planes // nstokes), workers * (lanes if parameters.chunksize == "auto" else 1)
+    size = chunk_size(parameters.chunksize, nchan, busy, fits, kind.chunks_a_lane)
+    device_memory = lanes * resources.device_bytes(min(resources.planes, size * nstokes))
     product_bytes = len(parameters.products) * nchan * nstokes * pixels * 4
     plan = Plan(
         nchan,
@@ -233,7 +207,7 @@ def make_plan(parameters: Parameters, selection: Selection | None = None, gpus: 
         ms_bytes,
         budget,
         predicted(workers),
-        int((budget - BASE_MEMORY) / workers),
+        (budget - PROCESS_BYTES) // workers,
         device_memory,
         tuple(f"{parameters.imagename}.{name}.fits" for name in parameters.products),
         _warnings(selection.axis),

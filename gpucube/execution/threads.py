@@ -8,7 +8,8 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
 from gpucube.data.ingest import BlockReport, IngestJob, ingest_rows
-from gpucube.devices.choice import device_memory_peak, make_device
+from gpucube.devices.base import DeviceKind
+from gpucube.devices.choice import Devices
 from gpucube.execution.workers import resident_peak
 from gpucube.imaging.job import NO_EVENTS, Events, ImageJob
 from gpucube.imaging.loop import image_chunk
@@ -24,8 +25,9 @@ class _Cancelled(BaseException):
 class ThreadWorkers:
     """Threads of this process, one device each."""
 
-    def __init__(self, workers: int, device: str):
-        self._workers, self._device = workers, device
+    def __init__(self, workers: int, kind: DeviceKind):
+        self._workers, self._kind = workers, kind
+        self._devices = Devices(kind, workers)
         self._cancelled = threading.Event()
 
     def ingest(self, jobs: Sequence[IngestJob]) -> Iterator[BlockReport]:
@@ -39,17 +41,16 @@ class ThreadWorkers:
         """Chunks in order, each by the next free thread."""
 
         def task(index: int, channels: Sequence[int]) -> list[ChannelRecord]:
-            device = make_device(self._device, job.settings, self._workers)
-            worker = threading.current_thread().name
-            return image_chunk(
-                job,
-                device,
-                channels,
-                chunk=index,
-                worker=worker,
-                events=events,
-                abort_if_cancelled=self._abort_if_cancelled,
-            )
+            with self._devices.lend(job.settings) as device:
+                return image_chunk(
+                    job,
+                    device,
+                    channels,
+                    chunk=index,
+                    worker=threading.current_thread().name,
+                    events=events,
+                    abort_if_cancelled=self._abort_if_cancelled,
+                )
 
         yield from self._run([(task, (i, c)) for i, c in enumerate(chunks)])
 
@@ -61,24 +62,26 @@ class ThreadWorkers:
         """As `image`."""
 
         def task(channels: Sequence[int]) -> None:
-            restore_chunk(job, make_device(self._device, job.settings, self._workers), target, fitted, channels)
+            with self._devices.lend(job.settings) as device:
+                restore_chunk(job, device, target, fitted, channels)
 
         for _ in self._run([(task, (c,)) for c in chunks]):
             pass
 
     def _run(self, calls: Sequence[tuple[Callable, tuple]]) -> Iterator[Any]:
-        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="worker")
-        try:
-            waiting = {pool.submit(function, *arguments) for function, arguments in calls}
-            while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield future.result()
-        except BaseException:
-            self._cancelled.set()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
+        with self._kind.working():
+            pool = ThreadPoolExecutor(self._workers, thread_name_prefix="worker")
+            try:
+                waiting = {pool.submit(function, *arguments) for function, arguments in calls}
+                while waiting:
+                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        yield future.result()
+            except BaseException:
+                self._cancelled.set()
+                raise
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def memory_peak(self) -> int:
         """Of this process."""
@@ -86,7 +89,7 @@ class ThreadWorkers:
 
     def device_memory_peak(self) -> int:
         """Of this process."""
-        return device_memory_peak(self._device)
+        return self._kind.memory_peak()
 
     def close(self) -> None:
         """Nothing is held."""

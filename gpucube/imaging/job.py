@@ -24,17 +24,17 @@ def settings_of(
 ) -> ImagingSettings:
     """What a device is told of the job; `uv_max` is infinite and `w_max` 0 where they are not known yet."""
     return ImagingSettings(
-        geometry,
-        parameters.weighting,
-        parameters.robust,
-        tuple(parameters.uvtaper),
-        parameters.epsilon,
-        w_term,
-        parameters.minorcycle,
-        parameters.majorcycle,
-        samples,
-        uv_max,
-        w_max,
+        geometry=geometry,
+        weighting=parameters.weighting,
+        robust=parameters.robust,
+        taper=tuple(parameters.uvtaper),
+        epsilon=parameters.epsilon,
+        w_term=w_term,
+        minorcycle=parameters.minorcycle,
+        majorcycle=parameters.majorcycle,
+        samples=samples,
+        uv_max=uv_max,
+        w_max=w_max,
     )
 
 

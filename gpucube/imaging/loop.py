@@ -59,7 +59,7 @@ SECONDS_BETWEEN_SYNCS = 5.0
 
 def image_chunk(
     job: ImageJob,
-    device: Device,
+    device: Device[Any],
     channels: Sequence[int],
     *,
     chunk: int = 0,
@@ -112,7 +112,7 @@ class _Chunk:
     """
 
     job: ImageJob
-    device: Device
+    device: Device[Any]
     chunk: int
     worker: str
     events: Events
@@ -213,8 +213,8 @@ class _Chunk:
         if not self.at_work:
             raise error
         self.active, self.ended = [], {}
-        self.device.apart.clear()
-        self.device.forget()
+        self.device.substage_seconds.clear()
+        self.device.reset()
         channels = sorted(self.at_work, reverse=True)
         self.at_work.clear()
         if isinstance(error, self.device.out_of_memory) and self.device.shrink():
@@ -226,7 +226,7 @@ class _Chunk:
             self.suspects.update(channels)
 
 
-def _begin(job: ImageJob, device: Device, channels: Sequence[int]) -> list[_ActivePlane]:
+def _begin(job: ImageJob, device: Device[Any], channels: Sequence[int]) -> list[_ActivePlane]:
     """Load and grid fresh channels, judge their dirty images and make their PSFs."""
     begin = time.perf_counter()
     keys = [PlaneKey(channel=c, stokes=s) for c in channels for s in range(len(job.stokes))]
@@ -249,7 +249,7 @@ def _begin(job: ImageJob, device: Device, channels: Sequence[int]) -> list[_Acti
     return planes
 
 
-def _make_psfs(device: Device, planes: Sequence[_ActivePlane], wide: bool) -> None:
+def _make_psfs(device: Device[Any], planes: Sequence[_ActivePlane], wide: bool) -> None:
     """Make the PSFs; fit their beams and measure their sidelobes."""
     begin, data = time.perf_counter(), [p.data for p in planes]
     device.make_psf(data, wide)
@@ -258,7 +258,7 @@ def _make_psfs(device: Device, planes: Sequence[_ActivePlane], wide: bool) -> No
     _charge(planes, device, "psf", begin)
 
 
-def _judge(job: ImageJob, device: Device, planes: Sequence[_ActivePlane]) -> None:
+def _judge(job: ImageJob, device: Device[Any], planes: Sequence[_ActivePlane]) -> None:
     """Measure exact residuals and decide what becomes of each plane; roll back those that diverged."""
     begin = time.perf_counter()
     rolling, improved = [], []
@@ -274,7 +274,7 @@ def _judge(job: ImageJob, device: Device, planes: Sequence[_ActivePlane]) -> Non
     _charge(planes, device, "measure", begin)
 
 
-def _cycle(job: ImageJob, device: Device, planes: Sequence[_ActivePlane]) -> None:
+def _cycle(job: ImageJob, device: Device[Any], planes: Sequence[_ActivePlane]) -> None:
     """One minor cycle, one major cycle and one judgement of every plane."""
     begin = time.perf_counter()
     data = [p.data for p in planes]
@@ -288,16 +288,16 @@ def _cycle(job: ImageJob, device: Device, planes: Sequence[_ActivePlane]) -> Non
     _judge(job, device, planes)
 
 
-def _charge(planes: Sequence[_ActivePlane], device: Device, stage: str, begin: float) -> None:
+def _charge(planes: Sequence[_ActivePlane], device: Device[Any], stage: str, begin: float) -> None:
     """Share the time since `begin` among the planes of a batch, but for what the device spent apart."""
-    spent = {**device.apart, stage: time.perf_counter() - begin - sum(device.apart.values())}
-    device.apart.clear()
+    spent = {**device.substage_seconds, stage: time.perf_counter() - begin - sum(device.substage_seconds.values())}
+    device.substage_seconds.clear()
     for p in planes:
         for name, seconds in spent.items():
             p.seconds[name] = p.seconds.get(name, 0.0) + seconds / len(planes)
 
 
-def _finish_plane(job: ImageJob, device: Device, plane: _ActivePlane) -> None:
+def _finish_plane(job: ImageJob, device: Device[Any], plane: _ActivePlane) -> None:
     """Restore a plane and write all its products."""
     if plane.state.stop in _BLANK or plane.beam is None:
         plane.checksums = _write_blank(job, plane.key.channel, plane.key.stokes)

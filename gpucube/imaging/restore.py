@@ -15,7 +15,7 @@ from gpucube.sky.geometry import ImageGeometry
 
 
 def restored(
-    device: Device, geometry: ImageGeometry, model: Any, residual: Any, fitted: Beam, target: Beam
+    device: Device[Any], geometry: ImageGeometry, model: Any, residual: Any, fitted: Beam, target: Beam
 ) -> np.ndarray:
     """Model convolved with `target`, plus the residual brought to Jy per `target` beam.
 
@@ -28,7 +28,7 @@ def restored(
 
 
 def restore_chunk(
-    job: ImageJob, device: Device, target: Beam, fitted: dict[tuple[int, int], Beam], channels: Iterable[int]
+    job: ImageJob, device: Device[Any], target: Beam, fitted: dict[tuple[int, int], Beam], channels: Iterable[int]
 ) -> None:
     """Restore finished channels with a beam known only at the end, from their residual and model on disk."""
     for channel in channels:

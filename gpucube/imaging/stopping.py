@@ -1,6 +1,6 @@
 """When a plane goes on, how deep its next minor cycle goes, and why it stops: pure arithmetic.
 
-In: the measured peak and noise of an exact residual. Out: the next `MinorOrder`, or a `StopCode`. The rules are tclean's
+In: the measured peak and noise of an exact residual. Out: the next `MinorCycle`, or a `StopCode`. The rules are tclean's
 (CASA documentation, "Synthesis imaging: iteration control"), applied to every plane on its own:
 
 * noise sigma = 1.4826 MAD of the residual; limit = max(threshold, nsigma * sigma);
@@ -16,7 +16,7 @@ import math
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from gpucube.devices.base import MinorOrder
+from gpucube.devices.base import MinorCycle
 from gpucube.output.records import StopCode
 
 GROWTH = 3.0
@@ -139,16 +139,16 @@ def _stop_code(state: LoopState, peak: float, noise: float, clean: CleanParamete
     return None
 
 
-def next_cycle(state: LoopState, sidelobe: float, clean: CleanParameters) -> MinorOrder:
+def next_cycle(state: LoopState, sidelobe: float, clean: CleanParameters) -> MinorCycle:
     """How far the next minor cycle shall go."""
     cyclefactor, gain = clean.cyclefactor, clean.gain
     if state.retried:
         cyclefactor, gain = 2.0 * cyclefactor, 0.5 * gain
     fraction = min(max(cyclefactor * sidelobe, clean.minpsffraction), clean.maxpsffraction)
     cycleniter = clean.cycleniter if clean.cycleniter >= 0 else _UNLIMITED
-    return MinorOrder(
+    return MinorCycle(
         threshold=max(FINAL_DEPTH * stop_level(state.noise, clean), fraction * state.peak),
-        limit=min(clean.niter - state.iterations, cycleniter),
+        max_iterations=min(clean.niter - state.iterations, cycleniter),
         gain=gain,
     )
 

@@ -21,7 +21,7 @@ from gpucube.bench.stages import IMAGE_STAGES, STAGES, Outcome, Request, Stage, 
 from gpucube.bench.workloads import WORKLOADS, Workload, find_workload, fitted_to_machine, geometry_of, make_store
 from gpucube.constants import LIGHT_SPEED
 from gpucube.data.store import PlaneKey
-from gpucube.devices.choice import make_device
+from gpucube.devices.cpu.kind import CpuKind
 from gpucube.imaging.loop import image_chunk
 from gpucube.output.fits_cube import read_plane
 
@@ -194,7 +194,7 @@ def test_the_store_of_a_workload_holds_its_sky_and_its_noise(tmp_path):
         expected = 0.1**2 * weight / 2 * (channel in bright) + 1
         assert store.power[0, 0, channel] == pytest.approx(expected, rel=0.05)
     scene = scene_of(workload, store)
-    (record,) = image_chunk(scene.with_cubes(str(tmp_path / "c")), make_device("cpu", scene.job.settings), [bright[0]])
+    (record,) = image_chunk(scene.with_cubes(str(tmp_path / "c")), CpuKind().make(scene.job.settings), [bright[0]])
     # 7,000 samples of 0.02 / sqrt(2) Jy: the flux is known to 0.2 mJy
     assert record.model_flux == pytest.approx(0.1, abs=0.005)
 
@@ -213,7 +213,7 @@ def test_lock_step_makes_the_same_cube_as_every_channels_own_schedule(majorcycle
     scene = scene_of(workload, make_store(workload, str(tmp_path / "store")), majorcycle=majorcycle)
     own, together = scene.with_cubes(str(tmp_path / "own")), scene.with_cubes(str(tmp_path / "together"))
     _, _, records = image_once(own, "cpu", 1, scene.chunks(2))
-    iterations, majors = convergence.lock_step(together, make_device("cpu", scene.job.settings), range(6))
+    iterations, majors = convergence.lock_step(together, CpuKind().make(scene.job.settings), range(6))
     assert iterations == sum(r.iterations for r in records)
     most = max(r.major_cycles for r in records)
     assert majors == 6 * most > sum(r.major_cycles for r in records)

@@ -26,7 +26,7 @@ from gpucube.data.ingest import Ingest, ingest_rows
 from gpucube.data.selection import Selection, select
 from gpucube.data.store import Partition, PlaneKey, Samples, VisibilityStore, allocate
 from gpucube.devices.base import ImagingSettings
-from gpucube.devices.choice import make_device
+from gpucube.devices.cpu.kind import CpuKind
 from gpucube.errors import GpucubeError
 from gpucube.schema.parameters import make_parameters
 from gpucube.sky.geometry import ImageGeometry
@@ -378,7 +378,7 @@ def test_a_new_phase_centre_moves_the_source_there_to_the_middle_of_the_image(ma
     assert s.vis[good] == pytest.approx(direct_predict(s.uvw, s.frequency, found)[good], abs=2e-6)
     cell = 20 * np.pi / 180 / 3600
     g = ImageGeometry(nx=64, ny=64, cell_x=cell, cell_y=cell, centre=selection.geometry.centre)
-    device = make_device("cpu", ImagingSettings(g, epsilon=1e-6, w_term=True))
+    device = CpuKind().make(ImagingSettings(geometry=g, epsilon=1e-6, w_term=True))
     (started,) = device.begin([s], [None])
     dirty = device.fetch(started, "dirty")
     assert np.unravel_index(dirty.argmax(), dirty.shape) == (32, 32)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from gpucube.data.selection import choose_windows, select
+from gpucube.devices.cpu.kind import PROCESS_BYTES
 from gpucube.errors import GpucubeError
-from gpucube.execution.plan import BASE_MEMORY, check_disk, chunk_size, make_chunks, make_plan
+from gpucube.execution.plan import check_disk, chunk_size, make_chunks, make_plan
 from gpucube.schema.parameters import make_parameters
 
 
@@ -67,7 +68,7 @@ def test_the_plan_of_a_small_job(tiny_ms, tmp_path):
     assert plan.products == tuple(str(tmp_path / "out" / f"cube.{p}.fits") for p in ("image", "model", "psf"))
     assert plan.scratch == str(tmp_path / "out" / "cube.scratch")
     assert plan.warnings == ()
-    assert BASE_MEMORY < plan.memory_predicted < plan.memory_budget
+    assert PROCESS_BYTES < plan.memory_predicted < plan.memory_budget
     assert not (tmp_path / "out").exists(), "planning writes nothing"
     text = str(plan)
     for word in ("12", "3 of up to 5", "2 workers", plan.scratch, *plan.products):

@@ -21,6 +21,7 @@ from events import RecordedEvents
 from jobs import IMAGES, SETTINGS, image, make_job, payload, planes, read, tree
 
 from gpucube.data.mask import Mask
+from gpucube.devices.cpu.kind import CpuKind
 from gpucube.errors import DeviceLost, GpucubeError
 from gpucube.execution import dask_workers as schedule
 from gpucube.execution import plan
@@ -49,9 +50,9 @@ def cluster() -> Iterator[str]:
 def workers(request: pytest.FixtureRequest) -> Iterator[Workers]:
     """Both kinds of workers, two of each."""
     made = (
-        ThreadWorkers(2, "cpu")
+        ThreadWorkers(2, CpuKind())
         if request.param == "threads"
-        else DaskWorkers(2, "cpu", request.getfixturevalue("cluster"))
+        else DaskWorkers(2, CpuKind(), request.getfixturevalue("cluster"))
     )
     yield made
     made.close()
@@ -126,7 +127,7 @@ def test_an_unreadable_plane_of_the_mask_fails_its_channels_alone(
 def test_a_channel_that_kills_its_worker_is_found_and_given_up(
     cluster: str, tiny_ms: Any, tmp_path: Path, mask
 ) -> None:
-    workers = DaskWorkers(2, "cpu", cluster)
+    workers = DaskWorkers(2, CpuKind(), cluster)
     with ExitStack() as stores:
         stores.callback(workers.close)
         job = job_on(tiny_ms.ms, tmp_path, workers, stores, mask=mask("", 0, ()), products=IMAGES)
@@ -153,7 +154,7 @@ def doomed(tiny_ms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     # what gpucube sets of the second ends with the test
     settings = {"distributed.scheduler.allowed-failures": 0, "distributed.deploy.lost-worker-timeout": "15 s"}
     with dask.config.set(settings), ExitStack() as stores:
-        workers = DaskWorkers(2, "cpu")
+        workers = DaskWorkers(2, CpuKind())
         stores.callback(workers.close)
         yield job_on(tiny_ms.ms, tmp_path, workers, stores, mask=DeadlyMask("", 0, ()), products=("image",)), workers
 
@@ -204,7 +205,7 @@ def test_a_scheduler_whose_workers_are_gone_is_told_once(
         ) as cluster,
         ExitStack() as stores,
     ):
-        workers = DaskWorkers(0, "cpu", cluster.scheduler_address)
+        workers = DaskWorkers(0, CpuKind(), cluster.scheduler_address)
         stores.callback(workers.close)
         job = job_on(tiny_ms.ms, tmp_path, workers, stores, products=("image",))
         cluster.scale(0)

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import scipy.fft
 
+from gpucube.devices.choice import Hardware
 from gpucube.devices.cuda.backend import Backend
 from gpucube.devices.cuda.kernel_sources import kernel_source
+from gpucube.devices.cuda.kind import CudaKind
 from hosts.cudahost import HostModule
 
 
@@ -32,6 +36,40 @@ def _destroying(transform: Callable) -> Callable:
         return result
 
     return destroyed
+
+
+@dataclass(frozen=True)
+class HostCuda(CudaKind):
+    """GPUs whose kernels run on the host, as a kind of device.
+
+    Attributes
+    ----------
+    budget : int
+        Bytes that the device believes it may take.
+    shared_bytes : int
+        Largest dynamic shared memory of a block.
+    """
+
+    budget: int = 1 << 34
+    shared_bytes: int = 227 << 10
+
+    def backend(self, lanes: int) -> Backend:
+        """The host's, with its share of the budget."""
+        return host_backend(self.budget // lanes, self.shared_bytes)
+
+    def working(self) -> AbstractContextManager[None]:
+        """There is no pool to be limited."""
+        return nullcontext()
+
+    def cluster_factory(self) -> Callable[..., Any]:
+        """Processes with as many threads as lanes."""
+        from distributed import LocalCluster
+
+        return LocalCluster
+
+    def hardware(self, count: int = 1) -> Hardware:
+        """So many of them."""
+        return Hardware(kind=self, gpu_count=count, gpu_memory=self.budget)
 
 
 def host_backend(budget: int = 1 << 34, shared_bytes: int = 227 << 10) -> Backend:

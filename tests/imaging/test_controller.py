@@ -176,4 +176,4 @@ def test_no_cycle_goes_more_than_two_per_cent_below_the_limit_of_the_plane(chang
 def test_a_cycle_may_use_what_is_left_of_niter_or_cycleniter(cycleniter, allowed):
     parameters = replace(PARAMETERS, cycleniter=cycleniter)
     state, _ = play([(1, 0), (0.9, 0), (0.8, 0), (0.7, 0)], parameters)
-    assert next_cycle(state, 0.1, parameters).limit == allowed
+    assert next_cycle(state, 0.1, parameters).max_iterations == allowed

@@ -24,6 +24,7 @@ from torture import finish, safe_channels, start
 import gpucube
 from gpucube import run as api
 from gpucube.cli import main
+from gpucube.devices.cpu.kind import CpuKind
 from gpucube.execution.dask_workers import DaskWorkers
 from gpucube.imaging import loop as imaging
 from gpucube.output.journal import Journal
@@ -162,7 +163,7 @@ def test_a_store_cut_short_while_it_is_used_ends_the_run_and_resume_reads_again(
 
 def test_a_task_that_reads_too_late_finds_no_way_into_the_store(tiny_ms: Any, tmp_path: Path) -> None:
     """A scheduler goes on with a task whose worker it has lost sight of; the rows it writes have been sorted meanwhile."""
-    workers, calls = DaskWorkers(1, "cpu", memory=10**9), []
+    workers, calls = DaskWorkers(1, CpuKind(), memory=10**9), []
     submit = workers._run
     workers._run = lambda given: submit(calls.extend(given) or given)
     try:
@@ -348,7 +349,7 @@ def test_a_local_cluster_listens_on_the_loopback_interface_only() -> None:
 
     from gpucube.execution.dask_workers import DaskWorkers
 
-    workers = DaskWorkers(1, "cpu", memory=10**9)
+    workers = DaskWorkers(1, CpuKind(), memory=10**9)
     try:
         family = [psutil.Process(), *psutil.Process().children(recursive=True)]
         listening = {

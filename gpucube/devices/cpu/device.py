@@ -11,8 +11,6 @@ size. Imaging convention: see `gpucube.geometry`; with ducc0's signs that is ``f
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +21,7 @@ import numpy as np
 
 from gpucube.constants import LIGHT_SPEED
 from gpucube.data.store import Samples
-from gpucube.devices.base import ACTIVE_SET_CUT, SPARSE_COMPONENTS, ImagingSettings, MinorOrder
+from gpucube.devices.base import ACTIVE_SET_CUT, SPARSE_COMPONENTS, DeviceArray, ImagingSettings, MinorCycle, Product
 from gpucube.devices.cpu import loops as cpu_loops
 from gpucube.devices.psf_fit import fit_beam, psf_sidelobe
 from gpucube.sky.beam import Beam
@@ -38,21 +36,6 @@ _GRID_SECONDS = 110e-9
 two-core machines; only their ratio matters, and only for the choice between two ways that agree."""
 
 _NOWHERE_MASKED = np.zeros((0, 0), bool)
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep freed blocks for the next plane: returning them costs a page fault for every 4 KiB, each time.
-
-    Measured: half of the time of gridding a 1024 x 1024 PSF.
-    """
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            for option, value in ((-3, 32 << 20), (-1, 1 << 30), (-8, 1)):  # mmap and trim thresholds, one arena
-                libc.mallopt(option, value)
-
-
-_keep_freed_memory()
 
 
 @dataclass
@@ -79,7 +62,7 @@ class CpuPlane:
 
 
 class CpuDevice:
-    """See `gpucube.devices.Device`."""
+    """See `gpucube.devices.base.Device`."""
 
     name = "cpu"
     batch = 1
@@ -91,13 +74,13 @@ class CpuDevice:
         self._complex = np.complex64 if self._real is np.float32 else np.complex128
         ny, nx = settings.geometry.shape
         self._buffers = np.empty((2, ny * nx), np.float32)
-        self.apart: dict[str, float] = {}
+        self.substage_seconds: dict[str, float] = {}
 
     @contextmanager
-    def _apart(self, stage: str) -> Iterator[None]:
+    def _substage(self, name: str) -> Iterator[None]:
         begin = time.perf_counter()
         yield
-        self.apart[stage] = self.apart.get(stage, 0.0) + time.perf_counter() - begin
+        self.substage_seconds[name] = self.substage_seconds.get(name, 0.0) + time.perf_counter() - begin
 
     def begin(self, samples: Sequence[Samples | None], masks: Sequence[np.ndarray | None]) -> list[CpuPlane]:
         """Weigh and grid."""
@@ -108,9 +91,9 @@ class CpuDevice:
         weight, total, inside = np.zeros(0, np.float32), 0.0, 0
         dirty = np.zeros(shape, np.float32)
         if samples is not None:
-            with self._apart("upload"):
+            with self._substage("upload"):
                 samples = samples.in_order()
-            with self._apart("weights"):
+            with self._substage("weights"):
                 weight, total, inside = imaging_weights(samples, self.settings)
             if total > 0:
                 dirty = self._grid(samples, samples.vis, weight, total, shape)
@@ -181,7 +164,7 @@ class CpuDevice:
             ones = np.ones(len(plane.weight), self._complex)
             plane.psf = self._grid(plane.samples, ones, plane.weight, plane.sum_weights, shape, w=False)
             if wide and self._major_in_image(plane):
-                with self._apart("fft"):
+                with self._substage("fft"):
                     transform = ducc0.fft.r2c(plane.psf, axes=(0, 1), nthreads=1)
                     plane.spectrum = np.empty(transform.shape, np.float32)
                     cpu_loops.psf_spectrum(transform, plane.spectrum)
@@ -202,15 +185,15 @@ class CpuDevice:
         """Peak inside the mask, and noise of the whole residual."""
         return [(cpu_loops.peak(p.residual, p.mask)[0], cpu_loops.noise(p.residual, *self._buffers)) for p in planes]
 
-    def minor(self, planes: Sequence[CpuPlane], orders: Sequence[MinorOrder]) -> list[int]:
+    def minor(self, planes: Sequence[CpuPlane], cycles: Sequence[MinorCycle]) -> list[int]:
         """Högbom on each plane."""
         done = []
-        for p, order in zip(planes, orders, strict=True):
-            arguments = (p.residual, p.psf, p.mask, p.model, order.gain, order.threshold, order.limit)
+        for p, cycle in zip(planes, cycles, strict=True):
+            arguments = (p.residual, p.psf, p.mask, p.model, cycle.gain, cycle.threshold, cycle.max_iterations)
             if self.settings.minorcycle == "textbook":
                 done.append(cpu_loops.hogbom_textbook(*arguments))
             else:
-                done.append(cpu_loops.hogbom_active_set(*arguments, ACTIVE_SET_CUT * order.threshold))
+                done.append(cpu_loops.hogbom_active_set(*arguments, ACTIVE_SET_CUT * cycle.threshold))
         return done
 
     def major(self, planes: Sequence[CpuPlane]) -> None:
@@ -225,7 +208,7 @@ class CpuDevice:
                 if self.settings.minorcycle == "activeset" and len(where) < SPARSE_COMPONENTS:
                     cpu_loops.subtract_components(p.residual, p.psf, change, where)
                 else:
-                    with self._apart("fft"):
+                    with self._substage("fft"):
                         p.residual = p.dirty - convolve(p.model, p.spectrum)
             p.subtracted = p.model.copy()
 
@@ -243,7 +226,7 @@ class CpuDevice:
     def release(self, planes: Sequence[CpuPlane]) -> None:
         """Planes go with the last reference to them."""
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """As `release`."""
 
     def shrink(self) -> bool:
@@ -257,11 +240,11 @@ class CpuDevice:
         beams = [fit_beam(psf, *cells) for psf in psfs]
         return [(beam, psf_sidelobe(psf, beam, *cells)) for psf, beam in zip(psfs, beams, strict=True)]
 
-    def resident(self, plane: CpuPlane, product: str) -> np.ndarray:
+    def resident(self, plane: CpuPlane, product: Product) -> np.ndarray:
         """As `fetch`: all is on the host."""
         return self.fetch(plane, product)
 
-    def fetch(self, plane: CpuPlane, product: str) -> np.ndarray:
+    def fetch(self, plane: CpuPlane, product: Product) -> np.ndarray:
         """The plane's own array, no copy."""
         ny, nx = self.settings.geometry.shape
         if product == "psf":
@@ -270,10 +253,15 @@ class CpuDevice:
         return getattr(plane, product)
 
     def restore(
-        self, model: np.ndarray, residual: np.ndarray, beam: Beam, smooth: Beam | None, scale: float
+        self,
+        model: np.ndarray | DeviceArray,
+        residual: np.ndarray | DeviceArray,
+        beam: Beam,
+        smooth: Beam | None,
+        scale: float,
     ) -> np.ndarray:
         """Restored image."""
-        geometry = self.settings.geometry
+        geometry, model, residual = self.settings.geometry, np.asarray(model), np.asarray(residual)
         image = residual.copy()
         if smooth is not None:
             image = convolve(residual, smooth.spectrum(geometry))

@@ -3,15 +3,16 @@
 In: nothing but the GPU that `CUDA_VISIBLE_DEVICES` puts first. Out: `Backend`, or in one line why there is none.
 
 Several device objects share one GPU, each in a thread and a stream of its own: while one computes, others read, upload
-through pinned memory, and write. CuPy's memory pool keeps freed blocks for the stream that freed them, so a thread keeps
-its stream from one device object to the next. Whatever runs out of memory on the way raises `MemoryError`.
+through pinned memory, and write. CuPy's memory pool keeps freed blocks for the stream that freed them, so a thread should
+keep its device (`gpucube.devices.choice.Devices`). Whatever runs out of memory on the way raises `MemoryError`.
 """
 
 from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -100,9 +101,21 @@ def usable_memory() -> int:
     import cupy
 
     free, _ = cupy.cuda.runtime.memGetInfo()
-    usable = int(SHARE * free)
-    cupy.get_default_memory_pool().set_limit(size=usable)
-    return usable
+    return int(SHARE * free)
+
+
+@contextmanager
+def limited_pool() -> Iterator[None]:
+    """Limit CuPy's memory pool to what this process may take."""
+    import cupy
+
+    pool = cupy.get_default_memory_pool()
+    before = pool.get_limit()
+    pool.set_limit(size=usable_memory())
+    try:
+        yield
+    finally:
+        pool.set_limit(size=before)
 
 
 def _told_as_memory_error(function: Callable) -> Callable:
@@ -187,10 +200,6 @@ class _Staging:
         return out
 
 
-_thread = threading.local()
-"""Holds the stream of each thread that has made a backend."""
-
-
 def cupy_backend(lanes: int = 1) -> Backend:
     """A backend for the calling thread: its own stream, and its share of the device's memory.
 
@@ -204,9 +213,7 @@ def cupy_backend(lanes: int = 1) -> Backend:
     from cupyx.scipy import fft
 
     memory = usable_memory() // lanes
-    if not hasattr(_thread, "stream"):
-        _thread.stream = cupy.cuda.Stream(non_blocking=True)
-    stream = _thread.stream.use()
+    stream = cupy.cuda.Stream(non_blocking=True).use()
 
     def download(array: Any) -> np.ndarray:
         out = cupyx.empty_pinned(array.shape, array.dtype)

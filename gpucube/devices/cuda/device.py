@@ -20,7 +20,7 @@ import numpy as np
 
 from gpucube.constants import LIGHT_SPEED
 from gpucube.data.store import Samples
-from gpucube.devices.base import SPARSE_COMPONENTS, ImagingSettings, MinorOrder
+from gpucube.devices.base import SPARSE_COMPONENTS, ImagingSettings, MinorCycle, Product
 from gpucube.devices.cuda.backend import Backend, Kernels
 from gpucube.devices.cuda.convolver import Convolver
 from gpucube.devices.cuda.gridder import PlacedSamples, TileGridder
@@ -90,7 +90,7 @@ class _Stacks:
 
 
 class CudaDevice:
-    """See `gpucube.devices.Device`.
+    """See `gpucube.devices.base.Device`.
 
     Parameters
     ----------
@@ -113,18 +113,18 @@ class CudaDevice:
         self._kernels = Kernels(
             backend, {stem: () for stem in ("weights", "statistics", "beam", "hogbom", "components", "restore")}
         )
-        self.apart: dict[str, float] = {}
+        self.substage_seconds: dict[str, float] = {}
         self._stacks: _Stacks | None = None
         self._free: list[int] = []
         self._mask_of = np.zeros(0, np.int32)
         self.batch = planes_that_fit(settings, self._gridders, self._convolver, backend.memory())
 
     @contextmanager
-    def _apart(self, stage: str) -> Iterator[None]:
+    def _substage(self, name: str) -> Iterator[None]:
         begin = time.perf_counter()
         yield
         self._backend.synchronise()
-        self.apart[stage] = self.apart.get(stage, 0.0) + time.perf_counter() - begin
+        self.substage_seconds[name] = self.substage_seconds.get(name, 0.0) + time.perf_counter() - begin
 
     def _slots(self, planes: Iterable[CudaPlane]) -> Any:
         return self._backend.xp.asarray(np.array([p.slot for p in planes], np.int32))
@@ -160,7 +160,7 @@ class CudaDevice:
             p.given = p.placed = None
             self._free.append(p.slot)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Give back all slots, and their memory.
 
         Raises
@@ -187,14 +187,14 @@ class CudaDevice:
         slots = [self._free.pop() for _ in samples]
         on_device = xp.asarray(np.array(slots, np.int32))
         stacks = self._stacks
-        with self._apart("upload"):
+        with self._substage("upload"):
             for slot, mask in zip(slots, masks, strict=True):
                 self._mask_of[slot] = -1 if mask is None else slot
                 if mask is not None:
                     stacks.masks[slot] = xp.asarray(np.ascontiguousarray(mask).view(np.uint8))
             stacks.mask_of[:] = xp.asarray(self._mask_of)
             given = self._upload(samples)
-        with self._apart("weights"):
+        with self._substage("weights"):
             weight, total, inside = self._weigh(given)
             total_on_host, inside_on_host = self._backend.download(total), self._backend.download(inside)
         scale = xp.where(total > 0, 1.0 / xp.where(total > 0, total, 1.0), 0.0)
@@ -289,7 +289,7 @@ class CudaDevice:
         for p in todo:
             p.given, p.wide = None, wide
         if wide and todo and todo[0].in_image:
-            with self._apart("fft"):
+            with self._substage("fft"):
                 self._convolver.spectrum(self._stacks.psf, self._slots(todo), self._stacks.spectrum)
         self._backend.synchronise()
 
@@ -365,14 +365,14 @@ class CudaDevice:
         peaks = (keys >> np.uint64(32)).astype(np.uint32).view(np.float32)
         return [(float(p) if k else -1.0, float(n)) for k, p, n in zip(keys, peaks, noises, strict=True)]
 
-    def minor(self, planes: Sequence[CudaPlane], orders: Sequence[MinorOrder]) -> list[int]:
+    def minor(self, planes: Sequence[CudaPlane], cycles: Sequence[MinorCycle]) -> list[int]:
         """Högbom on all planes together."""
         if not planes:
             return []
         stacks = self._stacks
         images = Images(stacks.residual, stacks.psf, stacks.model, stacks.masks, stacks.mask_of)
         clean = active_set if self.settings.minorcycle == "activeset" else textbook
-        return clean(self._backend, self._kernels, images, self._slots(planes), orders)
+        return clean(self._backend, self._kernels, images, self._slots(planes), cycles)
 
     def major(self, planes: Sequence[CudaPlane]) -> None:
         """Exact residual of each plane's model."""
@@ -380,7 +380,7 @@ class CudaDevice:
         in_image = [p for p in planes if p.in_image]
         if in_image:
             dense = self._subtract_sparse(in_image)
-            with self._apart("fft"):
+            with self._substage("fft"):
                 slots = self._slots(dense)
                 self._convolver.residual(stacks.dirty, stacks.model, stacks.spectrum, slots, stacks.residual)
         through = [p for p in planes if not p.in_image]
@@ -429,7 +429,7 @@ class CudaDevice:
             stacks.model[slots] = stacks.subtracted[slots] = stacks.best_model[slots]
             stacks.residual[slots] = stacks.best_residual[slots]
 
-    def resident(self, plane: CudaPlane, product: str) -> Any:
+    def resident(self, plane: CudaPlane, product: Product) -> Any:
         """The plane's part of the stack; of a PSF the part of the image's size."""
         if product != "psf":
             return getattr(self._stacks, product)[plane.slot]
@@ -438,7 +438,7 @@ class CudaDevice:
             return self._stacks.psf[plane.slot, ny - ny // 2 : 2 * ny - ny // 2, nx - nx // 2 : 2 * nx - nx // 2]
         return self._stacks.psf.reshape(-1, ny, nx)[4 * plane.slot]
 
-    def fetch(self, plane: CudaPlane, product: str) -> np.ndarray:
+    def fetch(self, plane: CudaPlane, product: Product) -> np.ndarray:
         """Copy to the host."""
         return self._backend.download(self.resident(plane, product))
 

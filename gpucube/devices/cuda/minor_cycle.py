@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gpucube.devices.base import ACTIVE_SET_CUT, MinorOrder
+from gpucube.devices.base import ACTIVE_SET_CUT, MinorCycle
 from gpucube.devices.cuda.backend import Backend, Kernels
 
 STATIC_SHARED_BYTES = 2048
@@ -51,18 +51,18 @@ class Images:
         return self.residual.shape[1:]
 
 
-def _on_device(backend: Backend, orders: Sequence[MinorOrder]) -> tuple[Any, Any, Any]:
+def _on_device(backend: Backend, cycles: Sequence[MinorCycle]) -> tuple[Any, Any, Any]:
     """Gain, threshold and limit of every plane."""
     asarray = backend.xp.asarray
     return (
-        asarray(np.array([o.gain for o in orders], float)),
-        asarray(np.array([o.threshold for o in orders], float)),
-        asarray(np.array([min(o.limit, _MOST_ITERATIONS) for o in orders], np.int32)),
+        asarray(np.array([o.gain for o in cycles], float)),
+        asarray(np.array([o.threshold for o in cycles], float)),
+        asarray(np.array([min(o.max_iterations, _MOST_ITERATIONS) for o in cycles], np.int32)),
     )
 
 
 def active_set(
-    backend: Backend, kernels: Kernels, images: Images, slots: Any, orders: Sequence[MinorOrder]
+    backend: Backend, kernels: Kernels, images: Images, slots: Any, cycles: Sequence[MinorCycle]
 ) -> list[int]:
     """All planes in one launch, their sets in shared memory; those that are too large for it again, in global memory.
 
@@ -74,7 +74,7 @@ def active_set(
         Models are changed.
     slots : int32, shape (n,)
         Planes to be cleaned.
-    orders : sequence of MinorOrder
+    cycles : sequence of MinorCycle
         One for each.
 
     Returns
@@ -84,7 +84,7 @@ def active_set(
     """
     xp, (ny, nx) = backend.xp, images.size()
     shared = min(backend.shared_bytes - STATIC_SHARED_BYTES, BYTES_A_MEMBER * ny * nx) // BYTES_A_MEMBER
-    gain, threshold, limit = _on_device(backend, orders)
+    gain, threshold, limit = _on_device(backend, cycles)
     cut = ACTIVE_SET_CUT * threshold
 
     def launch(which: Any, capacity: int, room: int) -> tuple[np.ndarray, np.ndarray]:
@@ -103,21 +103,21 @@ def active_set(
     return done.tolist()
 
 
-def textbook(backend: Backend, kernels: Kernels, images: Images, slots: Any, orders: Sequence[MinorOrder]) -> list[int]:
+def textbook(backend: Backend, kernels: Kernels, images: Images, slots: Any, cycles: Sequence[MinorCycle]) -> list[int]:
     """The whole image: a block for each plane in one launch, or many blocks where there are fewer planes than would fill
     the device. Parameters and result as `active_set`."""
     ny, nx = images.size()
     blocks = 2 * backend.processors // len(slots)
     if blocks > 1 and ny * nx > SMALL_IMAGE:
-        return _by_many_blocks(backend, kernels, images, slots, orders, blocks)
+        return _by_many_blocks(backend, kernels, images, slots, cycles, blocks)
     iterations = backend.xp.zeros(len(slots), np.int32)
-    what = (*images.pointers(), slots, ny, nx, *_on_device(backend, orders), iterations)
+    what = (*images.pointers(), slots, ny, nx, *_on_device(backend, cycles), iterations)
     kernels.launch("hogbom.hogbom_textbook", (len(slots),), (1024,), *what)
     return backend.download(iterations).tolist()
 
 
 def _by_many_blocks(
-    backend: Backend, kernels: Kernels, images: Images, slots: Any, orders: Sequence[MinorOrder], blocks: int
+    backend: Backend, kernels: Kernels, images: Images, slots: Any, cycles: Sequence[MinorCycle], blocks: int
 ) -> list[int]:
     """Blocks cannot wait for each other, so each iteration is a launch; they are queued, and the host looks after some."""
     xp, (ny, nx), count = backend.xp, images.size(), len(slots)
@@ -125,8 +125,8 @@ def _by_many_blocks(
     grid, block = (blocks, count), (1024,)
     searched = (images.residual, images.masks, images.mask_of, slots, ny, nx)
     kernels.launch("hogbom.hogbom_start", grid, block, *searched, partial, iterations)
-    what = (*images.pointers(), slots, ny, nx, *_on_device(backend, orders))
-    most = np.array([min(o.limit, _MOST_ITERATIONS) for o in orders])
+    what = (*images.pointers(), slots, ny, nx, *_on_device(backend, cycles))
+    most = np.array([min(o.max_iterations, _MOST_ITERATIONS) for o in cycles])
     before, parity, queue = np.full(count, -1), 0, LAUNCHES_AT_ONCE[0]
     while True:
         for _ in range(queue):

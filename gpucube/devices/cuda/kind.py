@@ -1,0 +1,82 @@
+"""GPUs as a kind of device: one worker is one GPU, shared by a few threads of one process."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gpucube.devices.base import ImagingSettings, Resources
+from gpucube.errors import GpucubeError
+
+if TYPE_CHECKING:
+    from gpucube.devices.cuda.backend import Backend
+    from gpucube.devices.cuda.device import CudaDevice
+
+PROCESS_BYTES = 1_000_000_000
+"""Host memory of a process that uses a GPU, with the driver's own memory and pinned buffers. Estimated, not measured."""
+
+BYTES_A_PIXEL = 40
+"""Host memory of each lane for each pixel of the image: it holds only the planes that it writes. Estimated."""
+
+
+@dataclass(frozen=True)
+class CudaKind:
+    """See `gpucube.devices.base.DeviceKind`. While one lane computes, the others read, upload and write."""
+
+    name = "cuda"
+    lanes = 3
+    chunks_a_lane = 3
+    workers_share_process = False
+
+    def make(self, settings: ImagingSettings, lanes: int = 1) -> CudaDevice:
+        """Make a device with a stream of its own and its share of the GPU's memory."""
+        from gpucube.devices.cuda.device import CudaDevice
+
+        return CudaDevice(settings, self.backend(lanes))
+
+    def backend(self, lanes: int) -> Backend:
+        """What a device computes with, one of `lanes` on one GPU."""
+        from gpucube.devices.cuda.cupy_backend import cupy_backend
+
+        return cupy_backend(lanes)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Limit CuPy's memory pool to what this process may take."""
+        from gpucube.devices.cuda.cupy_backend import limited_pool
+
+        with limited_pool():
+            yield
+
+    def resources(self, settings: ImagingSettings, device_memory: int) -> Resources:
+        """Predict the host memory of all lanes, and what each may hold on the GPU."""
+        from gpucube.devices.cuda.memory import plan_memory
+
+        planes, device_bytes = plan_memory(settings, device_memory // self.lanes)
+        return Resources(
+            process_bytes=PROCESS_BYTES,
+            host_bytes=self.lanes * settings.geometry.nx * settings.geometry.ny * BYTES_A_PIXEL,
+            planes=planes,
+            device_bytes=device_bytes,
+        )
+
+    def memory_peak(self) -> int:
+        """What CuPy's pool holds; 0 in a process that has not imported CuPy."""
+        if "cupy" not in sys.modules:
+            return 0
+        from gpucube.devices.cuda.cupy_backend import memory_held
+
+        return memory_held()
+
+    def cluster_factory(self) -> Callable[..., Any]:
+        """A process for each of the first GPUs of ``CUDA_VISIBLE_DEVICES``; CuPy's pool bounds the device's memory."""
+        try:
+            from dask_cuda import LocalCUDACluster
+        except ImportError as error:
+            advice = "pip install 'gpucube[cuda12]' or 'gpucube[cuda13]'"
+            raise GpucubeError(f"a worker for each GPU needs dask-cuda ({error}): {advice}") from None
+        return functools.partial(LocalCUDACluster, device_memory_limit=0)
