@@ -17,11 +17,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from gpucube import disk
 from gpucube.constants import ARCSEC_PER_RADIAN
 from gpucube.data.ingest import Ingest
 from gpucube.data.mask import Mask, load_mask
@@ -37,7 +37,6 @@ from gpucube.execution.progress import Progress
 from gpucube.execution.workers import Workers
 from gpucube.imaging.job import Events, ImageJob, settings_of
 from gpucube.imaging.stopping import CleanParameters
-from gpucube.output.disk import remove, write_whole
 from gpucube.output.fits_cube import (
     CubeFile,
     create_cubes,
@@ -48,14 +47,7 @@ from gpucube.output.fits_cube import (
 )
 from gpucube.output.footprint import Footprint
 from gpucube.output.journal import NOT_IN_FINGERPRINT, Journal, difference, fingerprint, is_locked
-from gpucube.output.paths import (
-    existing_products,
-    journal_path,
-    product_path,
-    report_path,
-    scratch_folder,
-    summary_path,
-)
+from gpucube.output.paths import RunPaths
 from gpucube.output.records import ChannelRecord
 from gpucube.output.summary import read_summary
 from gpucube.result import Result
@@ -79,6 +71,11 @@ class Job:
     axis: SpectralAxis
     mask: Mask | None
     restoring_beam: RestoringBeam
+
+    @property
+    def paths(self) -> RunPaths:
+        """Names of the files of the run."""
+        return RunPaths.of(self.parameters)
 
 
 class Observer(Events, Protocol):
@@ -215,19 +212,19 @@ def check_outputs(parameters: Parameters) -> None:
     GpucubeError
         Another run is at work, an unfinished run is there without `resume`, or products are there without `overwrite`.
     """
-    imagename, journal = parameters.imagename, journal_path(parameters.imagename)
+    imagename, paths = parameters.imagename, RunPaths.of(parameters)
     if is_locked(imagename):
         raise GpucubeError(f"another run is making {imagename} now: wait until it ends, or give another `imagename`")
-    unfinished = os.path.exists(journal)
+    unfinished = os.path.exists(paths.journal)
     if parameters.overwrite or (unfinished and parameters.resume):
         return
     if unfinished:
         raise GpucubeError(
-            f"{journal} belongs to an unfinished run: `resume=True` continues it, `overwrite=True` replaces it"
+            f"{paths.journal} belongs to an unfinished run: `resume=True` continues it, `overwrite=True` replaces it"
         )
-    if parameters.resume and os.path.exists(summary_path(imagename)):
+    if parameters.resume and os.path.exists(paths.summary):
         return
-    if existing := existing_products(imagename):
+    if existing := paths.existing():
         no_journal = ", and there is no journal to resume from" if parameters.resume else ""
         raise GpucubeError(
             f"{existing[0]} exists{no_journal}: give another `imagename`, or `overwrite=True` to replace it"
@@ -250,8 +247,8 @@ def finished_before(parameters: Parameters, identity: dict[str, Any], *, ours: b
     GpucubeError
         The finished run is another one, or one of its products is gone.
     """
-    imagename = parameters.imagename
-    if not parameters.resume or (not ours and os.path.exists(journal_path(imagename))):
+    imagename, paths = parameters.imagename, RunPaths.of(parameters)
+    if not parameters.resume or (not ours and os.path.exists(paths.journal)):
         return None
     try:
         summary = read_summary(imagename)
@@ -264,17 +261,17 @@ def finished_before(parameters: Parameters, identity: dict[str, Any], *, ours: b
             f"cannot resume {imagename}, which is finished: {changed}; "
             "give another `imagename`, or start again with `overwrite=True`"
         )
-    products = {name: product_path(imagename, name) for name in parameters.products}
+    products = {name: paths.product(name) for name in parameters.products}
     for path in products.values():
         if not os.path.isfile(path):
             raise GpucubeError(
                 f"cannot resume {imagename}, which is finished: {path} is gone; start again with `overwrite=True`"
             )
     if not ours:
-        clear_leftover(scratch_folder(parameters), imagename)
+        clear_leftover(paths.scratch_folder, imagename)
     return Result(
         channels=summary.channels,
-        products=products | {"summary": summary_path(imagename)},
+        products=products | {"summary": paths.summary},
         summary=summary.model_dump(),
     )
 
@@ -318,28 +315,25 @@ def claimed_outputs(job: Job) -> Iterator[tuple[Journal, Footprint]]:
         The run was interrupted when some channels were safe.
     """
     parameters, footprint = job.parameters, Footprint()
-    try:
-        for folder in _missing_folders(parameters.imagename):
-            footprint.made_folder(folder)
-        _make_folder(parameters.imagename)
-        with Journal(parameters.imagename, job.identity, parameters.resume) as journal:
-            try:
-                with _disk_errors_in_one_line():
-                    yield journal, footprint
-            except BaseException as error:
-                safe = len(journal.records)
-                if safe:
-                    footprint.keep_all()
-                    raise _how_to_resume(error, safe, job.plan.nchan) from None
-                with suppress(GpucubeError):  # what ended the run may also keep the journal from going
-                    journal.forget()
-                raise
-            footprint.keep_products()
-            clear_leftover(job.plan.scratch, parameters.imagename)
-            journal.forget()
-    except BaseException:
-        footprint.undo()
-        raise
+    with (
+        disk.folder_made(job.paths.folder),
+        footprint,
+        Journal(parameters.imagename, job.identity, parameters.resume) as journal,
+    ):
+        try:
+            with _disk_errors_in_one_line():
+                yield journal, footprint
+        except BaseException as error:
+            safe = len(journal.records)
+            if safe:
+                footprint.keep_all()
+                raise _how_to_resume(error, safe, job.plan.nchan) from None
+            with suppress(GpucubeError):  # what ended the run may also keep the journal from going
+                journal.forget()
+            raise
+        footprint.keep_products()
+        clear_leftover(job.plan.scratch, parameters.imagename)
+        journal.forget()
 
 
 @contextmanager
@@ -491,9 +485,8 @@ def write_summary(
     footprint: Footprint,
 ) -> Result:
     """Write ``OUT.summary.json``, the last file of a run: its being there says that the run has finished."""
-    imagename, plan = job.parameters.imagename, job.plan
-    paths = {name: product_path(imagename, name) for name in job.parameters.products}
-    paths["summary"] = summary_path(imagename)
+    plan, paths = job.plan, job.paths
+    products = {name: paths.product(name) for name in job.parameters.products} | {"summary": paths.summary}
     summary = {
         "parameters": job.parameters.as_json_dict(),
         "fingerprint": job.identity,
@@ -504,7 +497,7 @@ def write_summary(
             "workers": plan.workers,
             "device": job.hardware.kind.name,
         },
-        "products": paths,
+        "products": products,
         "ms_bytes_selected": plan.ms_bytes,
         "memory_predicted": plan.memory_predicted,
         "device_memory_predicted": plan.device_memory_predicted,
@@ -513,10 +506,10 @@ def write_summary(
         "warnings": list(plan.warnings),
         "channels": [r.as_dict() for r in records],
     }
-    remove(report_path(imagename))  # it describes an older run, or this one when it was not finished
-    footprint.made_product(paths["summary"])
-    write_whole(paths["summary"], json.dumps(summary, indent=1))
-    return Result(channels=records, products=paths, summary=summary)
+    disk.remove(paths.report)  # it describes an older run, or this one when it was not finished
+    footprint.made_product(paths.summary)
+    disk.write_whole(paths.summary, json.dumps(summary, indent=1))
+    return Result(channels=records, products=products, summary=summary)
 
 
 def versions() -> dict[str, str]:
@@ -574,12 +567,8 @@ def _working_cubes(job: Job, cubes: dict[str, CubeFile]) -> dict[str, CubeFile]:
     """Residual and model in the scratch folder, where a common beam needs them and the user did not ask for them."""
     hidden = [name for name in ("residual", "model") if name not in cubes] if job.restoring_beam == "common" else []
     return create_cubes(
-        _working_name(job.plan), hidden, job.geometry, job.axis, job.selection.stokes, (), overwrite=True
+        job.paths.working.imagename, hidden, job.geometry, job.axis, job.selection.stokes, (), overwrite=True
     )
-
-
-def _working_name(plan: Plan) -> str:
-    return os.path.join(plan.scratch, "work")
 
 
 def _restore_working_cubes(job: Job, journal: Journal) -> None:
@@ -597,11 +586,11 @@ def _check_cubes(job: Job, cubes: dict[str, CubeFile]) -> dict[str, CubeFile]:
     found = {}
     for name, cube in cubes.items():
         if name in job.parameters.products:
-            path = product_path(job.parameters.imagename, name)
+            path = job.paths.product(name)
             if os.path.islink(path) or not os.path.isfile(path) or os.path.getsize(path) < cube.data_end:
                 raise GpucubeError(f"cannot resume: {path} is gone or cut short; start again with `overwrite=True`")
         else:
-            path = product_path(_working_name(job.plan), name)
+            path = job.paths.working.product(name)
         found[name] = replace(cube, path=os.path.abspath(path))
     return found
 
@@ -641,16 +630,3 @@ class _Reports:
     def safe(self, records: Sequence[ChannelRecord]) -> None:
         self.journal.add(records)
         self.observer.safe(records)
-
-
-def _missing_folders(imagename: str) -> list[Path]:
-    """Folders that have to be made for the products, outermost first."""
-    return [folder for folder in list(Path(imagename).absolute().parents)[::-1] if not folder.exists()]
-
-
-def _make_folder(imagename: str) -> None:
-    folder = Path(imagename).absolute().parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise GpucubeError(f"cannot make the folder {folder}: {error.strerror}") from None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from gpucube import disk
 from gpucube.data.ingest import plan_partitions
 from gpucube.data.selection import Selection, select
 from gpucube.data.store import belongs_to
@@ -24,7 +24,7 @@ from gpucube.devices.choice import Hardware
 from gpucube.devices.cpu.kind import PROCESS_BYTES, CpuKind
 from gpucube.errors import GpucubeError
 from gpucube.imaging.job import settings_of
-from gpucube.output.paths import existing_parent, existing_products, scratch_folder
+from gpucube.output.paths import RunPaths
 from gpucube.schema.parameters import Parameters
 from gpucube.sky.spectral import SpectralAxis
 from gpucube.words import size_text
@@ -158,7 +158,8 @@ def make_plan(parameters: Parameters, selection: Selection | None = None, hardwa
     selection = selection or select(parameters)
     geometry = selection.geometry
     nchan, nstokes = selection.axis.nchan, len(selection.stokes)
-    scratch = scratch_folder(parameters)
+    paths = RunPaths.of(parameters)
+    scratch = paths.scratch_folder
     partitions = plan_partitions(selection, scratch)
     samples = sum(int(np.prod(p.shape)) for p in partitions)
     pixels = geometry.nx * geometry.ny
@@ -209,7 +210,7 @@ def make_plan(parameters: Parameters, selection: Selection | None = None, hardwa
         predicted(workers),
         (budget - PROCESS_BYTES) // workers,
         device_memory,
-        tuple(f"{parameters.imagename}.{name}.fits" for name in parameters.products),
+        tuple(map(paths.product, parameters.products)),
         _warnings(selection.axis),
     )
     check_disk(plan, parameters.imagename)
@@ -228,23 +229,19 @@ def check_disk(plan: Plan, imagename: str) -> None:
             f"scratch folder {plan.scratch} already exists: remove it if no other run uses it, "
             "or name another with scratch"
         )
-    above = existing_parent(plan.scratch)
-    if above != existing_parent(imagename) and not os.access(above, os.W_OK | os.X_OK):
+    above, folder = disk.nearest_folder(plan.scratch), disk.nearest_folder(imagename)
+    if above != folder and not os.access(above, os.W_OK | os.X_OK):
         raise GpucubeError(f"scratch folder {plan.scratch} cannot be made in {above}: name another with scratch")
     # what an earlier run left there will be used again or go
-    left = sum(512 * file.stat().st_blocks for file in Path(plan.scratch).glob("*"))
+    left = sum(map(disk.space_taken, Path(plan.scratch).glob("*")))
     scratch_bytes = max(0, plan.scratch_bytes - left)
-    places = [(existing_parent(plan.scratch), scratch_bytes, "scratch", "the visibility store")]
-    places.append((existing_parent(imagename), plan.product_bytes, "imagename", "the cubes"))
-    if os.stat(places[0][0]).st_dev == os.stat(places[1][0]).st_dev:
-        places = [(places[0][0], scratch_bytes + plan.product_bytes, "imagename", "visibility store and cubes")]
-    reused = sum(path.lstat().st_blocks * 512 for path in existing_products(imagename))
-    for folder, need, parameter, what in places:
-        free = shutil.disk_usage(folder).free + (reused if parameter == "imagename" else 0)
-        if need > free:
-            raise GpucubeError(
-                f"{what} need {size_text(need)} of disk but {folder} has only {size_text(free)} free: choose another {parameter}"
-            )
+    reusable = sum(map(disk.space_taken, RunPaths(imagename).existing()))
+    if above.stat().st_dev == folder.stat().st_dev:
+        needed = scratch_bytes + plan.product_bytes
+        disk.check_space(folder, needed, "visibility store and cubes need", "imagename", reusable)
+    else:
+        disk.check_space(above, scratch_bytes, "the visibility store needs", "scratch")
+        disk.check_space(folder, plan.product_bytes, "the cubes need", "imagename", reusable)
 
 
 def _warnings(axis: SpectralAxis) -> tuple[str, ...]:

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpucube.disk import write_whole
 from gpucube.errors import GpucubeError
-from gpucube.output.disk import write_whole
 from gpucube.output.journal import is_locked, read_journal
-from gpucube.output.paths import journal_path, product_path, report_path, summary_path
+from gpucube.output.paths import RunPaths
 from gpucube.output.records import ChannelRecord, StopCode
 from gpucube.output.summary import Summary, read_summary
 from gpucube.schema.parameters import Parameters
@@ -86,8 +86,9 @@ def read_run(imagename: str) -> Run:
         return Run(imagename, begun.nchan, begun.records, known, None, at_work)
     if at_work:
         raise GpucubeError(f"the run on {imagename} is still reading its data: ask again when it images")
+    paths = RunPaths(imagename)
     raise GpucubeError(
-        f"no run of that name: neither {summary_path(imagename)} nor {journal_path(imagename)} tells of one;"
+        f"no run of that name: neither {paths.summary} nor {paths.journal} tells of one;"
         " give what was given as imagename"
     )
 
@@ -112,7 +113,7 @@ def write_report(imagename: str, path: str = "") -> str:
     GpucubeError
         There was no such run, what it left is damaged, or the page cannot be written.
     """
-    path = path or report_path(imagename)
+    path = path or RunPaths(imagename).report
     _refuse_what_is_no_page(path)
     write_whole(path, page(read_run(imagename)))
     return path
@@ -276,7 +277,7 @@ def _cube(run: Run) -> _Shown | None:
 
     if run.summary is None and run.parameters.get("restoringbeam") == "common":
         return None  # restored when all channels are there
-    path = product_path(run.imagename, "image")
+    path = RunPaths(run.imagename).product("image")
     try:
         header = fits.getheader(path)
     except OSError:

@@ -108,7 +108,9 @@ def test_a_plane_larger_than_the_memory_is_refused_in_one_line(tiny_ms, tmp_path
 @pytest.mark.parametrize("large", ["product_bytes", "scratch_bytes"])
 def test_a_job_larger_than_the_disk_is_refused(tiny_ms, tmp_path, large):
     plan = replace(plan_of(tiny_ms.ms, tmp_path), **{large: 10**18})
-    with pytest.raises(GpucubeError, match=r"need 1e\+06 TB of disk but .* has only .* free: choose another imagename"):
+    with pytest.raises(
+        GpucubeError, match=r"need 1e\+06 TB of disk but .* has only .* free: choose another `imagename`"
+    ):
         check_disk(plan, str(tmp_path / "out" / "cube"))
 
 

@@ -116,7 +116,7 @@ WRONG_SELECTION = {
     ),
     "disk cannot hold it": (
         {"imsize": 65536, "memory": "100TB", "products": ("image",), "scratch": "/proc/gpucube"},
-        r"/proc has only 0 B free: choose another scratch",
+        r"/proc has only 0 B free: choose another (`scratch`|--scratch)",
     ),
 }
 
@@ -324,7 +324,7 @@ def test_a_full_disk_is_told_before_starting(
     usage = namedtuple("usage", "total used free")
     # no small disk is at hand
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 10**5, 10**5))
-    pattern = r"visibility store and cubes need .* of disk but .* has only 100 kB free: choose another imagename"
+    pattern = r"visibility store and cubes need .* of disk but .* has only 100 kB free: choose another (`imagename`|--imagename)"
     assert re.search(pattern, refusal(tmp_path, tiny_ms.ms))
     assert re.search(pattern, refusal_on_command_line(tmp_path, capsys, tiny_ms.ms))
 

@@ -130,7 +130,7 @@ def test_a_disk_that_turns_read_only_is_told_and_resume_goes_on_once_it_can_be_w
 def test_a_store_too_large_for_its_disk_is_told_before_starting(small_disk: Path, make_ms: Any, tmp_path: Path) -> None:
     ms = make_ms(nchan=60, ntime=200).ms
     with pytest.raises(
-        gpucube.GpucubeError, match=r"the visibility store need 6\.\d+ MB of disk .*choose another scratch"
+        gpucube.GpucubeError, match=r"the visibility store needs 6\.\d+ MB of disk .*choose another `scratch`"
     ):
         image(ms, tmp_path / "cube", scratch=str(small_disk / "store"))
     assert list(small_disk.iterdir()) == []

@@ -22,7 +22,7 @@ from torture import Cluster, ended, finish, left_behind, payload, safe_channels,
 
 import gpucube
 from gpucube.output.journal import difference, fingerprint
-from gpucube.output.paths import journal_path
+from gpucube.output.paths import RunPaths
 from gpucube.simulate import SimulationResult
 
 OPTIONS = {
@@ -53,7 +53,7 @@ def test_resume_of_nothing_is_a_run_and_of_a_finished_run_is_its_result(
     again = image(line_ms, tmp_path / "cube", resume=True)
     assert again.channels == first.channels and again.products == first.products
     assert {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == stamps, "nothing was touched"
-    assert not Path(journal_path(str(tmp_path / "cube"))).exists()
+    assert not Path(RunPaths(str(tmp_path / "cube")).journal).exists()
 
 
 ONE_OF_EACH = [
@@ -156,7 +156,7 @@ def test_damage_is_found_and_made_good(
     image(line_ms, whole)
     cube = tmp_path / "damaged" / "cube"
     interrupted(line_ms, cube, 9, monkeypatch)
-    journal, scratch = Path(journal_path(str(cube))), Path(f"{cube}.scratch")
+    journal, scratch = Path(RunPaths(str(cube)).journal), Path(f"{cube}.scratch")
     lines = journal.read_bytes().splitlines(keepends=True)
     if damage == "plane":
         channel = json.loads(lines[1])["channel"]
@@ -189,7 +189,7 @@ def test_damage_is_found_and_made_good(
 
 
 def test_two_runs_on_one_imagename_the_second_refuses(line_ms: SimulationResult, tmp_path: Path) -> None:
-    journal = open(journal_path(str(tmp_path / "cube")), "w")  # noqa: SIM115
+    journal = open(RunPaths(str(tmp_path / "cube")).journal, "w")  # noqa: SIM115
     fcntl.flock(journal, fcntl.LOCK_EX)
     for changes in ({}, {"resume": True}, {"overwrite": True}):
         with pytest.raises(gpucube.GpucubeError, match=r"another run is making .*cube now"):
@@ -315,7 +315,7 @@ def begun_to_write(folder: Path) -> bool:
 
 
 def test_a_journal_of_another_format_is_refused(line_ms: SimulationResult, tmp_path: Path) -> None:
-    Path(journal_path(str(tmp_path / "cube"))).write_text('{"format": 99, "fingerprint": {}, "cubes": {}}\n')
+    Path(RunPaths(str(tmp_path / "cube")).journal).write_text('{"format": 99, "fingerprint": {}, "cubes": {}}\n')
     with pytest.raises(gpucube.GpucubeError, match="has format 99, this version knows 2"):
         image(line_ms, tmp_path / "cube", resume=True)
 
@@ -323,7 +323,7 @@ def test_a_journal_of_another_format_is_refused(line_ms: SimulationResult, tmp_p
 def test_a_linked_journal_is_not_followed(line_ms: SimulationResult, tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text("mine")
-    Path(journal_path(str(tmp_path / "cube"))).symlink_to(precious)
+    Path(RunPaths(str(tmp_path / "cube")).journal).symlink_to(precious)
     with pytest.raises(gpucube.GpucubeError, match="journal"):
         image(line_ms, tmp_path / "cube", overwrite=True)
     assert precious.read_text() == "mine"
