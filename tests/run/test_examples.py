@@ -41,8 +41,9 @@ def test_one_measurement_set_is_imaged(imaged: tuple[Path, str]) -> None:
 
 def test_results_are_read(imaged: tuple[Path, str]) -> None:
     printed = run("read_results.py", imaged[0])
-    assert "11 channels: n-sigma threshold" in printed
-    noise = float(re.search(r"median noise (\S+) mJy/beam", printed)[1])
+    assert "n-sigma threshold: 11; no data: 1" in printed
+    assert len(re.findall(r"^channel \d+: ", printed, re.M)) == 11
+    noise = float(re.search(r"noise +(\S+) mJy/beam", printed)[1])
     # 50 mJy in each of 900 rows and two hands, of which some are flagged and Briggs weights count unequally
     assert noise == pytest.approx(50 / np.sqrt(2 * 900), rel=0.1)
     assert 3 <= int(re.search(r"brightest channel (\d+)", printed)[1]) <= 8
