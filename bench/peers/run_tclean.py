@@ -6,9 +6,9 @@ Needs the CASA python made by setup_peers.sh, and nothing of gpucube. Everything
 channel by channel is fixed here: the data's own channel grid (LSRK, nearest), weight density per channel, no mask at
 the primary beam's edge (negative pblimit), Hogbom, gain 0.1.
 
-    CASA_PYTHON bench/run_tclean.py --ms small.ms --out out/tclean --imsize 256 --cell 10arcsec --nsigma 3
-    CASA_PYTHON bench/run_tclean.py ... --niter 0                  # dirty image and PSF only
-    CASA_PYTHON bench/run_tclean.py ... --processes 2 --block 59   # one call per 59 channels, two calls at a time
+    CASA_PYTHON bench/peers/run_tclean.py --ms small.ms --out out/tclean --imsize 256 --cell 10arcsec --nsigma 3
+    CASA_PYTHON bench/peers/run_tclean.py ... --niter 0                  # dirty image and PSF only
+    CASA_PYTHON bench/peers/run_tclean.py ... --processes 2 --block 59   # one call per 59 channels, two calls at a time
 """
 
 from __future__ import annotations

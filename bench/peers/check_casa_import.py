@@ -4,7 +4,7 @@ In: a FITS file. Out: one JSON object on standard output: shape (RA, DEC, STOKES
 axis names, unit, beams per channel and Stokes plane, rest frequency, spectral frame, first and last frequency, position
 of the reference pixel. To be run with the Python of a CASA installation (packages casatasks, casatools, casadata):
 
-    python bench/check_casa_import.py out/target.image.fits
+    python bench/peers/check_casa_import.py out/target.image.fits
 """
 
 from __future__ import annotations

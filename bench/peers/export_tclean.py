@@ -4,7 +4,7 @@ In: an image name, for instance out/tclean. Out: out/tclean.residual.fits, out/t
 is there; cubes are float32 [stokes, channel, y, x], sumwt is [stokes, channel, 1, 1]. Needs the CASA python made by
 setup_peers.sh.
 
-    CASA_PYTHON bench/export_tclean.py out/tclean [out/tclean_dirty ...]
+    CASA_PYTHON bench/peers/export_tclean.py out/tclean [out/tclean_dirty ...]
 """
 
 from __future__ import annotations

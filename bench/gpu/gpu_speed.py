@@ -4,9 +4,9 @@ In: which parts to measure. Out: tables as Markdown on standard output, JSON wit
 the median of some repeats with its spread, (largest - smallest) / median. Floors are measured in the same run, most of them
 with the bandwidth of a copy on the device. A part that fails is told and does not stop the others.
 
-    python bench/gpu_speed.py --json result.json > result.md
-    python bench/gpu_speed.py --parts copy,hogbom
-    python bench/gpu_speed.py --on-host          # without a GPU: exercises all of this script, measures nothing of interest
+    python bench/gpu/gpu_speed.py --json result.json > result.md
+    python bench/gpu/gpu_speed.py --parts copy,hogbom
+    python bench/gpu/gpu_speed.py --on-host          # without a GPU: exercises all of this script, measures nothing of interest
 
 What each part does stands at its function. Needs no casacore: no MeasurementSet is read.
 """

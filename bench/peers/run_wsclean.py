@@ -5,7 +5,7 @@ command and the numbers of inversions and minor iterations read from the log. Fi
 channel, gain 0.1, one output channel per MS channel, no joined channels; the model is not written back into the MS, which
 the other programs do not do either. Standard library only, so that it can be imported by a program that measures memory.
 
-    python bench/run_wsclean.py --ms small.ms --out out/wsclean --imsize 256 --cell 10arcsec --nchan 117 --wgridder
+    python bench/peers/run_wsclean.py --ms small.ms --out out/wsclean --imsize 256 --cell 10arcsec --nchan 117 --wgridder
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ niter=0 and cleaned, and the simulation's truth. Out: verdicts on dirty images, 
 and recovered flux, and the figures of every channel with --json. Images are compared whole, no pixel or channel left
 out; the reasons for the limits on dirty images are in README.md of this folder ("What the criteria mean").
 
-    python bench/compare_tclean_quality.py --gpucube out/gpucube --tclean-dirty out/tclean_dirty --tclean out/tclean \
+    python bench/peers/compare_tclean_quality.py --gpucube out/gpucube --tclean-dirty out/tclean_dirty --tclean out/tclean \
         --truth small.truth.npz [--json quality.json]
 """
 

@@ -7,9 +7,9 @@ reaches; or its dirty image alone. Whole processes are measured, start-up includ
 anything. Where the truth lies beside the MeasurementSet every cube's quality is measured (quality.py) and
 compare_tclean_quality.py's verdicts follow; the exit status is 1 if one fails. Peers that are not there are named.
 
-    python bench/compare_peers.py --ms small.ms --imsize 256 --cell 10arcsec --out out \
+    python bench/peers/compare_peers.py --ms small.ms --imsize 256 --cell 10arcsec --out out \
         --casa-python peers/casa/bin/python
-    python bench/compare_peers.py ... --only ducc0 --merge out/peers.json     # one row again
+    python bench/peers/compare_peers.py ... --only ducc0 --merge out/peers.json     # one row again
 """
 
 from __future__ import annotations
@@ -166,7 +166,12 @@ def run(program: Program, options: argparse.Namespace, number: int, nchan: int) 
 
 def as_typed(command: list[str], options: argparse.Namespace) -> str:
     """A command as one would type it, without the folders of this machine."""
-    short = {str(options.out): "OUT", str(options.ms): options.ms.name, str(HERE): "bench", sys.executable: "python"}
+    short = {
+        str(options.out): "OUT",
+        str(options.ms): options.ms.name,
+        str(HERE): "bench/peers",
+        sys.executable: "python",
+    }
     if options.casa_python:
         short[options.casa_python] = "CASA_PYTHON"
     text = " ".join(command)

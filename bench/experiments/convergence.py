@@ -7,6 +7,8 @@ the same device, the same MeasurementSet and the same stopping rules:
 * *lock step*: the same INGEST, then chunks of channels in which every major cycle is made for all channels until the last
   one has converged; those that have converged take no minor iterations, as in tclean;
 * *one task per channel*: each channel a job of its own that reads the MeasurementSet itself.
+
+    python bench/experiments/convergence.py [--device auto] [--workers 2] [--repeat 3] [--json FILE]
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import multiprocessing
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from experiment import command, run_experiment
 
 import gpucube
 from gpucube.bench import report
@@ -119,19 +123,19 @@ def _judge(job: ImageJob, device: Device[Any], planes: Sequence[Any], states: li
 
 
 def measure_convergence(
-    given: Sequence[str], device: DeviceKind, workers: int, repeat: int, cube: Workload = CUBE
+    device: DeviceKind, workers: int, repeat: int, cube: Workload = CUBE, shares: Sequence[float] = SHARES
 ) -> tuple[str, dict[str, Any]]:
     """Run the experiment; returns the page and the JSON document."""
     curve = []
     with tempfile.TemporaryDirectory(prefix="gpucube-bench-") as name, ExitStack() as stack:
         spawn = multiprocessing.get_context("spawn")
         pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=spawn))
-        for share in SHARES:
+        for share in shares:
             folder = Path(name) / f"{share}"
             folder.mkdir()
             curve.append(_measure_share(replace(cube, bright=share), device, workers, repeat, folder, pool))
             shutil.rmtree(folder)
-    result = report.document(given, [], convergence=curve)
+    result = report.document([command()], [], convergence=curve)
     return _page(result), result
 
 
@@ -315,3 +319,7 @@ def _page(result: dict[str, Any]) -> str:
             ]
         )
     return "\n".join([*lines, report.table(rows), ""])
+
+
+if __name__ == "__main__":
+    sys.exit(run_experiment(measure_convergence, __doc__))

@@ -147,7 +147,7 @@ class Host:
     """Kernels run on the host, in threads of this process too."""
 
     def __init__(self) -> None:
-        sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+        sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
         from hosts.host_backend import HostCuda, host_backend
 
         self.kind: DeviceKind = HostCuda()

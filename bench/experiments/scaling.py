@@ -2,17 +2,21 @@
 
 In: one base workload, varied along one axis at a time. Out: seconds by stage for every point, exponents of power laws fitted
 to them, and the expectation for many channels and many workers, computed from the measured stages of `vla-hi`.
+
+    python bench/experiments/scaling.py [--device auto] [--workers 2] [--repeat 3] [--json FILE]
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from experiment import command, run_experiment
 
 from gpucube.bench import report
 from gpucube.bench.stages import IMAGE_STAGES, Request, run_workload
@@ -45,12 +49,12 @@ EXPECTED_WORKERS = (1, 2, 8, 32, 128)
 
 
 def measure_scaling(
-    given: Sequence[str],
     device: DeviceKind,
     workers: int,
     repeat: int,
     base: Workload = BASE,
-    axes: dict[str, tuple[int, ...]] = AXES,
+    axes: Mapping[str, Sequence[int]] = AXES,
+    reference: Workload = WORKLOADS[REFERENCE],
 ) -> tuple[str, dict[str, Any]]:
     """Run the experiment; returns the page and the JSON document.
 
@@ -64,21 +68,21 @@ def measure_scaling(
     counts = [count for count in counts if count <= workers]
     longer = replace(base, channels=4 * base.channels)
     points["workers"] = [_point(longer, replace(alone, workers=count), count) for count in counts]
-    reference = report.as_json(
+    stages = report.as_json(
         run_workload(
-            replace(WORKLOADS[REFERENCE], channels=min(WORKLOADS[REFERENCE].channels, 2 * base.channels)),
+            replace(reference, channels=min(reference.channels, 2 * base.channels)),
             Request(device, workers, "auto", repeat, seconds=math.inf),
         ),
         (*IMAGE_STAGES, "read", "transpose"),
     )
     efficiency = _efficiency(points["workers"])
     result = report.document(
-        given,
-        [reference],
+        [command()],
+        [stages],
         scaling=points,
         exponents={axis: fitted(axis, points[axis]) for axis in axes},
         efficiency=efficiency,
-        expectation=expectation(reference),
+        expectation=expectation(stages),
     )
     return _page(result), result
 
@@ -166,3 +170,7 @@ def _page(result: dict[str, Any]) -> str:
         rows.append([str(e["workers"]), *(f"{e[n]:.0f}" for n in ("image", "read", "transpose", "sync", "total"))])
     lines += [report.table(rows), "", report.page(result["results"][0])]
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(run_experiment(measure_scaling, __doc__))

@@ -6,7 +6,7 @@ x], blank where a channel holds no data, and one line of JSON. The MS is read on
 image, as tclean) and gridded with all cores (ducc0.wgridder: Arras et al. 2021). No w term, as tclean's standard
 gridder; no PSF and no deconvolution, which ducc0 has not. Nothing of gpucube is used.
 
-    python bench/run_ducc0.py --ms small.ms --out out/ducc0 --imsize 256 --cell 10arcsec
+    python bench/peers/run_ducc0.py --ms small.ms --out out/ducc0 --imsize 256 --cell 10arcsec
 """
 
 from __future__ import annotations

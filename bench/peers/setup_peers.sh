@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install the programs gpucube is compared with:  sh bench/setup_peers.sh [FOLDER]   (default ./peers; about 1 minute, 2 GB).
+# Install the programs gpucube is compared with:  sh bench/peers/setup_peers.sh [FOLDER]   (default ./peers; about 1 minute, 2 GB).
 # Leaves FOLDER/casa/bin/python (CASA tasks) and, from Debian or Ubuntu, `wsclean` on the PATH.
 # Needs root for apt-get and a Python 3.11 or 3.12 as $PYTHON (there are no CASA wheels for every version).
 set -eu
