@@ -1,5 +1,4 @@
-"""The report tells what the records say, of a run finished or not, and nothing from a file gets into the page as anything but
-text."""
+"""The page says what the records of a run say, and whatever a file contains appears in it as text only."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ import json
 import re
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,17 @@ from typing import Any
 import numpy as np
 import pytest
 from casacore import tables
-from jobs import altered, image
+from jobs import SETTINGS, altered, image
+from made_up import record, run_of
 
 import gpucube
+import gpucube.run
 from gpucube.cli import main
 from gpucube.output.journal import Journal, is_locked
 from gpucube.output.records import ChannelRecord, StopCode
-from gpucube.report.page import LONGEST_TEXT, MOST_ROWS, Run, findings, page, read_run, write_report
+from gpucube.report.page import LONGEST_TEXT, MOST_ROWS, page, write_report
+from gpucube.report.state import read_run
+from gpucube.schema.parameters import make_parameters
 
 ALONE = {"meta", "img", "br"}
 
@@ -107,18 +110,18 @@ def test_the_page_says_of_every_channel_what_its_record_says(finished: Path) -> 
     found = report(finished)
     rows = found.channels()
     assert list(rows) == list(range(12))
-    for record in summary["channels"]:
-        row = rows[record["channel"]]
-        assert row[1] == f"{record['frequency_hz'] / 1e9:.6f}"
-        assert row[2] == record["stop_reason"]
+    for written in summary["channels"]:
+        row = rows[written["channel"]]
+        assert row[1] == f"{written['frequency_hz'] / 1e9:.6f}"
+        assert row[2] == written["stop_reason"]
         assert [int(row[3]), int(row[4]), int(row[10])] == [
-            record[name] for name in ("iterations", "major_cycles", "visibilities")
+            written[name] for name in ("iterations", "major_cycles", "visibilities")
         ]
-        if record["noise"] is None:
+        if written["noise"] is None:
             assert row[5:8] == ["", "", ""]
         else:
             shown = [1e-3 * float(value) for value in row[5:8]]
-            assert shown == pytest.approx([record[n] for n in ("peak_residual", "limit", "noise")], abs=6e-7)
+            assert shown == pytest.approx([written[n] for n in ("peak_residual", "limit", "noise")], abs=6e-7)
     assert "Finished: 12 channels imaged" in found.text
     assert "no data, blank (1 channel): 2" in found.text
     assert ["MeasurementSets", summary["parameters"]["vis"][0]] in found.cells
@@ -127,7 +130,7 @@ def test_the_page_says_of_every_channel_what_its_record_says(finished: Path) -> 
 
 
 def test_the_page_stands_alone(finished: Path) -> None:
-    """Nothing is fetched, nothing is run: all pictures are inside."""
+    """It fetches nothing and runs nothing, and all pictures are inside."""
     found = report(finished)
     assert not {"script", "link", "iframe", "object", "a", "form"} & set(found.tags)
     assert not [name for name in found.attributes if name.startswith("on") or name in ("href", "style", "srcset")]
@@ -167,42 +170,49 @@ def test_words_of_a_summary_are_text_and_bounded(finished: Path, tmp_path: Path)
 
 
 @pytest.mark.filterwarnings("ignore:File may have been truncated")
-def test_without_the_cube_the_rest_is_told(finished: Path, tmp_path: Path) -> None:
+def test_without_a_readable_cube_the_page_has_the_rest(finished: Path, tmp_path: Path) -> None:
     shutil.copy(finished.with_name("cube.summary.json"), tmp_path)
     found = report(tmp_path / "cube")
     assert len(found.pictures) == 1 and len(found.channels()) == 12
     whole = finished.with_name("cube.image.fits").read_bytes()
     for text in (b"SIMPLE  = no", whole[: len(whole) // 2], whole.replace(b"CDELT1", b"XDELT1")):
         (tmp_path / "cube.image.fits").write_bytes(text)
-        assert len(report(tmp_path / "cube").pictures) == 1
+        found = report(tmp_path / "cube")
+        assert len(found.pictures) == 1
+        assert "cube.image.fits cannot be read as gpucube writes it" in found.text
+
+
+class InterruptedAfterFive(gpucube.run.NoObserver):
+    """Presses Ctrl-C when five channels are safe, after a look at the page of the running run."""
+
+    def __init__(self, imagename: str):
+        self.imagename = imagename
+        self.page = ""
+
+    def safe(self, records: Sequence[ChannelRecord]) -> None:
+        run = read_run(self.imagename)
+        if len(run.records) >= 5:
+            self.page = page(run)
+            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("beam", ["", "common"])
-def test_an_unfinished_run_is_told_as_far_as_it_is_safe(
-    beam: str, tiny_ms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    add = Journal.add
-    going_on: list[str] = []
-
-    def add_and_stop(self: Journal, records: Any) -> None:
-        add(self, records)
-        if len(self.records) >= 5:
-            going_on.append(page(read_run(str(tmp_path / "cube"))))
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr("gpucube.imaging.loop.SECONDS_BETWEEN_SYNCS", 0.0)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Journal, "add", add_and_stop)
-        image(tiny_ms.ms, tmp_path / "cube", workers=1, restoringbeam=beam)
-    safe = len(read_run(str(tmp_path / "cube")).records)
+def test_the_page_of_an_unfinished_run_has_the_channels_that_are_safe(beam: str, tiny_ms: Any, tmp_path: Path) -> None:
+    imagename = str(tmp_path / "cube")
+    changes = {"workers": 1, "chunksize": 1, "restoringbeam": beam}
+    parameters = make_parameters(vis=tiny_ms.ms, imagename=imagename, **(SETTINGS | changes))
+    observer = InterruptedAfterFive(imagename)
+    with pytest.raises(KeyboardInterrupt):
+        gpucube.run.image(parameters, observer=observer)
+    safe = len(read_run(imagename).records)
     assert 5 <= safe < 12
     found = report(tmp_path / "cube")
     assert f"Not finished: {safe} of 12 channels are safe on disk" in found.text
     assert len(found.channels()) == safe
     # with one beam for all there is no image before the end
     assert len(found.pictures) == (1 if beam == "common" else 2)
-    assert "Going on now: " in Page(going_on[0]).text
-    image(tiny_ms.ms, tmp_path / "cube", workers=1, restoringbeam=beam, resume=True)
+    assert "Still running: " in Page(observer.page).text
+    image(tiny_ms.ms, tmp_path / "cube", resume=True, **changes)
     assert "Finished: 12 channels imaged" in report(tmp_path / "cube").text
 
 
@@ -214,7 +224,7 @@ def test_a_run_that_still_reads_says_so(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_looking_at_a_run_does_not_disturb_it(tmp_path: Path) -> None:
-    """Whoever asks whether a run goes on may hold the lock for a moment while one begins."""
+    """A reader that asks whether a run goes on may hold its lock for a moment while one begins."""
     path = tmp_path / "cube.journal"
     path.touch()
     with open(path) as one, open(path) as other:
@@ -227,7 +237,7 @@ def test_looking_at_a_run_does_not_disturb_it(tmp_path: Path) -> None:
             assert is_locked(str(tmp_path / "cube"))
 
 
-def test_a_report_of_an_older_cube_goes_with_it(tiny_ms: Any, tmp_path: Path) -> None:
+def test_a_new_run_removes_the_page_of_the_old_one(tiny_ms: Any, tmp_path: Path) -> None:
     image(tiny_ms.ms, tmp_path / "cube", niter=0)
     path = Path(write_report(str(tmp_path / "cube")))
     image(tiny_ms.ms, tmp_path / "cube", niter=0, overwrite=True)
@@ -245,53 +255,6 @@ def test_unusual_runs_have_reports(changes: dict[str, Any], tiny_ms: Any, tmp_pa
     assert len(found.channels()) == len(result.channels)
     blank = all(r.noise is None for r in result.channels)
     assert len(found.pictures) == (1 if blank or "image" not in result.products else 2)
-
-
-def record(channel: int, code: StopCode = StopCode.NSIGMA, **changes: Any) -> ChannelRecord:
-    beam = {"bmaj_arcsec": 40.0, "bmin_arcsec": 30.0, "bpa_deg": 0.0}
-    settings = {"noise": 1e-3, "limit": 3e-3, "peak_residual": 2.9e-3, "beam": beam, "flagged_fraction": 0.1} | changes
-    return ChannelRecord(channel, 1.42e9, int(code), code.reason, **settings)
-
-
-def run_of(records: list[ChannelRecord]) -> Run:
-    return Run("cube", len(records), records, {}, None)
-
-
-def test_what_must_be_looked_at_is_named_the_worst_first() -> None:
-    records = [record(c) for c in range(20)]
-    records[1] = record(1, StopCode.FAILED, message="MemoryError: out", noise=None, beam=None)
-    records[2] = record(2, StopCode.PEAK_GREW, retried=True)
-    records[3] = record(3, StopCode.NSIGMA, retried=True)
-    records[4] = record(4, StopCode.ITERATION_LIMIT)
-    records[5] = record(5, StopCode.MAJOR_LIMIT)
-    records[6] = record(6, StopCode.NO_CHANGE)
-    records[7] = record(7, noise=2.5e-3)
-    records[8] = record(8, noise=2.5e-3)
-    records[9] = record(9, beam={"bmaj_arcsec": 90.0, "bmin_arcsec": 30.0, "bpa_deg": 0.0})
-    records[10] = record(10, flagged_fraction=0.7)
-    records[11] = record(11, StopCode.NO_DATA, noise=None, beam=None, flagged_fraction=1.0)
-    found = findings(run_of(records))
-    ends = ["1", "2", "2~3", "4", "5", "6", "7~8", "9", "10", "11"]
-    assert [re.search(r" \(\d+ channels?\): ([\d~, ]+)$", line)[1] for line in found] == ends
-    assert found[0].startswith("failed, MemoryError (1 channel)")
-
-
-def test_of_several_stokes_planes_none_is_forgotten() -> None:
-    good, bad = record(0).as_dict(), record(0, StopCode.PEAK_GREW).as_dict()
-    merged = record(0, planes={"I": good, "V": bad})
-    assert merged.stop_code == StopCode.NSIGMA
-    assert findings(run_of([merged]))[0].startswith("diverged twice")
-
-
-def test_many_failures_are_told_in_few_lines() -> None:
-    records = [record(c, StopCode.FAILED, message=f"KilledWorker: task {c} " + "x" * 400) for c in range(0, 4000, 2)]
-    (line,) = findings(Run("cube", 4000, records, {}, None))
-    assert line.startswith("failed, KilledWorker (2000 channels): 0, 2, 4,")
-
-
-def test_nothing_is_invented_where_all_is_well() -> None:
-    assert findings(run_of([record(c) for c in range(5)])) == []
-    assert findings(run_of([])) == []
 
 
 def test_a_page_about_very_many_channels_is_bounded() -> None:
@@ -321,7 +284,7 @@ def without(name: str) -> Callable[[dict[str, Any]], Any]:
         lambda document: None,
     ],
 )
-def test_a_damaged_summary_is_told_in_one_line(
+def test_a_damaged_summary_is_reported_in_one_line(
     damage: Callable[[dict[str, Any]], Any], finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     document = json.loads(finished.with_name("cube.summary.json").read_text())
@@ -332,7 +295,7 @@ def test_a_damaged_summary_is_told_in_one_line(
     assert not (tmp_path / "cube.report.html").exists()
 
 
-def test_a_damaged_journal_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_journal_is_reported_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cube = {"path": "x", "data_offset": 1, "nstokes": 1, "nchan": "many", "ny": 1, "nx": 1}
     header = json.dumps({"format": 2, "fingerprint": {}, "cubes": {"image": cube}}) + "\n"
     for text in (header, "[1]\n", '{"format": 2}\n', '{"format": 99}\n', "null\n", '{"format": 2, "cubes": {}}\n'):
@@ -342,11 +305,11 @@ def test_a_damaged_journal_is_told_in_one_line(tmp_path: Path, capsys: pytest.Ca
         assert error.count("\n") == 1 and "cube.journal" in error
 
 
-def test_a_run_that_is_not_there_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_is_not_there_is_reported_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path / "cube")]) == 2
     assert re.fullmatch(r"gpucube: error: no run of that name: .*cube\.summary\.json.*\n", capsys.readouterr().err)
 
 
-def test_a_page_that_cannot_be_written_is_told(finished: Path, tmp_path: Path) -> None:
+def test_a_page_that_cannot_be_written_is_reported(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(gpucube.GpucubeError, match=r"cannot write .*no/page\.html: No such file"):
         write_report(str(finished), str(tmp_path / "no" / "page.html"))

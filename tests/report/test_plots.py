@@ -1,26 +1,21 @@
-"""The demo runs as for a user and finds what was simulated; plots show what is in the cube, the right way up."""
+"""Plots show what is in the cube, the right way up."""
 
 from __future__ import annotations
-
-import re
 
 import numpy as np
 import pytest
 from astropy import units
 from jobs import geometry
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import AsinhNorm
-from matplotlib.figure import Figure
-from matplotlib.image import imread
 from oracles import gaussian
 
 from gpucube.constants import ARCSEC
-from gpucube.demo import REGION_RADIUS, run_demo, source_region
 from gpucube.output.fits_cube import create_cubes, write_beam_table, write_plane
+from gpucube.output.records import ChannelRecord, StopCode
 from gpucube.report.plots import (
     Cube,
     channel_maps,
-    draw_channel_map,
+    convergence,
     overview,
     radio_velocity,
     read_cube,
@@ -57,52 +52,8 @@ def write_cube(folder, planes, beams, cell):
     return written.path
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    """A finished demo: its folder, its exit status, and what it printed."""
-    from contextlib import redirect_stdout
-    from io import StringIO
-
-    folder, printed = tmp_path_factory.mktemp("demo"), StringIO()
-    with redirect_stdout(printed):
-        status = run_demo(folder)
-    return folder, status, printed.getvalue()
-
-
-def test_demo_ends_well_and_names_its_cube_and_picture(demo):
-    folder, status, printed = demo
-    assert status == 0
-    for name in ("gpucube-demo.image.fits", "gpucube-demo.png", "gpucube-demo.report.html"):
-        assert str(folder / name) in printed
-        assert (folder / name).is_file()
-
-
-def test_demo_tells_how_every_channel_converged_in_80_columns(demo):
-    printed = demo[2]
-    rows = re.findall(r"^ *(\d+) +-?\d+\.\d (?:no data|.+threshold|.+ limit)", printed, flags=re.M)
-    assert [int(row) for row in rows] == list(range(60))
-    table = [line for line in printed.splitlines() if "/" not in line]
-    assert max(map(len, table)) <= 80
-
-
-def test_demo_picture_is_a_drawn_page(demo):
-    page = imread(demo[0] / "gpucube-demo.png")
-    assert page.shape[0] > 1000
-    assert page.shape[1] > 1000
-    dark = page[..., :3].sum(axis=2) < 0.6
-    assert 0.1 < dark.mean() < 0.7, "the maps' backgrounds are dark, the rest of the page is white"
-
-
-def test_demo_recovers_the_simulated_spectrum(demo):
-    folder = demo[0]
-    truth = np.load(folder / "gpucube-demo.truth.npz")
-    true_flux = truth["flux"].sum(0)
-    cube = read_cube(folder / "gpucube-demo.image.fits")
-    found = cube.flux_within(source_region(truth, REGION_RADIUS))
-    assert np.isnan(found[2])
-    measured = np.arange(60) != 2
-    # The region holds some 120 beams of 0.45 mJy, and what is left uncleaned below 3 sigma keeps the dirty beam's scale
-    assert np.all(np.abs(found - true_flux)[measured] < 0.015 + 0.05 * true_flux[measured])
+def cube_of(planes, cell_x=1.0, cell_y=1.0, beams=None):
+    return Cube(planes=planes, cell_x=cell_x, cell_y=cell_y, beams=beams or [None] * len(planes))
 
 
 def test_cube_with_a_beam_per_channel_is_read(tmp_path):
@@ -128,7 +79,7 @@ def test_cube_with_one_beam_is_read(tmp_path):
 def test_flux_within_a_region_is_in_jansky():
     beam = Beam(bmaj=8 * ARCSEC, bmin=5 * ARCSEC, bpa=0.6)
     image = 2.5 * gaussian(geometry(cell_x=1.0), beam)
-    cube = Cube(np.stack([image, np.full((64, 64), np.nan)]), 1.0, 1.0, [beam, None])
+    cube = cube_of(np.stack([image, np.full((64, 64), np.nan)]), beams=[beam, None])
     found = cube.flux_within(np.ones((64, 64), bool))
     # summing a Gaussian over pixels a fifth of its width apart is exact to rounding
     assert found[0] == pytest.approx(2.5, rel=1e-6)
@@ -142,10 +93,11 @@ def test_velocity_follows_the_radio_convention():
 
 
 def test_map_has_east_to_the_left_and_the_beam_leans_towards_east():
-    axes = Figure().subplots()
     beam = Beam(bmaj=20 * ARCSEC, bmin=5 * ARCSEC, bpa=np.deg2rad(30))
-    draw_channel_map(axes, np.zeros((64, 64)), (32, -32, -32, 32), AsinhNorm(1.0, vmin=0, vmax=1), beam, ARCSEC, "")
-    assert axes.get_xlim() == (32, -32)
+    cube = cube_of(np.zeros((1, 64, 64)), beams=[beam])
+    axes = channel_maps(cube, np.array([0]), ["x"], np.array([0.01])).axes[0]
+    # 64 pixels of 1 arcsec; the centre of pixel 32 is the phase centre
+    assert axes.get_xlim() == (32.5, -31.5)
     (ellipse,) = axes.patches
     turn = np.linspace(0, 2 * np.pi, 361)
     rim = np.stack([np.cos(turn), np.sin(turn)], 1) @ ellipse.get_patch_transform().get_matrix()[:2, :2].T
@@ -183,9 +135,9 @@ def test_region_of_interest_holds_the_emission():
 
 @pytest.mark.filterwarnings("error")
 def test_a_cube_without_any_data_still_gets_a_page(tmp_path):
-    cube = Cube(np.full((3, 16, 16), np.nan), 1.0, 1.0, [None] * 3)
+    cube = cube_of(np.full((3, 16, 16), np.nan))
     blank = np.full(3, np.nan)
-    figure = overview(cube, np.arange(3.0), blank, blank, blank)
+    figure = overview(cube, np.arange(3.0), noise=blank, image_flux=blank, model_flux=blank)
     FigureCanvasAgg(figure)
     figure.savefig(tmp_path / "blank.png")
     assert (tmp_path / "blank.png").stat().st_size > 1000
@@ -194,7 +146,7 @@ def test_a_cube_without_any_data_still_gets_a_page(tmp_path):
 def test_maps_of_rectangular_pixels_keep_their_proportions():
     planes = np.zeros((1, 32, 32))
     planes[0, 8, 16] = 1.0
-    figure = channel_maps(Cube(planes, 20.0, 10.0, [None]), np.array([0]), ["x"], np.array([0.01]))
+    figure = channel_maps(cube_of(planes, 20.0, 10.0), np.array([0]), ["x"], np.array([0.01]))
     image = figure.axes[0].get_images()[0]
     east, west, south, north = image.get_extent()
     assert (east - west) / (north - south) == pytest.approx(2.0)
@@ -208,7 +160,7 @@ def test_maps_of_rectangular_pixels_keep_their_proportions():
 def test_maps_of_large_images_lose_no_source():
     planes = np.zeros((1, 1701, 1701), np.float32)
     planes[0, 1700, 1700] = planes[0, 0, 0] = 1.0
-    figure = channel_maps(Cube(planes, 1.0, 1.0, [None]), np.array([0]), ["x"], np.array([0.01]))
+    figure = channel_maps(cube_of(planes), np.array([0]), ["x"], np.array([0.01]))
     shown = figure.axes[0].get_images()[0].get_array()
     assert max(shown.shape) <= 800
     assert shown[-1, -1] == shown[0, 0] == 1000.0
@@ -218,5 +170,14 @@ def test_a_blank_plane_among_the_maps_leaves_the_others_as_they_are():
     planes = np.full((2, 32, 32), np.nan)
     planes[1] = 0.0
     planes[1, 8, 16] = 1.0
-    figure = channel_maps(Cube(planes, 1.0, 1.0, [None, None]), np.array([0, 1]), ["x", "y"], np.full(2, 0.01))
+    figure = channel_maps(cube_of(planes), np.array([0, 1]), ["x", "y"], np.full(2, 0.01))
     assert figure.axes[1].get_images()[0].norm.vmax == 1000.0
+
+
+@pytest.mark.parametrize("level", [1e-7, 2.1e-3, 1.0, 4e2])
+def test_every_logarithmic_axis_has_a_tick(level):
+    settings = {"stop_code": int(StopCode.NSIGMA), "noise": level, "limit": level, "peak_residual": level}
+    records = [ChannelRecord(channel, 1.42e9, iterations=3, major_cycles=3, **settings) for channel in range(4)]
+    for axes in convergence(records, 4).axes[1:3]:
+        low, high = axes.get_ylim()
+        assert [tick for tick in axes.get_yticks() if low < tick < high]
