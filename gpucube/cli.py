@@ -90,9 +90,10 @@ def _add_options(parser: argparse.ArgumentParser, model: type[BaseModel], leave_
             )
             continue
         notes = [str(extra["accepts"])] if "accepts" in extra else []
-        if not field.is_required() and field.default not in (None, "", ()):
-            default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
-            notes.append(f"default {default}")
+        depends = field.is_required() or field.default_factory  # on the user, or on other fields
+        default = None if depends else field.default
+        if default not in (None, "", ()):
+            notes.append(f"default {','.join(default) if isinstance(default, tuple) else default}")
         text = description + (f" ({'; '.join(notes)})" if notes else "")
         holder.add_argument(option, default=argparse.SUPPRESS, metavar="VALUE", help=_escape(text))
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 import gpucube
+from gpucube.disk import explain
 from gpucube.report.plots import overview, radio_velocity, read_cube
 
 NAME = "gpucube-demo"
@@ -156,7 +157,5 @@ def _milli(value: float | None) -> str:
 
 def _save(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
-    try:
+    with explain(f"cannot write {path}"):
         figure.savefig(path, dpi=130)
-    except OSError as error:
-        raise gpucube.GpucubeError(f"cannot write {path}: {error.strerror}") from None
