@@ -14,7 +14,6 @@ What each part does stands at its function. Needs no casacore: no MeasurementSet
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import math
 import statistics
@@ -22,7 +21,6 @@ import sys
 import tempfile
 import time
 import traceback
-import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -32,11 +30,6 @@ from typing import Any
 
 import numpy as np
 from accelerator import Accelerator, Gpu, Host
-
-if importlib.util.find_spec("casacore") is None:
-    # the workloads of gpucube.bench come with modules that read MeasurementSets, which nothing here does
-    sys.modules["casacore"] = types.ModuleType("casacore")
-    sys.modules["casacore"].tables = sys.modules["casacore.tables"] = types.ModuleType("casacore.tables")
 
 from gpucube.bench.machine import Others, cores, machine
 from gpucube.bench.workloads import WORKLOADS, Workload, frequencies, make_store, settings_of

@@ -10,13 +10,16 @@ import errno
 import fcntl
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from casacore import tables
 
 from gpucube.errors import GpucubeError
 from gpucube.sky.directions import Direction
 from gpucube.sky.spectral import SpectralFrame, frame_of_code
+
+if TYPE_CHECKING:
+    from casacore import tables
 
 COLUMN_OF = {"data": "DATA", "corrected": "CORRECTED_DATA", "model": "MODEL_DATA"}
 _MEGABYTES_A_BLOCK = 8
@@ -112,6 +115,8 @@ def open_table(path: str) -> tables.table:
     GpucubeError
         The table cannot be opened, or another process keeps it locked.
     """
+    from casacore import tables  # not at the top: a store can be imaged where casacore is not installed
+
     if is_locked(path):
         raise GpucubeError(f"{path} is locked by another process: wait until it has finished writing, or image a copy")
     try:

@@ -23,7 +23,6 @@ from gpucube.errors import GpucubeError
 from gpucube.simulate.arrays import ARRAYS, antenna_positions, antenna_uvw, track_times
 from gpucube.simulate.parameters import SimulationParameters
 from gpucube.simulate.sky import Sky, line_sky, point_sky, visibilities
-from gpucube.simulate.tables import MeasurementSetHeader, create_main, write_constant_columns, write_subtables
 
 BLOCK_BYTES = 64e6
 SCAN_LENGTH = 30
@@ -122,6 +121,9 @@ def _make_room(out: Path, truth: Path, overwrite: bool) -> None:
 
 def _write(p: SimulationParameters, sky: Sky, frequency: np.ndarray, rng: np.random.Generator) -> _Tally:
     """Write the MS; count what the truth and the summary tell."""
+    # not at the top: sky and arrays are of use where casacore is not installed
+    from gpucube.simulate.tables import MeasurementSetHeader, create_main, write_constant_columns, write_subtables
+
     array = ARRAYS[p.array]
     ra, dec = np.deg2rad(p.ra), np.deg2rad(p.dec)
     positions, stations = antenna_positions(p.array, p.antennas)
