@@ -147,7 +147,18 @@ def use_host_backend_of_hosts(checkout: Path) -> None:
     gpucube.run.gpus_here = lambda: ("", 1, 1 << 34)
 
 
+def use_host_kind(checkout: Path) -> None:
+    """The same, for a checkout whose devices have kinds."""
+    sys.path.append(str(checkout / "tests"))
+    from hosts.host_backend import HostCuda
+
+    import gpucube.run
+
+    gpucube.run.hardware_for = lambda parameters: HostCuda().hardware()
+
+
 HOST_DEVICES: tuple[tuple[str, Callable[[Path], None]], ...] = (
+    ("gpucube/devices/cpu/kind.py", use_host_kind),
     ("tests/hosts", use_host_backend_of_hosts),
     ("tests/host_backend.py", use_host_backend_of_tests),
 )
@@ -226,7 +237,7 @@ class Checkout:
         """Return a short name for the sources and for everything else that decides a result."""
         found = hashlib.sha256(repr((self.python, *more)).encode())
         for part in ("gpucube", "kernels", "tests"):
-            for path in sorted(p for p in (self.folder / part).rglob("*") if p.suffix in (".py", ".cu", ".h")):
+            for path in sorted(p for p in (self.folder / part).rglob("*") if p.suffix in (".py", ".cu", ".cuh", ".h")):
                 found.update(f"{path.relative_to(self.folder)}\0".encode() + path.read_bytes())
         return found.hexdigest()[:12]
 

@@ -1,38 +1,33 @@
-"""Read what a run made: its summary, the cube as a numpy array, and a moment map by spectral-cube.
+"""Read what a run made: its channels as a table, its cube as an array, and a moment map by spectral-cube.
 
 pip install spectral-cube
 python examples/read_results.py out/target
 """
 
-import json
 import sys
-from collections import Counter
-from pathlib import Path
 
 import numpy as np
-from astropy.io import fits
-from spectral_cube import SpectralCube
+
+import gpucube
 
 
 def main(imagename: str) -> None:
-    # one record for each channel, the same as `result.channels`
-    summary = json.loads(Path(f"{imagename}.summary.json").read_text())
-    for reason, count in Counter(channel["stop_reason"] for channel in summary["channels"]).most_common():
-        print(f"{count:6d} channels: {reason}")
-    noise = [channel["noise"] for channel in summary["channels"] if channel["noise"] is not None]
-    print(f"median noise {1e3 * np.median(noise):.3f} mJy/beam")
+    run = gpucube.open_run(imagename)  # what `image_cube` returned when the run ended
+    print(run)
 
-    # axes in numpy's order: Stokes, channel, y (north), x (west); NaN in channels without data
-    with fits.open(f"{imagename}.image.fits", memmap=True) as hdus:
-        cube, beams = hdus[0].data[0], hdus["BEAMS"].data
-        peaks = np.array([np.max(plane) for plane in cube])  # plane by plane: never the whole cube in memory
-        channel = int(np.nanargmax(peaks))
-        print(f"brightest channel {channel}: {peaks[channel]:.4f} Jy/beam")
-        print(f"its beam: {beams['BMAJ'][channel]:.2f} x {beams['BMIN'][channel]:.2f} arcsec")
+    # one row for each channel, with units; NaN where a channel has no data
+    channels = run.table()
+    for row in channels[np.isfinite(channels["noise"])]:
+        print(f"channel {row['channel']}: {row['bmaj']:.1f} x {row['bmin']:.1f} arcsec, {row['stop_reason']}")
+
+    # axes of the array: Stokes, channel, y (to the north), x (to the west); memory-mapped, so read plane by plane
+    image = run.data("image")[0]
+    peaks = np.array([plane.max() for plane in image])
+    brightest = int(np.nanargmax(peaks))
+    print(f"brightest channel {brightest}: {peaks[brightest]:.4f} Jy/beam")
 
     # spectral-cube refuses channels whose beams differ too much: image with restoringbeam="common" for moment maps
-    sky = SpectralCube.read(f"{imagename}.image.fits")
-    moment = sky.moment0()
+    moment = run.cube("image").moment0()
     moment.write(f"{imagename}.moment0.fits", overwrite=True)
     print(f"moment 0: {imagename}.moment0.fits, in {moment.unit}")
 

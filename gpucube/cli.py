@@ -29,7 +29,6 @@ from gpucube.words import counted, ranges
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from gpucube.execution.tuning import Tuning
     from gpucube.schema.parameters import Parameters
 
 
@@ -91,9 +90,10 @@ def _add_options(parser: argparse.ArgumentParser, model: type[BaseModel], leave_
             )
             continue
         notes = [str(extra["accepts"])] if "accepts" in extra else []
-        if not field.is_required() and field.default not in (None, "", ()):
-            default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
-            notes.append(f"default {default}")
+        depends = field.is_required() or field.default_factory  # on the user, or on other fields
+        default = None if depends else field.default
+        if default not in (None, "", ()):
+            notes.append(f"default {','.join(default) if isinstance(default, tuple) else default}")
         text = description + (f" ({'; '.join(notes)})" if notes else "")
         holder.add_argument(option, default=argparse.SUPPRESS, metavar="VALUE", help=_escape(text))
 
@@ -202,13 +202,12 @@ def job_parameters(command: str, arguments: Sequence[str]) -> Parameters:
     return make_parameters(**values)
 
 
-def _image(arguments: Sequence[str], tuning: Tuning | None = None) -> int:
+def _image(arguments: Sequence[str]) -> int:
     parameters = job_parameters("image", arguments)
     from gpucube import run
-    from gpucube.execution.tuning import DEFAULT_TUNING
 
     begun = time.monotonic()
-    result = run.image(parameters, tuning=tuning or DEFAULT_TUNING)
+    result = run.image(parameters)
     print(summary(result.channels, result.products, time.monotonic() - begun))
     if result.failed_channels:
         print(f"gpucube: {failures(result.failed_channels)}", file=sys.stderr)
@@ -294,7 +293,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
 }
 
 
-def _run(arguments: Sequence[str], tuning: Tuning | None) -> int:
+def _run(arguments: Sequence[str]) -> int:
     from gpucube.version import __version__
 
     parser = _Parser(
@@ -313,20 +312,16 @@ def _run(arguments: Sequence[str], tuning: Tuning | None) -> int:
         from gpucube.schema.validation import suggestion
 
         parser.error(f"unknown command {command!r}{suggestion(command, COMMANDS)}")
-    if command == "image":
-        return _image(arguments[1:], tuning)
     return COMMANDS[command][0](arguments[1:])
 
 
-def main(arguments: Sequence[str] | None = None, *, tuning: Tuning | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Parameters
     ----------
     arguments : sequence of str, optional
         Without the program's name. By default those of the process.
-    tuning : Tuning, optional
-        How `gpucube image` is done (`gpucube.run.image`).
 
     Returns
     -------
@@ -335,7 +330,7 @@ def main(arguments: Sequence[str] | None = None, *, tuning: Tuning | None = None
     """
     try:
         with _sigterm_interrupts(), _warnings_in_one_line():
-            return _run(sys.argv[1:] if arguments is None else list(arguments), tuning)
+            return _run(sys.argv[1:] if arguments is None else list(arguments))
     except GpucubeError as error:
         print(f"gpucube: error: {at_the_shell(error)}", file=sys.stderr)
         return 2

@@ -1,33 +1,38 @@
-"""`gpucube demo`: simulate a rotating ring, image every channel, and hold the result against the truth.
+"""`gpucube demo`: simulate a rotating ring, image every channel, and compare the result with the truth.
 
-In: a folder. Out, in that folder: the simulated MeasurementSet with its truth, the cubes and their summary, and
-``gpucube-demo.png`` and the report; on the terminal a table of how each channel converged. It is the shortest tour of the
-package: `gpucube.simulate`, `gpucube.image_cube`, `gpucube.plots`, `gpucube.report`, called as a user would call them.
+In: a folder. Out, in that folder: the simulated MeasurementSet with its truth, the cubes and their summary, the picture
+``gpucube-demo.png`` and the report; on the terminal, a table of how the channels with emission converged. The demo is the
+shortest tour of the package: it calls what a user would call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from gpucube import image_cube
-from gpucube.output.records import ChannelRecord
-from gpucube.report.page import write_report
+import gpucube
+from gpucube.disk import explain
 from gpucube.report.plots import overview, radio_velocity, read_cube
-from gpucube.simulate import SimulationParameters, simulate_ms
 
 NAME = "gpucube-demo"
+
 IMSIZE, CELL = 256, 5.0
-"""Pixels; arcsec, a sixth of the beam of the VLA's D configuration in the HI line."""
+"""Pixels; arcsec, an eighth of the beam of the VLA's D configuration in the HI line."""
+
 REGION_RADIUS = 9.0
-"""Pixels about each simulated source that count as its region: one and a half beams."""
-CAPTION = "peak residual, limit and noise in mJy/beam; flux found (model) and true in Jy"
+"""Pixels around each simulated source that count as its region: about one beam."""
+
+CAPTION = """\
+Peak residual, limit and noise are in mJy/beam, flux densities in Jy.
+The image holds the clean components and the residual, so it shows the
+true flux. The components alone miss what lies below the limit.
+"""
 
 
 def run_demo(out: Path) -> int:
@@ -49,7 +54,7 @@ def run_demo(out: Path) -> int:
         If the folder cannot be used.
     """
     console = Console(highlight=False, soft_wrap=True)
-    parameters = SimulationParameters(
+    parameters = gpucube.SimulationParameters(
         out=out / f"{NAME}.ms",
         array="vla-d",
         nchan=60,
@@ -60,8 +65,8 @@ def run_demo(out: Path) -> int:
         overwrite=True,
     )
     console.print(f"simulating {parameters.nchan} channels of the VLA in its D configuration ...")
-    simulated = simulate_ms(parameters)
-    result = image_cube(
+    simulated = gpucube.simulate_ms(parameters)
+    result = gpucube.image_cube(
         str(simulated.ms),
         imagename=str(out / NAME),
         imsize=IMSIZE,
@@ -74,31 +79,31 @@ def run_demo(out: Path) -> int:
     )
     with np.load(simulated.truth) as archive:
         truth = dict(archive)
-    true_flux = truth["flux"].sum(axis=0)
     records = result.channels
     velocity = radio_velocity(np.array([record.frequency_hz for record in records]), parameters.rest_freq)
     cube = read_cube(result.products["image"])
+    image_flux = cube.flux_within(source_region(truth, REGION_RADIUS))
+    true_flux = truth["flux"].sum(axis=0)
     figure = overview(
         cube,
         velocity,
         noise=np.array([np.nan if record.noise is None else record.noise for record in records]),
-        image_flux=cube.flux_within(source_region(truth, REGION_RADIUS)),
+        image_flux=image_flux,
         model_flux=np.array([np.nan if record.noise is None else record.model_flux for record in records]),
         true_flux=true_flux,
         title="A simulated rotating ring, imaged channel by channel",
     )
     picture = out / f"{NAME}.png"
-    FigureCanvasAgg(figure)
-    figure.savefig(picture, dpi=130)
-    console.print(convergence_table(records, velocity, true_flux))
-    report = write_report(str(out / NAME))
+    _save(figure, picture)
+    console.print(convergence_table(result, velocity, image_flux, true_flux))
+    report = gpucube.write_report(out / NAME)
     for what, path in (("cube", result.products["image"]), ("picture", picture), ("report", report)):
         console.print(f"{what:8s} {path}")
     return int(bool(result.failed_channels))
 
 
 def source_region(truth: dict[str, np.ndarray], radius: float) -> np.ndarray:
-    """Pixels within `radius` pixels of a simulated source, shape (imsize, imsize)."""
+    """Pixels within `radius` pixels of a simulated source: boolean, shape (imsize, imsize)."""
     imsize = int(truth["imsize"])
     y, x = np.indices((imsize, imsize))
     region = np.zeros((imsize, imsize), bool)
@@ -107,23 +112,50 @@ def source_region(truth: dict[str, np.ndarray], radius: float) -> np.ndarray:
     return region
 
 
-def convergence_table(records: Sequence[ChannelRecord], velocity: np.ndarray, true_flux: np.ndarray) -> Table:
-    """How each channel converged, for the terminal; fits 80 columns."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False, show_edge=False, caption=CAPTION)
+def convergence_table(
+    result: gpucube.Result, velocity: np.ndarray, image_flux: np.ndarray, true_flux: np.ndarray
+) -> Table:
+    """How the channels with emission or without data converged, for a terminal of 80 columns.
+
+    Parameters
+    ----------
+    result : Result
+    velocity : numpy.ndarray
+        km/s, shape (nchan,).
+    image_flux, true_flux : numpy.ndarray
+        Jy, shape (nchan,).
+    """
+    shown = [r for r in result.channels if true_flux[r.channel] > 0 or r.noise is None]
+    others = len(result.channels) - len(shown)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 0),
+        pad_edge=False,
+        show_edge=False,
+        caption=f"{others} more channels hold noise only.\n{CAPTION}",
+        caption_justify="left",
+    )
     for heading in ("chan", "km/s"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("stopped by", no_wrap=True, overflow="ellipsis", max_width=18)
-    for heading in ("minor", "major", "peak", "limit", "noise", "found", "true"):
+    for heading in ("minor", "major", "peak", "limit", "noise", "image", "compon.", "true"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for record, kms, flux in zip(records, velocity, true_flux, strict=True):
-        row = [str(record.channel), f"{kms:.1f}", record.stop_reason]
+    for record in shown:
+        row = [str(record.channel), f"{velocity[record.channel]:.1f}", record.stop_reason]
         if record.noise is not None:
             row += [str(record.iterations), str(record.major_cycles)]
             row += [_milli(record.peak_residual), _milli(record.limit), _milli(record.noise)]
-            row += [f"{jansky:z.3f}" for jansky in (record.model_flux, flux)]
-        table.add_row(*row, style="dim" if flux == 0 else None)
+            fluxes = (image_flux[record.channel], record.model_flux, true_flux[record.channel])
+            row += [f"{jansky:z.3f}" for jansky in fluxes]
+        table.add_row(*row)
     return table
 
 
 def _milli(value: float | None) -> str:
     return "" if value is None else f"{1e3 * value:.2f}"
+
+
+def _save(figure: Figure, path: Path) -> None:
+    FigureCanvasAgg(figure)
+    with explain(f"cannot write {path}"):
+        figure.savefig(path, dpi=130)

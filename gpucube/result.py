@@ -17,7 +17,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from gpucube.errors import GpucubeError
-from gpucube.output.paths import journal_path, summary_path
+from gpucube.output.paths import RunPaths
 from gpucube.output.records import ChannelRecord, StopCode
 from gpucube.output.summary import read_summary
 from gpucube.words import counted, ranges
@@ -202,8 +202,8 @@ def open_run(imagename: str | os.PathLike[str]) -> Result:
     summary = read_summary(imagename)
     if summary is not None:
         return Result(channels=summary.channels, products=summary.products, summary=summary.model_dump())
-    if os.path.exists(journal_path(imagename)):
+    if os.path.exists(RunPaths(imagename).journal):
         raise GpucubeError(
             f"the run on {imagename} is not finished: `resume=True` continues it, and `gpucube report` shows how far it is"
         )
-    raise GpucubeError(f"no run of that name: {summary_path(imagename)} does not exist; give the run's imagename")
+    raise GpucubeError(f"no run of that name: {RunPaths(imagename).summary} does not exist; give the run's imagename")

@@ -17,11 +17,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from gpucube import disk
 from gpucube.constants import ARCSEC_PER_RADIAN
 from gpucube.data.ingest import Ingest
 from gpucube.data.mask import Mask, load_mask
@@ -30,14 +30,13 @@ from gpucube.data.store import VisibilityStore, clear_leftover, load_state, save
 from gpucube.devices.base import needs_w
 from gpucube.devices.choice import Hardware, find_hardware
 from gpucube.errors import GpucubeError, Interrupted
+from gpucube.execution.choice import make_workers
 from gpucube.execution.dask_workers import gpus_of_workers
 from gpucube.execution.plan import Plan, make_chunks, make_plan
 from gpucube.execution.progress import Progress
-from gpucube.execution.tuning import DEFAULT_TUNING, Tuning
-from gpucube.execution.workers import Workers, make_workers
+from gpucube.execution.workers import Workers
 from gpucube.imaging.job import Events, ImageJob, settings_of
 from gpucube.imaging.stopping import CleanParameters
-from gpucube.output.disk import remove, write_whole
 from gpucube.output.fits_cube import (
     CubeFile,
     create_cubes,
@@ -48,14 +47,7 @@ from gpucube.output.fits_cube import (
 )
 from gpucube.output.footprint import Footprint
 from gpucube.output.journal import NOT_IN_FINGERPRINT, Journal, difference, fingerprint, is_locked
-from gpucube.output.paths import (
-    existing_products,
-    journal_path,
-    product_path,
-    report_path,
-    scratch_folder,
-    summary_path,
-)
+from gpucube.output.paths import RunPaths
 from gpucube.output.records import ChannelRecord
 from gpucube.output.summary import read_summary
 from gpucube.result import Result
@@ -73,13 +65,17 @@ class Job:
     parameters: Parameters
     selection: Selection
     hardware: Hardware
-    tuning: Tuning
     identity: dict[str, Any]
     plan: Plan
     geometry: ImageGeometry
     axis: SpectralAxis
     mask: Mask | None
     restoring_beam: RestoringBeam
+
+    @property
+    def paths(self) -> RunPaths:
+        """Names of the files of the run."""
+        return RunPaths.of(self.parameters)
 
 
 class Observer(Events, Protocol):
@@ -122,13 +118,7 @@ class Stopwatch:
         return time.perf_counter() - self._began
 
 
-def image(
-    parameters: Parameters,
-    *,
-    hardware: Hardware | None = None,
-    tuning: Tuning = DEFAULT_TUNING,
-    observer: Observer = NO_OBSERVER,
-) -> Result:
+def image(parameters: Parameters, *, hardware: Hardware | None = None, observer: Observer = NO_OBSERVER) -> Result:
     """Do the main job.
 
     Parameters
@@ -136,8 +126,6 @@ def image(
     parameters : Parameters
     hardware : Hardware, optional
         By default what `parameters` ask for and this machine has.
-    tuning : Tuning
-        Limits and times that change no bit of the result.
     observer : Observer
         Hears of every stage and channel.
 
@@ -155,12 +143,12 @@ def image(
     stopwatch = Stopwatch()
     # the data come first: it takes a while to notice that a scheduler does not answer
     selection = select(parameters)
-    hardware = hardware or hardware_for(parameters, tuning)
+    hardware = hardware or hardware_for(parameters)
     identity = fingerprint(parameters.as_json_dict(), hardware.kind.name, __version__)
     check_outputs(parameters)
     if finished := finished_before(parameters, identity):
         return finished
-    job = prepare(parameters, selection, hardware, tuning, identity)
+    job = prepare(parameters, selection, hardware, identity)
     with claimed_outputs(job) as (journal, footprint):
         if finished := finished_before(parameters, identity, ours=True):
             return finished
@@ -189,9 +177,7 @@ def image(
         return write_summary(job, measured, records, stopwatch, footprint)
 
 
-def plan(
-    parameters: Parameters, *, hardware: Hardware | None = None, tuning: Tuning = DEFAULT_TUNING
-) -> tuple[Plan, Hardware]:
+def plan(parameters: Parameters, *, hardware: Hardware | None = None) -> tuple[Plan, Hardware]:
     """Work out what `image` would do and need, without doing it.
 
     Raises
@@ -199,11 +185,11 @@ def plan(
     GpucubeError
         Bad input or too few resources, in one line.
     """
-    hardware = hardware or hardware_for(parameters, tuning)
-    return make_plan(parameters, select(parameters), hardware, tuning), hardware
+    hardware = hardware or hardware_for(parameters)
+    return make_plan(parameters, select(parameters), hardware), hardware
 
 
-def hardware_for(parameters: Parameters, tuning: Tuning = DEFAULT_TUNING) -> Hardware:
+def hardware_for(parameters: Parameters) -> Hardware:
     """What `parameters` ask for and this machine, or the scheduler's workers, have.
 
     Raises
@@ -212,7 +198,7 @@ def hardware_for(parameters: Parameters, tuning: Tuning = DEFAULT_TUNING) -> Har
         ``device="cuda"``, and no GPU can be used.
     """
     if parameters.scheduler:
-        return find_hardware(parameters.device, lambda: gpus_of_workers(parameters.scheduler, tuning.cluster))
+        return find_hardware(parameters.device, lambda: gpus_of_workers(parameters.scheduler))
     return find_hardware(parameters.device)
 
 
@@ -226,19 +212,19 @@ def check_outputs(parameters: Parameters) -> None:
     GpucubeError
         Another run is at work, an unfinished run is there without `resume`, or products are there without `overwrite`.
     """
-    imagename, journal = parameters.imagename, journal_path(parameters.imagename)
+    imagename, paths = parameters.imagename, RunPaths.of(parameters)
     if is_locked(imagename):
         raise GpucubeError(f"another run is making {imagename} now: wait until it ends, or give another `imagename`")
-    unfinished = os.path.exists(journal)
+    unfinished = os.path.exists(paths.journal)
     if parameters.overwrite or (unfinished and parameters.resume):
         return
     if unfinished:
         raise GpucubeError(
-            f"{journal} belongs to an unfinished run: `resume=True` continues it, `overwrite=True` replaces it"
+            f"{paths.journal} belongs to an unfinished run: `resume=True` continues it, `overwrite=True` replaces it"
         )
-    if parameters.resume and os.path.exists(summary_path(imagename)):
+    if parameters.resume and os.path.exists(paths.summary):
         return
-    if existing := existing_products(imagename):
+    if existing := paths.existing():
         no_journal = ", and there is no journal to resume from" if parameters.resume else ""
         raise GpucubeError(
             f"{existing[0]} exists{no_journal}: give another `imagename`, or `overwrite=True` to replace it"
@@ -261,8 +247,8 @@ def finished_before(parameters: Parameters, identity: dict[str, Any], *, ours: b
     GpucubeError
         The finished run is another one, or one of its products is gone.
     """
-    imagename = parameters.imagename
-    if not parameters.resume or (not ours and os.path.exists(journal_path(imagename))):
+    imagename, paths = parameters.imagename, RunPaths.of(parameters)
+    if not parameters.resume or (not ours and os.path.exists(paths.journal)):
         return None
     try:
         summary = read_summary(imagename)
@@ -275,24 +261,22 @@ def finished_before(parameters: Parameters, identity: dict[str, Any], *, ours: b
             f"cannot resume {imagename}, which is finished: {changed}; "
             "give another `imagename`, or start again with `overwrite=True`"
         )
-    products = {name: product_path(imagename, name) for name in parameters.products}
+    products = {name: paths.product(name) for name in parameters.products}
     for path in products.values():
         if not os.path.isfile(path):
             raise GpucubeError(
                 f"cannot resume {imagename}, which is finished: {path} is gone; start again with `overwrite=True`"
             )
     if not ours:
-        clear_leftover(scratch_folder(parameters), imagename)
+        clear_leftover(paths.scratch_folder, imagename)
     return Result(
         channels=summary.channels,
-        products=products | {"summary": summary_path(imagename)},
+        products=products | {"summary": paths.summary},
         summary=summary.model_dump(),
     )
 
 
-def prepare(
-    parameters: Parameters, selection: Selection, hardware: Hardware, tuning: Tuning, identity: dict[str, Any]
-) -> Job:
+def prepare(parameters: Parameters, selection: Selection, hardware: Hardware, identity: dict[str, Any]) -> Job:
     """Plan the run, and check what its plan does not cover.
 
     Raises
@@ -300,7 +284,7 @@ def prepare(
     GpucubeError
         Too little memory or disk; a mask that does not fit the cube.
     """
-    plan = make_plan(parameters, selection, hardware, tuning)
+    plan = make_plan(parameters, selection, hardware)
     geometry, axis = selection.geometry, selection.axis
     for text in plan.warnings:
         warnings.warn(text, stacklevel=4)
@@ -310,7 +294,6 @@ def prepare(
         parameters=parameters,
         selection=selection,
         hardware=hardware,
-        tuning=tuning,
         identity=identity,
         plan=plan,
         geometry=geometry,
@@ -332,28 +315,25 @@ def claimed_outputs(job: Job) -> Iterator[tuple[Journal, Footprint]]:
         The run was interrupted when some channels were safe.
     """
     parameters, footprint = job.parameters, Footprint()
-    try:
-        for folder in _missing_folders(parameters.imagename):
-            footprint.made_folder(folder)
-        _make_folder(parameters.imagename)
-        with Journal(parameters.imagename, job.identity, parameters.resume) as journal:
-            try:
-                with _disk_errors_in_one_line():
-                    yield journal, footprint
-            except BaseException as error:
-                safe = len(journal.records)
-                if safe:
-                    footprint.keep_all()
-                    raise _how_to_resume(error, safe, job.plan.nchan) from None
-                with suppress(GpucubeError):  # what ended the run may also keep the journal from going
-                    journal.forget()
-                raise
-            footprint.keep_products()
-            clear_leftover(job.plan.scratch, parameters.imagename)
-            journal.forget()
-    except BaseException:
-        footprint.undo()
-        raise
+    with (
+        disk.folder_made(job.paths.folder),
+        footprint,
+        Journal(parameters.imagename, job.identity, parameters.resume) as journal,
+    ):
+        try:
+            with _disk_errors_in_one_line():
+                yield journal, footprint
+        except BaseException as error:
+            safe = len(journal.records)
+            if safe:
+                footprint.keep_all()
+                raise _how_to_resume(error, safe, job.plan.nchan) from None
+            with suppress(GpucubeError):  # what ended the run may also keep the journal from going
+                journal.forget()
+            raise
+        footprint.keep_products()
+        clear_leftover(job.plan.scratch, parameters.imagename)
+        journal.forget()
 
 
 @contextmanager
@@ -390,7 +370,10 @@ def progress_of(job: Job) -> Iterator[Progress]:
 @contextmanager
 def workers_of(job: Job) -> Iterator[Workers]:
     """The workers of a run, stopped at its end."""
-    workers = make_workers(job.plan, job.hardware.kind, job.parameters.scheduler, job.tuning.cluster)
+    plan = job.plan
+    workers = make_workers(
+        plan.in_process, plan.workers, job.hardware.kind, job.parameters.scheduler, plan.worker_memory
+    )
     try:
         yield workers
     finally:
@@ -451,7 +434,6 @@ def image_job(job: Job, store: VisibilityStore, journal: Journal) -> ImageJob:
         cubes=journal.cubes,
         mask=job.mask,
         restoring_beam=job.restoring_beam,
-        seconds_between_syncs=job.tuning.seconds_between_syncs,
         may_write=journal.lease.check,
     )
 
@@ -503,9 +485,8 @@ def write_summary(
     footprint: Footprint,
 ) -> Result:
     """Write ``OUT.summary.json``, the last file of a run: its being there says that the run has finished."""
-    imagename, plan = job.parameters.imagename, job.plan
-    paths = {name: product_path(imagename, name) for name in job.parameters.products}
-    paths["summary"] = summary_path(imagename)
+    plan, paths = job.plan, job.paths
+    products = {name: paths.product(name) for name in job.parameters.products} | {"summary": paths.summary}
     summary = {
         "parameters": job.parameters.as_json_dict(),
         "fingerprint": job.identity,
@@ -516,7 +497,7 @@ def write_summary(
             "workers": plan.workers,
             "device": job.hardware.kind.name,
         },
-        "products": paths,
+        "products": products,
         "ms_bytes_selected": plan.ms_bytes,
         "memory_predicted": plan.memory_predicted,
         "device_memory_predicted": plan.device_memory_predicted,
@@ -525,10 +506,10 @@ def write_summary(
         "warnings": list(plan.warnings),
         "channels": [r.as_dict() for r in records],
     }
-    remove(report_path(imagename))  # it describes an older run, or this one when it was not finished
-    footprint.made_product(paths["summary"])
-    write_whole(paths["summary"], json.dumps(summary, indent=1))
-    return Result(channels=records, products=paths, summary=summary)
+    disk.remove(paths.report)  # it describes an older run, or this one when it was not finished
+    footprint.made_product(paths.summary)
+    disk.write_whole(paths.summary, json.dumps(summary, indent=1))
+    return Result(channels=records, products=products, summary=summary)
 
 
 def versions() -> dict[str, str]:
@@ -586,12 +567,8 @@ def _working_cubes(job: Job, cubes: dict[str, CubeFile]) -> dict[str, CubeFile]:
     """Residual and model in the scratch folder, where a common beam needs them and the user did not ask for them."""
     hidden = [name for name in ("residual", "model") if name not in cubes] if job.restoring_beam == "common" else []
     return create_cubes(
-        _working_name(job.plan), hidden, job.geometry, job.axis, job.selection.stokes, (), overwrite=True
+        job.paths.working.imagename, hidden, job.geometry, job.axis, job.selection.stokes, (), overwrite=True
     )
-
-
-def _working_name(plan: Plan) -> str:
-    return os.path.join(plan.scratch, "work")
 
 
 def _restore_working_cubes(job: Job, journal: Journal) -> None:
@@ -609,11 +586,11 @@ def _check_cubes(job: Job, cubes: dict[str, CubeFile]) -> dict[str, CubeFile]:
     found = {}
     for name, cube in cubes.items():
         if name in job.parameters.products:
-            path = product_path(job.parameters.imagename, name)
+            path = job.paths.product(name)
             if os.path.islink(path) or not os.path.isfile(path) or os.path.getsize(path) < cube.data_end:
                 raise GpucubeError(f"cannot resume: {path} is gone or cut short; start again with `overwrite=True`")
         else:
-            path = product_path(_working_name(job.plan), name)
+            path = job.paths.working.product(name)
         found[name] = replace(cube, path=os.path.abspath(path))
     return found
 
@@ -653,16 +630,3 @@ class _Reports:
     def safe(self, records: Sequence[ChannelRecord]) -> None:
         self.journal.add(records)
         self.observer.safe(records)
-
-
-def _missing_folders(imagename: str) -> list[Path]:
-    """Folders that have to be made for the products, outermost first."""
-    return [folder for folder in list(Path(imagename).absolute().parents)[::-1] if not folder.exists()]
-
-
-def _make_folder(imagename: str) -> None:
-    folder = Path(imagename).absolute().parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise GpucubeError(f"cannot make the folder {folder}: {error.strerror}") from None

@@ -1,9 +1,8 @@
 // Largest sidelobe of many PSFs: the largest |PSF| outside the main lobe.
 //
-// The main lobe is an ellipse whose numbers come from gpucube.beams.lobe_ellipse; a pixel is tested by the arithmetic of
-// gpucube.beams.psf_sidelobe, in float64, every operation rounded by itself (__dmul_rn, __dadd_rn: never fused), and only
-// within the box around the ellipse. Magnitudes are compared as integers: the order of floats of one sign, with NaN above
-// all else. A maximum does not depend on the order, so the value is that of psf_sidelobe to the last bit.
+// The main lobe is an ellipse whose numbers come from lobe_ellipse in gpucube/devices/psf_fit.py. Pixels within the box around
+// it are tested by the arithmetic of psf_sidelobe there: in float64, with every operation rounded by itself (__dmul_rn,
+// __dadd_rn: never fused). A maximum does not depend on the order, so the value is that of psf_sidelobe to the last bit.
 //
 // Memory: psfs (slots, height, width) float32, where (height, width) is (ny, nx) or (2 ny, 2 nx); slot[b] is where plane b
 // of the batch lies. Its peak is at (height / 2, width / 2), and the image is the (ny, nx) pixels whose pixel
@@ -12,11 +11,7 @@
 //
 // Cost: 4 bytes per pixel of the image; two divisions in float64 per pixel of the box.
 //
-// Launch: grid (any, planes), block 256; largest zero before.
-
-constexpr int AHEAD = 8;  // loads in flight per thread, to cover the latency of memory
-
-__device__ __forceinline__ unsigned magnitude(float value) { return __float_as_uint(value) & 0x7fffffffu; }
+// Launch: grid (any, planes), block 256; `largest` is zero before.
 
 // Largest magnitude among the pixels of a line from `from` to `to` that this lane looks at.
 __device__ __forceinline__ unsigned largest_of(const float* __restrict__ line, int from, int to) {
@@ -58,6 +53,6 @@ extern "C" __global__ void __launch_bounds__(256, 4) sidelobe(
             if (__dadd_rn(__dmul_rn(along, along), __dmul_rn(across, across)) > 1.0) best = max(best, magnitude(line[x]));
         }
     }
-    best = __reduce_max_sync(0xffffffffu, best);
+    best = __reduce_max_sync(ALL_LANES, best);
     if (lane == 0) atomicMax(&largest[b], best);
 }

@@ -1,8 +1,8 @@
 // residual -= change * PSF, for models that changed in a few pixels only: an exact major cycle in the image, without FFTs.
 //
-// changed_pixels lists the pixels where the model differs from the one already subtracted; subtract_components takes their
-// responses off the residual. Each output pixel is owned by one thread, which goes through the list in raster order with
-// both operations rounded to float32 (never fused): the CPU's result to the last bit.
+// changed_pixels lists the pixels where the model differs from the one already subtracted; subtract_components subtracts their
+// responses from the residual. One thread owns each output pixel. It goes through the list in raster order, with both
+// operations rounded to float32 (never fused): the CPU's result to the last bit.
 //
 // Memory: residual, model and subtracted (slots, ny, nx), psf (slots, 2 ny, 2 nx) with its peak at (ny, nx), float32; slot[b]
 // is where plane b of the batch lies; where and flux (planes, room).
@@ -12,7 +12,7 @@
 //   changed_pixels        grid (planes), block any multiple of 32 up to 1024
 //   subtract_components   grid (any, planes), block 256
 
-// count[b] is the number of changed pixels even if that is more than `room`; then nothing is listed.
+// count[b] is the number of changed pixels, even if it exceeds `room`; in that case nothing is listed.
 extern "C" __global__ void __launch_bounds__(1024, 1) changed_pixels(
     const float* __restrict__ models, const float* __restrict__ subtracted, const int* __restrict__ slot, int pixels, int room,
     int* __restrict__ where, float* __restrict__ flux, int* __restrict__ count)
@@ -23,7 +23,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) changed_pixels(
     const int share = (pixels + warps - 1) / warps, from = min(pixels, warp * share), to = min(pixels, from + share);
     unsigned mine = 0;
     for (int i = from + lane; i < to; i += 32) mine += __fsub_rn(now[i], before[i]) != 0.0f;
-    mine = __reduce_add_sync(0xffffffffu, mine);
+    mine = __reduce_add_sync(ALL_LANES, mine);
     if (lane == 0) found[warp] = mine;
     __syncthreads();
     int begin = 0, total = 0;
@@ -36,9 +36,9 @@ extern "C" __global__ void __launch_bounds__(1024, 1) changed_pixels(
     for (int start = from; start < to; start += 32) {
         const int i = start + lane;
         const float change = i < to ? __fsub_rn(now[i], before[i]) : 0.0f;
-        const unsigned votes = __ballot_sync(0xffffffffu, change != 0.0f);
+        const unsigned votes = __ballot_sync(ALL_LANES, change != 0.0f);
         if (change != 0.0f) {
-            const int k = begin + __popc(votes & ((1u << lane) - 1));
+            const int k = begin + votes_below(votes, lane);
             where[(size_t)b * room + k] = i, flux[(size_t)b * room + k] = change;
         }
         begin += __popc(votes);

@@ -1,22 +1,13 @@
 // The passes around batched FFTs: between images and padded images, and the convolution with the PSF.
 //
-// In and out: stacks of planes. Images are float32 (slot, ny, nx) with the phase centre at (ny / 2, nx / 2), slot[plane] being
-// where a plane of the batch lies; padded images (plane, fft_y, fft_x) have it at (0, 0), their negative side wrapped around.
-// `taper_y`, `taper_x`: the factors that undo the gridding kernel's taper, of every row and column. Inverse FFTs are not
-// normalised. A thread owns one value that it writes; blockIdx.z is the plane.
+// In and out: stacks of planes. Images are float32 (slot, ny, nx) with the phase centre at (ny / 2, nx / 2); slot[plane] is
+// where a plane of the batch lies. Padded images (plane, fft_y, fft_x) have the phase centre at (0, 0), with their negative
+// side wrapped around. `taper_y` and `taper_x` hold, for every row and column, the factor that undoes the gridding kernel's
+// taper. Inverse FFTs are not normalised. A thread owns the one value that it writes; blockIdx.z is the plane.
 //
-// Convolution (major cycle in the image): planes are padded to twice their size from their first pixel on, multiplied
-// with a real spectrum of (2 ny, nx + 1) that has the normalisation in it, and cut; as in devices/cpu.py.
-//
-// -DREAL=double for double precision of the gridding passes.
-#ifndef REAL
-#define REAL float
-#endif
-
-template <typename T> struct Pair;
-template <> struct Pair<float> { typedef float2 type; };
-template <> struct Pair<double> { typedef double2 type; };
-typedef Pair<REAL>::type COMPLEX;
+// Convolution (major cycle in the image): images are padded to twice their size from their first pixel on, transformed,
+// multiplied by a real spectrum (2 ny, nx + 1) that includes the normalisation, and cropped; as `convolve` of the CPU device.
+// REAL is the precision of the gridding passes; the convolution is in single precision.
 
 #define COLUMN (int)(blockIdx.x * blockDim.x + threadIdx.x)
 #define ROW (int)(blockIdx.y * blockDim.y + threadIdx.y)

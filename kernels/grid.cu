@@ -1,39 +1,21 @@
 // Gridding, degridding, and both at once, of samples sorted by uv_tiles.cu; bit for bit the same in every run.
 //
-// In: samples in sorted order and items (at most so many samples of one tile of one plane). One block works on one item
-// with the tile and its halo in shared memory: `side` cells each way, of which a tile owns `tile` = side - SUPPORT + 1 or
-// fewer. Gridding writes that square to the item's own buffer; gather_tiles adds the buffers that cover a cell, in the
+// In: samples in sorted order, and items: limited numbers of samples, each item from one tile of one plane. One block works on
+// one item, with the tile and its halo in shared memory: `side` cells each way, of which a tile owns `tile` = side - SUPPORT +
+// 1 or fewer. Gridding writes that square to the item's own buffer; gather_tiles adds the buffers that cover a cell, in the
 // order of items. Degridding reads the square from the spectrum of the model.
 //
 // Order of sums: thread (r, c) of a block owns the cells whose row is r and whose column is c modulo LANES, so each sample
 // gives it at most one cell, and it adds the item's samples in sorted order. No atomics, no barrier between samples.
 //
-// The kernel: polynomials of every tap (gridding_kernel.GriddingKernel.taps). Grids hold cell (y, x) of the FFT, half of it
-// (fft_x / 2 + 1 columns) for real images, all of it for a plane of w. Blocks of LANES * LANES threads; shared memory as
-// TileGridder.shared_bytes says.
-//
-// -DREAL=double for double precision, -DSUPPORT=n for the kernel's support (3 to 16).
-#ifndef SHARED_DYN
-#define SHARED_DYN(T, name)                                      \
-    extern __shared__ __align__(16) unsigned char name##_raw[]; \
-    T* name = reinterpret_cast<T*>(name##_raw)
-#endif
-#ifndef REAL
-#define REAL float
-#endif
-#ifndef SUPPORT
-#define SUPPORT 6
-#endif
+// The gridding kernel is given by one polynomial for every tap (GriddingKernel.coefficients). Grids hold cell (y, x) of the
+// FFT: half of it (fft_x / 2 + 1 columns) for real images, all of it for a plane of w. Blocks have LANES * LANES threads;
+// TileGridder.shared_bytes computes their shared memory.
+
 #define DEGREE (SUPPORT + 3)
 #define LANES (SUPPORT > 8 ? 16 : 8)
 #define THREADS (LANES * LANES)
 #define BATCH 64  // samples whose taps are in shared memory at once
-#define ALL_LANES 0xffffffffu
-
-template <typename T> struct Pair;
-template <> struct Pair<float> { typedef float2 type; };
-template <> struct Pair<double> { typedef double2 type; };
-typedef Pair<REAL>::type COMPLEX;
 
 __device__ __forceinline__ REAL tap(const REAL* coefficient, int j, REAL z) {
     REAL value = coefficient[j];

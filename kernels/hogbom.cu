@@ -1,4 +1,4 @@
-// Högbom minor cycles of a batch of planes, without a word from the host until they end.
+// Högbom minor cycles of a batch of planes; the host waits for their end.
 //
 // Algorithm: Högbom 1974 (A&AS 15, 417): find the absolute peak, subtract gain * peak * PSF, repeat until |peak| <= threshold
 // or for `limit` iterations; ties go to the lowest index. Three forms:
@@ -6,8 +6,7 @@
 //   hogbom_active_set  only pixels with |residual| > cut, one block per plane, after Clark 1980 and Offringa & Smirnov 2017,
 //                      with the full PSF at every offset; the residual is left as it was
 //   hogbom_step        the whole image, many blocks per plane, for images so large that one block would take too long:
-//                      one iteration per launch, launches queued (best as a CUDA graph) without looking at the results;
-//                      hogbom_start comes before the first
+//                      one iteration per launch, many launches queued at once; hogbom_start precedes the first
 //
 // The sequence of components is that of the CPU's loops to the last bit: flux = gain * peak in float64 rounded to float32,
 // value - flux * psf with both operations rounded (__fmul_rn, __fsub_rn: never fused, whatever the compiler's options).
@@ -19,18 +18,9 @@
 // Cost: textbook 12 bytes per pixel and iteration. Active set: 8 bytes of the PSF's cache lines per pixel of the set, and one
 // barrier per iteration. Gathering the set reads the plane twice.
 
-#ifndef SHARED_DYN
-#define SHARED_DYN(T, name)                                             \
-    extern __shared__ __align__(16) unsigned char name##_raw[];         \
-    T* name = reinterpret_cast<T*>(name##_raw)
-#endif
-
-constexpr unsigned ALL = 0xffffffffu;
-constexpr int AHEAD = 8;  // loads in flight per thread: 1024 threads must cover the latency of an SM's memory
-
-// A candidate, ordered by top and then low. top: 1 + bits of |value|, 0 for none, so that what is not finite comes first;
-// low: (0x7fffffff - index) << 1 | sign. The value is complete in it: nobody needs to read the pixel again, which its
-// owner may be changing.
+// A candidate, ordered by top and then low. top: 1 + bits of |value|, 0 for none, so that values that are not finite come
+// first; low: (0x7fffffff - index) << 1 | sign. It holds the whole value: nobody reads the pixel again, which its owner may
+// be changing.
 struct Peak { unsigned top, low; };
 
 __device__ __forceinline__ float value_of(Peak p) { return __uint_as_float((p.top - 1) | p.low << 31); }
@@ -43,11 +33,11 @@ __device__ __forceinline__ void consider(Peak& best, float value, int index) {
 }
 
 __device__ __forceinline__ Peak warp_peak(Peak p) {
-    const unsigned top = __reduce_max_sync(ALL, p.top);
-    return {top, __reduce_max_sync(ALL, p.top == top ? p.low : 0u)};
+    const unsigned top = __reduce_max_sync(ALL_LANES, p.top);
+    return {top, __reduce_max_sync(ALL_LANES, p.top == top ? p.low : 0u)};
 }
 
-// Largest of the block, known to every thread after one barrier; partial must not be the array of the call before.
+// Largest of the block, known to every thread after one barrier. Consecutive calls need different arrays `partial`.
 __device__ __forceinline__ Peak block_peak(Peak mine, Peak* partial) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     mine = warp_peak(mine);
@@ -60,7 +50,7 @@ __device__ __forceinline__ bool finished(Peak peak, int done, double threshold, 
     return done >= limit || peak.top == 0 || fabs((double)value_of(peak)) <= threshold;
 }
 
-// One warp's rows: subtract flux * PSF centred on pixel `at` (if asked to), and find the largest that is left.
+// One warp's rows: subtract flux * PSF centred on pixel `at` (if SUBTRACT), and find the largest value that is left.
 template <bool SUBTRACT>
 __device__ __forceinline__ Peak sweep(
     float* __restrict__ residual, const float* __restrict__ psf, const unsigned char* __restrict__ mask,
@@ -139,9 +129,9 @@ __device__ __forceinline__ int clean_set(
     for (int start = from; start < to; start += 32) {
         const int i = start + threadIdx.x % 32;
         const bool mine = i < to && active(residual, mask, i, cut);
-        const unsigned votes = __ballot_sync(ALL, mine);
+        const unsigned votes = __ballot_sync(ALL_LANES, mine);
         if (mine) {
-            const int k = begin + __popc(votes & ((1u << threadIdx.x % 32) - 1));
+            const int k = begin + votes_below(votes, threadIdx.x % 32);
             set.place[k] = i + i / nx * nx, set.value[k] = residual[i], set.model[k] = model[i];
         }
         begin += __popc(votes);
@@ -202,7 +192,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) hogbom_active_set(
     const int share = (pixels + warps - 1) / warps, from = min(pixels, warp * share), to = min(pixels, from + share);
     unsigned mine = 0;
     for (int i = from + threadIdx.x % 32; i < to; i += 32) mine += active(residual, mask, i, cut[b]);
-    mine = __reduce_add_sync(ALL, mine);
+    mine = __reduce_add_sync(ALL_LANES, mine);
     if (threadIdx.x % 32 == 0) count[warp] = mine;
     __syncthreads();
     int begin = 0, size = 0;

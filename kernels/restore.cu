@@ -1,11 +1,12 @@
 // image += model * Gaussian, for models with few components.
 //
-// Each block owns 32 x 32 pixels of the image. It goes through the part of the model that reaches them in raster order,
-// collects the pixels that are not zero in shared memory, 256 model pixels at a time, and each thread adds what they give its
-// four pixels. Order and rounding of the sums are those of the CPU's loop.
+// Each block owns 32 x 32 pixels of the image. It goes through the part of the model that reaches them in raster order, 256
+// model pixels at a time, and collects those that are not zero in shared memory. Each thread adds their contributions to
+// its four pixels. Order and rounding of the sums are those of the CPU's loop.
 //
-// Memory: image (planes, ny, nx), changed; model (slots, ny, nx), slot[b] being where plane b of the batch lies; the Gaussian
-// of plane b, sampled and cut off at half_y[b], half_x[b] pixels, is (2 half_y + 1, 2 half_x + 1) floats at table[first[b]].
+// Memory: image (planes, ny, nx), changed; model (slots, ny, nx), where slot[b] is the place of plane b of the batch. The
+// Gaussian of plane b, sampled and cut off at half_y[b], half_x[b] pixels, is (2 half_y + 1, 2 half_x + 1) floats at
+// table[first[b]].
 // Cost: (32 + 2 half_y) (32 + 2 half_x) / 1024 model reads per pixel, and two operations for each component in reach.
 //
 // Launch: grid (ceil(nx / 32), ceil(ny / 32), planes), block (32, 8).
@@ -33,10 +34,10 @@ extern "C" __global__ void __launch_bounds__(256) add_gaussians(
     for (int start = 0; start < reach; start += THREADS) {
         const int i = start + t, my_y = bottom + i / (right - left), my_x = left + i % (right - left);
         const float mine = i < reach ? model[(size_t)my_y * nx + my_x] : 0.0f;
-        const unsigned votes = __ballot_sync(0xffffffffu, mine != 0.0f);
+        const unsigned votes = __ballot_sync(ALL_LANES, mine != 0.0f);
         if (lane == 0) found[warp] = __popc(votes);
         __syncthreads();
-        int place = __popc(votes & ((1u << lane) - 1)), components = 0;
+        int place = votes_below(votes, lane), components = 0;
         for (int w = 0; w < THREADS / 32; w++) {
             if (w < warp) place += found[w];
             components += found[w];

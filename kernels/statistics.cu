@@ -1,25 +1,25 @@
 // Peak and noise of many planes.
 //
-// Peak: the largest |value| inside the mask, ties to the lowest index. Magnitudes are compared as integers (the same order
-// as floats of one sign, and what is not finite is larger than all that is), together with the index, in one 64-bit number.
+// Peak: the largest |value| inside the mask, ties to the lowest index. Magnitude and index are compared together as one 64-bit
+// integer; values that are not finite are larger than all others.
 //
-// Noise: 1.4826 times the median absolute deviation from the median, exactly: the element of rank (n - 1) / 2, found digit
-// by digit (radix select on the bits: 11, 11 and 10 of them). Each pass counts the digits of the elements that begin like the
-// one sought; first for the values, then for their distances from the median. Counts are integers: any order gives the same.
+// Noise: 1.4826 times the median absolute deviation from the median, exactly. The element of rank (n - 1) / 2 is found digit
+// by digit (radix select on 11, 11 and 10 bits). Each pass counts the next digits of the elements that begin like the element
+// sought, first for the values, then for their distances from the median. Counts are integers: any order gives the same.
 //
 // Memory: values (slots, pixels) float32; slot[b] is where plane b of the batch lies. A plane's mask is mask_of[slot], -1
 // for everywhere, in masks (any, pixels). Cost: each pass reads 4 bytes per pixel; seven passes for peak and noise.
 //
 // Launches:
-//   peak       grid (any, planes), block 256; key zero before
-//   histogram  grid (any, planes), block 512, and after each
-//   choose     grid (planes), block 256; for stage 0, 1, 2 (median), then 3, 4, 5 (deviation); before the first, counts and
-//              prefix zero and rank (pixels - 1) / 2
+//   peak       grid (any, planes), block 256; key is zero before
+//   histogram  grid (any, planes), block 512, followed by
+//   choose     grid (planes), block 256; both for stages 0, 1, 2 (median) and 3, 4, 5 (deviation). Before the first, counts
+//              and prefix are zero and rank is (pixels - 1) / 2
 
 constexpr int BINS = 2048;
 
 __device__ __forceinline__ unsigned long long warp_largest(unsigned long long key) {
-    for (int d = 16; d > 0; d /= 2) key = max(key, __shfl_xor_sync(0xffffffffu, key, d));
+    for (int d = 16; d > 0; d /= 2) key = max(key, __shfl_xor_sync(ALL_LANES, key, d));
     return key;
 }
 
@@ -35,7 +35,7 @@ extern "C" __global__ void __launch_bounds__(256) peak(
     unsigned long long best = 0;
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < pixels; i += gridDim.x * blockDim.x)
         if (!allowed || allowed[i])
-            best = max(best, (unsigned long long)(__float_as_uint(plane[i]) & 0x7fffffffu) << 32 | (0xffffffffu - i));
+            best = max(best, (unsigned long long)magnitude(plane[i]) << 32 | (0xffffffffu - i));
     best = warp_largest(best);
     if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = best;
     __syncthreads();
@@ -54,7 +54,7 @@ __device__ __forceinline__ float disordered(unsigned key) {
     return __uint_as_float(key >> 31 ? key & 0x7fffffffu : ~key);
 }
 
-// counts[b][d] += elements of plane b that begin with prefix[b] and go on with digit d.
+// counts[b][d] += number of elements of plane b that begin with prefix[b] followed by digit d.
 extern "C" __global__ void __launch_bounds__(512) histogram(
     const float* __restrict__ values, const int* __restrict__ slot, int pixels, int stage,
     const unsigned* __restrict__ prefix, const float* __restrict__ median, unsigned* __restrict__ counts)
@@ -75,7 +75,7 @@ extern "C" __global__ void __launch_bounds__(512) histogram(
         if (mine[d]) atomicAdd(&counts[b * BINS + d], mine[d]);
 }
 
-// Which digit the element of rank[b] has; counts are cleared for the next pass, median and noise written when complete.
+// Find the digit of the element of rank[b], and clear the counts for the next pass; write median and noise when complete.
 extern "C" __global__ void __launch_bounds__(256) choose(
     int pixels, int stage, unsigned* __restrict__ counts, unsigned* __restrict__ prefix, unsigned* __restrict__ rank,
     float* __restrict__ median, double* __restrict__ noise)

@@ -1,28 +1,15 @@
-// Samples sorted by tiles of the uv grid, once per chunk: what grid.cu works on.
+// Samples sorted by tiles of the uv grid, once per chunk, for grid.cu.
 //
 // In: samples of many planes, one after another (plane p holds first[p] to first[p + 1]); planes may be empty, and planes
-// that share rows share uvw. Out: a sort key for every sample, and, after the sort, the samples in sorted order with their
-// first cell and the fraction of a cell beyond it. Positions are float64 up to there.
+// that share rows share uvw. Out: a sort key for every sample, and after the sort the samples in sorted order, with their
+// first cell and the fraction of a cell beyond it. Positions are float64 until then.
 //
 // Signs: a sample lies at x = u cell_x fft_x, y = -v cell_y fft_y cells, modulo the grid, so that the image is the inverse
 // FFT (exp +) of the grid. Its conjugate lies at -(x, y): for images that are real, samples are turned to x >= 0 and half
 // the grid is enough; with w they are turned to w >= 0 instead, which halves the range of w.
-//
-// -DREAL=double for double precision, -DSUPPORT=n for the kernel's support.
-#ifndef REAL
-#define REAL float
-#endif
-#ifndef SUPPORT
-#define SUPPORT 6
-#endif
 
-template <typename T> struct Pair;
-template <> struct Pair<float> { typedef float2 type; };
-template <> struct Pair<double> { typedef double2 type; };
-typedef Pair<REAL>::type COMPLEX;
-
-// Where a sample falls: x, y, w are the first cells that the kernel reaches, counted from the first that any can reach;
-// z = -1 to 1 is where tap polynomials are taken (GriddingKernel.taps).
+// Where a sample falls: x, y, w are the first cells that the kernel reaches, counted from the first that any sample can
+// reach; the tap polynomials (GriddingKernel.coefficients) are evaluated at z, from -1 to 1.
 struct Spot {
     int x, y, w;
     double zx, zy, zw;
@@ -52,7 +39,7 @@ __device__ __forceinline__ Spot locate(const double* uvw, double per_metre, doub
     return s;
 }
 
-// Sort keys, (plane, tile, first w plane) in this order; `dropped` for samples without weight, to be sorted last.
+// Sort keys: (plane, tile, first w plane) in this order; `dropped` for samples without weight, which sort last.
 // One thread per sample of the largest plane, blockIdx.y the plane.
 extern "C" __global__ void sort_keys(const double* __restrict__ uvw, const float* __restrict__ weight,
                                      const long long* __restrict__ first, const long long* __restrict__ first_row,
@@ -72,8 +59,8 @@ extern "C" __global__ void sort_keys(const double* __restrict__ uvw, const float
     key[k] = mine;
 }
 
-// Samples in sorted order: order[k] is the number of the sample that is k-th. With w, visibilities are turned by
-// exp(-2 pi i w centre), which moves n - 1 to n - 1 - centre (gridding_kernel.WPlanes).
+// Samples in sorted order: order[k] is the number of the k-th sample. With w, visibilities are turned by
+// exp(-2 pi i w centre), which moves n - 1 to n - 1 - centre (WPlanes in gridding_kernel.py).
 extern "C" __global__ void place_samples(const double* __restrict__ uvw, const float2* __restrict__ vis,
                                          const float* __restrict__ weight, const long long* __restrict__ first,
                                          const long long* __restrict__ first_row, const double* __restrict__ per_metre,

@@ -1,15 +1,15 @@
 // Imaging weights: natural, uniform or Briggs, per channel, with a taper in the uv plane.
 //
 // Algorithm: Briggs 1995 in tclean's per-channel form. Weights are summed on the uv cells of the image itself, folded into
-// the half plane v >= 0; the cell that takes a weight is found in double precision, the cell whose density is looked up in
-// single precision, as tclean does (worth 3e-5 of the sum of weights).
+// the half plane v >= 0. The cell that takes a weight is found in double precision, the cell whose density is looked up in
+// single precision, as tclean does: worth 3e-5 of the sum of weights.
 //
-// Many channels in one launch, of any numbers of samples: blockIdx.y is the channel c, whose samples are first[c] up to
-// first[c + 1] of the sample arrays and whose uvw rows begin at first_row[c] (channels that share rows share uvw).
+// One launch does many channels with any numbers of samples. blockIdx.y is the channel c; its samples are first[c] up to
+// first[c + 1] of the sample arrays, and its uvw rows begin at first_row[c] (channels that share rows share uvw).
 //
 // Order of sums: the density is summed as 64-bit integers, exact and therefore the same in any order. Each weight is
 // rounded to 2^-61 of (largest weight * number of samples) of its channel. Sums of squares and of weights are float64: thread
-// t of 1024 takes elements t, t + 1024, ... and the threads' sums are added as a tree, so nothing but the data decides.
+// t of 1024 takes elements t, t + 1024, ... and the threads' sums are added as a tree, so only the data decide.
 //
 // Memory: density (channels, half_v + 1, 2 half_u + 1), uint64. Cost: 28 bytes read and 8 written per sample for the
 // cells, one 64-bit atomic for the density, one scattered read for the weight.
@@ -30,7 +30,7 @@ __device__ __forceinline__ int folded(int iu, int iv, int half_u) {
 
 __device__ __forceinline__ int clamped(int i, int half) { return min(max(i, -half), half); }
 
-// Binary digits of the density that stand behind the point: a cell holds less than 2^61, the origin twice that.
+// Binary digits of the density behind the binary point: a cell holds less than 2^61, the origin twice that.
 __device__ __forceinline__ int density_digits(int inside, unsigned largest) {
     int exponent;
     frexpf(__uint_as_float(largest), &exponent);  // largest < 2^exponent
@@ -50,8 +50,8 @@ __device__ __forceinline__ double block_sum(double mine, double* partial) {
     return sum;
 }
 
-// The cell that takes each sample's weight and the cell whose density counts, -1 for samples without weight or beyond the
-// image's uv plane; per channel the number of the others, and the bits of their largest weight.
+// Find the cell that takes each sample's weight and the cell whose density counts, -1 for samples without weight or beyond the
+// image's uv plane; for each channel also the number of the other samples, and the bits of their largest weight.
 extern "C" __global__ void __launch_bounds__(256, 2) uv_cells(
     const double* __restrict__ uvw,           // (rows, 3), metres
     const float* __restrict__ weight,         // (samples)

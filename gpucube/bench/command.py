@@ -9,12 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from gpucube.bench.machine import cores
+from gpucube.bench.machine import busy_percent, cores
 from gpucube.errors import GpucubeError
 from gpucube.schema.validation import suggestion
 
@@ -37,11 +36,8 @@ def _parser() -> _Parser:
         prog="python -m gpucube.bench",
         allow_abbrev=False,
         description="What throughput this machine gives, and what limits it.",
-        epilog="Without an experiment: seconds, rates and floors of every stage. scaling: cost against channels, rows, "
-        "image size and workers. convergence: every channel on its own schedule against chunks in lock step and one task "
-        "per channel.",
+        epilog="Experiments on scaling and convergence need a checkout of gpucube: see bench/README.md there.",
     )
-    parser.add_argument("experiment", nargs="?", help="scaling or convergence (default: the stages of a workload)")
     parser.add_argument(
         "--workload", nargs="+", default=["vla-hi"], metavar="NAME|FILE", help="built-in names, YAML files, or all"
     )
@@ -68,13 +64,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = _parser()
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
-        raise GpucubeError(
-            f"unknown option {unknown[0]!r}{suggestion(unknown[0].partition('=')[0], parser._option_string_actions)}"
-        )
-    if options.experiment not in (None, "scaling", "convergence"):
-        names = ("scaling", "convergence")
-        advice = suggestion(options.experiment, names) or f": there are {' and '.join(names)}"
-        raise GpucubeError(f"no experiment {options.experiment!r}{advice}")
+        advice = suggestion(unknown[0].partition("=")[0], parser._option_string_actions)
+        raise GpucubeError(f"unknown option {unknown[0]!r}{advice or '; see python -m gpucube.bench --help'}")
     if options.device not in DEVICES:
         raise GpucubeError(f"no device {options.device!r}: there are {', '.join(DEVICES)}")
     for name in ("workers", "repeat"):
@@ -139,22 +130,10 @@ def _run(given: Sequence[str]) -> int:
     device, note = hardware.kind, hardware.note
     options.workers = options.workers or (device.lanes if hardware.gpu_count else cores())
     from gpucube.bench import report
-    from gpucube.bench.machine import Others
 
-    others = Others()
-    time.sleep(1.0)
-    busy = round(100 * others.share())
+    busy = busy_percent()
     old = report.read_result(options.compare) if options.compare else None
-    if options.experiment == "scaling":
-        from gpucube.bench.scaling import measure_scaling
-
-        text, result = measure_scaling(given, device, options.workers, options.repeat)
-    elif options.experiment == "convergence":
-        from gpucube.bench.convergence import measure_convergence
-
-        text, result = measure_convergence(given, device, options.workers, options.repeat)
-    else:
-        text, result = _measure_stages(given, options, device, sizes, stages)
+    text, result = _measure_stages(given, options, device, sizes, stages)
     result["machine"]["busy_before_percent"] = busy
     print(f"{text}\nOther programs used {busy} % of the machine before the start.")
     print(f"{note[0].upper()}{note[1:]}.\n" if note else "")
@@ -186,7 +165,7 @@ def _measure_stages(
             request = Request(device, options.workers, size, options.repeat, stages, seconds)
             outcome = run_ms(options.ms, workload, request) if options.ms else run_workload(workload, request)
             results.append(report.as_json(outcome, stages))
-    result = report.document(given, results)
+    result = report.document(["python -m gpucube.bench", *given], results)
     pages = [f"# `{result['command']}`", "", report.head(result) + ".", ""]
     pages += [report.page(r) for r in results]
     return "\n".join(pages), result

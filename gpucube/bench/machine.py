@@ -59,6 +59,13 @@ class Others:
         return min(1.0, max(0.0, (busy - own) / (elapsed * (os.cpu_count() or 1))))
 
 
+def busy_percent(seconds: float = 1.0) -> int:
+    """Share of the machine that other programs use during the next `seconds`."""
+    others = Others()
+    time.sleep(seconds)
+    return round(100 * others.share())
+
+
 def accelerators() -> list[str]:
     """Names of the NVIDIA GPUs, as nvidia-smi tells them; empty without a driver."""
     if shutil.which("nvidia-smi") is None:

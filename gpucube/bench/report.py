@@ -104,7 +104,7 @@ def document(command: Sequence[str], results: Sequence[dict[str, Any]], **more: 
     """The whole JSON file."""
     return {
         "format": FORMAT,
-        "command": " ".join(["python -m gpucube.bench", *command]),
+        "command": " ".join(command),
         "machine": machine(),
         "versions": versions(),
         "results": list(results),

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from gpucube import disk
 from gpucube.constants import LIGHT_SPEED
 from gpucube.errors import GpucubeError
 
@@ -246,18 +247,11 @@ def write_rows(partition: Partition, first: int, uvw: np.ndarray, vis: np.ndarra
         size = values.itemsize
         for s, slot in np.ndindex(values.shape[:2]):
             runs.append((name, ((s * nslot + slot) * nrow + first) * size, values[s, slot]))
-    files = {name: os.open(partition.path(name), os.O_WRONLY) for name in ("uvw", "vis", "weight")}
-    try:
-        for name, offset, values in runs:
-            data = memoryview(values).cast("B")
-            while data:
-                written = os.pwrite(files[name], data, offset)
-                data, offset = data[written:], offset + written
-    except OSError as error:
-        raise GpucubeError(f"cannot write the visibility store in {partition.folder}: {error.strerror}") from None
-    finally:
-        for file in files.values():
-            os.close(file)
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(disk.opened(partition.path(name))) for name in ("uvw", "vis", "weight")}
+        with disk.explain(f"cannot write the visibility store in {partition.folder}"):
+            for name, offset, values in runs:
+                disk.write_all(files[name], memoryview(values).cast("B"), offset)
 
 
 UV_TILES = 64
@@ -302,19 +296,15 @@ def allocate(partitions: Sequence[Partition], owner: str = "") -> None:
         ) from None
     except OSError as error:
         raise GpucubeError(f"scratch folder {folder} cannot be made: {error.strerror}") from None
-    free = shutil.disk_usage(folder).free
-    if need > free:
-        os.rmdir(folder)
-        raise GpucubeError(
-            f"the visibility store needs {need / 1e9:.2f} GB but {folder} has only {free / 1e9:.2f} GB free: "
-            "name another folder with scratch"
-        )
-    with open(os.path.join(folder, OWNER_FILE), "w") as file:
-        file.write(os.path.abspath(owner))
-    for p in partitions:
-        samples = int(np.prod(p.shape))
-        for name, size in (("uvw", 24 * p.nrow), ("order", 4 * p.nrow), ("vis", 8 * samples), ("weight", 4 * samples)):
-            _reserve(p.path(name), size)
+    try:
+        disk.check_space(folder, need, "the visibility store needs", "scratch")
+        disk.write_whole(os.path.join(folder, OWNER_FILE), os.path.abspath(owner))
+        for p in partitions:
+            for name, size in _sizes(p).items():
+                disk.reserve(p.path(name), size)
+    except BaseException:
+        disk.remove_tree(folder)
+        raise
 
 
 OWNER_FILE = "gpucube-scratch"
@@ -338,7 +328,7 @@ def belongs_to(folder: str, owner: str) -> bool:
 def clear_leftover(folder: str, owner: str) -> None:
     """Remove the scratch folder of an earlier run of the same owner, whose lock must be held; nobody else's."""
     if belongs_to(folder, owner):
-        shutil.rmtree(folder, ignore_errors=True)
+        disk.remove_tree(folder)
 
 
 def _boot() -> str:
@@ -362,10 +352,7 @@ def save_state(store: VisibilityStore, identity: dict[str, Any]) -> None:
         "power": store.power.tolist(),
         "ms_bytes_read": store.ms_bytes_read,
     }
-    path = os.path.join(store.folder, _STATE_FILE)
-    with open(path + ".new", "w") as file:
-        json.dump(state, file)
-    os.replace(path + ".new", path)
+    disk.write_whole(os.path.join(store.folder, _STATE_FILE), json.dumps(state))
 
 
 def load_state(folder: str, identity: dict[str, Any]) -> VisibilityStore | None:
@@ -392,21 +379,13 @@ def load_state(folder: str, identity: dict[str, Any]) -> VisibilityStore | None:
 
 
 def _whole(partition: Partition) -> bool:
-    samples = int(np.prod(partition.shape))
-    sizes = {"uvw": 24 * partition.nrow, "order": 4 * partition.nrow, "vis": 8 * samples, "weight": 4 * samples}
     return all(
         os.path.isfile(partition.path(name)) and os.path.getsize(partition.path(name)) >= size
-        for name, size in sizes.items()
+        for name, size in _sizes(partition).items()
     )
 
 
-def _reserve(path: str, nbytes: int) -> None:
-    """Give a file real blocks: a memory-mapped hole on a full disk would end in a bus error."""
-    with open(path, "wb") as file:
-        if nbytes:
-            try:
-                os.posix_fallocate(file.fileno(), 0, int(nbytes))
-            except OSError as error:
-                raise GpucubeError(f"{path}: {error.strerror} ({nbytes / 1e9:.2f} GB wanted)") from None
-        else:
-            file.write(b"\0")
+def _sizes(partition: Partition) -> dict[str, int]:
+    """Bytes of every array of a partition."""
+    samples = int(np.prod(partition.shape))
+    return {"uvw": 24 * partition.nrow, "order": 4 * partition.nrow, "vis": 8 * samples, "weight": 4 * samples}

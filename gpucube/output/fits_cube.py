@@ -13,19 +13,17 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import zlib
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpucube import disk
 from gpucube.errors import GpucubeError
 from gpucube.output.fits_header import _BEAM_ROW, _add_date, _padded, _primary_header, _printable, _tables
-from gpucube.output.paths import existing_products, product_path
+from gpucube.output.paths import RunPaths
 from gpucube.sky.beam import Beam, RestoringBeam
 from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
@@ -104,10 +102,8 @@ def write_plane(cube: CubeFile, stokes_index: int, channel: int, plane: np.ndarr
     offset = cube.plane_offset(stokes_index, channel)
     data = plane.astype(">f4", order="C")
     content = data.reshape(-1).view(np.uint8).data
-    try:
-        _write_at(cube.path, content, offset)
-    except OSError as error:
-        raise GpucubeError(f"cannot write channel {channel} to {cube.path}: {error.strerror}") from error
+    with disk.explain(f"cannot write channel {channel} to {cube.path}"):
+        disk.write_at(cube.path, content, offset)
     return f"{zlib.crc32(content):08x}"
 
 
@@ -134,14 +130,8 @@ def sync(cube: CubeFile) -> None:
     GpucubeError
         The file system refuses.
     """
-    try:
-        descriptor = os.open(cube.path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise GpucubeError(f"cannot write {cube.path}: {error.strerror}") from None
+    with disk.explain(f"cannot write {cube.path}"):
+        disk.sync(cube.path)
 
 
 def create_cubes(
@@ -191,8 +181,8 @@ def create_cubes(
         A product of this imagename exists, the folder cannot be written, the disk is too small, or the Stokes
         parameters are not evenly spaced. Then nothing is left behind, and existing products are as they were.
     """
-    targets = {product: Path(product_path(imagename, product)) for product in products}
-    existing = existing_products(imagename)
+    paths = RunPaths(os.fspath(imagename))
+    existing = paths.existing()
     if existing and not overwrite:
         raise GpucubeError(f"{existing[0]} exists; give another imagename, or overwrite=True to replace it")
     for path in existing:
@@ -209,34 +199,27 @@ def create_cubes(
             _add_date(header, dateobs)
         heads[product] = header.tostring().encode("ascii")
         tails[product] = _tables(product, axis, len(stokes), restoring_beam)
-    cubes = {product: CubeFile(str(targets[product]), len(heads[product]), *shape) for product in products}
+    cubes = {product: CubeFile(paths.product(product), len(heads[product]), *shape) for product in products}
     needed = sum(cube.data_end + len(tails[product]) for product, cube in cubes.items())
-    folder = Path(imagename).absolute().parent
-    made = _make_folder(folder)
     # under other names until all of them exist: a failure must cost the user neither space nor the old products
-    fresh = {product: Path(f"{target}.new") for product, target in targets.items()}
-    try:
-        _check_space(folder, needed, existing)
-        for product, cube in cubes.items():
-            fresh[product].unlink(missing_ok=True)
-            with open(fresh[product], "xb") as file:  # follows no link
-                file.write(heads[product])
-                file.truncate(cube.data_end)
-                file.seek(cube.data_end)
-                file.write(tails[product])
-        for path in existing:
-            path.unlink()
-        for product, path in fresh.items():
-            path.rename(targets[product])
-    except BaseException as error:
-        for path in fresh.values():
-            path.unlink(missing_ok=True)
-        with suppress(OSError):  # somebody else may have put a file there meanwhile
-            for path in made:
-                path.rmdir()
-        if isinstance(error, OSError):
-            raise GpucubeError(f"cannot create the products of {imagename}: {error.strerror}") from error
-        raise
+    fresh = {product: f"{cube.path}.new" for product, cube in cubes.items()}
+    with disk.folder_made(paths.folder), disk.explain(f"cannot create the products of {imagename}"):
+        disk.check_space(paths.folder, needed, "the cubes need", "imagename", sum(map(disk.space_taken, existing)))
+        try:
+            for product, cube in cubes.items():
+                with disk.create(fresh[product]) as file:
+                    file.write(heads[product])
+                    file.truncate(cube.data_end)
+                    file.seek(cube.data_end)
+                    file.write(tails[product])
+            for path in existing:
+                path.unlink()
+            for product, cube in cubes.items():
+                os.replace(fresh[product], cube.path)
+        except BaseException:
+            for name in fresh.values():
+                disk.remove(name)
+            raise
     return cubes
 
 
@@ -270,7 +253,7 @@ def write_beam_table(cube: CubeFile, beams: Sequence[Sequence[Beam | None]]) -> 
             beam = of_channel[have[nearest]] if have.size else pixel
             arcsec = math.degrees(beam.bmaj) * 3600, math.degrees(beam.bmin) * 3600
             rows[index, channel] = (*arcsec, math.degrees(beam.bpa), channel, index)
-    _write_at(cube.path, rows.tobytes(), rows_offset)
+    disk.write_at(cube.path, rows.tobytes(), rows_offset)
 
 
 def write_single_beam(cube: CubeFile, beam: Beam) -> None:
@@ -289,36 +272,4 @@ def write_single_beam(cube: CubeFile, beam: Beam) -> None:
     for key, angle in (("BMAJ", beam.bmaj), ("BMIN", beam.bmin), ("BPA", beam.bpa)):
         place = next(at for at in range(0, len(header), 80) if header.startswith(f"{key:<8}= ".encode(), at))
         comment = fits.Card.fromstring(header[place : place + 80]).comment
-        _write_at(cube.path, fits.Card(key, math.degrees(angle), comment).image.encode("ascii"), place)
-
-
-def _write_at(path: str, data: bytes | memoryview, offset: int) -> None:
-    """Write all of `data`; the kernel takes at most 2 GiB at a time."""
-    descriptor = os.open(path, os.O_WRONLY)
-    try:
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(descriptor, view, offset)
-            view, offset = view[written:], offset + written
-    finally:
-        os.close(descriptor)
-
-
-def _make_folder(folder: Path) -> list[Path]:
-    """Make a folder and its parents; return those that were missing, innermost first."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise GpucubeError(f"cannot make the folder {folder} for the products: {error.strerror}") from error
-    return missing
-
-
-def _check_space(folder: Path, needed: int, replaced: Sequence[Path]) -> None:
-    """Refuse a job that the disk cannot hold; the space of replaced files counts as free."""
-    free = shutil.disk_usage(folder).free + sum(512 * path.lstat().st_blocks for path in replaced)
-    if needed > free:
-        raise GpucubeError(
-            f"the products need {needed / 1e9:.3g} GB and {folder} has {free / 1e9:.3g} GB free;"
-            " ask for fewer products or channels, smaller images, or another disk"
-        )
+        disk.write_at(cube.path, fits.Card(key, math.degrees(angle), comment).image.encode("ascii"), place)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpucube.errors import GpucubeError
-from gpucube.output.paths import PRODUCT_UNITS
 from gpucube.sky.beam import Beam, RestoringBeam
 from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
@@ -21,6 +20,16 @@ if TYPE_CHECKING:
 
 BLOCK = 2880
 """Bytes of a FITS block."""
+
+PRODUCT_UNITS = {
+    "image": "Jy/beam",
+    "residual": "Jy/beam",
+    "model": "Jy/pixel",
+    "psf": "",
+    "dirty": "Jy/beam",
+    "mask": "",
+}
+"""Brightness unit of every product."""
 
 STOKES_CODES = {"I": 1, "pseudoI": 1, "Q": 2, "U": 3, "V": 4}
 """FITS value of each Stokes parameter."""

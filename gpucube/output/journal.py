@@ -10,17 +10,15 @@ scheduler see by it that the cubes are no longer theirs (`Lease`). A finished ru
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import secrets
 import sys
 import threading
-import time
 import zlib
 from collections.abc import Iterable, Iterator, MutableMapping
-from contextlib import suppress
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,9 +26,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from gpucube import disk
 from gpucube.errors import GpucubeError
 from gpucube.output.fits_cube import CubeFile
-from gpucube.output.paths import journal_path
+from gpucube.output.paths import RunPaths
 from gpucube.output.records import ChannelRecord
 
 FORMAT = 2
@@ -210,7 +209,7 @@ def read_journal(imagename: str) -> Unfinished | None:
     GpucubeError
         It cannot be read, or is of another version.
     """
-    path = journal_path(imagename)
+    path = RunPaths(imagename).journal
     a_cube, a_record = TypeAdapter(CubeFile), TypeAdapter(ChannelRecord)
     try:
         lines = [value for value, _ in _lines(path)]
@@ -265,16 +264,14 @@ class Journal:
     """
 
     def __init__(self, imagename: str, identity: dict[str, Any], resume: bool):
-        self.path = journal_path(imagename)
+        self.path = RunPaths(imagename).journal
         self.cubes: dict[str, CubeFile] = {}
         self.records = SafeRecords()
         self.lease = Lease(os.path.abspath(self.path), secrets.token_hex(16))
         self._identity = identity
         self._mutex = threading.Lock()
-        try:
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
-        except OSError as error:
-            raise GpucubeError(f"cannot write the journal {self.path}: {error.strerror}") from None
+        with self._explained():
+            self._file = disk.open_log(self.path)
         try:
             self._lock(imagename)
             if resume:
@@ -285,20 +282,12 @@ class Journal:
             raise
 
     def _lock(self, imagename: str) -> None:
-        try:
-            self._take()
-            gone = not os.path.exists(self.path) or os.stat(self.path).st_ino != os.fstat(self._file).st_ino
-        except BlockingIOError:
-            gone = True
-        if gone:
+        # the file may have been removed, by a run that came to its end, between opening and locking it
+        if not (disk.lock(self._file) and disk.is_file_at(self._file, self.path)):
             raise GpucubeError(f"another run is making {imagename} now: wait for it, or give another imagename")
 
-    def _take(self) -> None:
-        for _ in range(10):
-            with suppress(BlockingIOError):  # perhaps somebody only looks whether there is a run
-                return fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            time.sleep(0.02)
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    def _explained(self) -> AbstractContextManager[None]:
+        return disk.explain(f"cannot write the journal {self.path}")
 
     def _read(self) -> None:
         """Take over an earlier run; a line cut off by a crash, and what follows it, do not count."""
@@ -319,16 +308,10 @@ class Journal:
         """Put the name of this run in the place of the one that is taken up."""
         if not self.cubes:
             return
-        try:
+        with self._explained():
             # not through the journal's own descriptor, which can only append
-            file = os.open(self.path, os.O_WRONLY | os.O_NOFOLLOW)
-            try:
-                os.pwrite(file, self.lease.run.encode(), len(_RUN_PREFIX))
-                os.fsync(file)
-            finally:
-                os.close(file)
-        except OSError as error:
-            raise GpucubeError(f"cannot write the journal {self.path}: {error.strerror}") from None
+            disk.write_at(self.path, self.lease.run.encode(), len(_RUN_PREFIX))
+            disk.sync(self.path)
 
     def _take_header(self, value: dict[str, Any]) -> None:
         _check_format(self.path, value)
@@ -350,11 +333,8 @@ class Journal:
         self.cubes, self.records = dict(cubes), SafeRecords()
         plain = {name: asdict(cube) for name, cube in cubes.items()}
         self._append([{"run": self.lease.run, "format": FORMAT, "fingerprint": self._identity, "cubes": plain}])
-        folder = os.open(os.path.dirname(os.path.abspath(self.path)), os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with self._explained():
+            disk.sync(os.path.dirname(os.path.abspath(self.path)))
 
     def add(self, records: Iterable[ChannelRecord]) -> None:
         """Note channels whose planes have been synced, and sync the note. May be called from any thread."""
@@ -369,16 +349,8 @@ class Journal:
             del self.records[channel]
 
     def _append(self, values: list[dict[str, Any]]) -> None:
-        data = memoryview("".join(json.dumps(v) + "\n" for v in values).encode())
-        whole = os.fstat(self._file).st_size
-        try:
-            while data:
-                data = data[os.write(self._file, data) :]
-            os.fsync(self._file)
-        except OSError as error:
-            with suppress(OSError):  # a line cut short would hide all that follow it
-                os.ftruncate(self._file, whole)
-            raise GpucubeError(f"cannot write the journal {self.path}: {error.strerror}") from None
+        with self._explained():  # a line cut short would hide all that follow it
+            disk.append(self._file, "".join(json.dumps(v) + "\n" for v in values).encode())
 
     def forget(self) -> None:
         """Remove the file: the run is finished, or nothing of it is worth keeping.
@@ -388,10 +360,8 @@ class Journal:
         GpucubeError
             The file system refuses.
         """
-        try:
+        with disk.explain(f"cannot remove the journal {self.path}"):
             os.unlink(self.path)
-        except OSError as error:
-            raise GpucubeError(f"cannot remove the journal {self.path}: {error.strerror}") from None
 
     def close(self) -> None:
         """Let go of the file and its lock; once is enough."""
@@ -410,14 +380,4 @@ class Journal:
 
 def is_locked(imagename: str) -> bool:
     """Whether a run on this imagename is going on now."""
-    try:
-        file = os.open(journal_path(imagename), os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(file)
-    return False
+    return disk.is_locked(RunPaths(imagename).journal)

@@ -1,61 +1,75 @@
-"""Where the files of a run lie."""
+"""Names of the files of a run: all of them follow from `imagename` and `scratch`."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
+from gpucube.schema.checks import PRODUCTS
 from gpucube.schema.parameters import Parameters
 
 
-def scratch_folder(parameters: Parameters) -> str:
-    """Absolute path of the folder of the visibility store: a worker of an existing cluster may run in another folder."""
-    return os.path.abspath(parameters.scratch or f"{parameters.imagename}.scratch")
+@dataclass(frozen=True)
+class RunPaths:
+    """Where the files of a run are.
 
+    Attributes
+    ----------
+    imagename : str
+        What the names of all products begin with.
+    scratch : str
+        Folder of the visibility store; ``<imagename>.scratch`` by default.
 
-def existing_parent(path: str) -> Path:
-    """The nearest folder above `path` that exists."""
-    folder = Path(path).absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    return folder
+    Examples
+    --------
+    >>> RunPaths("out/target").product("image")
+    'out/target.image.fits'
+    """
 
+    imagename: str
+    scratch: str = ""
 
-PRODUCT_UNITS = {
-    "image": "Jy/beam",
-    "residual": "Jy/beam",
-    "model": "Jy/pixel",
-    "psf": "",
-    "dirty": "Jy/beam",
-    "mask": "",
-}
-"""Brightness unit of every product."""
+    @classmethod
+    def of(cls, parameters: Parameters) -> RunPaths:
+        """The files of a run with these parameters."""
+        return cls(parameters.imagename, parameters.scratch or "")
 
+    @property
+    def folder(self) -> Path:
+        """Absolute path of the folder of the products."""
+        return Path(self.imagename).absolute().parent
 
-def existing_products(imagename: str | os.PathLike[str]) -> list[Path]:
-    """Files of an earlier run with this imagename."""
-    names = [f"{product}.fits" for product in PRODUCT_UNITS] + ["summary.json"]
-    return [path for path in (Path(f"{imagename}.{name}") for name in names) if os.path.lexists(path)]
+    def product(self, name: str) -> str:
+        """The FITS file of a product."""
+        return f"{self.imagename}.{name}.fits"
 
+    @property
+    def summary(self) -> str:
+        """What a finished run tells about itself."""
+        return f"{self.imagename}.summary.json"
 
-def product_path(imagename: str | os.PathLike[str], product: str) -> str:
-    """Where a product of an imagename lies."""
-    return f"{imagename}.{product}.fits"
+    @property
+    def report(self) -> str:
+        """The page of `gpucube report`."""
+        return f"{self.imagename}.report.html"
 
+    @property
+    def journal(self) -> str:
+        """What is safe of an unfinished run."""
+        return f"{self.imagename}.journal"
 
-def summary_path(imagename: str) -> str:
-    """Where the summary of an imagename lies."""
-    return f"{imagename}.summary.json"
+    @property
+    def scratch_folder(self) -> str:
+        """Folder of the visibility store, absolute: a worker of an existing cluster may run in another folder."""
+        return os.path.abspath(self.scratch or f"{self.imagename}.scratch")
 
+    @property
+    def working(self) -> RunPaths:
+        """Cubes in the scratch folder that the user did not ask for, but the run needs."""
+        return RunPaths(os.path.join(self.scratch_folder, "work"))
 
-def report_path(imagename: str) -> str:
-    """Where `gpucube report` puts its page."""
-    return f"{imagename}.report.html"
-
-
-def journal_path(imagename: str) -> str:
-    """Where the journal of an imagename lies."""
-    return f"{imagename}.journal"
+    def existing(self) -> list[Path]:
+        """Products and summary of an earlier run with this imagename."""
+        names = [*map(self.product, PRODUCTS), self.summary]
+        return [Path(name) for name in names if os.path.lexists(name)]

@@ -12,7 +12,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ValidationError, model_validator
 
 from gpucube.errors import GpucubeError
-from gpucube.output.paths import summary_path
+from gpucube.output.paths import RunPaths
 from gpucube.output.records import ChannelRecord
 
 
@@ -75,7 +75,7 @@ def read_summary(imagename: str) -> Summary | None:
     GpucubeError
         It cannot be read, or is not what gpucube writes.
     """
-    path = summary_path(imagename)
+    path = RunPaths(imagename).summary
     try:
         with open(path, "rb") as file:
             return Summary.model_validate_json(file.read())

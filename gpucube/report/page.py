@@ -1,424 +1,280 @@
 """`gpucube report`: one HTML page about a run, finished or not.
 
-In: an imagename, of which there is a journal (the run is cut off, or goes on) or a summary (it is finished), and its image cube
-where it is there. Out: `OUT.report.html`: what needs a look, pictures, what the run took, its parameters, a table of the
-channels. The page needs nothing beside it and runs nothing: no scripts, no links, pictures inside.
+In: an imagename with a journal or a summary, and its image cube if there is one. Out: ``OUT.report.html``, a single file that
+fetches nothing and runs no script; its pictures are inside. The words of the page are in ``page.html.j2``.
 
-Words of a header may come from anybody's MeasurementSet, and a summary can be edited: every word is bounded and escaped.
+Text may come from anybody's MeasurementSet, and a summary can be edited. So the template is rendered with autoescape, and
+`bounded` sees every value first.
 """
 
 from __future__ import annotations
 
 import base64
-import html
 import io
 import math
+import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from importlib import resources
+from typing import Any
 
 import numpy as np
+from astropy.coordinates import SkyCoord
+from astropy.io import fits
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
+from gpucube.disk import explain, write_whole
 from gpucube.errors import GpucubeError
-from gpucube.output.disk import write_whole
-from gpucube.output.journal import is_locked, read_journal
-from gpucube.output.paths import journal_path, product_path, report_path, summary_path
+from gpucube.output.paths import RunPaths
 from gpucube.output.records import ChannelRecord, StopCode
-from gpucube.output.summary import Summary, read_summary
+from gpucube.report.findings import findings, stop_codes
+from gpucube.report.plots import (
+    Cube,
+    channel_maps,
+    convergence,
+    radio_velocity,
+    read_cube,
+    shown_channels,
+    velocity_text,
+)
+from gpucube.report.state import Run, read_run
 from gpucube.schema.parameters import Parameters
 from gpucube.version import __version__
-from gpucube.words import counted, ranges, size_text
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from gpucube.words import counted, size_text
 
 MOST_ROWS = 2000
-"""Channels that the table holds: a page of ten thousand is of no use in a browser."""
+"""Rows of the table of channels: a browser has no use for ten thousand."""
 
 LONGEST_TEXT = 300
-"""Characters that are shown of any one word from a file."""
+"""Characters shown of any value."""
+
+PICTURE_DPI = 160
+"""Sharp on a screen with two device pixels to a CSS pixel, without doubling the size of the page."""
+
+DOCTYPE = "<!doctype html>"
 
 
-@dataclass(frozen=True)
-class Run:
-    """What is known of a run.
-
-    Attributes
-    ----------
-    imagename : str
-    nchan : int
-        Of the cube.
-    records : list of ChannelRecord
-        Of the channels that are safe on disk, in order of channel.
-    parameters : dict
-        By name, plain.
-    summary : Summary or None
-        None if the run is not finished.
-    at_work : bool
-        Whether it goes on now.
-    """
-
-    imagename: str
-    nchan: int
-    records: list[ChannelRecord]
-    parameters: dict[str, Any]
-    summary: Summary | None
-    at_work: bool = False
-
-
-def read_run(imagename: str) -> Run:
-    """What a run has left on disk.
-
-    Raises
-    ------
-    GpucubeError
-        There was no such run, or what it left is damaged.
-    """
-    # in this order: the run may end meanwhile; a summary is the last thing that it writes, and the first that a new one removes
-    at_work = is_locked(imagename)
-    begun, summary = read_journal(imagename), read_summary(imagename)
-    if summary is not None:
-        return Run(imagename, len(summary.channels), summary.channels, summary.parameters, summary)
-    if begun is not None:
-        known = {name: value for name, value in begun.fingerprint.items() if name in Parameters.model_fields}
-        return Run(imagename, begun.nchan, begun.records, known, None, at_work)
-    if at_work:
-        raise GpucubeError(f"the run on {imagename} is still reading its data: ask again when it images")
-    raise GpucubeError(
-        f"no run of that name: neither {summary_path(imagename)} nor {journal_path(imagename)} tells of one;"
-        " give what was given as imagename"
-    )
-
-
-def write_report(imagename: str, path: str = "") -> str:
-    """Write the page.
+def write_report(imagename: str | os.PathLike[str], path: str | os.PathLike[str] = "") -> str:
+    """Write the page about a run.
 
     Parameters
     ----------
-    imagename : str
-        Of a run.
-    path : str
-        Of the page; by default ``OUT.report.html``. A page that is there is replaced, any other file is not.
+    imagename : str or path
+        The imagename of the run.
+    path : str or path
+        Where to write the page, by default ``OUT.report.html``. An existing page is replaced; any other file is not.
 
     Returns
     -------
     str
-        The path.
+        The path of the page.
 
     Raises
     ------
     GpucubeError
-        There was no such run, what it left is damaged, or the page cannot be written.
+        There is no such run, its files are damaged, or the page cannot be written.
     """
-    path = path or report_path(imagename)
-    _refuse_what_is_no_page(path)
+    imagename = os.fspath(imagename)
+    path = os.fspath(path) or RunPaths(imagename).report
+    if os.path.lexists(path) and not _is_page(path):
+        raise GpucubeError(f"{path} is no report and would be lost: give another name to --html")
     write_whole(path, page(read_run(imagename)))
     return path
 
 
-_DOCTYPE = "<!doctype html>\n"
-
-
-def _refuse_what_is_no_page(path: str) -> None:
-    try:
-        with open(path, "rb") as file:
-            known = file.read(len(_DOCTYPE)) == _DOCTYPE.encode()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise GpucubeError(f"cannot write {path}: {error.strerror}") from None
-    if not known:
-        raise GpucubeError(f"{path} is no report and would be lost: give another name to --html")
-
-
-def findings(run: Run) -> list[str]:
-    """What an astronomer should look at before trusting the cube, the worst first; plain text, empty if there is nothing."""
-    found = []
-
-    def tell(records: Iterable[ChannelRecord], text: str) -> None:
-        if channels := [record.channel for record in records]:
-            found.append(f"{text} ({counted(len(channels), 'channel')}): {ranges(channels)}")
-
-    def stopped(*codes: StopCode) -> list[ChannelRecord]:
-        return [r for r in run.records if _codes(r) & set(codes)]
-
-    failed = stopped(StopCode.FAILED)
-    kinds = Counter(record.message.partition(":")[0] for record in failed)
-    for kind, _ in kinds.most_common(10):
-        tell((r for r in failed if r.message.partition(":")[0] == kind), f"failed, {kind}" if kind else "failed")
-    tell(
-        stopped(StopCode.PEAK_GREW, StopCode.PEAK_ABOVE_MINIMUM),
-        "diverged twice, best model kept; a mask, a lower gain or a higher cyclefactor may help",
-    )
-    tell((r for r in run.records if r.retried), "diverged once, rolled back and tried again")
-    if run.parameters.get("niter") != 0:
-        tell(stopped(StopCode.ITERATION_LIMIT), "not clean: niter was used up")
-    tell(stopped(StopCode.MAJOR_LIMIT), "not clean: nmajor was used up")
-    tell(stopped(StopCode.NO_CHANGE), "not clean: another cycle changed nothing")
-    tell(stopped(StopCode.ZERO_MASK), "not clean: the mask allows no pixel")
-    measured = [r for r in run.records if r.noise is not None and math.isfinite(r.noise)]
-    if measured:
-        usual = float(np.median([r.noise for r in measured]))
-        tell((r for r in measured if r.noise > 2 * usual), "more than twice the usual noise")
-    longest = {r.channel: r.beam["bmaj_arcsec"] for r in measured if r.beam and "bmaj_arcsec" in r.beam}
-    if longest:
-        usual = float(np.median(list(longest.values())))
-        far = (r for r in measured if not usual / 1.5 < longest.get(r.channel, usual) < 1.5 * usual)
-        tell(far, "beam more than 1.5 times as long, or as short, as usual")
-    tell((r for r in measured if r.flagged_fraction > 0.5), "more than half of the samples flagged")
-    tell(stopped(StopCode.NO_DATA), "no data, blank")
-    if run.summary is not None:
-        found += run.summary.warnings
-    return found
-
-
-def _codes(record: ChannelRecord) -> set[int]:
-    """Stop codes of all Stokes planes of a channel."""
-    return {plane.get("stop_code", record.stop_code) for plane in record.planes.values()} or {record.stop_code}
+def _is_page(path: str) -> bool:
+    with explain(f"cannot write {path}"), open(path, "rb") as file:
+        return file.read(len(DOCTYPE)) == DOCTYPE.encode()
 
 
 def page(run: Run) -> str:
-    """The whole page."""
-    cube = _cube(run)
-    title = " ".join(filter(None, ["gpucube:", cube.object if cube else "", run.imagename]))
-    parts = [
-        f"<h1>{_text(title)}</h1>",
-        f"<p class=state>{_text(_state(run))}</p>",
-        f"<p>Page made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.</p>",
-        _header(run, cube),
-        "<h2>To be looked at</h2>",
-        _list(findings(run)) or f"<p>Nothing{': every channel that is done went well' if run.records else ' yet'}.</p>",
-        "<h2>Why channels stopped</h2>",
-        _table(["channels", "reason"], [[n, r] for r, n in Counter(r.stop_reason for r in run.records).most_common()]),
-        *_pictures(run, cube),
-        *_costs(run),
-        "<h2>Channels</h2>",
-        _channels(run),
-        "<h2>Parameters</h2>",
-        "<p>Those that are not as they are by default come first.</p>",
-        _parameters(run.parameters),
-        f"<footer>gpucube {_text(__version__)}</footer>",
-    ]
-    body = "\n".join(part for part in parts if part)
-    return (
-        f'{_DOCTYPE}<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f"<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    """The whole page as HTML."""
+    cube, unreadable = _image_cube(run)
+    header = cube.header if cube else fits.Header()
+    template = _environment().from_string(resources.files(__package__).joinpath("page.html.j2").read_text("utf-8"))
+    return template.render(
+        run=run,
+        summary=run.summary,
+        failed=sum(record.stop_code == StopCode.FAILED for record in run.records),
+        findings=findings(run),
+        reasons=Counter(record.stop_reason for record in run.records).most_common(),
+        header=header,
+        phase_centre=_phase_centre(header),
+        rest_frequency=_rest_frequency(header),
+        noise=_noise(run),
+        unreadable=unreadable,
+        pictures=_pictures(run, cube),
+        rows=_rows(run),
+        most_rows=MOST_ROWS,
+        is_bad=_is_bad,
+        decimals=_decimals(run),
+        parameters=_parameters(run.parameters),
+        version=__version__,
+        now=datetime.now(UTC),
     )
 
 
-_STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.5rem; overflow-wrap: anywhere } h2 { font-size: 1.15rem; margin-top: 2rem }
-.state { font-size: 1.1rem } img { max-width: 100% }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { text-align: left; padding: .15rem .8rem .15rem 0; border-bottom: 1px solid #e5e5e5; vertical-align: top;
-         overflow-wrap: anywhere }
-.long td { white-space: nowrap } .long th { overflow-wrap: normal } .long td:last-child { white-space: normal }
-.right { text-align: right } .wide { overflow-x: auto } .bad td { background: #fdecea }
-summary { cursor: pointer } footer { color: #777; margin-top: 3rem }
-"""
-
-
-def _text(value: Any) -> str:
-    """Any word from outside: printable, bounded, escaped."""
-    shown = "".join(c if c.isprintable() else " " for c in str(value)[: LONGEST_TEXT + 1])
-    if len(shown) > LONGEST_TEXT:
-        shown = shown[:LONGEST_TEXT] + "\N{HORIZONTAL ELLIPSIS}"
-    return html.escape(shown)
-
-
-def _list(lines: Sequence[str]) -> str:
-    return "<ul>\n" + "\n".join(f"<li>{_text(line)}</li>" for line in lines) + "\n</ul>" if lines else ""
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]], marked: Callable[[int], bool] = lambda k: False) -> str:
-    """Numbers stand to the right, with three digits behind the point. `marked` tells which rows are red."""
-
-    def cell(value: Any) -> str:
-        text = _text(f"{value:z.3f}" if isinstance(value, float) else value)
-        return f"<td{' class=right' if isinstance(value, int | float) else ''}>{text}</td>"
-
-    lines = ["<tr>" + "".join(f"<th>{_text(word)}</th>" for word in head) + "</tr>"] if head else []
-    for k, row in enumerate(rows):
-        lines.append(f"<tr{' class=bad' if marked(k) else ''}>" + "".join(map(cell, row)) + "</tr>")
-    return f"<div class=wide><table{' class=long' if head else ''}>\n" + "\n".join(lines) + "\n</table></div>"
-
-
-def _state(run: Run) -> str:
-    if run.summary is None:
-        done = f"{len(run.records)} of {counted(run.nchan, 'channel')} are safe on disk"
-        return (
-            f"Going on now: {done}." if run.at_work else f"Not finished: {done}; the same call with --resume goes on."
-        )
-    failed = sum(r.stop_code == StopCode.FAILED for r in run.records)
-    ended = (
-        f"{failed} of {counted(run.nchan, 'channel')} failed" if failed else f"{counted(run.nchan, 'channel')} imaged"
+def _environment() -> Environment:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, finalize=bounded, trim_blocks=True, lstrip_blocks=True
     )
-    return f"Finished: {ended} in {run.summary.wall_seconds:.1f} s."
+    environment.filters |= {
+        "counted": counted,
+        "size": size_text,
+        "plain": _plain,
+        "pairs": _pairs,
+        "fixed": lambda value, decimals, scale=1.0: "" if value is None else f"{scale * value:z.{decimals}f}",
+        "beam": _beam,
+    }
+    return environment
 
 
-@dataclass(frozen=True)
-class _Shown:
-    """The image cube, and what its header says."""
-
-    path: str
-    object: str
-    telescope: str
-    date: str
-    restfreq: float
+def bounded(value: object) -> object:
+    """Make any value printable text of at most `LONGEST_TEXT` characters. `Markup`, which only this package makes, passes."""
+    if isinstance(value, Markup):
+        return value
+    text = "".join(c if c.isprintable() else " " for c in str(value)[: LONGEST_TEXT + 1])
+    return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def _cube(run: Run) -> _Shown | None:
-    """None if there is no image, or one without pixels yet."""
-    from astropy.io import fits
+def _plain(value: Any, separator: str = ", ") -> str:
+    """The value of a parameter."""
+    if isinstance(value, list):
+        return separator.join(_plain(item) for item in value)
+    return f"{value:.15g}" if isinstance(value, float) else str(value)
 
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {v:.1f}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+
+
+def _beam(beam: Mapping[str, float] | None) -> str:
+    axes = ((beam or {}).get(name) for name in ("bmaj_arcsec", "bmin_arcsec", "bpa_deg"))
+    return ", ".join(f"{value:#.4g}" for value in axes if value is not None)
+
+
+def _image_cube(run: Run) -> tuple[Cube | None, str]:
+    """The image cube if it has pixels, and its path if it exists but cannot be read."""
     if run.summary is None and run.parameters.get("restoringbeam") == "common":
-        return None  # restored when all channels are there
-    path = product_path(run.imagename, "image")
+        return None, ""  # nothing is restored before all channels are there
+    path = RunPaths(run.imagename).product("image")
     try:
-        header = fits.getheader(path)
-    except OSError:
-        return None
-    if header.get("NAXIS") != 4 or header.get("NAXIS3") != run.nchan:
-        return None
-    rest = header.get("RESTFRQ", 0.0)
-    words = (str(header.get(key, "")) for key in ("OBJECT", "TELESCOP", "DATE-OBS"))
-    return _Shown(path, *words, rest if isinstance(rest, float) and rest > 0 else 0.0)
+        cube = read_cube(path)
+    except FileNotFoundError:
+        return None, ""
+    except (OSError, ValueError, TypeError, KeyError, IndexError):
+        return None, path  # a copy that was cut short, or a file of another program
+    return (cube, "") if len(cube.planes) == run.nchan else (None, path)
 
 
-def _header(run: Run, cube: _Shown | None) -> str:
-    rows: list[Sequence[Any]] = [["MeasurementSets", _plain(run.parameters.get("vis", ""))]]
-    if cube is not None:
-        rows += [["telescope", cube.telescope], ["observed from", cube.date]]
-    if run.records:
-        first, last = run.records[0], run.records[-1]
-        rows.append(
-            ["frequency", f"{_gigahertz(first)} to {_gigahertz(last)} GHz (channels {first.channel} to {last.channel})"]
-        )
-    for name in ("imsize", "cell"):
-        value = run.parameters.get(name, "")
-        text = " x ".join(map(str, value)) if isinstance(value, list) else str(value)
-        rows.append([name, text + (" arcsec" if name == "cell" else " pixels")])
-    return _table([], [row for row in rows if row[1]])
+def _phase_centre(header: fits.Header) -> str:
+    try:
+        centre = SkyCoord(header["CRVAL1"], header["CRVAL2"], unit="deg")
+    except (KeyError, ValueError, TypeError):
+        return ""
+    return f"{centre.to_string('hmsdms', precision=1)} {header.get('RADESYS', '')}"
 
 
-def _gigahertz(record: ChannelRecord) -> str:
-    return f"{record.frequency_hz / 1e9:.6f}"
+def _rest_frequency(header: fits.Header) -> float:
+    """Hz; 0 if it is not known."""
+    value = header.get("RESTFRQ")
+    return value if isinstance(value, float) and value > 0 else 0.0
 
 
-def _pictures(run: Run, cube: _Shown | None) -> list[str]:
-    from gpucube.report.plots import channel_maps, convergence, radio_velocity, read_cube, shown_channels
+def _noise(run: Run) -> float:
+    """Median over the channels, Jy/beam; 0 if no channel has data."""
+    known = [r.noise for r in run.records if r.noise is not None and math.isfinite(r.noise)]
+    return float(np.median(known)) if known else 0.0
 
+
+def _decimals(run: Run) -> int:
+    """Decimals of a table in mJy/beam that show three digits of the noise; at least three."""
+    noise = 1e3 * _noise(run)
+    return max(3, 2 - math.floor(math.log10(noise))) if noise > 0 else 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture inside the page: its heading, what it shows in words, and its data URI."""
+
+    heading: str
+    caption: str
+    alt: str
+    data: Markup
+
+
+def _pictures(run: Run, cube: Cube | None) -> list[Picture]:
+    """Maps of channels with emission, and the convergence of all channels."""
     if not run.records:
         return []
-    parts = []
     flux, noise = np.full((2, run.nchan), np.nan)
-    for r in run.records:
-        first = next(iter(r.planes.values()), r.as_dict())  # the maps are of the first Stokes plane
+    for record in run.records:
+        first = next(iter(record.planes.values()), record.as_dict())  # the maps show the first Stokes plane
         if first.get("noise") is not None:
-            flux[r.channel] = first.get("model_flux") or first.get("peak_residual") or 0.0
-            noise[r.channel] = first["noise"]
-    # the flux found tells where the line is: the pixels of a large cube need not all be read for it
-    shown = shown_channels(flux, noise, 8)
+            flux[record.channel] = first.get("model_flux") or first.get("peak_residual") or 0.0
+            noise[record.channel] = first["noise"]
+    # chosen by the flux in the records, so that not all pixels of a large cube need be read
+    shown = shown_channels(flux, noise)
+    pictures = []
     if cube is not None and len(shown):
-        frequency = {r.channel: r.frequency_hz for r in run.records}
-        if cube.restfreq:
-            velocity = radio_velocity(np.array([frequency[c] for c in shown]), cube.restfreq)
-            shown, velocity = shown[np.argsort(velocity)], np.sort(velocity)
-            labels = [f"{v:.1f} km/s" for v in velocity]
+        frequency = {record.channel: record.frequency_hz for record in run.records}
+        rest = _rest_frequency(cube.header)
+        if rest:
+            velocity = radio_velocity(np.array([frequency[c] for c in shown]), rest)
+            order = np.argsort(velocity)
+            shown, velocity = shown[order], velocity[order]
+            labels = [f"{c}: {velocity_text(v)}" for c, v in zip(shown, velocity, strict=True)]
         else:
-            labels = [f"{frequency[c] / 1e9:.5f} GHz" for c in shown]
-        labels = [f"{c}: {label}".replace("-", "\N{MINUS SIGN}") for c, label in zip(shown, labels, strict=True)]
-        parts.append("<h2>Channel maps</h2>")
-        try:
-            parts.append(_picture(channel_maps(read_cube(cube.path), shown, labels, noise)))
-        except (OSError, ValueError, TypeError, KeyError, IndexError):
-            # a copy that was cut short, or a file of another program
-            parts.append(f"<p>{_text(cube.path)} cannot be read as gpucube writes it.</p>")
-    return [*parts, "<h2>Channel by channel</h2>", _picture(convergence(run.records, run.nchan))]
+            labels = [f"{c}: {frequency[c] / 1e9:.5f} GHz" for c in shown]
+        maps = Picture(
+            heading="Channel maps",
+            caption="Channels spread over the longest run of channels with emission, or the brightest ones. All maps have"
+            " one colour scale; the beam is in the lower left corner.",
+            alt=f"Maps of {counted(len(shown), 'channel')}: {', '.join(labels)}",
+            data=_png(channel_maps(cube, shown, labels, noise)),
+        )
+        pictures.append(maps)
+    curves = Picture(
+        heading="Channel by channel",
+        caption="The table below holds the same numbers.",
+        alt="Curves against channel number: flux of the clean components; peak residual, limit and noise; iterations and"
+        " major cycles; beam; flagged samples; seconds",
+        data=_png(convergence(run.records, run.nchan)),
+    )
+    return [*pictures, curves]
 
 
-def _picture(figure: Figure) -> str:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
+def _png(figure: Figure) -> Markup:
+    """A figure as a data URI."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=100, format="png")
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    figure.savefig(buffer, dpi=PICTURE_DPI, format="png", transparent=True)
+    return Markup("data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode())
 
 
-def _costs(run: Run) -> list[str]:
-    """What the run took; known when it has ended."""
-    s = run.summary
-    if s is None:
-        return []
-    again = s.ms_bytes_read / s.ms_bytes_selected if s.ms_bytes_selected else 1.0
-    rows = [
-        ["wall time", f"{s.wall_seconds:.1f} s ({', '.join(f'{k} {v:.1f}' for k, v in s.stage_seconds.items())})"],
-        ["read", f"{size_text(s.ms_bytes_read)}, {again:.2f} times what was selected"],
-        ["memory", f"{size_text(s.memory_peak)} at most, {size_text(s.memory_predicted)} predicted"],
-        [
-            "device memory",
-            f"{size_text(s.device_memory_peak)} at most, {size_text(s.device_memory_predicted)} predicted",
-        ],
-        ["work", ", ".join(f"{name} {value}" for name, value in s.plan.items()) + f", gridder {s.gridder}"],
-        ["taken over from a run cut off", counted(s.resumed_channels, "channel")],
-        ["versions", ", ".join(f"{name} {version}" for name, version in s.versions.items())],
-    ]
-    if not s.device_memory_peak:
-        rows = [row for row in rows if row[0] != "device memory"]
-    return ["<h2>What it took</h2>", _table([], rows)]
+def _is_bad(record: ChannelRecord) -> bool:
+    return bool(stop_codes(record) & {StopCode.PEAK_GREW, StopCode.PEAK_ABOVE_MINIMUM, StopCode.FAILED})
 
 
-_HEAD = (
-    *("channel", "GHz", "stopped by", "iterations", "major cycles", "peak residual (mJy/beam)", "limit", "noise"),
-    *("model (Jy)", "beam (arcsec, arcsec, deg)", "visibilities", "flagged", "seconds", ""),
-)
+def _rows(run: Run) -> list[ChannelRecord]:
+    """The channels of the table: all of them, or the `MOST_ROWS` worst of those that did not simply reach their limit."""
+    if len(run.records) <= MOST_ROWS:
+        return list(run.records)
+    odd = [r for r in run.records if r.retried or stop_codes(r) - {StopCode.THRESHOLD, StopCode.NSIGMA}]
+    return sorted(odd, key=lambda r: not _is_bad(r))[:MOST_ROWS]
 
 
-_WORST = {StopCode.PEAK_GREW, StopCode.PEAK_ABOVE_MINIMUM, StopCode.FAILED}
+def _parameters(parameters: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Name and value, those that differ from their defaults first."""
 
+    def is_default(item: tuple[str, Any]) -> bool:
+        field = Parameters.model_fields.get(item[0])
+        default = field.get_default() if field else None
+        return bool(item[1] == (list(default) if isinstance(default, tuple) else default))
 
-def _channels(run: Run) -> str:
-    """A row for each; of more than `MOST_ROWS`, only those that are no plain success."""
-    plain = (StopCode.THRESHOLD, StopCode.NSIGMA)
-    shown, note = run.records, ""
-    if len(shown) > MOST_ROWS:
-        shown = [r for r in shown if _codes(r) - set(plain) or r.retried]
-        shown = sorted(shown, key=lambda r: not _codes(r) & _WORST)[:MOST_ROWS]
-        note = (
-            f"<p>{len(shown)} of {len(run.records)} channels: those that did not simply reach their limit, no more than"
-            f" {MOST_ROWS}. The others are in the summary.</p>"
-        )
-    table = _table(_HEAD, map(_row, shown), lambda k: bool(_codes(shown[k]) & _WORST))
-    return f"{note}<details{'' if len(shown) > 200 else ' open'}><summary>{counted(len(shown), 'row')}</summary>{table}</details>"
-
-
-def _row(r: ChannelRecord) -> list[Any]:
-    beam = r.beam or {}
-    axes = (beam.get(name) for name in ("bmaj_arcsec", "bmin_arcsec", "bpa_deg"))
-    return [
-        *(r.channel, _gigahertz(r), r.stop_reason, r.iterations, r.major_cycles),
-        *("" if value is None else 1e3 * value for value in (r.peak_residual, r.limit, r.noise)),
-        r.model_flux,
-        ", ".join(f"{value:.4g}" for value in axes if value is not None),
-        *(r.visibilities, f"{100 * r.flagged_fraction:.0f} %", float(sum(r.seconds.values()))),
-        " ".join(filter(None, ["diverged once" if r.retried else "", r.message])),
-    ]
-
-
-def _parameters(parameters: dict[str, Any]) -> str:
-    defaults = {name: field.get_default(call_default_factory=False) for name, field in Parameters.model_fields.items()}
-
-    def changed(name: str) -> bool:
-        value, default = parameters[name], defaults.get(name)
-        return value != (list(default) if isinstance(default, tuple) else default)
-
-    names = sorted(parameters, key=lambda name: not changed(name))
-    return _table([], [[name, _plain(parameters[name])] for name in names])
-
-
-def _plain(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return sorted(parameters.items(), key=is_default)

@@ -1,15 +1,17 @@
 """Pictures of a cube: channel maps with their beams, spectra against velocity, noise, and how every channel converged.
 
 In: a FITS cube as gpucube writes it (axes RA, DEC, FREQ, STOKES; per-channel beams in a BEAMS table), arrays with one value
-per channel, and the records of channels. Out: matplotlib figures that the caller saves. Maps have east to the left;
-velocities follow the radio convention v = c (1 - nu/nu0).
+per channel, and channel records. Out: matplotlib figures for the caller to save. Maps have east to the left. Velocities follow
+the radio convention v = c (1 - nu/nu0). Lines and labels have colours that can be read on white and on black.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,29 +20,20 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import AsinhNorm
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.image import AxesImage
 from matplotlib.patches import Ellipse
-from matplotlib.ticker import NullFormatter
 
 from gpucube.constants import ARCSEC, LIGHT_SPEED
 from gpucube.output.records import ChannelRecord, StopCode
 from gpucube.sky.beam import Beam
 
-TRUTH_COLOUR, IMAGE_COLOUR, MODEL_COLOUR, NOISE_COLOUR = "#c9ced6", "#d1495b", "#1d3557", "#2a9d8f"
-MAP_COLOURS = "inferno"
-STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#555555",
-    "xtick.color": "#555555",
-    "ytick.color": "#555555",
-    "axes.labelcolor": "#222222",
-}
+INK, GREY = "#7a7a7a", "#9a9a9a"
+RED, BLUE, GREEN = "#d1495b", "#4a83b5", "#2a9d8f"
+MOST_MAPS = 8
+EMISSION = 6.0
+"""A channel or pixel shows emission from this many times the noise on."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cube:
     """The first Stokes plane of a FITS cube.
 
@@ -51,39 +44,35 @@ class Cube:
     cell_x, cell_y : float
         Pixel size, arcsec.
     beams : list of Beam or None
-        One per channel; None where the file tells none.
+        One per channel; None for a channel without a beam.
+    header : astropy.io.fits.Header
+        The primary header.
     """
 
     planes: np.ndarray
     cell_x: float
     cell_y: float
     beams: list[Beam | None]
+    header: fits.Header = field(default_factory=fits.Header)
 
     def flux_within(self, region: np.ndarray) -> np.ndarray:
-        """Flux density (Jy) of every channel inside a boolean mask of shape (ny, nx), for a cube in Jy/beam.
-
-        NaN in channels without data, shape (nchan,).
-        """
+        """Flux density (Jy, shape (nchan,)) inside a boolean mask of shape (ny, nx); NaN in channels without a beam."""
         pixel = self.cell_x * ARCSEC * (self.cell_y * ARCSEC)  # steradians
         return np.array(
             [
-                np.nan if beam is None else plane[region].sum(dtype=float) / (beam.solid_angle / pixel)
+                np.nan if beam is None else plane[region].sum(dtype=float) * pixel / beam.solid_angle
                 for plane, beam in zip(self.planes, self.beams, strict=True)
             ]
         )
 
 
 def read_cube(path: str | Path) -> Cube:
-    """Open a cube without loading it.
+    """Open a cube without loading it. Its beams are in a BEAMS table or, if all channels share one, in the header.
 
-    Parameters
-    ----------
-    path : str or Path
-        FITS file with axes RA, DEC, FREQ, STOKES; beams in a BEAMS table or, one for all channels, in the header.
-
-    Returns
-    -------
-    Cube
+    Raises
+    ------
+    OSError, KeyError, IndexError, TypeError, ValueError
+        The file is missing, cut short or not such a cube.
     """
     with fits.open(path, memmap=True) as hdus:
         header, planes = hdus[0].header, hdus[0].data[0]
@@ -91,13 +80,13 @@ def read_cube(path: str | Path) -> Cube:
         if "BEAMS" in hdus:
             for row in hdus["BEAMS"].data:
                 if row["POL"] == 0 and row["BMAJ"] > 0:
-                    beams[row["CHAN"]] = Beam(
-                        bmaj=row["BMAJ"] * ARCSEC, bmin=row["BMIN"] * ARCSEC, bpa=np.deg2rad(row["BPA"])
-                    )
+                    bmaj, bmin, bpa = row["BMAJ"] * ARCSEC, row["BMIN"] * ARCSEC, np.deg2rad(row["BPA"])
+                    beams[row["CHAN"]] = Beam(bmaj=bmaj, bmin=bmin, bpa=bpa)
         elif header.get("BMAJ", 0.0) > 0:
-            bmaj, bmin, bpa = np.deg2rad([header["BMAJ"], header["BMIN"], header["BPA"]])
+            bmaj, bmin, bpa = np.deg2rad([header[key] for key in ("BMAJ", "BMIN", "BPA")])
             beams = [Beam(bmaj=bmaj, bmin=bmin, bpa=bpa)] * len(planes)
-        return Cube(planes, abs(header["CDELT1"]) * 3600.0, abs(header["CDELT2"]) * 3600.0, beams)
+        cell_x, cell_y = (3600.0 * abs(header[key]) for key in ("CDELT1", "CDELT2"))
+        return Cube(planes=planes, cell_x=cell_x, cell_y=cell_y, beams=beams, header=header)
 
 
 def radio_velocity(frequency: np.ndarray, restfreq: float) -> np.ndarray:
@@ -105,94 +94,27 @@ def radio_velocity(frequency: np.ndarray, restfreq: float) -> np.ndarray:
     return LIGHT_SPEED / 1e3 * (1.0 - np.asarray(frequency) / restfreq)
 
 
-def draw_channel_map(
-    axes: Axes,
-    plane: np.ndarray,
-    extent: tuple[float, float, float, float],
-    norm: AsinhNorm,
-    beam: Beam | None,
-    unit: float,
-    text: str,
-) -> AxesImage:
-    """Draw one plane with its beam in the lower left corner.
+def shown_channels(signal: np.ndarray, noise: np.ndarray, count: int = MOST_MAPS) -> np.ndarray:
+    """Up to `count` channels for the maps: spread evenly over the longest run of channels with emission.
 
-    Parameters
-    ----------
-    axes : matplotlib Axes
-        Where.
-    plane : numpy.ndarray
-        Shape (ny, nx), x to the west.
-    extent : tuple of float
-        Offsets to the east of the left and right edge, to the north of the bottom and top edge.
-    norm : AsinhNorm
-        Colour scale.
-    beam : Beam or None
-        Drawn if there is one.
-    unit : float
-        Unit of the extent, radians.
-    text : str
-        Shown in the upper left corner.
-
-    Returns
-    -------
-    matplotlib AxesImage
-        For the colour bar.
-    """
-    image = axes.imshow(plane, origin="lower", extent=extent, norm=norm, cmap=MAP_COLOURS, interpolation="nearest")
-    axes.text(0.05, 0.95, text, transform=axes.transAxes, color="white", va="top", fontsize=9)
-    if beam is not None:
-        east, west, south, _ = extent
-        margin = 0.04 * (east - west) + 0.5 * beam.bmaj / unit
-        # Position angle runs from north to east, and x is the offset to the east
-        angle = -np.degrees(beam.bpa)
-        place = (east - margin, south + margin)
-        axes.add_patch(Ellipse(place, beam.bmin / unit, beam.bmaj / unit, angle=angle, fc="white", ec="none"))
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    axes.tick_params(length=2)
-    return image
-
-
-def shown_channels(signal: np.ndarray, noise: np.ndarray, count: int) -> np.ndarray:
-    """Channels for the maps: spread evenly over the longest stretch of channels with emission.
-
-    Parameters
-    ----------
-    signal, noise : numpy.ndarray
-        Peak and noise of every channel, NaN where there is no data, shape (nchan,).
-    count : int
-        At most so many.
-
-    Returns
-    -------
-    numpy.ndarray
-        Channel numbers, rising. The brightest ones if no channel has a peak of six times its noise.
+    If that run is shorter than `count`, the channels with the highest ratio of signal to noise are chosen. Channel numbers
+    rise. `signal` and `noise` have the shape (nchan,), and are NaN where there is no data.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        contrast = np.nan_to_num(signal / noise, nan=-np.inf)
-    count = min(count, int(np.isfinite(contrast).sum()))
-    bright = np.flatnonzero(contrast > 6.0)
-    stretches = np.split(bright, np.flatnonzero(np.diff(bright) > 2) + 1)
-    longest = max(stretches, key=len)
+        ratio = np.nan_to_num(signal / noise, nan=-np.inf)
+    count = min(count, int(np.isfinite(ratio).sum()))
+    bright = np.flatnonzero(ratio > EMISSION)
+    longest = max(np.split(bright, np.flatnonzero(np.diff(bright) > 2) + 1), key=len)
     if len(longest) < count:
-        return np.sort(np.argsort(contrast)[::-1][:count])
-    return longest[np.linspace(0, len(longest) - 1, count).round().astype(int)]
+        return np.sort(np.argsort(ratio)[::-1][:count])
+    chosen: np.ndarray = longest[np.linspace(0, len(longest) - 1, count).round().astype(int)]
+    return chosen
 
 
 def region_of_interest(planes: Iterable[np.ndarray], level: float) -> tuple[slice, slice]:
-    """The smallest square that holds every pixel above `level`, with a margin, but at least a third of the field.
+    """Slices along y and x: the smallest square that holds every pixel above `level`, with a margin.
 
-    Parameters
-    ----------
-    planes : iterable of numpy.ndarray
-        Each of shape (ny, nx).
-    level : float
-        In the unit of the planes.
-
-    Returns
-    -------
-    tuple of slice
-        Along y and along x.
+    It is at least a third of the field, and all of the field if no pixel of the planes (each (ny, nx)) is above `level`.
     """
     above = functools.reduce(np.logical_or, (plane > level for plane in planes))
     ny, nx = above.shape
@@ -200,17 +122,19 @@ def region_of_interest(planes: Iterable[np.ndarray], level: float) -> tuple[slic
     if len(x) == 0:
         return slice(0, ny), slice(0, nx)
     side = int(max(1.25 * (np.ptp(x) + 1), 1.25 * (np.ptp(y) + 1), max(nx, ny) / 3))
-    slices = []
-    for position, size in ((y, ny), (x, nx)):
+
+    def around(position: np.ndarray, size: int) -> slice:
         length = min(side, size)
         start = int(np.clip((position.min() + position.max() + 1 - length) // 2, 0, size - length))
-        slices.append(slice(start, start + length))
-    return slices[0], slices[1]
+        return slice(start, start + length)
+
+    return around(y, ny), around(x, nx)
 
 
 def overview(
     cube: Cube,
     velocity: np.ndarray,
+    *,
     noise: np.ndarray,
     image_flux: np.ndarray,
     model_flux: np.ndarray,
@@ -227,55 +151,70 @@ def overview(
         km/s, shape (nchan,).
     noise : numpy.ndarray
         Residual noise, Jy/beam, NaN where there is no data, shape (nchan,).
-    image_flux, model_flux : numpy.ndarray
-        Jy, from the restored image and from the clean components, shape (nchan,).
-    true_flux : numpy.ndarray, optional
-        Jy, what was simulated, shape (nchan,).
+    image_flux, model_flux, true_flux : numpy.ndarray
+        Jy, shape (nchan,): of the restored image, of the clean components and, if known, of the simulated sky.
     title : str
-        Above everything.
-
-    Returns
-    -------
-    matplotlib Figure
+        Title of the page.
     """
-    with rc_context(STYLE):
+    with _style():
         figure = Figure(figsize=(11.0, 9.2), layout="constrained")
         figure.suptitle(title, fontsize=12, x=0.01, ha="left")
-        maps, spectra = figure.subfigures(2, 1, height_ratios=[1.35, 1.0])
-        # A channel without data is blank, and its maximum would warn
-        shown = shown_channels(np.array([plane.max() for plane in cube.planes]), noise, 8)
+        maps: SubFigure
+        spectra: SubFigure
+        maps, spectra = figure.subfigures(2, 1, height_ratios=[1.35, 1.0])  # type: ignore[misc]  # an array of both
+        # ndarray.max, as nanmax would warn of a channel without data
+        shown = shown_channels(np.array([plane.max() for plane in cube.planes]), noise)
         shown = shown[np.argsort(velocity[shown])]
-        labels = [f"{velocity[channel]:.1f} km/s".replace("-", "\N{MINUS SIGN}") for channel in shown]
-        _draw_maps(maps, cube, shown, labels, noise)
+        _draw_maps(maps, cube, shown, [velocity_text(velocity[channel]) for channel in shown], noise)
         upper, lower = spectra.subplots(2, 1, sharex=True, height_ratios=[2.6, 1.0])
-        _draw_spectrum(upper, velocity, image_flux, model_flux, true_flux)
-        upper.plot(velocity[shown], np.full(len(shown), -0.02), "^", color="#555555", ms=4, clip_on=False,
-                   transform=upper.get_xaxis_transform())  # fmt: skip
-        _draw_noise(lower, velocity, noise)
+        if true_flux is not None:
+            upper.fill_between(velocity, true_flux, step="mid", color="#c9ced6", lw=0, label="simulated")
+        upper.step(velocity, image_flux, where="mid", color=RED, lw=1.4, label="image, within the source region")
+        upper.plot(velocity, model_flux, "o", color=BLUE, ms=3.5, label="clean components")
+        upper.axhline(0.0, color=GREY, lw=0.6, zorder=0)
+        under_axis = {"clip_on": False, "transform": upper.get_xaxis_transform()}
+        upper.plot(velocity[shown], np.full(len(shown), -0.02), "^", color=INK, ms=4, **under_axis)
+        upper.set_ylabel("flux density (Jy)")
+        upper.legend(frameon=False, loc="upper right")
+        lower.step(velocity, 1e3 * noise, where="mid", color=GREEN, lw=1.4)
+        lower.set_ylim(0.0, 2e3 * _typical(noise) or 1.0)
+        lower.set_ylabel("residual noise\n(mJy/beam)")
+        lower.set_xlabel("radio velocity (km/s); channels without data are grey")
+        width = np.median(np.abs(np.diff(velocity))) if len(velocity) > 1 else 1.0
+        _shade(lower, velocity[np.isnan(noise)], width)
         return figure
 
 
 def channel_maps(cube: Cube, shown: np.ndarray, labels: Sequence[str], noise: np.ndarray) -> Figure:
-    """Up to eight channel maps on one colour scale.
+    """Maps of the channels `shown`, up to eight, on one colour scale, each with its beam in the lower left corner.
 
-    Parameters
-    ----------
-    cube : Cube
-        Restored images, Jy/beam.
-    shown : numpy.ndarray
-        Channels, each with one of `labels`.
-    labels : sequence of str
-    noise : numpy.ndarray
-        Residual noise, Jy/beam, NaN where there is no data, shape (nchan,).
-
-    Returns
-    -------
-    matplotlib Figure
+    `labels` has one text for each of them; `noise` (Jy/beam, shape (nchan,)) is NaN where there is no data.
     """
-    with rc_context(STYLE):
+    with _style():
         figure = Figure(figsize=(11.0, 5.4 if len(shown) > 4 else 3.0), layout="constrained")
         _draw_maps(figure, cube, shown, labels, noise)
         return figure
+
+
+def velocity_text(kms: float) -> str:
+    """``"\N{MINUS SIGN}13.2 km/s"``."""
+    return f"{kms:.1f} km/s".replace("-", "\N{MINUS SIGN}")
+
+
+def _style() -> AbstractContextManager[None]:
+    return rc_context(
+        {
+            "font.size": 9,
+            "axes.titlesize": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.edgecolor": INK,
+            "axes.labelcolor": INK,
+            "text.color": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
+        }
+    )
 
 
 def _draw_maps(
@@ -289,7 +228,7 @@ def _draw_maps(
     ny, nx = cube.planes.shape[1:]
     rows, columns = slice(0, ny), slice(0, nx)
     if len(shown):
-        rows, columns = region_of_interest((cube.planes[k] for k in shown), 6.0 * sigma)
+        rows, columns = region_of_interest((cube.planes[k] for k in shown), EMISSION * sigma)
     unit, name = (60.0, "arcmin") if (rows.stop - rows.start) * cube.cell_y > 240.0 else (1.0, "arcsec")
     extent = (
         (nx // 2 - columns.start + 0.5) * cube.cell_x / unit,
@@ -302,22 +241,39 @@ def _draw_maps(
     image = None
     for panel, channel, text in zip(axes.flat, shown, labels, strict=False):
         part = 1e3 * _coarse(cube.planes[channel, rows, columns])
-        image = draw_channel_map(panel, part, extent, norm, cube.beams[channel], unit * ARCSEC, text)
+        image = panel.imshow(part, origin="lower", extent=extent, norm=norm, cmap="inferno", interpolation="nearest")
+        panel.text(0.05, 0.95, text, transform=panel.transAxes, color="white", va="top")
+        panel.spines[:].set_visible(False)
+        panel.tick_params(length=2)
+        beam = cube.beams[channel]
+        if beam is not None:
+            bmaj, bmin = beam.bmaj / ARCSEC / unit, beam.bmin / ARCSEC / unit
+            margin = 0.04 * (extent[0] - extent[1]) + 0.5 * bmaj
+            place = (extent[0] - margin, extent[2] + margin)
+            # a position angle runs from north to east, and x is the offset to the east
+            panel.add_patch(Ellipse(place, bmin, bmaj, angle=-np.degrees(beam.bpa), fc="white", ec="none"))
     for panel in axes.flat[len(shown) :]:
         panel.set_visible(False)
     axes[-1, 0].set_xlabel(f"offset east ({name})")
     axes[-1, 0].set_ylabel(f"offset north ({name})")
     if image is not None:
-        bar = figure.colorbar(image, ax=axes, shrink=0.9, aspect=35, pad=0.01, label="mJy/beam")
+        ticks = [0.0, *_one_two_five(4e3 * sigma, 1e3 * top)]
+        bar = figure.colorbar(
+            image, ax=axes, shrink=0.9, aspect=35, pad=0.01, label="mJy/beam", ticks=ticks, format="{x:g}"
+        )
         bar.outline.set_visible(False)
-        ticks = [0.0] + [10.0**k * step for k in range(-3, 6) for step in (1, 2, 5)]
-        bar.set_ticks([tick for tick in ticks if tick == 0 or 4e3 * sigma < tick < 1e3 * top], minor=False)
-        bar.formatter = "{x:g}"
         bar.minorticks_off()
 
 
+def _one_two_five(low: float, high: float) -> list[float]:
+    """Ticks of a logarithmic scale between two positive numbers: 1, 2, 5, 10 and so on; powers of ten on a long scale."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+    ticks = (float(f"{step}e{k}") for k in decades for step in ((1, 2, 5) if len(decades) < 5 else (1,)))
+    return [tick for tick in ticks if low < tick < high]
+
+
 def _coarse(plane: np.ndarray, most: int = 800) -> np.ndarray:
-    """A plane of no more than `most` pixels a side, each the largest of those that it stands for: no source is lost."""
+    """At most `most` pixels a side, each the largest of those that it stands for, so that no source is lost."""
     step = -(-max(plane.shape) // most)
     for axis, size in enumerate(plane.shape):
         plane = np.maximum.reduceat(plane, np.arange(0, size, step), axis=axis)
@@ -330,111 +286,89 @@ def _typical(noise: np.ndarray) -> float:
     return float(np.median(known)) if len(known) else 0.0
 
 
-def _draw_spectrum(
-    axes: Axes, velocity: np.ndarray, image_flux: np.ndarray, model_flux: np.ndarray, true_flux: np.ndarray | None
-) -> None:
-    if true_flux is not None:
-        axes.fill_between(velocity, true_flux, step="mid", color=TRUTH_COLOUR, lw=0, label="simulated")
-    axes.step(velocity, image_flux, where="mid", color=IMAGE_COLOUR, lw=1.4, label="image, within the source region")
-    axes.plot(velocity, model_flux, "o", color=MODEL_COLOUR, ms=3.5, label="clean components")
-    axes.axhline(0.0, color="#999999", lw=0.6, zorder=0)
-    axes.set_ylabel("flux density (Jy)")
-    axes.legend(frameon=False, loc="upper right")
-
-
-def _draw_noise(axes: Axes, velocity: np.ndarray, noise: np.ndarray) -> None:
-    axes.step(velocity, 1e3 * noise, where="mid", color=NOISE_COLOUR, lw=1.4)
-    axes.set_ylim(0.0, 2e3 * _typical(noise) or 1.0)
-    axes.set_ylabel("residual noise\n(mJy/beam)")
-    axes.set_xlabel("radio velocity (km/s)")
-    width = np.median(np.abs(np.diff(velocity))) if len(velocity) > 1 else 1.0
-    for blank in velocity[np.isnan(noise)]:
-        axes.axvspan(blank - width / 2, blank + width / 2, color="#eeeeee", lw=0)
-        axes.text(blank, 0.06, "no data", rotation=90, ha="center", va="bottom", fontsize=7, color="#777777",
-                  transform=axes.get_xaxis_transform())  # fmt: skip
+def _shade(axes: Axes, places: Iterable[float], width: float) -> None:
+    """Grey bars behind the curves."""
+    bars = [(place - width / 2, width) for place in places]
+    axes.broken_barh(bars, (0, 1), color=GREY, alpha=0.3, lw=0, zorder=0, transform=axes.get_xaxis_transform())
 
 
 COSTS = {
-    "read, weigh, grid": ("upload", "weights", "grid"),
-    "PSF, FFTs": ("fft", "psf"),
-    "minor cycles": ("minor",),
-    "major cycles": ("major",),
-    "the rest": ("measure", "restore", "write"),
+    "read, weigh, grid": (("upload", "weights", "grid"), "#8d99ae"),
+    "PSF, FFTs": (("fft", "psf"), "#457b9d"),
+    "minor cycles": (("minor",), RED),
+    "major cycles": (("major",), "#e9a23b"),
+    "the rest": (("measure", "restore", "write"), "#c9ced6"),
 }
-"""Stages of a channel (`ChannelRecord.seconds`) that are shown together."""
+"""Stages of a channel (`ChannelRecord.seconds`) that are drawn together, and their colour."""
 
 
 def convergence(records: Sequence[ChannelRecord], nchan: int) -> Figure:
-    """One page about how every channel went: flux, residual and limit, cycles, beams, flags, seconds.
-
-    Parameters
-    ----------
-    records : sequence of ChannelRecord
-        Of the channels that are done.
-    nchan : int
-        Of the cube.
-
-    Returns
-    -------
-    matplotlib Figure
-    """
+    """One page about how every channel of `nchan` went: flux, residual and limit, cycles, beams, flags, seconds."""
     channel = np.arange(nchan)
-    of: list[ChannelRecord | None] = [None] * nchan
-    for record in records:
-        of[record.channel] = record
+    imaged = [r for r in records if r.noise is not None]
 
-    def values(get: Callable[[ChannelRecord], float | None]) -> np.ndarray:
-        """NaN where there is nothing; a zero and what is below it has no place on a logarithmic axis."""
-        found = [None if r is None or r.noise is None else get(r) for r in of]
-        return np.array([np.nan if value is None else value for value in found], float)
+    def values(get: Callable[[ChannelRecord], float | None], scale: float = 1.0) -> np.ndarray:
+        """One value per channel, NaN for a channel without one."""
+        column = np.full(nchan, np.nan)
+        for record in imaged:
+            value = get(record)
+            column[record.channel] = np.nan if value is None else scale * value
+        return column
 
-    def panel(axes: Axes, label: str, curves: dict[str, np.ndarray], log: bool = False) -> None:
-        for (name, curve), colour in zip(curves.items(), (IMAGE_COLOUR, MODEL_COLOUR, NOISE_COLOUR), strict=False):
-            shown = np.where(curve > 0, curve, np.nan) if log else curve
-            axes.plot(channel, shown, ".-", ms=3, lw=0.8, color=colour, label=name)
-        if log and any((curve > 0).any() for curve in curves.values()):
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter("{x:g}")
-            low, high = axes.get_ylim()
-            axes.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else NullFormatter())
-        axes.set_ylabel(label)
-        if len(curves) > 1:
-            axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    def beam_axis(name: str) -> np.ndarray:
+        return values(lambda r: (r.beam or {}).get(name))
 
-    with rc_context(STYLE):
+    with _style():
         figure = Figure(figsize=(11.0, 11.0), layout="constrained")
-        flux, level, cycles, beam, flags, cost = figure.subplots(6, 1, sharex=True)
-        panel(flux, "clean components\n(Jy)", {"flux": values(lambda r: r.model_flux)})
+        panels = figure.subplots(6, 1, sharex=True)
+        flux, level, cycles, beam, flags, cost = panels
+        _draw_curves(flux, channel, "clean components\n(Jy)", {"flux": values(lambda r: r.model_flux)})
         levels = {
-            "peak residual": values(lambda r: r.peak_residual),
-            "limit": values(lambda r: r.limit),
-            "noise": values(lambda r: r.noise),
+            "peak residual": values(lambda r: r.peak_residual, 1e3),
+            "limit": values(lambda r: r.limit, 1e3),
+            "noise": values(lambda r: r.noise, 1e3),
         }
-        panel(level, "mJy/beam", {name: 1e3 * curve for name, curve in levels.items()}, log=True)
+        _draw_curves(level, channel, "mJy/beam", levels, log=True)
         counts = {"iterations": values(lambda r: r.iterations), "major cycles": values(lambda r: r.major_cycles)}
-        panel(cycles, "cycles", counts, log=True)
-        axes_of_beam = {
-            name: values(lambda r, key=key: (r.beam or {}).get(key))
-            for name, key in (("major axis", "bmaj_arcsec"), ("minor axis", "bmin_arcsec"))
-        }
-        panel(beam, "beam (arcsec)", axes_of_beam)
-        panel(flags, "flagged (%)", {"flagged": 100 * values(lambda r: r.flagged_fraction)})
+        _draw_curves(cycles, channel, "cycles", counts, log=True)
+        axes_of_beam = {"major axis": beam_axis("bmaj_arcsec"), "minor axis": beam_axis("bmin_arcsec")}
+        _draw_curves(beam, channel, "beam (arcsec)", axes_of_beam)
+        _draw_curves(flags, channel, "flagged (%)", {"flagged": values(lambda r: r.flagged_fraction, 100.0)})
         flags.set_ylim(-3, 103)
-        _draw_costs(cost, of)
-        blank = [(r.channel - 0.5, 1) for r in records if r.stop_code in (StopCode.NO_DATA, StopCode.FAILED)]
-        for axes in (flux, level, cycles, beam, flags, cost):
-            axes.broken_barh(blank, (0, 1), color="#eeeeee", lw=0, zorder=0, transform=axes.get_xaxis_transform())
+        _draw_costs(cost, records, nchan)
+        blank = [r.channel for r in records if r.stop_code in (StopCode.NO_DATA, StopCode.FAILED)]
+        for axes in panels:
+            _shade(axes, blank, 1.0)
         cost.set_xlim(-0.5, nchan - 0.5)
         cost.set_xlabel("channel; blank ones are grey")
         return figure
 
 
-def _draw_costs(axes: Axes, of: Sequence[ChannelRecord | None]) -> None:
+def _draw_curves(axes: Axes, channel: np.ndarray, label: str, curves: dict[str, np.ndarray], log: bool = False) -> None:
+    """One curve per entry; a logarithmic axis leaves out what is not positive. A curve named "limit" is a dashed line."""
+    for (name, curve), colour in zip(curves.items(), (RED, BLUE, GREEN), strict=False):
+        shown = np.where(curve > 0, curve, np.nan) if log else curve
+        axes.plot(channel, shown, "--" if name == "limit" else ".-", ms=3, lw=0.8, color=colour, label=name)
+    positive = np.concatenate([curve[curve > 0] for curve in curves.values()])
+    if log and len(positive):
+        low, high = positive.min() / 1.6, positive.max() * 1.6  # wide enough for one tick at least
+        axes.set_ylim(low, high)
+        axes.set_yscale("log")
+        axes.set_yticks(_one_two_five(low, high))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+    axes.set_ylabel(label)
+    if len(curves) > 1:
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def _draw_costs(axes: Axes, records: Sequence[ChannelRecord], nchan: int) -> None:
     """Seconds of every channel, stage upon stage."""
-    edges, below = np.arange(len(of) + 1) - 0.5, np.zeros(len(of))
-    colours = ("#8d99ae", "#457b9d", IMAGE_COLOUR, MODEL_COLOUR, TRUTH_COLOUR)
-    for (name, stages), colour in zip(COSTS.items(), colours, strict=True):
-        above = below + [0.0 if r is None else sum(r.seconds.get(stage, 0.0) for stage in stages) for r in of]
+    edges, below = np.arange(nchan + 1) - 0.5, np.zeros(nchan)
+    for name, (stages, colour) in COSTS.items():
+        above = below.copy()
+        for record in records:
+            above[record.channel] += sum(record.seconds.get(stage, 0.0) for stage in stages)
         axes.stairs(above, edges, baseline=below, fill=True, color=colour, label=name)
         below = above
     axes.set_ylabel("seconds of a worker")

@@ -1,9 +1,8 @@
-"""Antenna layouts and the UVW tracks that they sweep while the Earth turns.
+"""Antenna layouts, and the UVW tracks that they sweep while the Earth turns.
 
-In: the name of an array, the phase centre and the times. Out: ITRF positions and baselines in the frame of the phase
-centre, metres, as UVW = pos(ANTENNA1) - pos(ANTENNA2). Positions turn with the full IAU 2006/2000A
-celestial-to-terrestrial matrix (erfa `c2t06a`; UT1 = UTC, no polar motion, no aberration); CASA's `fixvis` computes
-the same to 1e-4.
+In: the name of an array, the phase centre and the times. Out: ITRF antenna positions, and their coordinates along u, v, w,
+in metres; a baseline is pos(ANTENNA1) - pos(ANTENNA2). Positions turn with the full IAU 2006/2000A celestial-to-terrestrial
+matrix (`erfa.c2t06a` with UT1 = UTC, no polar motion and no aberration). CASA's `fixvis` agrees to 1e-4.
 """
 
 from __future__ import annotations
@@ -16,29 +15,41 @@ import numpy as np
 from gpucube.sky.directions import uvw_axes
 
 SIDEREAL_DAY = 86164.0905
+"""Seconds."""
+
 TT_MINUS_UTC = 69.184
 """Seconds, since 2017."""
 
-SITES = {
-    "vla": (np.deg2rad(-107.618283), np.deg2rad(34.078749), 2114.8),
-    "alma": (np.deg2rad(-67.754929), np.deg2rad(-23.022886), 5056.8),
-    "meerkat": (np.deg2rad(21.4439), np.deg2rad(-30.7111), 1038.0),
-}
-"""Longitude and latitude in radians, height in metres."""
+GOLDEN_ANGLE = 2.399963
+"""Radians: the turn from one pad of a spiral to the next."""
+
+TRANSIT_DAY = 60371.0
+"""MJD of the day whose transit is observed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Where an array stands: longitude and latitude in degrees, height in metres."""
+
+    longitude: float
+    latitude: float
+    height: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class ArrayKind:
-    """A telescope in one configuration, and what one usually observes with it.
+    """A telescope in one configuration, and what is usually observed with it.
 
     Attributes
     ----------
-    site, telescope : str
-        Key of `SITES`; name as CASA knows it.
+    site : Site
+        Where it stands.
+    telescope : str
+        Its name in CASA.
     antennas : int
-        How many there are.
+        How many antennas it has.
     dish : float
-        Diameter, metres.
+        Diameter of an antenna, metres.
     extent : float
         Distance of the outermost antenna from the centre, metres.
     feeds : str
@@ -47,7 +58,7 @@ class ArrayKind:
         Defaults of a simulated observation: degrees, Hz, Hz.
     """
 
-    site: str
+    site: Site
     telescope: str
     antennas: int
     dish: float
@@ -58,8 +69,24 @@ class ArrayKind:
     chan_width: float
 
 
+HI_LINE = 1420.405752e6
+"""Rest frequency of neutral hydrogen, Hz."""
+
+_VLA_SITE = Site(longitude=-107.618283, latitude=34.078749, height=2114.8)
+
+
 def _vla(extent: float) -> ArrayKind:
-    return ArrayKind("vla", "EVLA", 27, 25.0, extent, "circular", 30.0, 1420.405752e6, 15.625e3)
+    return ArrayKind(
+        site=_VLA_SITE,
+        telescope="EVLA",
+        antennas=27,
+        dish=25.0,
+        extent=extent,
+        feeds="circular",
+        dec=30.0,
+        rest_freq=HI_LINE,
+        chan_width=15.625e3,
+    )
 
 
 ARRAYS = {
@@ -67,13 +94,33 @@ ARRAYS = {
     "vla-b": _vla(6400.0),
     "vla-c": _vla(1950.0),
     "vla-d": _vla(592.0),
-    "alma": ArrayKind("alma", "ALMA", 43, 12.0, 264.0, "linear", -35.0, 86.243e9, 122.07e3),
-    "meerkat": ArrayKind("meerkat", "MeerKAT", 64, 13.5, 4000.0, "linear", -35.0, 1420.405752e6, 26.123e3),
+    "alma": ArrayKind(
+        site=Site(longitude=-67.754929, latitude=-23.022886, height=5056.8),
+        telescope="ALMA",
+        antennas=43,
+        dish=12.0,
+        extent=264.0,
+        feeds="linear",
+        dec=-35.0,
+        rest_freq=86.243e9,
+        chan_width=122.07e3,
+    ),
+    "meerkat": ArrayKind(
+        site=Site(longitude=21.4439, latitude=-30.7111, height=1038.0),
+        telescope="MeerKAT",
+        antennas=64,
+        dish=13.5,
+        extent=4000.0,
+        feeds="linear",
+        dec=-35.0,
+        rest_freq=HI_LINE,
+        chan_width=26.123e3,
+    ),
 }
 
 
 def _vla_pads(extent: float) -> tuple[np.ndarray, list[str]]:
-    """East, north, up (m) and station names of a Y with nine antennas an arm, their distances a power law."""
+    """Pads of a Y with nine antennas an arm whose distances follow a power law: east, north, up (m) and station names."""
     enu, names = [], []
     for arm, azimuth in (("W", 236.0), ("E", 115.0), ("N", 355.0)):
         for k in range(1, 10):
@@ -87,85 +134,90 @@ def _vla_pads(extent: float) -> tuple[np.ndarray, list[str]]:
 
 
 def _alma_pads(antennas: int, extent: float) -> tuple[np.ndarray, list[str]]:
-    """East, north, up (m) and station names of a loose spiral with no two pads closer than 15 m."""
+    """Pads of a loose spiral, no two closer than 15 m: east, north, up (m) and station names."""
     rng = np.random.default_rng(43)
     enu: list[np.ndarray] = []
     k = 0
     while len(enu) < antennas:
         radius = 14.0 + (extent - 14.0) * (k / 60.0) ** 0.9 * (1.0 + 0.1 * rng.standard_normal())
-        angle = 2.399963 * k + 0.25 * rng.standard_normal()  # the golden angle
+        angle = GOLDEN_ANGLE * k + 0.25 * rng.standard_normal()
         pad = np.array([radius * np.cos(angle), radius * np.sin(angle), 0.0])
         pad[2] = 0.01 * pad[0] + 0.6 * rng.standard_normal()
         if all(np.hypot(*(pad - other)[:2]) > 15.0 for other in enu):
             enu.append(pad)
-        k += 1
-        if k > 60:
-            k = 5
+        k = k + 1 if k < 60 else 5
     return np.array(enu), [f"DA{i + 1:02d}" for i in range(antennas)]
 
 
 def _meerkat_pads(antennas: int, extent: float) -> tuple[np.ndarray, list[str]]:
-    """East, north, up (m) and station names of a core, 300 m in dispersion, with three quarters of the antennas, and a
-    spiral around it; no two pads closer than 29 m."""
+    """Pads of a core with three quarters of the antennas, and of a spiral around it.
+
+    The core has a dispersion of 300 m, and no two of its pads are closer than 29 m.
+
+    Returns
+    -------
+    enu : numpy.ndarray
+        East, north, up, metres, shape (antennas, 3).
+    names : list of str
+        Station names.
+    """
     rng = np.random.default_rng(64)
     enu: list[np.ndarray] = []
     core = 3 * antennas // 4
-    while len(enu) < antennas:
-        k = len(enu) - core
-        if k < 0:
-            pad = np.append(rng.normal(0.0, 300.0, 2), rng.normal(0.0, 1.0))
-        else:
-            radius, angle = 700.0 * (extent / 700.0) ** (k / (antennas - core - 1)), 2.399963 * k
-            pad = np.array([radius * np.cos(angle), radius * np.sin(angle), 0.003 * radius * np.cos(2.0 * angle)])
-        if k >= 0 or all(np.hypot(*(pad - other)[:2]) > 29.0 for other in enu):
+    while len(enu) < core:
+        pad = np.append(rng.normal(0.0, 300.0, 2), rng.normal(0.0, 1.0))
+        if all(np.hypot(*(pad - other)[:2]) > 29.0 for other in enu):
             enu.append(pad)
+    for k in range(antennas - core):
+        radius, angle = 700.0 * (extent / 700.0) ** (k / (antennas - core - 1)), GOLDEN_ANGLE * k
+        enu.append(np.array([radius * np.cos(angle), radius * np.sin(angle), 0.003 * radius * np.cos(2.0 * angle)]))
     return np.array(enu), [f"m{i:03d}" for i in range(antennas)]
 
 
 def antenna_positions(name: str, antennas: int) -> tuple[np.ndarray, list[str]]:
-    """Positions and station names of an array, or of an even spread over it.
+    """Positions and station names of some antennas of an array, spread evenly over its layout.
 
     Parameters
     ----------
     name : str
         Key of `ARRAYS`.
     antennas : int
-        How many to use.
+        How many antennas to use; all of them give the full array.
 
     Returns
     -------
     positions : numpy.ndarray
         ITRF, metres, shape (antennas, 3).
     stations : list of str
-        Their names.
+        Station names.
     """
     kind = ARRAYS[name]
-    if kind.site == "vla":
+    if kind.site is _VLA_SITE:
         enu, stations = _vla_pads(kind.extent)
     else:
-        enu, stations = {"alma": _alma_pads, "meerkat": _meerkat_pads}[kind.site](kind.antennas, kind.extent)
+        enu, stations = {"alma": _alma_pads, "meerkat": _meerkat_pads}[name](kind.antennas, kind.extent)
     chosen = np.linspace(0, kind.antennas - 1, antennas).round().astype(int)
-    lon, lat, height = SITES[kind.site]
+    lon, lat = np.deg2rad(kind.site.longitude), np.deg2rad(kind.site.latitude)
     east = np.array([-np.sin(lon), np.cos(lon), 0.0])
     north = np.array([-np.sin(lat) * np.cos(lon), -np.sin(lat) * np.sin(lon), np.cos(lat)])
     up = np.array([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
-    positions = erfa.gd2gc(1, lon, lat, height) + enu[chosen] @ np.array([east, north, up])
+    positions = erfa.gd2gc(1, lon, lat, kind.site.height) + enu[chosen] @ np.array([east, north, up])
     return positions, [stations[i] for i in chosen]
 
 
-def track_times(site: str, ra: float, ntime: int, integration: float, track_hours: float) -> np.ndarray:
+def track_times(site: Site, ra: float, ntime: int, integration: float, track_hours: float) -> np.ndarray:
     """Centres of the integrations, spread evenly over a track about transit.
 
     Parameters
     ----------
-    site : str
-        Key of `SITES`.
+    site : Site
+        Where the array stands.
     ra : float
-        Radians.
+        Right ascension of the field, radians.
     ntime : int
         Number of integrations.
     integration : float
-        Seconds; the track is never shorter than all integrations together.
+        Length of one, seconds. The track is never shorter than all integrations together.
     track_hours : float
         Length of the track, hours.
 
@@ -174,15 +226,16 @@ def track_times(site: str, ra: float, ntime: int, integration: float, track_hour
     numpy.ndarray
         UTC seconds since MJD 0, shape (ntime,).
     """
-    mjd = 60371.0
-    hour_angle = erfa.gst06a(2400000.5, mjd, 2400000.5, mjd) + SITES[site][0] - ra
-    transit = mjd * 86400.0 - ((hour_angle + np.pi) % (2 * np.pi) - np.pi) / (2 * np.pi) * SIDEREAL_DAY
+    sidereal_time = erfa.gst06a(2400000.5, TRANSIT_DAY, 2400000.5, TRANSIT_DAY)
+    hour_angle = sidereal_time + np.deg2rad(site.longitude) - ra
+    transit = TRANSIT_DAY * 86400.0 - ((hour_angle + np.pi) % (2 * np.pi) - np.pi) / (2 * np.pi) * SIDEREAL_DAY
     span = max(track_hours * 3600.0, ntime * integration)
-    return transit + (np.arange(ntime) + 0.5) * (span / ntime) - span / 2.0
+    times: np.ndarray = transit + (np.arange(ntime) + 0.5) * (span / ntime) - span / 2.0
+    return times
 
 
 def antenna_uvw(positions: np.ndarray, times: np.ndarray, ra: float, dec: float) -> np.ndarray:
-    """Antenna coordinates along u, v, w; a baseline is the difference of two.
+    """Antenna coordinates along u, v, w, relative to the centre of the array.
 
     Parameters
     ----------
@@ -196,9 +249,10 @@ def antenna_uvw(positions: np.ndarray, times: np.ndarray, ra: float, dec: float)
     Returns
     -------
     numpy.ndarray
-        Metres, shape (ntime, nant, 3), relative to the array's centre.
+        Metres, shape (ntime, nant, 3).
     """
     mjd = times / 86400.0
-    terrestrial = erfa.c2t06a(2400000.5, mjd + TT_MINUS_UTC / 86400.0, 2400000.5, mjd, 0.0, 0.0)
+    terrestrial = erfa.c2t06a(2400000.5, mjd + TT_MINUS_UTC / 86400.0, 2400000.5, mjd, 0.0, 0.0)  # (ntime, 3, 3)
     celestial = np.einsum("tji,aj->tai", terrestrial, positions - positions.mean(0))
-    return celestial @ uvw_axes(ra, dec).T
+    uvw: np.ndarray = celestial @ uvw_axes(ra, dec).T
+    return uvw

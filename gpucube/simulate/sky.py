@@ -1,11 +1,11 @@
 """The simulated sky and its exact visibilities.
 
-In: image size, pixel size and channels, or a plain list of point sources. Out: `Sky` (direction cosines and flux per
+In: image size, pixel size and channels, or a plain list of point sources. Out: `Sky` (direction cosines, and flux per
 channel) and its visibilities by the direct Fourier sum in float64,
 V = sum_s S_s exp(+2 pi i (u l + v m + w (n-1)) nu/c), without any gridding.
 
-The default sky is a spectral-line cube in small: a tilted rotating ring of many points, eight point sources with
-narrow lines, one isolated line far from the centre (there a neglected w term shows) and optional continuum sources.
+The default sky is a small spectral-line cube: a tilted rotating ring of many points, eight point sources with narrow lines,
+one isolated line far from the centre (where a neglected w term shows), and optional continuum sources.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gpucube.errors import GpucubeError
 from gpucube.sky.geometry import lmn_to_radec
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sky:
     """Point sources.
 
@@ -42,11 +42,13 @@ class Sky:
 
     @property
     def n_minus_one(self) -> np.ndarray:
-        """n - 1 = sqrt(1 - l^2 - m^2) - 1 of every source.
+        """n - 1 = sqrt(1 - l^2 - m^2) - 1 of every source, shape (nsource,).
 
-        The plain formula, and not the imager's of `gpucube.sky.geometry`: the two differ in the last bit.
+        This is the plain formula, which differs from the imager's (`gpucube.sky.geometry`) in the last bit. The bits of
+        simulated data depend on it.
         """
-        return np.sqrt(1.0 - self.l**2 - self.m**2) - 1.0
+        n: np.ndarray = np.sqrt(1.0 - self.l**2 - self.m**2)
+        return n - 1.0
 
     def radec(self, ra: float, dec: float) -> tuple[np.ndarray, np.ndarray]:
         """Right ascension and declination of the sources about a phase centre, radians."""
@@ -54,14 +56,14 @@ class Sky:
 
 
 def _line(channel: np.ndarray, centre: float, sigma: float, peak: float) -> np.ndarray:
-    """A Gaussian line cut off at three sigma, so that line-free channels are exactly empty."""
+    """A Gaussian line that is cut off at three sigma, so that line-free channels are exactly empty."""
     profile = peak * np.exp(-0.5 * ((channel - centre) / sigma) ** 2)
     profile[np.abs(channel - centre) > max(3.0 * sigma, 0.5)] = 0.0
     return profile
 
 
 def line_sky(
-    imsize: int, cell: float, nchan: int, peak: float, bright_frac: float, continuum: int, rng: np.random.Generator
+    *, imsize: int, cell: float, nchan: int, peak: float, bright_frac: float, continuum: int, rng: np.random.Generator
 ) -> Sky:
     """The default sky: rotating ring, point sources, one lone line, continuum.
 
@@ -74,7 +76,7 @@ def line_sky(
     nchan : int
         Number of channels.
     peak : float
-        Jy, the brightest source.
+        Flux density of the brightest source, Jy.
     bright_frac : float
         Share of the channels with line emission.
     continuum : int
@@ -86,44 +88,33 @@ def line_sky(
     -------
     Sky
     """
-    x: list[float] = []  # pixels to the east of the centre
-    y: list[float] = []
-    flux: list[np.ndarray] = []
-    kind: list[str] = []
+    sources: list[
+        tuple[str, float, float, np.ndarray]
+    ] = []  # kind, pixels to the east and to the north, Jy per channel
     channel = np.arange(nchan)
     middle, width = 0.45 * nchan, max(bright_frac * nchan, 1.0)
-
-    def add(name: str, east: float, north: float, spectrum: np.ndarray) -> None:
-        x.append(east)
-        y.append(north)
-        flux.append(spectrum)
-        kind.append(name)
-
     for radius, points in ((0.05, 16), (0.09, 28), (0.13, 40)):
         for t in np.arange(points) * 2 * np.pi / points:
             east = -0.08 * imsize + radius * imsize * np.cos(t)
             north = 0.06 * imsize + radius * imsize * np.sin(t) * 0.7
-            line = _line(
-                channel,
-                middle + 0.40 * width * np.cos(t),
-                max(0.05 * width, 0.7),
-                peak * 0.12 * (1 + 0.3 * np.sin(5 * t)),
-            )
-            add("ring", east, north, line)
+            centre = middle + 0.40 * width * np.cos(t)
+            brightness = peak * 0.12 * (1 + 0.3 * np.sin(5 * t))
+            sources.append(("ring", east, north, _line(channel, centre, max(0.05 * width, 0.7), brightness)))
     for k in range(8):
         angle, radius = 2.4 * k + 0.3, (0.12 + 0.08 * k % 0.30) * imsize
         east, north = radius * np.cos(angle), radius * np.sin(angle)
         if k % 2 == 0:  # half of them exactly on a pixel
             east, north = np.round(east), np.round(north)
         centre = np.round(middle + (k - 3.5) / 8.0 * width * 0.9)
-        add("point", east, north, _line(channel, centre, max(0.04 * width, 0.6), peak * (1.0 - 0.09 * k)))
+        sources.append(("point", east, north, _line(channel, centre, max(0.04 * width, 0.6), peak * (1.0 - 0.09 * k))))
     lone = np.round(0.36 * imsize)
-    add("maser", lone, -lone, _line(channel, np.floor(0.8 * nchan), 0.2, peak))
+    sources.append(("maser", lone, -lone, _line(channel, np.floor(0.8 * nchan), 0.2, peak)))
     for k in range(continuum):
         east = np.round(rng.uniform(-0.7, 0.7) * imsize / 2.0)
         north = np.round(rng.uniform(-0.7, 0.7) * imsize / 2.0)
-        add("continuum", east, north, np.full(nchan, peak * 0.2 / (k + 1)))
-    return Sky(np.array(x) * cell, np.array(y) * cell, np.array(flux), np.array(kind))
+        sources.append(("continuum", east, north, np.full(nchan, peak * 0.2 / (k + 1))))
+    kind, x, y, flux = zip(*sources, strict=True)
+    return Sky(l=np.array(x) * cell, m=np.array(y) * cell, flux=np.array(flux), kind=np.array(kind))
 
 
 def point_sky(sources: Iterable[tuple[float, float, ArrayLike]], nchan: int) -> Sky:
@@ -132,8 +123,8 @@ def point_sky(sources: Iterable[tuple[float, float, ArrayLike]], nchan: int) -> 
     Parameters
     ----------
     sources : iterable of (l, m, flux)
-        Direction cosines (radians near the centre) to the east and to the north; Jy, one number for all channels or
-        one per channel.
+        Direction cosines (radians near the centre) to the east and to the north, and flux in Jy: one number for all
+        channels, or one per channel.
     nchan : int
         Number of channels.
 
@@ -145,6 +136,11 @@ def point_sky(sources: Iterable[tuple[float, float, ArrayLike]], nchan: int) -> 
     ------
     GpucubeError
         If a source is below the horizon of the tangent plane or its spectrum has the wrong length.
+
+    Examples
+    --------
+    >>> point_sky([(0.001, 0.0, 1.5)], nchan=3).flux
+    array([[1.5, 1.5, 1.5]])
     """
     listed = list(sources)
     l = np.array([source[0] for source in listed], float)
@@ -157,7 +153,7 @@ def point_sky(sources: Iterable[tuple[float, float, ArrayLike]], nchan: int) -> 
         if spectrum.shape not in ((), (nchan,)):
             raise GpucubeError(f"source {i}: flux of shape {spectrum.shape}; give one number or {nchan}")
         flux[i] = spectrum
-    return Sky(l, m, flux, np.full(len(listed), "point"))
+    return Sky(l=l, m=m, flux=flux, kind=np.full(len(listed), "point"))
 
 
 def visibilities(sky: Sky, uvw: np.ndarray, frequency: np.ndarray) -> np.ndarray:
@@ -180,8 +176,8 @@ def visibilities(sky: Sky, uvw: np.ndarray, frequency: np.ndarray) -> np.ndarray
     model = np.zeros((len(uvw), len(frequency)), complex)
     for l, m, n1, spectrum in zip(sky.l, sky.m, sky.n_minus_one, sky.flux, strict=True):
         lit = np.flatnonzero(spectrum)
-        delay = (uvw @ np.array([l, m, n1])) / LIGHT_SPEED
-        turns = delay[:, None] * frequency[lit]
+        delay = (uvw @ np.array([l, m, n1])) / LIGHT_SPEED  # (nrow,) seconds
+        turns = delay[:, None] * frequency[lit]  # (nrow, nlit)
         turns -= np.round(turns)  # a small argument keeps sine and cosine fast and exact
         model[:, lit] += spectrum[lit] * np.exp(2j * np.pi * turns)
     return model

@@ -1,8 +1,8 @@
-"""The MeasurementSet on disk: main table with tiled columns, and every subtable that tclean and WSClean look into.
+"""The MeasurementSet on disk: the main table with tiled columns, and every subtable that tclean and WSClean read.
 
-In: a `MeasurementSetHeader` (everything about the observation but its rows), then blocks of rows. Out: an MS v2 with
-one spectral window, one field and one polarisation setup; DATA and FLAG tiled in blocks of some 1 MiB, SOURCE with
-the rest frequency. Layout as in the MeasurementSet definition 2.0 (Kemball & Wieringa, 2000).
+In: a `MeasurementSetHeader` (everything about the observation but its rows); the caller then fills blocks of rows. Out: an MS
+v2 with one spectral window, one field and one polarisation setup. DATA and FLAG are tiled in blocks of about 1 MiB, and
+SOURCE holds the rest frequency. The layout follows the MeasurementSet definition 2.0 (Kemball & Wieringa, 2000).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from casacore import tables
 from gpucube.sky.spectral import FRAMES
 
 TILE_BYTES = 2**20
+
 CORRELATIONS = {
     ("circular", 1): [5],
     ("circular", 2): [5, 8],
@@ -25,8 +26,10 @@ CORRELATIONS = {
     ("linear", 2): [9, 12],
     ("linear", 4): [9, 10, 11, 12],
 }
-"""Codes of casacore's Stokes type: RR RL LR LL = 5 to 8, XX XY YX YY = 9 to 12."""
+"""casacore's Stokes codes by feeds and number of correlations: RR RL LR LL = 5 to 8, XX XY YX YY = 9 to 12."""
+
 RECEPTOR_PAIRS = {1: [[0, 0]], 2: [[0, 0], [1, 1]], 4: [[0, 0], [0, 1], [1, 0], [1, 1]]}
+
 CONSTANT_COLUMNS = (
     "ARRAY_ID",
     "DATA_DESC_ID",
@@ -37,28 +40,29 @@ CONSTANT_COLUMNS = (
     "PROCESSOR_ID",
     "STATE_ID",
 )
+
 SLOW_COLUMNS = (*CONSTANT_COLUMNS, "TIME", "TIME_CENTROID", "INTERVAL", "EXPOSURE", "SCAN_NUMBER")
-"""Columns that change seldom from row to row; an incremental storage manager keeps each run once."""
+"""Columns that rarely change from row to row: an incremental storage manager stores each value once."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MeasurementSetHeader:
     """The observation that the rows belong to.
 
     Attributes
     ----------
     telescope : str
-        As CASA knows it.
+        Its name in CASA.
     feeds : str
         ``"circular"`` or ``"linear"``.
     positions : numpy.ndarray
-        Antennas, ITRF metres, shape (nant, 3).
+        Of the antennas, ITRF, metres, shape (nant, 3).
     stations : list of str
         One name per antenna.
     dish : float
-        Diameter, metres.
-    ra, dec : float
-        Phase centre, radians, J2000.
+        Diameter of an antenna, metres.
+    phase_centre : tuple of float
+        Right ascension and declination, radians, J2000.
     frequency : numpy.ndarray
         Channel centres, Hz, shape (nchan,).
     chan_width : float
@@ -66,13 +70,11 @@ class MeasurementSetHeader:
     rest_freq : float
         Hz.
     frame : str
-        Frame of the frequencies, a key of `gpucube.sky.spectral.FRAMES`.
+        Key of `gpucube.sky.spectral.FRAMES`.
     npol : int
         Correlations: 1, 2 or 4.
     times : tuple of float
-        Begin and end, seconds since MJD 0.
-    integration : float
-        Seconds.
+        Start and end, seconds since MJD 0.
     """
 
     telescope: str
@@ -80,15 +82,13 @@ class MeasurementSetHeader:
     positions: np.ndarray
     stations: list[str]
     dish: float
-    ra: float
-    dec: float
+    phase_centre: tuple[float, float]
     frequency: np.ndarray
     chan_width: float
     rest_freq: float
     frame: str
     npol: int
     times: tuple[float, float]
-    integration: float
 
 
 def create_main(path: Path, nrow: int, npol: int, tile_chan: int, weight_spectrum: bool) -> tables.table:
@@ -97,16 +97,16 @@ def create_main(path: Path, nrow: int, npol: int, tile_chan: int, weight_spectru
     Parameters
     ----------
     path : Path
-        Where; must not exist.
+        Must not exist.
     nrow, npol, tile_chan : int
         Rows, correlations, and channels per tile of DATA.
     weight_spectrum : bool
-        Whether to have that column.
+        Whether to add the column WEIGHT_SPECTRUM.
 
     Returns
     -------
     casacore.tables.table
-        The main table, open for writing, its rows added.
+        The main table, open for writing, with its rows added.
     """
     description = tables.required_ms_desc("MAIN")
     managers: dict[str, dict[str, Any]] = {}
@@ -139,7 +139,7 @@ def create_main(path: Path, nrow: int, npol: int, tile_chan: int, weight_spectru
 
 
 def write_constant_columns(main: tables.table, integration: float) -> None:
-    """Fill the columns that are the same in every row."""
+    """Fill the columns that are the same in every row. `integration` is in seconds."""
     nrow = main.nrows()
     for column in ("INTERVAL", "EXPOSURE"):
         main.putcol(column, np.full(nrow, integration))
@@ -151,7 +151,7 @@ def write_constant_columns(main: tables.table, integration: float) -> None:
 def write_subtables(main: tables.table, header: MeasurementSetHeader) -> None:
     """Fill every subtable from the header."""
     root = main.name()
-    direction = np.array([[header.ra, header.dec]])
+    direction = np.array([header.phase_centre])
     nchan, width = len(header.frequency), abs(header.chan_width)
     rows: dict[str, dict[str, Any]] = {
         "POLARIZATION": {
@@ -229,6 +229,7 @@ def write_subtables(main: tables.table, header: MeasurementSetHeader) -> None:
 
 
 def _put_row(table: tables.table, cells: dict[str, Any]) -> None:
+    """Append one row."""
     table.addrows(1)
     for column, value in cells.items():
         table.putcell(column, table.nrows() - 1, value)
@@ -264,7 +265,7 @@ def _write_antennas(root: str, header: MeasurementSetHeader) -> None:
 
 
 def _write_source(main: tables.table, header: MeasurementSetHeader) -> None:
-    """SOURCE, an optional subtable: imagers take the rest frequency from it."""
+    """SOURCE, an optional subtable from which imagers take the rest frequency."""
     description = tables.required_ms_desc("SOURCE")
     frequency = {"QuantumUnits": ["Hz"], "MEASINFO": {"type": "frequency", "Ref": "LSRK"}}
     velocity = {"QuantumUnits": ["m/s"], "MEASINFO": {"type": "radialvelocity", "Ref": "LSRK"}}
@@ -284,7 +285,7 @@ def _write_source(main: tables.table, header: MeasurementSetHeader) -> None:
             "NAME": "SIMLINE",
             "CALIBRATION_GROUP": 0,
             "CODE": "",
-            "DIRECTION": np.array([header.ra, header.dec]),
+            "DIRECTION": np.array(header.phase_centre),
             "PROPER_MOTION": np.zeros(2),
             "REST_FREQUENCY": np.array([header.rest_freq]),
             "SYSVEL": np.array([0.0]),

@@ -9,12 +9,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import convergence
 import numpy as np
 import pytest
+import scaling
 import yaml
 from jobs import column, tree
 
-from gpucube.bench import convergence, scaling
 from gpucube.bench.command import chunk_sizes, main
 from gpucube.bench.report import binding, quantity, spread
 from gpucube.bench.stages import IMAGE_STAGES, STAGES, Outcome, Request, Stage, image_once, run_workload, scene_of
@@ -69,7 +70,7 @@ def test_a_run_prints_a_table_and_writes_its_figures(tiny, tmp_path, capsys, mon
 def test_the_stages_add_up_to_the_wall_time():
     # large enough that what lies between the stages (records, threads) is below the 5 % promised
     workload = Workload("sum", array="vla-d", channels=8, integrations=40, imsize=256, cell=10.0, bright=0.25)
-    outcome = run_workload(workload, Request("cpu", 1, repeat=3))
+    outcome = run_workload(workload, Request(CpuKind(), 1, repeat=3))
     assert outcome.accounted == pytest.approx(1.0, abs=0.05)
 
 
@@ -119,8 +120,7 @@ def test_a_result_is_compared_with_an_older_one(tiny, tmp_path, capsys):
         (["--workload", "none.yaml"], "cannot read the workload none.yaml: No such file or directory"),
         (["--worklod", "vla-hi"], "unknown option '--worklod': did you mean '--workload'?"),
         (["--stages", "gird"], "no stage 'gird': did you mean 'grid'?"),
-        (["scale"], "no experiment 'scale'"),
-        (["scalng"], "no experiment 'scalng': did you mean 'scaling'?"),
+        (["scaling"], "unknown option 'scaling'; see python -m gpucube.bench --help"),
         (["--chunksize", "4,x"], "--chunksize 4,x: 'x' should be -1, 1 or more, or auto"),
         (["--workers", "0"], "--workers 0 should be at least 1"),
         (["--repeat", "two"], "argument --repeat: invalid int value: 'two'"),
@@ -212,7 +212,7 @@ def test_lock_step_makes_the_same_cube_as_every_channels_own_schedule(majorcycle
     workload = Workload(**TINY | {"name": "same", "sources": 5})
     scene = scene_of(workload, make_store(workload, str(tmp_path / "store")), majorcycle=majorcycle)
     own, together = scene.with_cubes(str(tmp_path / "own")), scene.with_cubes(str(tmp_path / "together"))
-    _, _, records = image_once(own, "cpu", 1, scene.chunks(2))
+    _, _, records = image_once(own, CpuKind(), 1, scene.chunks(2))
     iterations, majors = convergence.lock_step(together, CpuKind().make(scene.job.settings), range(6))
     assert iterations == sum(r.iterations for r in records)
     most = max(r.major_cycles for r in records)
@@ -224,10 +224,9 @@ def test_lock_step_makes_the_same_cube_as_every_channels_own_schedule(majorcycle
             )
 
 
-def test_convergence_measures_every_way_on_every_cube(monkeypatch):
-    monkeypatch.setattr(convergence, "SHARES", (0.2, 1.0))
+def test_convergence_measures_every_way_on_every_cube():
     cube = replace(convergence.CUBE, channels=5, integrations=6, imsize=64, cell=20.0, sources=3)
-    text, result = convergence.measure_convergence(["convergence"], "cpu", 1, 1, cube)
+    text, result = convergence.measure_convergence(CpuKind(), 1, 1, cube, (0.2, 1.0))
     assert [e["bright_channels"] for e in result["convergence"]] == [1, 5]
     for entry in result["convergence"]:
         assert len(entry["ways"]) == 7
@@ -257,10 +256,10 @@ def test_the_expectation_shares_work_among_workers_but_not_what_is_serial():
     assert one["total"] == pytest.approx(2300.0)
 
 
-def test_scaling_varies_one_thing_at_a_time(monkeypatch):
+def test_scaling_varies_one_thing_at_a_time():
     small = replace(scaling.BASE, channels=3, integrations=4, imsize=64, cell=20.0, sources=2)
-    monkeypatch.setitem(WORKLOADS, scaling.REFERENCE, replace(small, name="reference"))
-    text, result = scaling.measure_scaling(["scaling"], "cpu", 2, 1, small, {"channels": (2, 4), "imsize": (32, 64)})
+    axes = {"channels": (2, 4), "imsize": (32, 64)}
+    text, result = scaling.measure_scaling(CpuKind(), 2, 1, small, axes, replace(small, name="reference"))
     assert [p["value"] for p in result["scaling"]["channels"]] == [2, 4]
     assert [p["value"] for p in result["scaling"]["workers"]] == [1, 2]
     assert result["efficiency"]["1"] == 1.0 and "wall" in result["exponents"]["imsize"]

@@ -1,4 +1,4 @@
-"""The benchmark of a GPU (bench/gpu_speed.py), run with kernels on the host: all of its lines, none of its speed."""
+"""The benchmark of a GPU (bench/gpu/gpu_speed.py), run with kernels on the host: all of its lines, none of its speed."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import json
 import subprocess
 import sys
 
+import gpu_speed
 import pytest
 from conftest import REPOSITORY
+from gpu_speed import Figure, quantity, reached, table
 from hosts.kernel_runs import NO_GPU, needs_compiler
 
-sys.path.insert(0, str(REPOSITORY / "bench"))
-import gpu_speed
-from gpu_speed import Figure, quantity, reached, table
-
-SCRIPT = REPOSITORY / "bench" / "gpu_speed.py"
+SCRIPT = REPOSITORY / "bench" / "gpu" / "gpu_speed.py"
 
 WITHOUT_CASACORE = """
 import runpy, sys

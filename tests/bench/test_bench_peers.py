@@ -12,23 +12,21 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import compare_peers
 import numpy as np
 import pytest
+import quality
+import run_ducc0
 from astropy.io import fits
 from astropy.table import Table
+from compare_tclean_quality import Truth
 from conftest import REPOSITORY
+from measure import disk_use, measure
 from oracles import direct_dirty
 
 from gpucube.simulate import SimulationResult
 from gpucube.sky.directions import Direction
 from gpucube.sky.geometry import ImageGeometry
-
-sys.path.insert(0, str(REPOSITORY / "bench"))
-import compare_peers
-import quality
-import run_ducc0
-from compare_tclean_quality import Truth
-from measure import disk_use, measure
 
 CELL = 10.0
 SHAPE = (64, 64)
@@ -274,13 +272,13 @@ def test_commands_are_recorded_without_folders_of_the_machine() -> None:
     options = argparse.Namespace(out=Path("/x/out"), ms=Path("/x/data/a.ms"), casa_python="/y/casa/bin/python")
     command = [
         "/y/casa/bin/python",
-        str(REPOSITORY / "bench/run_tclean.py"),
+        str(REPOSITORY / "bench/peers/run_tclean.py"),
         "--ms",
         "/x/data/a.ms",
         "--out",
         "/x/out/t",
     ]
-    assert compare_peers.as_typed(command, options) == "CASA_PYTHON bench/run_tclean.py --ms a.ms --out OUT/t"
+    assert compare_peers.as_typed(command, options) == "CASA_PYTHON bench/peers/run_tclean.py --ms a.ms --out OUT/t"
 
 
 # ---- ducc0

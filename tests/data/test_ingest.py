@@ -431,7 +431,7 @@ def test_a_scratch_folder_that_cannot_be_made_is_refused(tmp_path):
 
 
 def test_a_store_larger_than_the_disk_is_refused_and_leaves_nothing(tmp_path):
-    with pytest.raises(GpucubeError, match=r"needs .* GB but .* has only .* GB free"):
+    with pytest.raises(GpucubeError, match=r"needs .* TB of disk but .* has only .* free"):
         allocate([partition(tmp_path / "scratch", 10**15, 100)])
     assert os.listdir(tmp_path) == []
 

@@ -1,8 +1,9 @@
-"""The host that runs CUDA kernels: its built-in functions, and whether it notices what is wrong with a kernel."""
+"""The host that runs CUDA kernels: its built-in functions, and the mistakes in a kernel that it notices."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hosts.cudahost import HostKernelError, HostModule, missing_sanitizers, sanitizer_environment, thread_order
-from hosts.kernel_runs import ORDERS, needs_compiler
+from hosts.kernel_runs import HOST_ORDERS, needs_compiler
 
-from gpucube.devices.cuda.kernel_sources import kernel_source
+from gpucube.devices.cuda.kernel_sources import FOLDER, PRELUDE, kernel_source
 
 pytestmark = needs_compiler
 
@@ -70,7 +71,7 @@ def sampler() -> HostModule:
     return HostModule(SAMPLER)
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", HOST_ORDERS)
 def test_warp_operations(sampler, order):
     values = np.random.default_rng(1).integers(0, 1000, (3, 32)).astype(np.int32)
     out = np.zeros((3, 32, 8), np.int32)
@@ -90,7 +91,7 @@ def test_warp_operations(sampler, order):
     assert np.array_equal(out, np.stack(expected, -1))
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", HOST_ORDERS)
 def test_grids_blocks_barriers_and_dynamic_shared_memory(sampler, order):
     values = np.random.default_rng(1).random((5, 1000)).astype(np.float32)
     out, place = np.zeros_like(values), np.zeros(2 * 3 * 4 * 64, np.int32)
@@ -124,7 +125,7 @@ def test_broken_rules_are_reported(sampler, kernel, block, message):
     assert out[1] == 1.0
 
 
-def test_arguments_must_be_the_kernels(sampler):
+def test_arguments_must_match_the_kernels_parameters(sampler):
     values, out = np.zeros((2, 4), np.float32)
     reverse = sampler.get_function("reverse")
     for arguments, message in [
@@ -142,11 +143,18 @@ def test_arguments_must_be_the_kernels(sampler):
         HostModule('extern "C" __global__ void k() { nonsense; }')
 
 
-def seeded(name: str, right: str, wrong: str) -> str:
+def with_mistake(source: str, right: str, wrong: str) -> str:
     """A kernel source with one mistake put in."""
-    source = kernel_source(name)
-    assert source.count(right) == 1, f"{right!r} stands {source.count(right)} times in {name}.cu"
+    assert source.count(right) == 1, f"{right!r} occurs {source.count(right)} times"
     return source.replace(right, wrong)
+
+
+def test_messages_of_the_compiler_name_the_line_of_the_file():
+    lines = (FOLDER / "beam.cu").read_text().splitlines()
+    number = next(i for i, line in enumerate(lines, 1) if "__dmul_rn(y - cy, cell_y)" in line)
+    broken = with_mistake(kernel_source("beam"), "__dmul_rn(y - cy, cell_y)", "__dmul_rn(y - cy, nonsense)")
+    with pytest.raises(HostKernelError, match=rf"beam\.cu:{number}:.*error: .nonsense"):
+        HostModule(broken)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +173,8 @@ def seeded(name: str, right: str, wrong: str) -> str:
 )
 def test_a_missing_barrier_is_caught(tmp_path, name, right, wrong, tests):
     """The very tests that pass on the kernel as it is fail on the one with the mistake."""
-    (tmp_path / f"{name}.cu").write_text(seeded(name, right, wrong))
+    shutil.copy(FOLDER / PRELUDE, tmp_path)
+    (tmp_path / f"{name}.cu").write_text(with_mistake((FOLDER / f"{name}.cu").read_text(), right, wrong))
     code = (
         "import sys, pathlib, pytest; from gpucube.devices.cuda import kernel_sources as k;"
         f"k.FOLDER = pathlib.Path({str(tmp_path)!r});"
@@ -207,7 +216,8 @@ print("finished")
 )
 def test_sanitizers_catch_what_is_out_of_bounds(tmp_path, right, wrong, report):
     path = tmp_path / "kernel.cu"
-    path.write_text(seeded("hogbom", right, wrong) if right else kernel_source("hogbom"))
+    source = kernel_source("hogbom")
+    path.write_text(with_mistake(source, right, wrong) if right else source)
     environment = sanitizer_environment() | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
     code = CLEAN_ONE_PLANE.format(path=str(path))
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)

@@ -7,7 +7,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from gpucube.devices.cuda.kernel_sources import kernel_files, kernel_source
+from gpucube.devices.cuda.kernel_sources import PRELUDE, kernel_files, kernel_source
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SETUPTOOLS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]
@@ -18,18 +18,27 @@ def test_a_checkout_has_them_beside_the_package():
     assert "hogbom_textbook" in kernel_source("hogbom")
 
 
+def test_the_prelude_precedes_every_source():
+    for path in kernel_files():
+        source = kernel_source(path.stem)
+        assert source.startswith(f'#line 1 "{PRELUDE}"\n'), "messages of the compiler name its lines"
+        assert source.endswith(f'#line 1 "{path.name}"\n{path.read_text()}\n')
+
+
 def test_a_wheel_has_them_inside(tmp_path):
     """The layout that `package-dir` makes of an installation."""
-    (tmp_path / "gpucube/devices").mkdir(parents=True)
+    (tmp_path / "gpucube/devices/cuda").mkdir(parents=True)
     (tmp_path / "gpucube/kernels").mkdir()
     (tmp_path / "kernels").mkdir()  # somebody else's, beside the package
     (tmp_path / "gpucube/kernels/one.cu").write_text("// one")
-    module = tmp_path / "gpucube/devices/kernel_sources.py"
-    module.write_text((REPOSITORY / "gpucube/devices/kernel_sources.py").read_text())
+    (tmp_path / f"gpucube/kernels/{PRELUDE}").write_text("// before")
+    module = tmp_path / "gpucube/devices/cuda/kernel_sources.py"
+    module.write_text((REPOSITORY / "gpucube/devices/cuda/kernel_sources.py").read_text())
     code = f"import runpy; print(runpy.run_path({str(module)!r})['kernel_source']('one'))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "// one\n"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.splitlines()
+    assert found[1] == "// before" and found[3] == "// one"
     assert SETUPTOOLS["package-dir"] == {"gpucube.kernels": "kernels"}
-    assert SETUPTOOLS["package-data"] == {"gpucube.kernels": ["*.cu"]}
+    assert set(SETUPTOOLS["package-data"]["gpucube.kernels"]) == {"*.cu", "*.cuh"}
 
 
 def test_no_package_is_left_out_of_the_wheel():

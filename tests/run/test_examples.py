@@ -1,4 +1,4 @@
-"""The scripts in examples/ run as they stand and print what they promise."""
+"""What the README shows and the scripts in examples/ do run, and print what they promise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpucube.cli import main
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def readme(pattern: str) -> list[str]:
+    """Parts of the README."""
+    return re.findall(pattern, (EXAMPLES.parent / "README.md").read_text(), re.M | re.S)
 
 
 def run(script: str, *arguments: object) -> str:
@@ -41,8 +48,9 @@ def test_one_measurement_set_is_imaged(imaged: tuple[Path, str]) -> None:
 
 def test_results_are_read(imaged: tuple[Path, str]) -> None:
     printed = run("read_results.py", imaged[0])
-    assert "11 channels: n-sigma threshold" in printed
-    noise = float(re.search(r"median noise (\S+) mJy/beam", printed)[1])
+    assert "n-sigma threshold: 11; no data: 1" in printed
+    assert len(re.findall(r"^channel \d+: ", printed, re.M)) == 11
+    noise = float(re.search(r"noise +(\S+) mJy/beam", printed)[1])
     # 50 mJy in each of 900 rows and two hands, of which some are flagged and Briggs weights count unequally
     assert noise == pytest.approx(50 / np.sqrt(2 * 900), rel=0.1)
     assert 3 <= int(re.search(r"brightest channel (\d+)", printed)[1]) <= 8
@@ -58,3 +66,23 @@ def test_a_cluster_images_the_same_cube(imaged: tuple[Path, str], tiny_ms: Any, 
 def test_every_example_is_run_by_a_test() -> None:
     source = Path(__file__).read_text()
     assert all(f'"{path.name}"' in source for path in EXAMPLES.glob("*.py"))
+
+
+def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    commands = readme(r"^    gpucube (\w[^\n]+)$")
+    assert [command.split()[0] for command in commands] == ["simulate", "plan", "image", "report"]
+    for command in commands:
+        assert main(command.replace("--nchan 60", "--nchan 3 --ntime 20").split()) == 0
+    assert Path("out/sim.image.fits").is_file() and Path("out/sim.report.html").is_file()
+
+
+@pytest.mark.filterwarnings("ignore")  # of spectral-cube, radio_beam and astropy
+def test_the_python_of_the_readme_runs(tiny_ms: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = readme(r"```python\n(.+?)```")
+    changes = {"target.ms": str(tiny_ms.ms), "out/target": str(tmp_path / "target"), "512": "64", "1arcsec": "20arcsec"}
+    for old, new in changes.items():
+        assert old in code
+        code = code.replace(old, new)
+    exec(code, {"__name__": "__main__"})
+    assert "12" in capsys.readouterr().out

@@ -30,7 +30,7 @@ _HALVES = 2
 
 FFT_WORK, FFT_KEPT = 0.0, 1.0
 """Transforms destroy what they are given and need no copy of it; the work area of cuFFT stays with the plan in the cache of its
-thread: an estimate, not measured (`bench/gpu_speed.py` measures it)."""
+thread: an estimate, not measured (`bench/gpu/gpu_speed.py` measures it)."""
 
 LEAST_CAPABILITY = 80
 """Compute capability 8.0 (Ampere): the kernels reduce over a warp in one instruction, which older GPUs do not have."""

@@ -1,18 +1,24 @@
-"""Where the CUDA sources are: in the wheel inside the package (`gpucube/kernels`), in a checkout beside it (`kernels`)."""
+"""The CUDA sources: in an installed package in ``gpucube/kernels``, in a checkout in ``kernels`` beside the package."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+PRELUDE = "prelude.cuh"
+"""Put in front of every source."""
 
 _PACKAGE = Path(__file__).resolve().parents[2]
 FOLDER = next(folder for folder in (_PACKAGE / "kernels", _PACKAGE.parent / "kernels") if folder.is_dir())
 
 
 def kernel_source(name: str) -> str:
-    """Text of ``kernels/<name>.cu``."""
-    return (FOLDER / f"{name}.cu").read_text()
+    """What is compiled for ``kernels/<name>.cu``: the prelude and the file.
+
+    Messages of the compiler name file and line as they are on disk.
+    """
+    return "".join(f'#line 1 "{file}"\n{(FOLDER / file).read_text()}\n' for file in (PRELUDE, f"{name}.cu"))
 
 
 def kernel_files() -> list[Path]:
-    """All CUDA sources, sorted."""
+    """All CUDA sources, sorted; the prelude is not one of them."""
     return sorted(FOLDER.glob("*.cu"))

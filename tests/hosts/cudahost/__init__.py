@@ -1,10 +1,10 @@
 """Run the CUDA kernels of `kernels/*.cu` on the host, so that they are tested where there is no GPU.
 
-In: kernel source, and numpy arrays in place of device arrays. Out: those arrays, changed by the kernels. `HostModule` has
-the call shape of `cupy.RawModule`: the same test body drives either. g++ compiles the source once (cached in
-``build/cudahost``, under a hash of everything that matters); `cudahost.h` says how threads and barriers are made.
+In: kernel source, and numpy arrays in place of device arrays. Out: those arrays, changed by the kernels. `HostModule` is
+called as `cupy.RawModule` is, so the same test body drives either. g++ compiles the source once; the library is cached in
+``build/cudahost`` under a hash of everything that matters. `cudahost.h` explains how threads and barriers are made.
 
-Arguments are checked against the kernel's own parameter list: number, kind and size of each, which a GPU does not do.
+Arguments are checked against the kernel's own parameter list: number, kind and size of each. A GPU does not check them.
 """
 
 from __future__ import annotations
@@ -134,15 +134,13 @@ class HostModule:
     Parameters
     ----------
     code : str
-        CUDA C++ by the rules of `docs/cuda.md`.
+        CUDA C++ by the rules of `docs/cuda.md`; its kernels are declared ``extern "C"``.
     options : sequence of str
         As NVRTC's; only definitions (``-DNAME=VALUE``) mean anything here.
-    name_expressions : sequence of str
-        Instantiations of template kernels, e.g. ``"grid<float,7>"``; kernels declared ``extern "C"`` are found by themselves.
     """
 
-    def __init__(self, code: str, options: Sequence[str] = (), name_expressions: Sequence[str] = ()):
-        self.names = [*kernel_names(code), *name_expressions]
+    def __init__(self, code: str, options: Sequence[str] = ()):
+        self.names = kernel_names(code)
         path = _compile(code, tuple(o for o in options if o.startswith(("-D", "-U"))), self.names)
         self._library = ctypes.CDLL(str(path))
 
