@@ -4,7 +4,7 @@ In: two checkouts, each with its environment in `.venv`, and for some jobs a fol
 packed as `NAME.ms.tar.xz`). The script runs each job in both checkouts, on the CPU, with the same data and parameters. It
 runs many small jobs also on the CUDA device; g++ compiles the kernels, and they run on the CPU (device `host`).
 Out: one line for each run, `same`, `DIFFERENT` or `skipped`. The exit status is 1 if a run differs, or if no run was
-compared. The script compares all bytes of the FITS files, of the demo's picture and of the simulated truth. It compares all
+compared. The script compares all bytes of the FITS files and of the simulated truth. It compares all
 columns of simulated MeasurementSets, and all values of the summaries except times, places and versions.
 
     python bench/same_products.py BEFORE_CHECKOUT [AFTER_CHECKOUT] --data FOLDER --out DIR
@@ -117,7 +117,7 @@ IGNORED = {
     *("memory_peak", "memory_predicted", "device_memory_peak", "device_memory_predicted"),
 }
 """These keys of a summary, at any depth, say when, where and by which versions a run was done."""
-COMPARED = (".fits", ".npz", ".png", ".columns")
+COMPARED = (".fits", ".npz", ".columns")
 """Files with these endings must have the same bytes."""
 
 

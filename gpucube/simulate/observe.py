@@ -312,7 +312,7 @@ def _flags(
         single = rng.random((nrow, p.nchan)) < 0.001
         if p.flag_cells > 0:
             flag[..., 0] |= single
-    flag[:, list(p.flag_channels), :] = True
+    flag[:, list(p.flagged_channels), :] = True
     return flag, flag_row
 
 
@@ -336,7 +336,7 @@ def _write_truth(path: Path, p: SimulationParameters, sky: Sky, tally: _Tally) -
         cell_rad=p.cell_radians,
         natural_rms=tally.natural_rms(),
         nvis=tally.samples,
-        flagged_channels=np.array(p.flag_channels, int),
+        flagged_channels=np.array(p.flagged_channels, int),
         bright=_bright_channels(sky, tally),
         args=p.model_dump_json(),
     )

@@ -90,8 +90,8 @@ class SimulationParameters(BaseModel):
     npol: Correlations = Field(2, description="correlations: one hand, both parallel hands, or all four")
     flag_rows: Fraction = Field(0.03, description="share of rows flagged at random")
     flag_cells: Fraction = Field(0.02, description="share of (row, channel) samples flagged at random")
-    flag_channels: Channels = Field(
-        default_factory=lambda given: (2,) if given["nchan"] >= 4 else (),
+    flag_channels: Channels | None = Field(
+        None,
         description="channels flagged throughout, separated by commas (default: 2, if there are four or more)",
     )
     flagrow_only: bool = Field(
@@ -122,7 +122,7 @@ class SimulationParameters(BaseModel):
                 f"chan_width={self.chan_width:g}: {self.nchan} channels of this width about {self.rest_freq:g} Hz "
                 "reach below 0 Hz; make them narrower or fewer"
             )
-        last = max(self.flag_channels, default=0)
+        last = max(self.flagged_channels, default=0)
         if last >= self.nchan:
             raise ValueError(f"flag_channels={last}: channels are counted from 0 to {self.nchan - 1}")
         latitude = self.kind.site.latitude
@@ -133,6 +133,13 @@ class SimulationParameters(BaseModel):
         if math.radians(self.imsize * self.cell / 3600) > 1.2:
             raise ValueError(f"cell={self.cell:g}: {self.imsize} pixels of this size are more than a radian of sky")
         return self
+
+    @property
+    def flagged_channels(self) -> tuple[int, ...]:
+        """The channels flagged throughout."""
+        if self.flag_channels is not None:
+            return self.flag_channels
+        return (2,) if self.nchan >= 4 else ()
 
     @property
     def kind(self) -> ArrayKind:
