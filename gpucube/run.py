@@ -25,16 +25,17 @@ from gpucube import disk
 from gpucube.constants import ARCSEC_PER_RADIAN
 from gpucube.data.ingest import Ingest
 from gpucube.data.mask import Mask, load_mask
+from gpucube.data.scratch import clear_leftover, load_state, save_state
 from gpucube.data.selection import Selection, select
-from gpucube.data.store import VisibilityStore, clear_leftover, load_state, save_state
+from gpucube.data.store import VisibilityStore
 from gpucube.devices.base import needs_w
 from gpucube.devices.choice import Hardware, find_hardware
 from gpucube.errors import GpucubeError, Interrupted
+from gpucube.execution.choice import make_workers
 from gpucube.execution.dask_workers import gpus_of_workers
 from gpucube.execution.plan import Plan, make_chunks, make_plan
 from gpucube.execution.progress import Progress
-from gpucube.execution.tuning import DEFAULT_TUNING, Tuning
-from gpucube.execution.workers import Workers, make_workers
+from gpucube.execution.workers import Workers
 from gpucube.imaging.job import Events, ImageJob, settings_of
 from gpucube.imaging.stopping import CleanParameters
 from gpucube.output.fits_cube import (
@@ -65,7 +66,6 @@ class Job:
     parameters: Parameters
     selection: Selection
     hardware: Hardware
-    tuning: Tuning
     identity: dict[str, Any]
     plan: Plan
     geometry: ImageGeometry
@@ -119,13 +119,7 @@ class Stopwatch:
         return time.perf_counter() - self._began
 
 
-def image(
-    parameters: Parameters,
-    *,
-    hardware: Hardware | None = None,
-    tuning: Tuning = DEFAULT_TUNING,
-    observer: Observer = NO_OBSERVER,
-) -> Result:
+def image(parameters: Parameters, *, hardware: Hardware | None = None, observer: Observer = NO_OBSERVER) -> Result:
     """Do the main job.
 
     Parameters
@@ -133,8 +127,6 @@ def image(
     parameters : Parameters
     hardware : Hardware, optional
         By default what `parameters` ask for and this machine has.
-    tuning : Tuning
-        Limits and times that change no bit of the result.
     observer : Observer
         Hears of every stage and channel.
 
@@ -152,12 +144,12 @@ def image(
     stopwatch = Stopwatch()
     # the data come first: it takes a while to notice that a scheduler does not answer
     selection = select(parameters)
-    hardware = hardware or hardware_for(parameters, tuning)
+    hardware = hardware or hardware_for(parameters)
     identity = fingerprint(parameters.as_json_dict(), hardware.kind.name, __version__)
     check_outputs(parameters)
     if finished := finished_before(parameters, identity):
         return finished
-    job = prepare(parameters, selection, hardware, tuning, identity)
+    job = prepare(parameters, selection, hardware, identity)
     with claimed_outputs(job) as (journal, footprint):
         if finished := finished_before(parameters, identity, ours=True):
             return finished
@@ -186,9 +178,7 @@ def image(
         return write_summary(job, measured, records, stopwatch, footprint)
 
 
-def plan(
-    parameters: Parameters, *, hardware: Hardware | None = None, tuning: Tuning = DEFAULT_TUNING
-) -> tuple[Plan, Hardware]:
+def plan(parameters: Parameters, *, hardware: Hardware | None = None) -> tuple[Plan, Hardware]:
     """Work out what `image` would do and need, without doing it.
 
     Raises
@@ -196,11 +186,11 @@ def plan(
     GpucubeError
         Bad input or too few resources, in one line.
     """
-    hardware = hardware or hardware_for(parameters, tuning)
-    return make_plan(parameters, select(parameters), hardware, tuning), hardware
+    hardware = hardware or hardware_for(parameters)
+    return make_plan(parameters, select(parameters), hardware), hardware
 
 
-def hardware_for(parameters: Parameters, tuning: Tuning = DEFAULT_TUNING) -> Hardware:
+def hardware_for(parameters: Parameters) -> Hardware:
     """What `parameters` ask for and this machine, or the scheduler's workers, have.
 
     Raises
@@ -209,7 +199,7 @@ def hardware_for(parameters: Parameters, tuning: Tuning = DEFAULT_TUNING) -> Har
         ``device="cuda"``, and no GPU can be used.
     """
     if parameters.scheduler:
-        return find_hardware(parameters.device, lambda: gpus_of_workers(parameters.scheduler, tuning.cluster))
+        return find_hardware(parameters.device, lambda: gpus_of_workers(parameters.scheduler))
     return find_hardware(parameters.device)
 
 
@@ -287,9 +277,7 @@ def finished_before(parameters: Parameters, identity: dict[str, Any], *, ours: b
     )
 
 
-def prepare(
-    parameters: Parameters, selection: Selection, hardware: Hardware, tuning: Tuning, identity: dict[str, Any]
-) -> Job:
+def prepare(parameters: Parameters, selection: Selection, hardware: Hardware, identity: dict[str, Any]) -> Job:
     """Plan the run, and check what its plan does not cover.
 
     Raises
@@ -297,7 +285,7 @@ def prepare(
     GpucubeError
         Too little memory or disk; a mask that does not fit the cube.
     """
-    plan = make_plan(parameters, selection, hardware, tuning)
+    plan = make_plan(parameters, selection, hardware)
     geometry, axis = selection.geometry, selection.axis
     for text in plan.warnings:
         warnings.warn(text, stacklevel=4)
@@ -307,7 +295,6 @@ def prepare(
         parameters=parameters,
         selection=selection,
         hardware=hardware,
-        tuning=tuning,
         identity=identity,
         plan=plan,
         geometry=geometry,
@@ -384,7 +371,10 @@ def progress_of(job: Job) -> Iterator[Progress]:
 @contextmanager
 def workers_of(job: Job) -> Iterator[Workers]:
     """The workers of a run, stopped at its end."""
-    workers = make_workers(job.plan, job.hardware.kind, job.parameters.scheduler, job.tuning.cluster)
+    plan = job.plan
+    workers = make_workers(
+        plan.in_process, plan.workers, job.hardware.kind, job.parameters.scheduler, plan.worker_memory
+    )
     try:
         yield workers
     finally:
@@ -445,7 +435,6 @@ def image_job(job: Job, store: VisibilityStore, journal: Journal) -> ImageJob:
         cubes=journal.cubes,
         mask=job.mask,
         restoring_beam=job.restoring_beam,
-        seconds_between_syncs=job.tuning.seconds_between_syncs,
         may_write=journal.lease.check,
     )
 
@@ -560,10 +549,10 @@ def _create_cubes(job: Job) -> dict[str, CubeFile]:
         job.axis,
         selection.stokes,
         history,
-        telescope=selection.first_ms.telescope,
+        telescope=selection.observation.telescope,
         objectname=selection.object_name,
-        observer=selection.first_ms.observer,
-        dateobs=_iso_date(selection.first_ms.start_time_mjd_s),
+        observer=selection.observation.observer,
+        dateobs=_iso_date(selection.observation.start_time_mjd_s),
         restoring_beam=job.restoring_beam,
         overwrite=parameters.overwrite or parameters.resume,
     )

@@ -383,7 +383,7 @@ def noise_samples(bench: Bench, size: int, planes: int) -> list[Samples]:
 
     def one() -> Samples:
         vis = bench.rng.standard_normal((len(uv), 2), np.float32).view(np.complex64)[:, 0]
-        return Samples(uvw, FREQUENCY, vis, weight, rows="shared")
+        return Samples(uvw=uvw, frequency=FREQUENCY, vis=vis, weight=weight, rows="shared")
 
     return [one() for _ in range(planes)]
 

@@ -19,7 +19,8 @@ import numpy as np
 import psutil
 
 from gpucube.constants import LIGHT_SPEED
-from gpucube.data.store import Partition, VisibilityStore, allocate, sort_rows, write_rows
+from gpucube.data.scratch import allocate
+from gpucube.data.store import Partition, VisibilityStore, sort_rows, write_rows
 from gpucube.devices.base import ImagingSettings, needs_w
 from gpucube.devices.cpu.kind import CpuKind
 from gpucube.errors import GpucubeError

@@ -1,16 +1,16 @@
-"""Which input channels make which output channel: pure arithmetic, no files.
+"""The map from input channels to output channels: pure arithmetic, no files.
 
-In: the selected channels of every spectral window (frequency, width) and tclean's `start`, `width`, `nchan` counted in
-channels. Out: the centre and width of every output channel, and for each window a `ChannelMap` saying which of its input
-channels are averaged into which output channel.
+In: the selected channels of every spectral window (frequency, width) and tclean's `start`, `width`, `nchan`, counted in
+channels. Out: the centre and width of every output channel, and for each window a `ChannelMap` that says which of its
+channels are averaged into which output channel. A slot is an output channel that a window contributes to.
 
 Rules
 -----
 * Channels of different windows follow one another in the order in which the windows were selected.
-* Windows that overlap in frequency share output channels: a channel joins an existing one if their centres are less than
-  half a channel apart; what does not join is added, and the group is put in order of frequency in the sense (rising or
+* Windows that overlap in frequency share output channels. A channel joins an existing one if their centres are less than
+  half a channel apart. Channels that join none are added, and the group is sorted by frequency in the sense (rising or
   falling) of its first window.
-* `start`, `width`, `nchan` then count along that list. A negative `width` runs backwards; `|width|` > 1 averages.
+* `start`, `width`, `nchan` count along that list. A negative `width` runs backwards, and `|width|` > 1 averages.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from gpucube.errors import GpucubeError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WindowChannels:
     """The selected channels of one spectral window of one MeasurementSet.
 
@@ -32,9 +32,9 @@ class WindowChannels:
     label : str
         How messages name it.
     frequency, width : numpy.ndarray
-        Of *all* channels of the window, Hz; `width` signed as in the MS, shape (nchan,).
+        Of *all* channels of the window, Hz, shape (nchan,); `width` is signed as in the MeasurementSet.
     selected : numpy.ndarray
-        Indices of the selected channels, in the order wanted.
+        Indices of the selected channels in the order wanted, shape (nselected,).
     """
 
     label: str
@@ -43,29 +43,39 @@ class WindowChannels:
     selected: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ChannelMap:
-    """How one window's channels fill its slots; one slot for each output channel the window contributes to.
+    """The slots of one window and the input channels that each of them averages.
 
     Attributes
     ----------
     output : numpy.ndarray
         Output channel of each slot, ascending, int64, shape (nslot,).
-    offsets, members : numpy.ndarray
-        Slot k averages input channels ``members[offsets[k]:offsets[k + 1]]``.
+    offsets : numpy.ndarray
+        Slot k averages the members ``offsets[k]:offsets[k + 1]``, int64, shape (nslot + 1,).
+    members : numpy.ndarray
+        Input channels, int64, shape (nmember,).
+    member_frequency : numpy.ndarray
+        Frequency of each member, Hz, shape (nmember,).
     frequency : numpy.ndarray
-        Mean frequency of each slot's members, Hz: the one that scales its uvw, shape (nslot,).
+        Mean frequency of the members of each slot, Hz, shape (nslot,). It scales uvw.
     """
 
     output: np.ndarray
     offsets: np.ndarray
     members: np.ndarray
+    member_frequency: np.ndarray
     frequency: np.ndarray
 
+    @property
+    def span(self) -> tuple[int, int]:
+        """First and last input channel that is needed."""
+        return int(self.members.min()), int(self.members.max())
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class OutputChannels:
-    """The cube's channels and where they come from: `frequency`, `width` in Hz, one map per window."""
+    """The channels of the cube and their origin: `frequency` and `width` in Hz, shape (nchan,), and a map per window."""
 
     frequency: np.ndarray
     width: np.ndarray
@@ -81,11 +91,11 @@ def output_channels(
     ----------
     windows : sequence of WindowChannels
     start : int or None
-        First channel; None is the first of the selection, or the last when `width` is negative.
+        First channel. None is the first of the selection, or the last when `width` is negative.
     width : int
-        Channels averaged into one; negative to run backwards.
+        Channels averaged into one, not 0; negative to run backwards.
     nchan : int
-        Number of output channels; -1 for as many whole ones as there are.
+        Number of output channels; -1 for as many as the selection fills.
 
     Raises
     ------
@@ -96,17 +106,18 @@ def output_channels(
     total = len(frequency)
     first = start if start is not None else (0 if width > 0 else total - 1)
     if not 0 <= first < total:
-        raise GpucubeError(f"start={first} is out of range: the selection has channels 0 to {total - 1}")
+        raise GpucubeError(f"`start={first}` is out of range: the selection has channels 0 to {total - 1}")
     step = abs(width)
     available = (total - first) // step if width > 0 else (first + 1) // step
     if available == 0:
-        raise GpucubeError(f"width={width} is too wide: only {total} channels are selected (start={first})")
+        raise GpucubeError(f"`width={width}` is too wide: only {total} channels are selected (`start={first}`)")
     if nchan > available:
         raise GpucubeError(
-            f"nchan={nchan} is out of range: from start={first} in steps of width={width} "
+            f"`nchan={nchan}` is out of range: from `start={first}` in steps of `width={width}` "
             f"there are {available} output channels"
         )
     count = available if nchan < 0 else nchan
+    # native channels of each output channel, (count, step)
     if width > 0:
         groups = first + np.arange(count)[:, None] * step + np.arange(step)
     else:
@@ -115,18 +126,24 @@ def output_channels(
     output_of_native[groups.ravel()] = np.repeat(np.arange(count), step)
     output = output_of_native[native]
     maps = tuple(_channel_map(windows[w], channel[owner == w], output[owner == w]) for w in range(len(windows)))
-    return OutputChannels(frequency[groups].mean(1), channel_width[groups].sum(1), maps)
+    return OutputChannels(
+        frequency=frequency[groups].mean(1),  # (count, step) -> (count,)
+        width=channel_width[groups].sum(1),
+        maps=maps,
+    )
 
 
 def _native_channels(
     windows: Sequence[WindowChannels],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The list of distinct channels before averaging.
+    """List the distinct channels of all windows: the native channels, before averaging.
 
     Returns
     -------
-    frequency, width : of every native channel
-    owner, channel, native : for every selected input channel its window, its index there, its native channel
+    frequency, width : numpy.ndarray
+        Of every native channel, Hz, shape (nnative,).
+    owner, channel, native : numpy.ndarray
+        For every selected input channel its window, its index there and its native channel, int, shape (nselected,).
     """
     frequencies, widths, owners, channels, natives = [], [], [], [], []
     base = 0
@@ -152,12 +169,33 @@ def _native_channels(
         widths.append(wide)
         base += len(freq)
     if base == 0:
-        raise GpucubeError("no channel is selected: check spw")
-    return tuple(np.concatenate(a) for a in (frequencies, widths, owners, channels, natives))
+        raise GpucubeError("no channel is selected: check `spw`")
+    return (
+        np.concatenate(frequencies),
+        np.concatenate(widths),
+        np.concatenate(owners),
+        np.concatenate(channels),
+        np.concatenate(natives),
+    )
 
 
 def _join(freq: np.ndarray, wide: np.ndarray, f: np.ndarray, d: np.ndarray, label: str) -> np.ndarray:
-    """For each new channel (f, d): the index of the native channel it joins, or an index beyond for a new one."""
+    """Match the channels of another window with native channels.
+
+    Parameters
+    ----------
+    freq, wide : numpy.ndarray
+        Frequencies and widths of the native channels.
+    f, d : numpy.ndarray
+        Those of the other window's channels.
+    label : str
+        How messages name the other window.
+
+    Returns
+    -------
+    numpy.ndarray
+        The native channel that each channel joins; an index beyond the last for each new one.
+    """
     index = np.full(len(f), -1)
     if len(freq):
         order = np.argsort(freq)
@@ -169,10 +207,10 @@ def _join(freq: np.ndarray, wide: np.ndarray, f: np.ndarray, d: np.ndarray, labe
         if unequal.any():
             raise GpucubeError(
                 f"{label} overlaps another spectral window with channels of another width "
-                f"({d[unequal][0]:.6g} and {wide[nearest[unequal][0]]:.6g} Hz): image them separately with spw"
+                f"({d[unequal][0]:.6g} and {wide[nearest[unequal][0]]:.6g} Hz): image them separately with `spw`"
             )
         index[overlap] = nearest[overlap]
-        # two channels of one window must stay two: the later of a pair that met in one place is a new channel
+        # two channels of one window stay two: if both join the same native channel, the later one becomes a new channel
         seen, firsts = np.unique(index, return_index=True)
         duplicate = (index >= 0) & ~np.isin(np.arange(len(f)), firsts[seen >= 0])
         index[duplicate] = -1
@@ -182,7 +220,7 @@ def _join(freq: np.ndarray, wide: np.ndarray, f: np.ndarray, d: np.ndarray, labe
 
 
 def _overlapping_groups(windows: Sequence[WindowChannels]) -> list[list[int]]:
-    """Windows whose frequency ranges overlap, each group in order of appearance."""
+    """Group the windows whose frequency ranges overlap, each group in the order of selection."""
     spans = []
     for window in windows:
         f, d = window.frequency[window.selected], np.abs(window.width[window.selected])
@@ -191,7 +229,7 @@ def _overlapping_groups(windows: Sequence[WindowChannels]) -> list[list[int]]:
     for w, (low, high) in enumerate(spans):
         members = [w]
         rest = []
-        # windows that merely touch are neighbours, not overlapping
+        # windows that merely touch are neighbours and do not overlap
         for group, glow, ghigh in groups:
             slack = 1e-6 * (high - low)
             if low + slack < ghigh and glow + slack < high:
@@ -203,15 +241,24 @@ def _overlapping_groups(windows: Sequence[WindowChannels]) -> list[list[int]]:
 
 
 def _rising(window: WindowChannels) -> bool:
+    """Return True if the frequency rises along the selected channels."""
     f = window.frequency[window.selected]
     return bool(f[-1] > f[0]) if len(f) > 1 else bool(window.width[window.selected[0]] >= 0)
 
 
 def _channel_map(window: WindowChannels, channel: np.ndarray, output: np.ndarray) -> ChannelMap:
+    """Map the input channels `channel` of a window to the output channels `output`; -1 means unused."""
     used = output >= 0
     order = np.argsort(output[used], kind="stable")
     out, members = output[used][order], channel[used][order]
     slots, begins = np.unique(out, return_index=True)
     offsets = np.append(begins, len(out)).astype(np.int64)
-    sums = np.add.reduceat(window.frequency[members], begins) if len(begins) else np.empty(0)
-    return ChannelMap(slots.astype(np.int64), offsets, members.astype(np.int64), sums / np.diff(offsets))
+    frequency = window.frequency[members]
+    sums = np.add.reduceat(frequency, begins) if len(begins) else np.empty(0)
+    return ChannelMap(
+        output=slots.astype(np.int64),
+        offsets=offsets,
+        members=members.astype(np.int64),
+        member_frequency=frequency,
+        frequency=sums / np.diff(offsets),
+    )

@@ -1,12 +1,18 @@
 """Step 1, INGEST: read every selected row once and put it into the channel-major store.
 
-In: MeasurementSets and the selection (field, spw, channels, column, Stokes). Out: a `VisibilityStore`. What happens to a
-sample on the way: flags, weights, Stokes parameter, phase shift to the common phase centre, channel averaging. Reading
-(casacore, which holds the interpreter lock) and transposing (compiled, which does not) run side by side; with Dask workers
-each takes its own blocks of rows.
+In: a `Selection`. Out: a `VisibilityStore`. `Ingest` makes the empty store and splits the work into jobs, each a run of
+rows of one source. `ingest_rows` does one job, in any thread or process, block by block:
 
-A sample counts if neither FLAG nor FLAG_ROW is set, its weight is > 0 and finite, its value and uvw are finite (and uvw
-below `LONGEST_BASELINE`), and it is no autocorrelation.
+    read block -> unusable uvw -> phase centre -> flags, Stokes, phase shift, channel map (`transpose`) -> write
+
+All channels of a row are at hand between reading and `transpose`, and nowhere else. Steps that need them belong there:
+continuum subtraction before Stokes parameters mix the correlations, Doppler factors where uvw changes, and regridding
+in the place of the channel map.
+
+Reading holds the interpreter lock, because casacore does. Transposing and writing do not, and run beside it in threads.
+
+A sample counts if neither FLAG nor FLAG_ROW is set, its weight is above 0 and finite, its value and uvw are finite (and uvw
+below `LONGEST_BASELINE`), and it is not an autocorrelation.
 """
 
 from __future__ import annotations
@@ -19,13 +25,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gpucube.constants import LIGHT_SPEED
-from gpucube.data.measurementset import Block
+from gpucube.data.rows import Block
+from gpucube.data.scratch import allocate
 from gpucube.data.selection import Selection, Source
-from gpucube.data.store import Partition, VisibilityStore, allocate, sort_rows, write_rows
-from gpucube.data.transpose import transpose_block
+from gpucube.data.store import Partition, VisibilityStore, sort_rows, write_rows
+from gpucube.data.transpose import KeptRows, transpose
 
 LONGEST_BASELINE = 1e10
-"""Metres: thirty times the longest there has been. A longer one is garbage, and its w too much for any gridder."""
+"""Metres, thirty times the longest baseline so far. A longer one is garbage, and its w is too large for any gridder."""
 
 BLOCKS_A_JOB = 16
 
@@ -37,10 +44,10 @@ class IngestJob:
     Attributes
     ----------
     source : Source
-        Holds the run of rows only.
+        Its rows are those of the job only.
     partition : Partition
     first_row : int
-        Row of the partition where those of the source begin.
+        Row of the partition that the first kept row of the job becomes.
     block_rows : int
         Rows of a block.
     """
@@ -51,7 +58,7 @@ class IngestJob:
     block_rows: int
 
     def through(self, folder: str) -> IngestJob:
-        """The same job with another path to the folder of the store."""
+        """Return the same job with another path to the folder of the store."""
         return replace(self, partition=replace(self.partition, folder=folder))
 
 
@@ -66,7 +73,7 @@ class BlockReport:
     counts : numpy.ndarray
         Samples that count, int64, shape (nstokes, nslot).
     power : numpy.ndarray
-        Sum of w |V|^2 over them, shape (nstokes, nslot).
+        Sum of w |V|^2 over them, float64, shape (nstokes, nslot).
     nrow, nbytes : int
         Rows and bytes read.
     """
@@ -79,12 +86,12 @@ class BlockReport:
 
 
 def plan_partitions(selection: Selection, folder: str) -> list[Partition]:
-    """The partitions that the store will have. Nothing is written."""
+    """Work out the partitions that the store will have. Nothing is written."""
     return [
         Partition(
             folder=folder,
             index=index,
-            nrow=int(source.keep.sum()),
+            nrow=int(source.rows.keep.sum()),
             nstokes=len(source.combinations),
             output=tuple(source.channel_map.output.tolist()),
             frequency=tuple(source.channel_map.frequency.tolist()),
@@ -128,8 +135,7 @@ class Ingest:
         self._folder, self._selection = folder, selection
         self._partitions = plan_partitions(selection, folder)
         allocate(self._partitions, owner)
-        shape = (selection.npointing, len(selection.stokes), selection.axis.nchan)
-        self._counts, self._power = np.zeros(shape, np.int64), np.zeros(shape)
+        self._counts, self._power = np.zeros(selection.shape, np.int64), np.zeros(selection.shape)
         self._nbytes = self.rows_done = 0
         self.nrow = sum(source.nrow for source in selection.sources)
         self.jobs = [
@@ -139,7 +145,7 @@ class Ingest:
         ]
 
     def add(self, report: BlockReport) -> None:
-        """Note what a block held."""
+        """Add what a block held."""
         partition = self._partitions[report.partition]
         self._counts[partition.pointing][:, partition.output] += report.counts
         self._power[partition.pointing][:, partition.output] += report.power
@@ -147,10 +153,11 @@ class Ingest:
         self.rows_done += report.nrow
 
     def finish(self, reports: Iterable[BlockReport] = ()) -> VisibilityStore:
-        """Add the reports that are still to come and return the store, which is then complete."""
+        """Add the reports that are still to come, sort the rows and return the store, which is then complete."""
         for report in reports:
             self.add(report)
-        selected = np.zeros((self._selection.npointing, self._selection.axis.nchan), np.int64)
+        npointing, _, nchan = self._selection.shape
+        selected = np.zeros((npointing, nchan), np.int64)
         for source in self._selection.sources:
             np.add.at(selected[source.pointing], source.channel_map.output, int(source.rows.cross.sum()))
         for partition in self._partitions:
@@ -169,11 +176,12 @@ class Ingest:
 def _jobs(source: Source, partition: Partition, block_rows: int) -> Iterator[IngestJob]:
     """Jobs that fill a partition, each a number of blocks."""
     step = BLOCKS_A_JOB * block_rows
+    kept_before = np.concatenate([[0], np.cumsum(source.rows.keep)])
     for first in range(0, source.nrow, step):
         yield IngestJob(
             source=source.part(first, step),
             partition=partition,
-            first_row=int(source.keep[:first].sum()),
+            first_row=int(kept_before[first]),
             block_rows=block_rows,
         )
 
@@ -181,67 +189,78 @@ def _jobs(source: Source, partition: Partition, block_rows: int) -> Iterator[Ing
 def ingest_rows(job: IngestJob, threads: int = 1) -> Iterator[BlockReport]:
     """Read the rows of a job and put them into the store, block by block.
 
-    Blocks are read one after the other here while `threads` others transpose and write those before.
+    This thread reads the blocks one after the other, while `threads` others transpose and write those before.
 
     Raises
     ------
     GpucubeError
         As `BlockReader.read` and `write_rows`.
     """
-    source = job.source
-    first_kept = job.first_row + np.concatenate([[0], np.cumsum(source.keep)])
+    source, keep = job.source, job.source.rows.keep
+    first_rows = job.first_row + np.concatenate([[0], np.cumsum(keep)])
     reader = source.open()
     pending: deque[Future[BlockReport]] = deque()
     try:
         with ThreadPoolExecutor(threads) as pool:
-            for row in range(0, source.nrow, job.block_rows):
-                n = min(job.block_rows, source.nrow - row)
-                block = reader.read(row, n)
+            for start in range(0, source.nrow, job.block_rows):
+                block = reader.read(start, min(job.block_rows, source.nrow - start))
                 while len(pending) > threads:
                     yield pending.popleft().result()
-                keep = source.keep[row : row + n]
-                pending.append(pool.submit(_put_block, source, job.partition, block, keep, int(first_kept[row])))
+                kept = keep[start : start + job.block_rows]
+                pending.append(pool.submit(ingest_block, job, block, kept, int(first_rows[start])))
             while pending:
                 yield pending.popleft().result()
     finally:
         reader.close()
 
 
-def _put_block(source: Source, partition: Partition, block: Block, keep: np.ndarray, offset: int) -> BlockReport:
-    """Transpose one block and write its rows, the `offset`-th of the partition and following."""
-    nstokes, nslot, _ = partition.shape
-    counts, power = np.zeros((nstokes, nslot), np.int64), np.zeros((nstokes, nslot))
-    rows = np.flatnonzero(keep)
-    if len(rows):
-        uvw = block.uvw[rows]
-        good = (np.abs(uvw) < LONGEST_BASELINE).all(axis=1)
-        uvw[~good] = 0.0
-        delay = np.zeros(len(rows))
-        if source.rotation is not None:
-            turned = uvw @ source.rotation.T
-            delay = (uvw[:, 2] - turned[:, 2]) / LIGHT_SPEED
-            uvw = turned
-        vis = np.empty((nstokes, nslot, len(rows)), np.complex64)
-        weight = np.empty(vis.shape, np.float32)
-        rules = source.combinations
-        transpose_block(
-            block.data,
-            block.flag,
-            block.weight if block.weight.ndim == 3 else block.weight[:, None, :],
-            rows,
-            good,
-            delay,
-            source.frequency,
-            (source.channel_range or (0, 0))[0],
-            source.channel_map.offsets,
-            source.channel_map.members,
-            np.array([int(c.rule) for c in rules]),
-            np.array([[c.a, c.b] for c in rules]),
-            np.array([[c.factor_a, c.factor_b] for c in rules], np.complex128),
-            vis,
-            weight,
-            counts,
-            power,
-        )
-        write_rows(partition, offset, np.ascontiguousarray(uvw), vis, weight)
-    return BlockReport(partition=partition.index, counts=counts, power=power, nrow=len(keep), nbytes=block.nbytes)
+def ingest_block(job: IngestJob, block: Block, keep: np.ndarray, first_row: int) -> BlockReport:
+    """Put the rows of one block into the store.
+
+    Parameters
+    ----------
+    job : IngestJob
+    block : Block
+    keep : numpy.ndarray
+        True for the rows that go into the store, bool, shape (nrow,).
+    first_row : int
+        Row of the partition that the first of them becomes.
+    """
+    source = job.source
+    number = np.flatnonzero(keep)
+    uvw, usable = usable_uvw(block.uvw[number])
+    uvw, delay = to_phase_centre(uvw, source.rotation)
+    planes = transpose(block, KeptRows(number, usable, delay), source.channel_map, source.combinations)
+    write_rows(job.partition, first_row, uvw, planes.vis, planes.weight)
+    return BlockReport(
+        partition=job.partition.index, counts=planes.counts, power=planes.power, nrow=len(keep), nbytes=block.nbytes
+    )
+
+
+def usable_uvw(uvw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Put 0 in the place of uvw that no gridder can take; also return where uvw is usable, bool, shape (nrow,)."""
+    usable = (np.abs(uvw) < LONGEST_BASELINE).all(axis=1)  # NaN compares as False
+    return np.where(usable[:, None], uvw, 0.0), usable
+
+
+def to_phase_centre(uvw: np.ndarray, rotation: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Turn uvw to another phase centre.
+
+    Parameters
+    ----------
+    uvw : numpy.ndarray
+        Metres, shape (nrow, 3).
+    rotation : numpy.ndarray or None
+        See `gpucube.sky.directions.uvw_rotation`; None for no change.
+
+    Returns
+    -------
+    uvw : numpy.ndarray
+        Metres, shape (nrow, 3).
+    delay : numpy.ndarray
+        Seconds, shape (nrow,): the change of w divided by c. Visibilities turn by exp(2 pi i frequency delay).
+    """
+    if rotation is None:
+        return uvw, np.zeros(len(uvw))
+    turned = uvw @ rotation.T
+    return turned, (uvw[:, 2] - turned[:, 2]) / LIGHT_SPEED

@@ -1,13 +1,12 @@
 """The user's clean mask: where on the sky, and in which channels, components may be found.
 
-In: a FITS image on the cube's own pixel grid, with two to four axes, one plane for all channels or one per channel;
-pixels that are finite and not zero may be cleaned. Out: `Mask`, which reads the plane of a channel when it is asked
-for, so that a mask as large as the cube costs no memory, and which travels to workers as a path.
+In: a FITS image on the pixel grid of the cube, with two to four axes, one plane for all channels or one per channel.
+Components may be found where a pixel is finite and not 0. Out: a `Mask`, which travels to workers as a path and reads one
+plane at a time, so that a mask as large as the cube takes no memory.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ REFERENCE_TOLERANCE = 0.1
 """Largest distance in pixels between the mask's grid and the cube's."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Mask:
     """A checked mask.
 
@@ -44,25 +43,21 @@ class Mask:
     hdu: int
     leading: tuple[int, ...]
 
-    @property
-    def nplanes(self) -> int:
-        """1, or the number of channels."""
-        return math.prod(self.leading)
-
     def plane(self, channel: int) -> np.ndarray:
         """Read the mask of one output channel.
 
         Returns
         -------
         numpy.ndarray
-            (ny, nx), bool, True where components may be found.
+            True where components may be found, bool, shape (ny, nx).
         """
         from astropy.io import fits
 
         index = tuple(channel if length > 1 else 0 for length in self.leading)
         with fits.open(self.path) as hdus:
-            values = hdus[self.hdu].section[index] if index else hdus[self.hdu].data
-        return np.isfinite(values) & (values != 0)
+            values: np.ndarray = hdus[self.hdu].section[index] if index else hdus[self.hdu].data
+        allowed: np.ndarray = np.isfinite(values) & (values != 0)
+        return allowed
 
 
 def load_mask(path: str | os.PathLike[str], geometry: ImageGeometry, axis: SpectralAxis) -> Mask:
@@ -70,21 +65,22 @@ def load_mask(path: str | os.PathLike[str], geometry: ImageGeometry, axis: Spect
 
     Parameters
     ----------
-    path : str
-        FITS image; the first image in the file counts.
-    geometry, axis
-        The cube's axes.
+    path : path
+        FITS file; the first image in it counts.
+    geometry : ImageGeometry
+    axis : SpectralAxis
+        The axes of the cube.
 
     Raises
     ------
     GpucubeError
-        No such file, not FITS, no image in it, another shape, or another place on the sky.
+        No such file, not FITS, no image in it, another shape than the cube's, or another place on the sky.
     """
     from astropy.io import fits
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is wrong is told below
+            warnings.simplefilter("ignore")  # whatever is wrong is reported below
             with fits.open(path) as hdus:
                 images = [index for index, hdu in enumerate(hdus) if hdu.is_image and hdu.header["NAXIS"] > 0]
                 if not images:
@@ -97,11 +93,11 @@ def load_mask(path: str | os.PathLike[str], geometry: ImageGeometry, axis: Spect
         raise GpucubeError(f"cannot read mask {path} as FITS: {error.strerror or error}") from error
     _check_shape(path, shape, header, geometry, axis)
     _check_place(path, header, geometry)
-    return Mask(str(path), images[0], tuple(shape[:-2]))
+    return Mask(path=str(path), hdu=images[0], leading=tuple(shape[:-2]))
 
 
 def _reaches_its_end(image: fits.PrimaryHDU) -> bool:
-    """False if the file ends before the last pixel."""
+    """Return False if the file ends before the last pixel."""
     try:
         image.section[(-1,) * len(image.shape)]
     except (TypeError, ValueError, OSError, EOFError):
@@ -116,7 +112,7 @@ def _check_shape(
     geometry: ImageGeometry,
     axis: SpectralAxis,
 ) -> None:
-    """One plane or one per channel of exactly the image's size; a longer STOKES axis is refused."""
+    """Refuse anything but one plane, or one plane per channel, of the size of the image."""
     long_axes = [length for length in shape[:-2] if length > 1]
     stokes_long = any(
         str(header.get(f"CTYPE{number}", "")).startswith("STOKES") and header[f"NAXIS{number}"] > 1
@@ -126,21 +122,22 @@ def _check_shape(
     if not fits_cube or stokes_long:
         raise GpucubeError(
             f"mask {path} has shape {_shape_text(shape)} (slowest axis first) and the cube is"
-            f" {_shape_text((axis.nchan, *geometry.shape))}; the mask must be one plane of"
+            f" {_shape_text((axis.nchan, *geometry.shape))}: the mask must be one plane of"
             f" {_shape_text(geometry.shape)} or one such plane per channel"
         )
 
 
 def _shape_text(shape: tuple[int, ...]) -> str:
+    """A shape for a message, ``"5x24x32"``."""
     return "x".join(map(str, shape))
 
 
 def _check_place(path: str | os.PathLike[str], header: fits.Header, geometry: ImageGeometry) -> None:
-    """Compare the phase centre and the middles of two image edges, if the header says where the mask lies."""
+    """Compare the phase centre and the middles of two image edges, if the header has sky coordinates."""
     from astropy.wcs import WCS
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # remarks on dates and old keywords in other people's headers
+        warnings.simplefilter("ignore")  # remarks on dates and old keywords
         wcs = WCS(header)
         if not wcs.has_celestial:
             return
@@ -148,14 +145,14 @@ def _check_place(path: str | os.PathLike[str], header: fits.Header, geometry: Im
     if wcs.wcs.lngtyp != "RA" or wcs.wcs.radesys.startswith("FK4"):
         raise GpucubeError(
             f"mask {path} has sky axes {wcs.wcs.lngtyp} {wcs.wcs.lattyp} {wcs.wcs.radesys};"
-            f" the cube's are RA DEC {geometry.centre.frame}"
+            f" the cube's are RA DEC {geometry.centre.frame}: regrid it"
         )
     x = np.array([geometry.nx // 2, 0, geometry.nx // 2])
     y = np.array([geometry.ny // 2, geometry.ny // 2, 0])
     ra, dec = geometry.sky_position(x, y)
     there_x, there_y = wcs.wcs_world2pix(np.degrees(ra), np.degrees(dec), 0)
     off = np.hypot(there_x - x, there_y - y)[np.isfinite(ra)]
-    # NaN: the mask's projection does not show the cube's position at all
+    # NaN: the projection of the mask does not reach this position of the cube
     distance = np.max(np.nan_to_num(off, nan=np.inf))
     if distance > REFERENCE_TOLERANCE:
         raise GpucubeError(

@@ -1,7 +1,12 @@
 """Selection: which rows, channels and correlations of the MeasurementSets go into which planes of the cube.
 
-In: checked parameters (field, spw, datacolumn, stokes, start, width, nchan, phasecenter). Out: a `Selection`: one `Source`
-for each (MeasurementSet, DATA_DESC_ID, field), and the axes of the cube. Only subtables and index columns are read.
+In: checked parameters (`vis`, `field`, `spw`, `datacolumn`, `stokes`, `start`, `width`, `nchan`, `phasecenter`). Out: a
+`Selection`: one `Source` for each MeasurementSet, DATA_DESC_ID and field, and the axes of the cube. Only subtables and
+index columns are read.
+
+The steps are those of the user's sentence: the field and the column of each MeasurementSet, its windows and their rows,
+then the output channels of all windows together. A source has one pointing, one phase centre and one channel map, so a
+selection of several fields makes several sources and changes nothing below.
 """
 
 from __future__ import annotations
@@ -9,20 +14,31 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 
 from gpucube.constants import ARCSEC_PER_RADIAN
-from gpucube.data import measurementset, stokes
 from gpucube.data.channels import ChannelMap, WindowChannels, output_channels
-from gpucube.data.measurementset import BlockReader, Field, MeasurementSetInfo, RowSelection, SpectralWindow
+from gpucube.data.measurementset import Field, MeasurementSet, Observation, SpectralWindow, describe
+from gpucube.data.rows import (
+    BlockReader,
+    RowSelection,
+    cell_shape,
+    fields_with_rows,
+    rows_per_block,
+    select_rows,
+    weight_column,
+)
+from gpucube.data.stokes import Combination, combinations
 from gpucube.errors import GpucubeError
 from gpucube.schema.parameters import Parameters
 from gpucube.schema.spw import parse_spw
 from gpucube.sky.directions import Direction, uvw_rotation
 from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
+
+COLUMN_OF = {"data": "DATA", "corrected": "CORRECTED_DATA", "model": "MODEL_DATA"}
+"""Columns that `datacolumn` names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +47,7 @@ class Window:
 
     Attributes
     ----------
-    ms : MeasurementSetInfo
+    ms : MeasurementSet
     field : Field
     column : str
         Data column.
@@ -44,7 +60,7 @@ class Window:
     rows : RowSelection
     """
 
-    ms: MeasurementSetInfo
+    ms: MeasurementSet
     field: Field
     column: str
     spw: int
@@ -62,6 +78,22 @@ class Window:
         """How messages name it."""
         return f"{self.ms.path} spectral window {self.spw}"
 
+    def checked_shape(self) -> tuple[int, int]:
+        """Return (channels, correlations) of its data cells.
+
+        Raises
+        ------
+        GpucubeError
+            The first cell has another shape than the subtables say.
+        """
+        shape = cell_shape(self.ms.path, self.column, int(self.rows.number[0]))
+        expected = len(self.spectral.frequency), len(self.correlations)
+        if shape != expected:
+            raise GpucubeError(
+                f"{self.label}: {self.column} has (channels, correlations) = {shape}, the subtables say {expected}"
+            )
+        return shape
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
@@ -77,15 +109,13 @@ class Source:
     input_shape : tuple of int
         (channels, correlations) of a data cell.
     combinations : tuple of Combination
-        How each Stokes parameter is formed.
+        How to form each Stokes parameter.
     channel_map : ChannelMap
         Which input channels are averaged into which output channel.
-    frequency : numpy.ndarray
-        Hz, of every input channel.
     rotation : numpy.ndarray or None
-        Takes uvw to the phase centre of the cube, shape (3, 3); None if they refer to it already.
+        Matrix that takes uvw to the phase centre of the cube, shape (3, 3); None if uvw refers to it already.
     pointing : int
-        Pointing that the rows belong to.
+        The pointing that the rows belong to.
     """
 
     path: str
@@ -93,41 +123,34 @@ class Source:
     weight: str
     rows: RowSelection
     input_shape: tuple[int, int]
-    combinations: tuple[stokes.Combination, ...]
+    combinations: tuple[Combination, ...]
     channel_map: ChannelMap
-    frequency: np.ndarray
     rotation: np.ndarray | None
     pointing: int = 0
 
     @property
     def nrow(self) -> int:
-        """Rows to be read."""
-        return len(self.rows.rows)
-
-    @cached_property
-    def keep(self) -> np.ndarray:
-        """True for the rows that go into the store, bool, shape (nrow,)."""
-        return self.rows.counts & self.rows.cross
+        """Number of rows that will be read."""
+        return len(self.rows)
 
     @property
     def block_rows(self) -> int:
-        """Rows of a block that is quick to read."""
-        return measurementset.rows_per_block(*self.input_shape)
+        """Number of rows of a block that is quick to read."""
+        return rows_per_block(*self.input_shape)
 
     @property
     def channel_range(self) -> tuple[int, int] | None:
-        """First and last input channel to read, None if all are."""
-        first, last = int(self.channel_map.members.min()), int(self.channel_map.members.max())
-        return None if (first, last) == (0, self.input_shape[0] - 1) else (first, last)
+        """First and last input channel to read; None if all are read."""
+        span = self.channel_map.span
+        return None if span == (0, self.input_shape[0] - 1) else span
 
     def part(self, first: int, count: int) -> Source:
-        """The same source with `count` of its rows, from the `first`-th."""
-        span, rows = slice(first, first + count), self.rows
-        return replace(self, rows=RowSelection(rows.rows[span], rows.counts[span], rows.cross[span]))
+        """Return the same source with `count` of its rows, from the `first`-th."""
+        return replace(self, rows=self.rows.part(first, count))
 
     def open(self) -> BlockReader:
         """Open the MeasurementSet to read the rows block by block."""
-        return BlockReader(self.path, self.rows.rows, self.column, self.weight, self.channel_range)
+        return BlockReader(self.path, self.rows, self.column, self.weight, self.channel_range)
 
     def bytes_selected(self) -> int:
         """Bytes of the selected cells of UVW, data, FLAG and weight, each counted once."""
@@ -153,8 +176,8 @@ class Selection:
         The Stokes planes of the cube: ``("pseudoI",)`` or single letters.
     object_name : str
         Name of the field.
-    first_ms : MeasurementSetInfo
-        The headers take telescope, observer and date from it.
+    observation : Observation
+        Telescope, observer and date of the first MeasurementSet, for the headers.
     """
 
     sources: tuple[Source, ...]
@@ -162,12 +185,17 @@ class Selection:
     axis: SpectralAxis
     stokes: tuple[str, ...]
     object_name: str
-    first_ms: MeasurementSetInfo
+    observation: Observation
 
     @property
     def npointing(self) -> int:
         """Number of pointings."""
         return 1 + max((source.pointing for source in self.sources), default=0)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of planes along each of their indices: (npointing, nstokes, nchan)."""
+        return self.npointing, len(self.stokes), self.axis.nchan
 
 
 def select(parameters: Parameters) -> Selection:
@@ -180,23 +208,26 @@ def select(parameters: Parameters) -> Selection:
     """
     windows = [w for path in parameters.vis for w in _find_windows(os.path.abspath(path), parameters)]
     if not windows:
-        raise GpucubeError(f"no rows are left after selection (field={parameters.field!r}, spw): check field and spw")
+        raise GpucubeError(
+            f"no rows are left after selection: check `field={parameters.field!r}` and `spw={parameters.spw!r}`"
+        )
     first = windows[0]
-    frames = {w.spectral.frame for w in windows}
-    if len(frames) > 1:
-        listed = ", ".join(sorted(frame.name for frame in frames))
-        raise GpucubeError(f"the selected spectral windows are in different frames ({listed})")
+    if len(frames := {w.spectral.frame.name for w in windows}) > 1:
+        raise GpucubeError(f"the selected spectral windows are in different frames ({', '.join(sorted(frames))})")
     channels = output_channels(
-        [WindowChannels(w.label, w.spectral.frequency, w.spectral.width, w.channels) for w in windows],
+        [
+            WindowChannels(label=w.label, frequency=w.spectral.frequency, width=w.spectral.width, selected=w.channels)
+            for w in windows
+        ],
         parameters.start,
         parameters.width,
         parameters.nchan,
     )
-    centre = _wanted_centre(parameters) or first.field.centre
-    names = ("pseudoI",) if parameters.stokes == "pseudoI" else tuple(parameters.stokes)
+    centre = _phase_centre(parameters) or first.field.centre
+    stokes_names = ("pseudoI",) if parameters.stokes == "pseudoI" else tuple(parameters.stokes)
     return Selection(
         sources=tuple(
-            _source(window, channel_map, names, centre)
+            _source(window, channel_map, stokes_names, centre)
             for window, channel_map in zip(windows, channels.maps, strict=True)
             if len(channel_map.output)
         ),
@@ -213,13 +244,14 @@ def select(parameters: Parameters) -> Selection:
             frame=first.spectral.frame,
             restfreq=parameters.restfreq or first.ms.rest_frequency(first.field, first.spw),
         ),
-        stokes=names,
+        stokes=stokes_names,
         object_name=first.field.name,
-        first_ms=first.ms,
+        observation=first.ms.observation,
     )
 
 
-def _wanted_centre(parameters: Parameters) -> Direction | None:
+def _phase_centre(parameters: Parameters) -> Direction | None:
+    """The phase centre that the user gave."""
     if not parameters.phasecenter:
         return None
     ra, dec, frame = parameters.phasecenter
@@ -228,28 +260,42 @@ def _wanted_centre(parameters: Parameters) -> Direction | None:
 
 def _find_windows(path: str, parameters: Parameters) -> list[Window]:
     """The windows of one MeasurementSet that have rows, in the order in which `spw` names them."""
-    ms = measurementset.describe(path)
+    ms = describe(path)
     field_id = choose_field(ms, parameters.field)
     column = choose_column(ms, parameters.datacolumn)
-    rows = measurementset.select_rows(path, field_id)
+    found = select_rows(path, field_id)
     return [
         Window(
             ms=ms,
             field=ms.fields[field_id],
             column=column,
             spw=spw,
-            correlations=correlations,
+            correlations=description.correlations,
             channels=_checked_channels(ms, spw, channels),
-            rows=rows[description],
+            rows=found[number],
         )
         for spw, channels in choose_windows(parameters.spw, len(ms.spectral_windows)).items()
-        for description, (of_spw, correlations) in enumerate(ms.data_descriptions)
-        if of_spw == spw and description in rows
+        for number, description in enumerate(ms.data_descriptions)
+        if description.spw == spw and number in found
     ]
 
 
+def _source(window: Window, channel_map: ChannelMap, stokes_names: tuple[str, ...], centre: Direction) -> Source:
+    """The source that a window becomes."""
+    return Source(
+        path=window.ms.path,
+        column=window.column,
+        weight=weight_column(window.ms, window.rows),
+        rows=window.rows,
+        input_shape=window.checked_shape(),
+        combinations=combinations(window.correlations, stokes_names, window.label),
+        channel_map=channel_map,
+        rotation=uvw_rotation(window.field.centre, centre),
+    )
+
+
 def choose_windows(spw: str, count: int) -> dict[int, np.ndarray | None]:
-    """Spectral windows of a MeasurementSet that a selection names, in the order named.
+    """Find the spectral windows of a MeasurementSet that a selection names.
 
     Parameters
     ----------
@@ -261,18 +307,23 @@ def choose_windows(spw: str, count: int) -> dict[int, np.ndarray | None]:
     Returns
     -------
     dict
-        Window -> channels in the order named, None for all.
+        Window -> its channels, None for all. Windows and channels are in the order named.
 
     Raises
     ------
     GpucubeError
         A window beyond the last.
+
+    Examples
+    --------
+    >>> choose_windows("2,0", 3)
+    {2: None, 0: None}
     """
     chosen: dict[int, np.ndarray | None] = {}
     for item in parse_spw(spw):
         last = count - 1 if item.last is None else item.last
         if last >= count:
-            raise GpucubeError(f"spw={spw!r}: there is no spectral window {last}, they are numbered 0 to {count - 1}")
+            raise GpucubeError(f"`spw={spw!r}`: there is no spectral window {last}, they are numbered 0 to {count - 1}")
         for window in range(item.first, last + 1):
             earlier = chosen.get(window, np.empty(0, int))
             if earlier is None or not item.channels:
@@ -283,20 +334,20 @@ def choose_windows(spw: str, count: int) -> dict[int, np.ndarray | None]:
     return chosen
 
 
-def _checked_channels(ms: MeasurementSetInfo, spw: int, channels: np.ndarray | None) -> np.ndarray:
-    """Selected channels of a window, all of them for None; refused if the window does not have them."""
+def _checked_channels(ms: MeasurementSet, spw: int, channels: np.ndarray | None) -> np.ndarray:
+    """The channels selected from a window, all of them for None; refused if the window does not have them."""
     nchan = len(ms.spectral_windows[spw].frequency)
     if channels is None:
         return np.arange(nchan)
     if len(channels) and channels.max() >= nchan:
         raise GpucubeError(
-            f"{ms.path} spectral window {spw} has channels 0 to {nchan - 1}; spw asks for channel {channels.max()}"
+            f"{ms.path} spectral window {spw} has channels 0 to {nchan - 1}; `spw` asks for channel {channels.max()}"
         )
     return channels
 
 
-def choose_field(ms: MeasurementSetInfo, field: str) -> int:
-    """FIELD_ID of a field given by number or by name; the empty string takes the only field that has rows.
+def choose_field(ms: MeasurementSet, field: str) -> int:
+    """Return the FIELD_ID of a field given by number or by name; "" is the only field that has rows.
 
     Raises
     ------
@@ -309,7 +360,7 @@ def choose_field(ms: MeasurementSetInfo, field: str) -> int:
             raise GpucubeError(f"{ms.path} has no field {field}: fields are numbered 0 to {len(names) - 1}")
         return int(field)
     if not field:
-        fits = list(range(len(names))) if len(names) == 1 else sorted(measurementset.fields_with_rows(ms.path))
+        fits = list(range(len(names))) if len(names) == 1 else fields_with_rows(ms.path)
         if not fits:
             raise GpucubeError(f"{ms.path} has no rows")
     else:
@@ -318,14 +369,14 @@ def choose_field(ms: MeasurementSetInfo, field: str) -> int:
             raise GpucubeError(f"{ms.path} has no field {field!r}: it has {_listed(names)}")
     if len(fits) > 1:
         raise GpucubeError(
-            f"{ms.path}: {len(fits)} fields fit field={field!r} "
+            f"{ms.path}: {len(fits)} fields fit `field={field!r}` "
             f"({_listed([f'{i}: {names[i]}' for i in fits])}): select one by its number"
         )
     return fits[0]
 
 
-def choose_column(ms: MeasurementSetInfo, datacolumn: str) -> str:
-    """The data column: ``"auto"`` takes CORRECTED_DATA if it is there, else DATA.
+def choose_column(ms: MeasurementSet, datacolumn: str) -> str:
+    """Return the data column that `datacolumn` means; ``"auto"`` is CORRECTED_DATA if it is there, else DATA.
 
     Raises
     ------
@@ -335,36 +386,15 @@ def choose_column(ms: MeasurementSetInfo, datacolumn: str) -> str:
     if datacolumn == "auto":
         column = next((c for c in ("CORRECTED_DATA", "DATA") if c in ms.columns), "DATA")
     else:
-        column = measurementset.COLUMN_OF[datacolumn]
+        column = COLUMN_OF[datacolumn]
     if column not in ms.columns:
-        there = [name for name, c in measurementset.COLUMN_OF.items() if c in ms.columns]
+        there = [name for name, c in COLUMN_OF.items() if c in ms.columns]
         raise GpucubeError(
-            f"{ms.path} has no column {column}: datacolumn can be {' or '.join(there) or 'nothing here'}"
+            f"{ms.path} has no column {column}: `datacolumn` can be {' or '.join(there) or 'nothing here'}"
         )
     return column
 
 
 def _listed(names: Sequence[str], most: int = 6) -> str:
+    """The first names, for a message."""
     return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
-
-
-def _source(window: Window, channel_map: ChannelMap, stokes_names: tuple[str, ...], centre: Direction) -> Source:
-    """The source that a window becomes; its first data cell must have the shape that the subtables promise."""
-    ms, field, frequency = window.ms, window.field, window.spectral.frequency
-    shape = measurementset.cell_shape(ms.path, window.column, int(window.rows.rows[0]))
-    if shape != (len(frequency), len(window.correlations)):
-        raise GpucubeError(
-            f"{window.label}: {window.column} has (channels, correlations) = {shape}, the subtables say "
-            f"{(len(frequency), len(window.correlations))}"
-        )
-    return Source(
-        path=ms.path,
-        column=window.column,
-        weight=measurementset.weight_column(ms.path, ms.columns, window.rows.rows),
-        rows=window.rows,
-        input_shape=shape,
-        combinations=stokes.combinations(window.correlations, stokes_names, window.label),
-        channel_map=channel_map,
-        frequency=frequency,
-        rotation=uvw_rotation(field.centre, centre),
-    )

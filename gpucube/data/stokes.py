@@ -1,13 +1,14 @@
-"""Stokes parameters from correlations, as tclean means them.
+"""Stokes parameters from correlations, as tclean defines them.
 
-In: the correlation types of a DATA_DESC_ID (casacore codes) and the wanted Stokes parameters. Out: one `Combination` per
-parameter, which the ingest loop applies to every sample. Equations: Hamaker & Bregman 1996 (A&AS 117, 161), linear feeds
-XX = I + Q, XY = U + iV, YX = U - iV, YY = I - Q; circular feeds RR = I + V, RL = Q + iU, LR = Q - iU, LL = I - V.
+In: the correlation types of a DATA_DESC_ID (casacore's codes) and the wanted Stokes parameters. Out: one `Combination`
+per parameter, which `gpucube.data.transpose` applies to every sample. The feed equations are those of Hamaker & Bregman
+1996 (A&AS 117, 161). Linear feeds measure XX = I + Q, XY = U + iV, YX = U - iV, YY = I - Q. Circular feeds measure
+RR = I + V, RL = Q + iU, LR = Q - iU, LL = I - V.
 
-* ``I``: the mean of both parallel hands, with the weight of that mean; a sample with either hand flagged is dropped.
-  Data with one hand only image as I from it.
-* ``pseudoI``: the weighted mean of whatever parallel hands are there.
-* ``Q``, ``U``, ``V``: half the sum or difference of the two hands they need, both required.
+* ``I`` is the mean of both parallel hands, with the weight of that mean. A sample with either hand flagged is dropped.
+  If the data have one parallel hand only, that hand alone is I.
+* ``pseudoI`` is the weighted mean of the parallel hands that are not flagged.
+* ``Q``, ``U``, ``V`` are half the sum or difference of two hands, both required.
 """
 
 from __future__ import annotations
@@ -25,25 +26,33 @@ CORRELATION_NAMES = {
 
 
 class Rule(IntEnum):
-    """How the two hands of a combination are put together."""
+    """Which of its hands a combination needs: the only one, both, or any."""
 
     SINGLE = 0
     BOTH = 1
     ANY = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Combination:
-    """value = factor_a * V[a] + factor_b * V[b] (the weighted mean of V[a] and V[b] for `Rule.ANY`).
+    """A Stokes parameter in terms of the correlations V[a] and V[b].
 
-    The weight is that of the value: for `Rule.BOTH`, 4 / (1/w_a + 1/w_b).
+    Its value is factor_a * V[a] + factor_b * V[b] for `Rule.BOTH`, the weighted mean of V[a] and V[b] for `Rule.ANY`,
+    and V[a] for `Rule.SINGLE`. Its weight is that of the value: for `Rule.BOTH`, 4 / (1/w_a + 1/w_b).
+
+    Attributes
+    ----------
+    rule : Rule
+    a, b : int
+        Places on the correlation axis; `b` is -1 for `Rule.SINGLE`.
+    factor_a, factor_b : complex
     """
 
     rule: Rule
     a: int
-    b: int
-    factor_a: complex
-    factor_b: complex
+    b: int = -1
+    factor_a: complex = 1.0
+    factor_b: complex = 0.0
 
 
 _PAIRS = {
@@ -55,7 +64,7 @@ _PAIRS = {
 
 
 def combinations(corr_types: tuple[int, ...], stokes: tuple[str, ...], where: str) -> tuple[Combination, ...]:
-    """Say how each wanted Stokes parameter is made.
+    """Work out how to form each wanted Stokes parameter.
 
     Parameters
     ----------
@@ -70,6 +79,12 @@ def combinations(corr_types: tuple[int, ...], stokes: tuple[str, ...], where: st
     ------
     GpucubeError
         The data lack a hand that a parameter needs.
+
+    Examples
+    --------
+    >>> (c,) = combinations((5, 8), ("V",), "target.ms")  # RR, LL
+    >>> c.factor_a, c.factor_b
+    (0.5, -0.5)
     """
     names = [CORRELATION_NAMES.get(code, f"type {code}") for code in corr_types]
     return tuple(_combination(names, name, where) for name in stokes)
@@ -78,13 +93,15 @@ def combinations(corr_types: tuple[int, ...], stokes: tuple[str, ...], where: st
 def _combination(names: list[str], wanted: str, where: str) -> Combination:
     parameter = "I" if wanted == "pseudoI" else wanted
     if parameter in names:
-        return Combination(Rule.SINGLE, names.index(parameter), -1, 1.0, 0.0)
+        return Combination(rule=Rule.SINGLE, a=names.index(parameter))
     for first, second, factor_a, factor_b in _PAIRS[parameter]:
         if first in names and second in names:
             rule = Rule.ANY if wanted == "pseudoI" else Rule.BOTH
-            return Combination(rule, names.index(first), names.index(second), factor_a, factor_b)
+            return Combination(
+                rule=rule, a=names.index(first), b=names.index(second), factor_a=factor_a, factor_b=factor_b
+            )
     if parameter == "I":
         for hand in ("XX", "YY", "RR", "LL"):
             if hand in names:
-                return Combination(Rule.SINGLE, names.index(hand), -1, 1.0, 0.0)
+                return Combination(rule=Rule.SINGLE, a=names.index(hand))
     raise GpucubeError(f"stokes {wanted} cannot be made from {where}: it has correlations {', '.join(names)}")

@@ -1,109 +1,185 @@
-"""Rows of all channels become channels of all rows."""
+"""Rows of all channels become channels of all rows: the compiled heart of INGEST.
+
+In: a `Block` of rows as read, what becomes of its rows and channels, and how Stokes parameters are formed. Out: `Planes`,
+the samples of every output channel. One pass over the block decides which samples count, forms the Stokes parameter,
+shifts the phase and averages channels; it runs tile by tile, so that both orders of the data stay in the cache.
+
+A sample counts if its FLAG is not set, its weight is above 0 and finite, and its value is finite.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numba
 import numpy as np
 
+from gpucube.data.stokes import Combination, Rule
+
+if TYPE_CHECKING:
+    from gpucube.data.channels import ChannelMap
+    from gpucube.data.rows import Block
+
 _ROWS, _SLOTS = 16, 64
-"""Rows and slots transposed at a time: 16 rows of 64 channels and two hands are 16 KiB, half of an L1 cache."""
+"""Rows and slots of a tile: 16 rows of 64 channels and two hands are 16 KiB, half of an L1 cache."""
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
-def _usable(flagged: bool, weight: float, re: float, im: float) -> bool:
-    # x - x is 0 only for finite x
-    return not flagged and weight > 0.0 and weight - weight == 0.0 and re - re == 0.0 and im - im == 0.0
+class KeptRows(NamedTuple):
+    """The rows of a block that go into the store.
+
+    Attributes
+    ----------
+    number : numpy.ndarray
+        Row of the block, int64, shape (nkept,).
+    usable : numpy.ndarray
+        False where no sample of the row counts, because its uvw is garbage, bool, shape (nkept,).
+    delay : numpy.ndarray
+        Seconds by which the new phase centre is nearer, float64, shape (nkept,); 0 where the phase stays.
+    """
+
+    number: np.ndarray
+    usable: np.ndarray
+    delay: np.ndarray
 
 
-@numba.njit(nogil=True, cache=True)
-def transpose_block(
-    data: np.ndarray,
-    flag: np.ndarray,
-    weight: np.ndarray,
-    rows: np.ndarray,
-    good: np.ndarray,
-    delay: np.ndarray,
-    frequency: np.ndarray,
-    origin: int,
-    offsets: np.ndarray,
-    members: np.ndarray,
-    rule: np.ndarray,
-    hands: np.ndarray,
-    factors: np.ndarray,
-    vis_out: np.ndarray,
-    weight_out: np.ndarray,
-    counts: np.ndarray,
-    power: np.ndarray,
-) -> None:
-    """Form Stokes, shift phase, average channels and write one block channel-major.
+class Planes(NamedTuple):
+    """The samples of a run of rows, by Stokes parameter and slot.
+
+    Attributes
+    ----------
+    vis : numpy.ndarray
+        Jy, complex64, shape (nstokes, nslot, nrow).
+    weight : numpy.ndarray
+        1/Jy^2, float32, shape (nstokes, nslot, nrow); 0 where the sample does not count.
+    counts : numpy.ndarray
+        Samples that count, int64, shape (nstokes, nslot).
+    power : numpy.ndarray
+        Sum of w |V|^2 over them, float64, shape (nstokes, nslot).
+    """
+
+    vis: np.ndarray
+    weight: np.ndarray
+    counts: np.ndarray
+    power: np.ndarray
+
+
+class _Slots(NamedTuple):
+    """Slot k averages channels ``members[offsets[k]:offsets[k + 1]]`` of the block, of given `frequency`."""
+
+    offsets: np.ndarray
+    members: np.ndarray
+    frequency: np.ndarray
+
+
+class _Hands(NamedTuple):
+    """`Combination`s as arrays: rule (nstokes,), hands (nstokes, 2), factors (nstokes, 2)."""
+
+    rule: np.ndarray
+    hands: np.ndarray
+    factors: np.ndarray
+
+
+def transpose(block: Block, rows: KeptRows, channels: ChannelMap, combinations: Sequence[Combination]) -> Planes:
+    """Form Stokes parameters, shift phases and average channels of a block, and put it into channel order.
 
     Parameters
     ----------
-    data, flag : (nrow, nchan, ncorr); weight : (nrow, nchan or 1, ncorr)
-    rows : rows of the block that go out; `good` (finite uvw) and `delay` (seconds, to the new phase centre) for each
-    origin : input channel of data[:, 0]
-    offsets, members : as `ChannelMap`
-    rule, hands, factors : as `stokes.Combination`, one row per Stokes parameter
-    vis_out, weight_out : (nstokes, nslot, len(rows)), written
-    counts, power : (nstokes, nslot), added to: samples that count, and sum of w |V|^2
+    block : Block
+    rows : KeptRows
+    channels : ChannelMap
+        Which channels of the block each slot averages.
+    combinations : sequence of Combination
+        One for each Stokes parameter.
     """
-    spectral_weight = weight.shape[1] > 1
-    nslot = len(offsets) - 1
-    for first_slot in range(0, nslot, _SLOTS):
-        last_slot = min(first_slot + _SLOTS, nslot)
-        for first_row in range(0, len(rows), _ROWS):
-            last_row = min(first_row + _ROWS, len(rows))
-            for s in range(len(rule)):
-                a, b = hands[s, 0], hands[s, 1]
-                fa, fb = factors[s, 0], factors[s, 1]
-                far, fai, fbr, fbi = fa.real, fa.imag, fb.real, fb.imag
-                for slot in range(first_slot, last_slot):
-                    begin, end = offsets[slot], offsets[slot + 1]
-                    counted, powered = 0, 0.0
-                    for k in range(first_row, last_row):
-                        r = rows[k]
-                        total_re, total_im, total_w = 0.0, 0.0, 0.0
-                        for j in range(begin, end):
-                            c = members[j] - origin
-                            cw = c if spectral_weight else 0
-                            ar, ai = np.float64(data[r, c, a].real), np.float64(data[r, c, a].imag)
-                            wa = np.float64(weight[r, cw, a])
-                            ok_a = good[k] and _usable(flag[r, c, a], wa, ar, ai)
-                            re, im, w = 0.0, 0.0, 0.0
-                            if b < 0:
-                                if ok_a:
-                                    re, im, w = ar, ai, wa
-                            else:
-                                br, bi = np.float64(data[r, c, b].real), np.float64(data[r, c, b].imag)
-                                wb = np.float64(weight[r, cw, b])
-                                ok_b = good[k] and _usable(flag[r, c, b], wb, br, bi)
-                                if rule[s] == 1:
-                                    if ok_a and ok_b:
-                                        re = far * ar - fai * ai + fbr * br - fbi * bi
-                                        im = far * ai + fai * ar + fbr * bi + fbi * br
-                                        w = 4.0 * wa * wb / (wa + wb)
-                                elif ok_a and ok_b:
-                                    w = wa + wb
-                                    re, im = (ar * wa + br * wb) / w, (ai * wa + bi * wb) / w
-                                elif ok_a:
-                                    re, im, w = ar, ai, wa
-                                elif ok_b:
-                                    re, im, w = br, bi, wb
-                            if w > 0.0:
-                                if delay[k] != 0.0:
-                                    turns = delay[k] * frequency[members[j]]
-                                    phase = 2.0 * np.pi * (turns - np.floor(turns))
-                                    cos, sin = np.cos(phase), np.sin(phase)
-                                    re, im = re * cos - im * sin, re * sin + im * cos
-                                total_re += re * w
-                                total_im += im * w
-                                total_w += w
-                        if total_w > 0.0:
-                            total_re /= total_w
-                            total_im /= total_w
-                            counted += 1
-                            powered += total_w * (total_re * total_re + total_im * total_im)
-                        vis_out[s, slot, k] = complex(total_re, total_im)
-                        weight_out[s, slot, k] = total_w
-                    counts[s, slot] += counted
-                    power[s, slot] += powered
+    shape = (len(combinations), len(channels.output), len(rows.number))
+    planes = Planes(
+        np.empty(shape, np.complex64), np.empty(shape, np.float32), np.zeros(shape[:2], np.int64), np.zeros(shape[:2])
+    )
+    slots = _Slots(channels.offsets, channels.members - block.first_channel, channels.member_frequency)
+    hands = _Hands(
+        np.array([int(c.rule) for c in combinations]),
+        np.array([[c.a, c.b] for c in combinations]),
+        np.array([[c.factor_a, c.factor_b] for c in combinations], np.complex128),
+    )
+    _transpose(block, rows, slots, hands, planes)
+    return planes
+
+
+@numba.njit(nogil=True, cache=True)
+def _transpose(block: Block, rows: KeptRows, slots: _Slots, combinations: _Hands, planes: Planes) -> None:
+    """Fill `planes`."""
+    # taking a field within the loops would count references there, which takes longer than the arithmetic
+    _, data, flag, weight, _ = block
+    number, usable, delay = rows
+    offsets, members, frequency = slots
+    rule, hands, factors = combinations
+    vis_out, weight_out, counts, power = planes
+    nstokes, nslot, nrow = vis_out.shape
+    for first_slot, first_row in [(i, k) for i in range(0, nslot, _SLOTS) for k in range(0, nrow, _ROWS)]:
+        for s in range(nstokes):
+            a, b = hands[s]
+            factor_a, factor_b = factors[s]
+            for slot in range(first_slot, min(first_slot + _SLOTS, nslot)):
+                begin, end = offsets[slot], offsets[slot + 1]
+                counted, weighted_power = 0, 0.0
+                for k in range(first_row, min(first_row + _ROWS, nrow)):
+                    re, im, total = 0.0, 0.0, 0.0
+                    for j in range(begin, end if usable[k] else begin):
+                        vis, w = _hand(data, flag, weight, number[k], members[j], a)
+                        if b >= 0:
+                            vis_b, w_b = _hand(data, flag, weight, number[k], members[j], b)
+                            vis, w = _combined(rule[s], factor_a, factor_b, vis, w, vis_b, w_b)
+                        if w > 0.0:
+                            vis = _shifted(vis, delay[k], frequency[j])
+                            re += vis.real * w
+                            im += vis.imag * w
+                            total += w
+                    if total > 0.0:
+                        re /= total
+                        im /= total
+                        counted += 1
+                        weighted_power += total * (re * re + im * im)
+                    vis_out[s, slot, k] = complex(re, im)
+                    weight_out[s, slot, k] = total
+                counts[s, slot] += counted
+                power[s, slot] += weighted_power
+
+
+@numba.njit(nogil=True, cache=True)
+def _hand(
+    data: np.ndarray, flag: np.ndarray, weight: np.ndarray, row: int, channel: int, hand: int
+) -> tuple[complex, float]:
+    """Value and weight of one correlation; weight 0 if it does not count."""
+    vis = np.complex128(data[row, channel, hand])
+    w = np.float64(weight[row, channel if weight.shape[1] > 1 else 0, hand])
+    # x - x is 0 only for finite x
+    finite = w - w == 0.0 and vis.real - vis.real == 0.0 and vis.imag - vis.imag == 0.0
+    return vis, w if finite and w > 0.0 and not flag[row, channel, hand] else 0.0
+
+
+@numba.njit(nogil=True, cache=True)
+def _combined(
+    rule: int, factor_a: complex, factor_b: complex, vis_a: complex, w_a: float, vis_b: complex, w_b: float
+) -> tuple[complex, float]:
+    """Value and weight of a Stokes parameter from its two hands, see `Combination`; weight 0 if it does not count."""
+    if rule == Rule.BOTH:
+        if w_a > 0.0 and w_b > 0.0:
+            return factor_a * vis_a + factor_b * vis_b, 4.0 * w_a * w_b / (w_a + w_b)
+        return vis_a, 0.0
+    if w_a > 0.0 and w_b > 0.0:
+        w = w_a + w_b
+        return complex((vis_a.real * w_a + vis_b.real * w_b) / w, (vis_a.imag * w_a + vis_b.imag * w_b) / w), w
+    if w_a > 0.0:
+        return vis_a, w_a
+    return vis_b, w_b
+
+
+@numba.njit(nogil=True, cache=True)
+def _shifted(vis: complex, delay: float, frequency: float) -> complex:
+    """Value at another phase centre."""
+    if delay == 0.0:
+        return vis
+    turns = delay * frequency
+    phase = 2.0 * np.pi * (turns - np.floor(turns))
+    return vis * complex(np.cos(phase), np.sin(phase))

@@ -29,7 +29,6 @@ from gpucube.imaging.stopping import Action, LoopState, after_cycle, next_cycle,
 from gpucube.output.fits_cube import sync
 from gpucube.output.records import ChannelRecord, StopCode
 from gpucube.sky.beam import Beam
-from gpucube.words import one_line
 
 
 @dataclass
@@ -53,6 +52,9 @@ class _ActivePlane:
 
 _BLANK = (StopCode.NO_DATA, StopCode.FAILED)
 """A plane with one of these stop codes is NaN in every image product."""
+
+SECONDS_BETWEEN_SYNCS = 5.0
+"""A killed run loses at most the channels that finished in this time."""
 
 
 def image_chunk(
@@ -132,7 +134,7 @@ class _Chunk:
         """Image all channels."""
         while self.waiting or self.active:
             self.abort_if_cancelled()
-            if self.unsafe and time.monotonic() - self.synced > self.job.seconds_between_syncs:
+            if self.unsafe and time.monotonic() - self.synced > SECONDS_BETWEEN_SYNCS:
                 self._make_safe()
             fresh = self._take_channels()
             try:
@@ -218,7 +220,7 @@ class _Chunk:
         if isinstance(error, self.device.out_of_memory) and self.device.shrink():
             self.waiting += channels
         elif len(channels) == 1:
-            self._close(fail_channel(self.job, channels[0], one_line(error)))
+            self._close(fail_channel(self.job, channels[0], f"{type(error).__name__}: {error}"))
         else:
             self.waiting += channels
             self.suspects.update(channels)

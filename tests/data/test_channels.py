@@ -19,7 +19,7 @@ def window(first: float = 0.0, nchan: int = 12, step: float = STEP, selected=Non
     """A window whose first channel lies `first` channels of 100 kHz above 100 GHz."""
     frequency = 100e9 + first * STEP + step * np.arange(nchan)
     chosen = np.arange(nchan) if selected is None else np.asarray(selected, int)
-    return WindowChannels(label, frequency, np.full(nchan, step), chosen)
+    return WindowChannels(label=label, frequency=frequency, width=np.full(nchan, step), selected=chosen)
 
 
 def members(channels: OutputChannels, of_window: int = 0) -> dict[int, list[int]]:

@@ -23,8 +23,9 @@ from oracles import dft_image, direct_predict, stokes_i
 
 from gpucube.constants import LIGHT_SPEED
 from gpucube.data.ingest import Ingest, ingest_rows
+from gpucube.data.scratch import allocate
 from gpucube.data.selection import Selection, select
-from gpucube.data.store import Partition, PlaneKey, Samples, VisibilityStore, allocate
+from gpucube.data.store import Partition, PlaneKey, Samples, VisibilityStore
 from gpucube.devices.base import ImagingSettings
 from gpucube.devices.cpu.kind import CpuKind
 from gpucube.errors import GpucubeError
@@ -69,7 +70,7 @@ def in_ms_order(store: VisibilityStore, channel: int, stokes: int = 0, partition
     p = store.partitions[partition]
     s = replace(store, partitions=(p,)).samples(plane(channel, stokes)).in_order()
     back = np.argsort(p.array("order"))
-    return Samples(s.uvw[back], s.frequency, s.vis[back], s.weight[back])
+    return replace(s, uvw=s.uvw[back], vis=s.vis[back], weight=s.weight[back])
 
 
 def kept_rows(ms: Path) -> np.ndarray:
@@ -404,7 +405,7 @@ def test_the_scratch_folder_must_not_exist_and_is_left_alone(tiny_ms, tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "precious").write_text("data")
-    with pytest.raises(GpucubeError, match=r"mine already exists: .* name another with scratch"):
+    with pytest.raises(GpucubeError, match=r"mine already exists: .* name another with `scratch`"):
         Ingest(select_all(tiny_ms.ms), str(folder))
     assert (folder / "precious").read_text() == "data"
 
@@ -460,7 +461,9 @@ def test_fields_are_chosen_by_number_or_name(tiny_ms, tmp_path, ingested):
         t.putcell("PHASE_DIR", 1, t.getcell("PHASE_DIR", 0) + 0.01)
     with tables.table(str(copy), readonly=False, ack=False) as t:
         t.putcol("FIELD_ID", (np.arange(900) % 2).astype(np.int32))
-    with pytest.raises(GpucubeError, match=r"2 fields fit field='' \(0: SIMLINE, 1: OTHER\): select one by its number"):
+    with pytest.raises(
+        GpucubeError, match=r"2 fields fit `field=''` \(0: SIMLINE, 1: OTHER\): select one by its number"
+    ):
         select_all(copy)
     with pytest.raises(GpucubeError, match="has no field 2: fields are numbered 0 to 1"):
         select_all(copy, field="2")
@@ -484,5 +487,5 @@ def test_the_data_column(tiny_ms, tmp_path, ingested):
     plain = in_ms_order(ingested(tiny_ms.ms)[1], 5).vis
     for name, factor in (("auto", 2), ("corrected", 2), ("data", 1)):
         assert np.array_equal(in_ms_order(ingested(ms, datacolumn=name)[1], 5).vis, factor * plain)
-    with pytest.raises(GpucubeError, match="has no column MODEL_DATA: datacolumn can be data or corrected"):
+    with pytest.raises(GpucubeError, match="has no column MODEL_DATA: `datacolumn` can be data or corrected"):
         select_all(ms, datacolumn="model")

@@ -7,8 +7,10 @@ import itertools
 import numpy as np
 import pytest
 
+from gpucube.data.channels import ChannelMap
+from gpucube.data.rows import Block
 from gpucube.data.stokes import Rule, combinations
-from gpucube.data.transpose import transpose_block
+from gpucube.data.transpose import KeptRows, transpose
 from gpucube.errors import GpucubeError
 
 CODE = {"I": 1, "RR": 5, "RL": 6, "LR": 7, "LL": 8, "XX": 9, "XY": 10, "YX": 11, "YY": 12}
@@ -95,32 +97,28 @@ def test_the_weight_is_that_of_the_value(names, wanted, averaged):
     sigma = sigma[:averaged]
     noise = rng.standard_normal((nrow, averaged, len(names), 2)) @ [1, 1j] * sigma
     weight = np.broadcast_to(1 / sigma**2, noise.shape).astype(np.float32)
-    (c,) = combinations(tuple(CODE[n] for n in names), (wanted,), "data")
-    # a slice of a longer store, as in earnest
-    vis_out, weight_out = (np.empty((1, 1, nrow + 1), t)[:, :, :nrow] for t in (np.complex64, np.float32))
-    counts, power = np.zeros((1, 1), np.int64), np.zeros((1, 1))
-    transpose_block(
+    block = Block(
+        np.zeros((nrow, 3)),
         np.ascontiguousarray(noise, np.complex64),
         np.zeros(noise.shape, bool),
         np.ascontiguousarray(weight),
-        np.arange(nrow),
-        np.ones(nrow, bool),
-        np.zeros(nrow),
-        np.full(averaged, 1e9),
-        0,
-        np.array([0, averaged]),
-        np.arange(averaged),
-        np.array([int(c.rule)]),
-        np.array([[c.a, c.b]]),
-        np.array([[c.factor_a, c.factor_b]], np.complex128),
-        vis_out,
-        weight_out,
-        counts,
-        power,
+    )
+    channels = ChannelMap(
+        output=np.array([0]),
+        offsets=np.array([0, averaged]),
+        members=np.arange(averaged),
+        member_frequency=np.full(averaged, 1e9),
+        frequency=np.array([1e9]),
+    )
+    vis, weight_out, counts, power = transpose(
+        block,
+        KeptRows(np.arange(nrow), np.ones(nrow, bool), np.zeros(nrow)),
+        channels,
+        combinations(tuple(CODE[n] for n in names), (wanted,), "data"),
     )
     assert np.ptp(weight_out) == 0
     # variance of nrow Gaussian numbers is known to sqrt(2 / nrow) = 0.7 %: five times that
-    assert np.var(vis_out.real) * weight_out[0, 0, 0] == pytest.approx(1.0, abs=0.035)
-    assert np.var(vis_out.imag) * weight_out[0, 0, 0] == pytest.approx(1.0, abs=0.035)
+    assert np.var(vis.real) * weight_out[0, 0, 0] == pytest.approx(1.0, abs=0.035)
+    assert np.var(vis.imag) * weight_out[0, 0, 0] == pytest.approx(1.0, abs=0.035)
     assert counts[0, 0] == nrow
     assert power[0, 0] / (2 * nrow) == pytest.approx(1.0, abs=0.025)

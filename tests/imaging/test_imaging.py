@@ -17,7 +17,8 @@ from oracles import dft_image, dft_predict, direct_dirty, direct_predict, imagin
 
 from gpucube.constants import ARCSEC
 from gpucube.data.mask import load_mask
-from gpucube.data.store import Partition, PlaneKey, Samples, VisibilityStore, allocate, sort_rows, write_rows
+from gpucube.data.scratch import allocate
+from gpucube.data.store import Partition, PlaneKey, Samples, VisibilityStore, sort_rows, write_rows
 from gpucube.devices.base import ImagingSettings
 from gpucube.devices.cpu.device import CpuDevice
 from gpucube.imaging.job import ImageJob

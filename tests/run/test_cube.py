@@ -126,7 +126,9 @@ def test_the_residual_is_the_exact_one(settings: dict, w_term: bool, tiny_ms: An
     uvw = column(tiny_ms.ms, "UVW")
     for channel in (0, 5):
         vis, natural = stokes_i(tiny_ms.ms, channel)
-        weight = imaging_weights(Samples(uvw, FREQUENCY[channel], vis, natural), GEOMETRY, "briggs", 0.5)
+        weight = imaging_weights(
+            Samples(uvw=uvw, frequency=FREQUENCY[channel], vis=vis, weight=natural), GEOMETRY, "briggs", 0.5
+        )
         record = result.channels[channel]
         assert record.sum_weights == pytest.approx(weight.sum(), rel=1e-6)
         assert record.visibilities == np.count_nonzero(natural)
