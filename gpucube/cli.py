@@ -29,6 +29,7 @@ from gpucube.words import counted, ranges
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from gpucube.execution.tuning import Tuning
     from gpucube.schema.parameters import Parameters
 
 
@@ -202,12 +203,13 @@ def job_parameters(command: str, arguments: Sequence[str]) -> Parameters:
     return make_parameters(**values)
 
 
-def _image(arguments: Sequence[str]) -> int:
+def _image(arguments: Sequence[str], tuning: Tuning | None = None) -> int:
     parameters = job_parameters("image", arguments)
     from gpucube import run
+    from gpucube.execution.tuning import DEFAULT_TUNING
 
     begun = time.monotonic()
-    result = run.image(parameters)
+    result = run.image(parameters, tuning=tuning or DEFAULT_TUNING)
     print(summary(result.channels, result.products, time.monotonic() - begun))
     if result.failed_channels:
         print(f"gpucube: {failures(result.failed_channels)}", file=sys.stderr)
@@ -293,7 +295,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
 }
 
 
-def _run(arguments: Sequence[str]) -> int:
+def _run(arguments: Sequence[str], tuning: Tuning | None) -> int:
     from gpucube.version import __version__
 
     parser = _Parser(
@@ -312,16 +314,20 @@ def _run(arguments: Sequence[str]) -> int:
         from gpucube.schema.validation import suggestion
 
         parser.error(f"unknown command {command!r}{suggestion(command, COMMANDS)}")
+    if command == "image":
+        return _image(arguments[1:], tuning)
     return COMMANDS[command][0](arguments[1:])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, tuning: Tuning | None = None) -> int:
     """Run the command line.
 
     Parameters
     ----------
     arguments : sequence of str, optional
         Without the program's name. By default those of the process.
+    tuning : Tuning, optional
+        How `gpucube image` is done (`gpucube.run.image`).
 
     Returns
     -------
@@ -330,7 +336,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         with _sigterm_interrupts(), _warnings_in_one_line():
-            return _run(sys.argv[1:] if arguments is None else list(arguments))
+            return _run(sys.argv[1:] if arguments is None else list(arguments), tuning)
     except GpucubeError as error:
         print(f"gpucube: error: {at_the_shell(error)}", file=sys.stderr)
         return 2

@@ -31,11 +31,11 @@ from gpucube.data.store import VisibilityStore
 from gpucube.devices.base import needs_w
 from gpucube.devices.choice import Hardware, find_hardware
 from gpucube.errors import GpucubeError, Interrupted
-from gpucube.execution.choice import make_workers
 from gpucube.execution.dask_workers import gpus_of_workers
 from gpucube.execution.plan import Plan, make_chunks, make_plan
 from gpucube.execution.progress import Progress
-from gpucube.execution.workers import Workers
+from gpucube.execution.tuning import DEFAULT_TUNING, Tuning
+from gpucube.execution.workers import Workers, make_workers
 from gpucube.imaging.job import Events, ImageJob, settings_of
 from gpucube.imaging.stopping import CleanParameters
 from gpucube.output.fits_cube import (
@@ -66,6 +66,7 @@ class Job:
     parameters: Parameters
     selection: Selection
     hardware: Hardware
+    tuning: Tuning
     identity: dict[str, Any]
     plan: Plan
     geometry: ImageGeometry
@@ -119,7 +120,13 @@ class Stopwatch:
         return time.perf_counter() - self._began
 
 
-def image(parameters: Parameters, *, hardware: Hardware | None = None, observer: Observer = NO_OBSERVER) -> Result:
+def image(
+    parameters: Parameters,
+    *,
+    hardware: Hardware | None = None,
+    tuning: Tuning = DEFAULT_TUNING,
+    observer: Observer = NO_OBSERVER,
+) -> Result:
     """Do the main job.
 
     Parameters
@@ -127,6 +134,8 @@ def image(parameters: Parameters, *, hardware: Hardware | None = None, observer:
     parameters : Parameters
     hardware : Hardware, optional
         By default what `parameters` ask for and this machine has.
+    tuning : Tuning
+        Limits and times that change no bit of the result.
     observer : Observer
         Hears of every stage and channel.
 
@@ -144,12 +153,12 @@ def image(parameters: Parameters, *, hardware: Hardware | None = None, observer:
     stopwatch = Stopwatch()
     # the data come first: it takes a while to notice that a scheduler does not answer
     selection = select(parameters)
-    hardware = hardware or hardware_for(parameters)
+    hardware = hardware or hardware_for(parameters, tuning)
     identity = fingerprint(parameters.as_json_dict(), hardware.kind.name, __version__)
     check_outputs(parameters)
     if finished := finished_before(parameters, identity):
         return finished
-    job = prepare(parameters, selection, hardware, identity)
+    job = prepare(parameters, selection, hardware, tuning, identity)
     with claimed_outputs(job) as (journal, footprint):
         if finished := finished_before(parameters, identity, ours=True):
             return finished
@@ -178,7 +187,9 @@ def image(parameters: Parameters, *, hardware: Hardware | None = None, observer:
         return write_summary(job, measured, records, stopwatch, footprint)
 
 
-def plan(parameters: Parameters, *, hardware: Hardware | None = None) -> tuple[Plan, Hardware]:
+def plan(
+    parameters: Parameters, *, hardware: Hardware | None = None, tuning: Tuning = DEFAULT_TUNING
+) -> tuple[Plan, Hardware]:
     """Work out what `image` would do and need, without doing it.
 
     Raises
@@ -186,11 +197,11 @@ def plan(parameters: Parameters, *, hardware: Hardware | None = None) -> tuple[P
     GpucubeError
         Bad input or too few resources, in one line.
     """
-    hardware = hardware or hardware_for(parameters)
-    return make_plan(parameters, select(parameters), hardware), hardware
+    hardware = hardware or hardware_for(parameters, tuning)
+    return make_plan(parameters, select(parameters), hardware, tuning), hardware
 
 
-def hardware_for(parameters: Parameters) -> Hardware:
+def hardware_for(parameters: Parameters, tuning: Tuning = DEFAULT_TUNING) -> Hardware:
     """What `parameters` ask for and this machine, or the scheduler's workers, have.
 
     Raises
@@ -199,7 +210,7 @@ def hardware_for(parameters: Parameters) -> Hardware:
         ``device="cuda"``, and no GPU can be used.
     """
     if parameters.scheduler:
-        return find_hardware(parameters.device, lambda: gpus_of_workers(parameters.scheduler))
+        return find_hardware(parameters.device, lambda: gpus_of_workers(parameters.scheduler, tuning.cluster))
     return find_hardware(parameters.device)
 
 
@@ -277,7 +288,9 @@ def finished_before(parameters: Parameters, identity: dict[str, Any], *, ours: b
     )
 
 
-def prepare(parameters: Parameters, selection: Selection, hardware: Hardware, identity: dict[str, Any]) -> Job:
+def prepare(
+    parameters: Parameters, selection: Selection, hardware: Hardware, tuning: Tuning, identity: dict[str, Any]
+) -> Job:
     """Plan the run, and check what its plan does not cover.
 
     Raises
@@ -285,7 +298,7 @@ def prepare(parameters: Parameters, selection: Selection, hardware: Hardware, id
     GpucubeError
         Too little memory or disk; a mask that does not fit the cube.
     """
-    plan = make_plan(parameters, selection, hardware)
+    plan = make_plan(parameters, selection, hardware, tuning)
     geometry, axis = selection.geometry, selection.axis
     for text in plan.warnings:
         warnings.warn(text, stacklevel=4)
@@ -295,6 +308,7 @@ def prepare(parameters: Parameters, selection: Selection, hardware: Hardware, id
         parameters=parameters,
         selection=selection,
         hardware=hardware,
+        tuning=tuning,
         identity=identity,
         plan=plan,
         geometry=geometry,
@@ -371,10 +385,7 @@ def progress_of(job: Job) -> Iterator[Progress]:
 @contextmanager
 def workers_of(job: Job) -> Iterator[Workers]:
     """The workers of a run, stopped at its end."""
-    plan = job.plan
-    workers = make_workers(
-        plan.in_process, plan.workers, job.hardware.kind, job.parameters.scheduler, plan.worker_memory
-    )
+    workers = make_workers(job.plan, job.hardware.kind, job.parameters.scheduler, job.tuning.cluster)
     try:
         yield workers
     finally:
@@ -435,6 +446,7 @@ def image_job(job: Job, store: VisibilityStore, journal: Journal) -> ImageJob:
         cubes=journal.cubes,
         mask=job.mask,
         restoring_beam=job.restoring_beam,
+        seconds_between_syncs=job.tuning.seconds_between_syncs,
         may_write=journal.lease.check,
     )
 

@@ -29,3 +29,8 @@ def size_text(nbytes: float) -> str:
             return f"{nbytes:.3g} {unit}"
         nbytes /= 1000
     return f"{nbytes:.3g} TB"
+
+
+def one_line(error: Exception) -> str:
+    """``"ValueError: what was wrong"``, whatever the exception holds."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,11 +1,12 @@
-"""`Events` that tests listen to."""
+"""Those who listen to a run, for tests: some record its events, some let something happen at a given moment."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from gpucube.output.records import ChannelRecord
+from gpucube.run import NoObserver
 
 
 @dataclass
@@ -15,7 +16,7 @@ class RecordedEvents:
     Attributes
     ----------
     order : list of (str, int)
-        Name of the event and channel.
+        Name of the event, and channel.
     started_channels : list of int
     finished_records, safe_records : list of ChannelRecord
     """
@@ -40,3 +41,35 @@ class RecordedEvents:
     def of(self, channel: int) -> list[str]:
         """Names of the events of one channel, in order."""
         return [name for name, c in self.order if c == channel]
+
+
+@dataclass
+class AtStage(NoObserver):
+    """Lets something happen when a stage begins."""
+
+    name: str
+    happen: Callable[[], None]
+
+    def stage(self, name: str) -> None:
+        if name == self.name:
+            self.happen()
+
+
+@dataclass
+class WhenSafe(NoObserver):
+    """Lets something happen, once, when so many channels have been journalled."""
+
+    count: int
+    happen: Callable[[], None]
+    safe_channels: set[int] = field(default_factory=set)
+
+    def safe(self, records: Sequence[ChannelRecord]) -> None:
+        before = len(self.safe_channels)
+        self.safe_channels.update(r.channel for r in records)
+        if before < self.count <= len(self.safe_channels):
+            self.happen()
+
+
+def interrupt() -> None:
+    """What Ctrl-C does."""
+    raise KeyboardInterrupt

@@ -26,7 +26,9 @@ from gpucube.constants import ARCSEC
 from gpucube.data.mask import Mask
 from gpucube.data.store import Samples, VisibilityStore
 from gpucube.devices.base import ImagingSettings
+from gpucube.devices.choice import Hardware
 from gpucube.devices.cpu.kind import CpuKind
+from gpucube.execution.tuning import DEFAULT_TUNING, Tuning
 from gpucube.imaging.job import ImageJob
 from gpucube.imaging.stopping import CleanParameters
 from gpucube.output.fits_cube import create_cubes
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from casacore import tables
 
     from gpucube.execution.workers import Workers
+    from gpucube.run import Observer
 
 IMAGES = ("image", "residual", "model", "psf", "dirty")
 PRODUCTS = (*IMAGES, "mask")
@@ -148,9 +151,20 @@ def make_job(
 # Whole runs
 
 
-def image(vis: Path | Iterable[Path], imagename: Path, **changes: Any) -> gpucube.Result:
+def image(
+    vis: Path | Iterable[Path],
+    imagename: Path,
+    *,
+    hardware: Hardware | None = None,
+    tuning: Tuning = DEFAULT_TUNING,
+    observer: Observer | None = None,
+    **changes: Any,
+) -> gpucube.Result:
     """Run the main job with `SETTINGS` changed."""
-    return gpucube.image_cube(vis, imagename=imagename, **(SETTINGS | changes))
+    from gpucube import run
+
+    parameters = make_parameters(vis=vis, imagename=imagename, **(SETTINGS | changes))
+    return run.image(parameters, hardware=hardware, tuning=tuning, observer=observer or run.NO_OBSERVER)
 
 
 def planes(result: gpucube.Result, product: str) -> np.ndarray:

@@ -28,6 +28,8 @@ from pathlib import Path
 
 import psutil
 
+from gpucube.execution.tuning import Tuning
+
 OPTIONS = {
     "device": "cpu",
     "imsize": 64,
@@ -201,6 +203,18 @@ def watch(ms: Path, folder: Path, place: str, warm_up: int, **changes: object) -
     return Watched(early, late, files, json.loads((folder / "run" / "cube.summary.json").read_text()))
 
 
+COMMAND = """
+import faulthandler, signal, sys
+from gpucube.cli import main
+from gpucube.execution.tuning import Tuning
+
+if __name__ == "__main__":
+    faulthandler.register(signal.SIGUSR1)
+    sys.exit(main(tuning=Tuning(in_process_seconds={in_process_seconds})))
+"""
+"""``gpucube image``, which on SIGUSR1 says where every thread is."""
+
+
 def start(
     ms: Path, folder: Path, place: str, address: str = "", temporary: str = "", **changes: object
 ) -> subprocess.Popen:
@@ -213,12 +227,7 @@ def start(
     arguments = ["image", str(ms), "--imagename", "run/cube", "--quiet"]
     for name, value in options.items():
         arguments += [f"--{name}"] if value is True else [f"--{name}", str(value)]
-    force = "gpucube.execution.plan.IN_PROCESS_SECONDS = 0\n" if place == "local" else ""
-    tell = "faulthandler.register(signal.SIGUSR1)\n"
-    code = "import faulthandler, signal, sys, gpucube.execution.plan\nfrom gpucube.cli import main\n"
-    code += f"{tell}{force}sys.exit(main())"
-    if place == "local":
-        code = "if __name__ == '__main__':\n" + "\n".join("    " + line for line in code.splitlines())
+    code = COMMAND.format(in_process_seconds=0 if place == "local" else Tuning().in_process_seconds)
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         cwd=folder,

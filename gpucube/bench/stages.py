@@ -39,9 +39,9 @@ from gpucube.data.selection import Selection, select
 from gpucube.data.store import BYTES_A_SAMPLE, PlaneKey, VisibilityStore
 from gpucube.devices.base import ACTIVE_SET_CUT, Device, DeviceKind, MinorCycle
 from gpucube.errors import GpucubeError
+from gpucube.execution.machine import resident_peak
 from gpucube.execution.plan import chunk_size, make_chunks
 from gpucube.execution.threads import ThreadWorkers
-from gpucube.execution.workers import resident_peak
 from gpucube.imaging.job import ImageJob
 from gpucube.imaging.loop import image_chunk
 from gpucube.output.fits_cube import create_cubes, sync

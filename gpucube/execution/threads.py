@@ -5,17 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from typing import Any
+from typing import TypeVar
 
 from gpucube.data.ingest import BlockReport, IngestJob, ingest_rows
 from gpucube.devices.base import DeviceKind
 from gpucube.devices.choice import Devices
-from gpucube.execution.workers import resident_peak
+from gpucube.execution.machine import resident_peak
 from gpucube.imaging.job import NO_EVENTS, Events, ImageJob
 from gpucube.imaging.loop import image_chunk
 from gpucube.imaging.restore import restore_chunk
 from gpucube.output.records import ChannelRecord
 from gpucube.sky.beam import Beam
+
+R = TypeVar("R")
 
 
 class _Cancelled(BaseException):
@@ -23,15 +25,19 @@ class _Cancelled(BaseException):
 
 
 class ThreadWorkers:
-    """Threads of this process, one device each."""
+    """Threads of this process, with a device each.
 
-    def __init__(self, workers: int, kind: DeviceKind):
+    Gridding, FFTs and compiled loops do not hold the interpreter lock. Small jobs run so, because starting a cluster would
+    take most of their time.
+    """
+
+    def __init__(self, workers: int, kind: DeviceKind) -> None:
         self._workers, self._kind = workers, kind
         self._devices = Devices(kind, workers)
         self._cancelled = threading.Event()
 
     def ingest(self, jobs: Sequence[IngestJob]) -> Iterator[BlockReport]:
-        """One reader: casacore holds the interpreter lock, transposing and writing run beside it."""
+        """One thread reads, because casacore holds the interpreter lock; the others transpose and write."""
         for job in jobs:
             yield from ingest_rows(job, self._workers)
 
@@ -52,27 +58,30 @@ class ThreadWorkers:
                     abort_if_cancelled=self._abort_if_cancelled,
                 )
 
-        yield from self._run([(task, (i, c)) for i, c in enumerate(chunks)])
+        yield from self._run(task, list(enumerate(chunks)))
 
     def _abort_if_cancelled(self) -> None:
         if self._cancelled.is_set():
             raise _Cancelled
 
-    def restore(self, job: ImageJob, target: Beam, fitted: dict, chunks: Sequence[Sequence[int]]) -> None:
-        """As `image`."""
+    def restore(
+        self, job: ImageJob, target: Beam, fitted: dict[tuple[int, int], Beam], chunks: Sequence[Sequence[int]]
+    ) -> None:
+        """Chunks in order, each by the next free thread."""
 
         def task(channels: Sequence[int]) -> None:
             with self._devices.lend(job.settings) as device:
                 restore_chunk(job, device, target, fitted, channels)
 
-        for _ in self._run([(task, (c,)) for c in chunks]):
+        for _ in self._run(task, [(channels,) for channels in chunks]):
             pass
 
-    def _run(self, calls: Sequence[tuple[Callable, tuple]]) -> Iterator[Any]:
+    def _run(self, task: Callable[..., R], arguments: Sequence[tuple[object, ...]]) -> Iterator[R]:
+        """What the task returns for each tuple of arguments, as it comes."""
         with self._kind.working():
             pool = ThreadPoolExecutor(self._workers, thread_name_prefix="worker")
             try:
-                waiting = {pool.submit(function, *arguments) for function, arguments in calls}
+                waiting = {pool.submit(task, *a) for a in arguments}
                 while waiting:
                     done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                     for future in done:

@@ -1,12 +1,19 @@
-"""Who does the work: the protocol, and the choice."""
+"""Who does the work: the protocol, and the choice between threads, a local cluster and an existing scheduler."""
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from gpucube.data.ingest import BlockReport, IngestJob
+from gpucube.devices.base import DeviceKind
+from gpucube.devices.cpu.kind import CpuKind
+from gpucube.execution.dask_cluster import connect, start_cluster
+from gpucube.execution.dask_workers import DaskWorkers, ReadersThenDevices
+from gpucube.execution.machine import cores
+from gpucube.execution.plan import Plan
+from gpucube.execution.threads import ThreadWorkers
+from gpucube.execution.tuning import ClusterLimits
 from gpucube.imaging.job import NO_EVENTS, Events, ImageJob
 from gpucube.output.records import ChannelRecord
 from gpucube.sky.beam import Beam
@@ -16,37 +23,59 @@ class Workers(Protocol):
     """Something that runs the three kinds of task."""
 
     def ingest(self, jobs: Sequence[IngestJob]) -> Iterable[BlockReport]:
-        """Run `ingest_rows` over jobs."""
+        """Run `gpucube.data.ingest.ingest_rows` on each job; its reports come in any order."""
         ...
 
     def image(
         self, job: ImageJob, chunks: Sequence[Sequence[int]], events: Events = NO_EVENTS
     ) -> Iterator[list[ChannelRecord]]:
-        """Run `image_chunk` over chunks of channels."""
+        """Run `gpucube.imaging.loop.image_chunk` on each chunk of channels; the records come in any order."""
         ...
 
-    def restore(self, job: ImageJob, target: Beam, fitted: dict, chunks: Sequence[Sequence[int]]) -> None:
-        """Run `restore_chunk` over chunks of channels."""
+    def restore(
+        self, job: ImageJob, target: Beam, fitted: dict[tuple[int, int], Beam], chunks: Sequence[Sequence[int]]
+    ) -> None:
+        """Run `gpucube.imaging.restore.restore_chunk` on each chunk of channels."""
         ...
 
     def memory_peak(self) -> int:
-        """Largest resident size in bytes of all processes together."""
+        """Largest resident size of all processes together, bytes."""
         ...
 
     def device_memory_peak(self) -> int:
-        """Most bytes of device memory that any process has held."""
+        """Largest number of bytes of device memory that any process has held."""
         ...
 
     def close(self) -> None:
-        """Let the workers go."""
+        """Release the workers."""
         ...
 
 
-def resident_peak() -> int:
-    """Largest resident size of this process so far, bytes."""
-    try:
-        # getrusage would count what the parent held when it started this process
-        with open("/proc/self/status") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def make_workers(plan: Plan, kind: DeviceKind, scheduler: str, limits: ClusterLimits) -> Workers:
+    """The workers that a plan asks for.
+
+    Parameters
+    ----------
+    plan : Plan
+    kind : DeviceKind
+    scheduler : str
+        Address of an existing scheduler; empty for none.
+    limits : ClusterLimits
+
+    Raises
+    ------
+    GpucubeError
+        The scheduler does not answer or has no workers; local workers cannot be started.
+    """
+    if plan.in_process:
+        return ThreadWorkers(max(plan.workers, kind.lanes), kind)
+    if scheduler:
+        return DaskWorkers(connect(scheduler, limits), kind)
+
+    def start(workers: int, kind: DeviceKind) -> DaskWorkers:
+        return DaskWorkers(start_cluster(workers, kind, plan.worker_memory, limits), kind)
+
+    if kind.workers_share_process:
+        return start(plan.workers, kind)
+    kind.cluster_factory()  # what is missing is noticed before anything is read
+    return ReadersThenDevices(start(cores(), CpuKind()), lambda: start(plan.workers, kind))

@@ -86,6 +86,8 @@ class ImageJob:
         Product name -> `CubeFile`. It holds ``"residual"`` and ``"model"`` in any case if the restoring beam is common.
     mask : Mask or None
     restoring_beam : "channel", "common" or Beam
+    seconds_between_syncs : float
+        How often finished planes are brought to disk.
     may_write : callable
         Called before every plane is written. It raises `GpucubeError` if the cubes are no longer this run's.
         Picklable, like the rest.
@@ -99,6 +101,7 @@ class ImageJob:
     cubes: dict[str, CubeFile] = field(default_factory=dict)
     mask: Mask | None = None
     restoring_beam: RestoringBeam = "channel"
+    seconds_between_syncs: float = 5.0
     may_write: Callable[[], None] = _always
 
     def write(self, product: str, stokes: int, channel: int, values: np.ndarray) -> str:

@@ -29,6 +29,7 @@ from gpucube.imaging.stopping import Action, LoopState, after_cycle, next_cycle,
 from gpucube.output.fits_cube import sync
 from gpucube.output.records import ChannelRecord, StopCode
 from gpucube.sky.beam import Beam
+from gpucube.words import one_line
 
 
 @dataclass
@@ -52,9 +53,6 @@ class _ActivePlane:
 
 _BLANK = (StopCode.NO_DATA, StopCode.FAILED)
 """A plane with one of these stop codes is NaN in every image product."""
-
-SECONDS_BETWEEN_SYNCS = 5.0
-"""A killed run loses at most the channels that finished in this time."""
 
 
 def image_chunk(
@@ -134,7 +132,7 @@ class _Chunk:
         """Image all channels."""
         while self.waiting or self.active:
             self.abort_if_cancelled()
-            if self.unsafe and time.monotonic() - self.synced > SECONDS_BETWEEN_SYNCS:
+            if self.unsafe and time.monotonic() - self.synced > self.job.seconds_between_syncs:
                 self._make_safe()
             fresh = self._take_channels()
             try:
@@ -220,7 +218,7 @@ class _Chunk:
         if isinstance(error, self.device.out_of_memory) and self.device.shrink():
             self.waiting += channels
         elif len(channels) == 1:
-            self._close(fail_channel(self.job, channels[0], f"{type(error).__name__}: {error}"))
+            self._close(fail_channel(self.job, channels[0], one_line(error)))
         else:
             self.waiting += channels
             self.suspects.update(channels)

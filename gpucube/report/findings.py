@@ -33,7 +33,7 @@ def findings(run: Run) -> list[str]:
     """
     found = []
 
-    def tell(records: Iterable[ChannelRecord], text: str) -> None:
+    def add(records: Iterable[ChannelRecord], text: str) -> None:
         if channels := [record.channel for record in records]:
             found.append(f"{text} ({counted(len(channels), 'channel')}): {ranges(channels)}")
 
@@ -43,29 +43,29 @@ def findings(run: Run) -> list[str]:
     failed = stopped(StopCode.FAILED)
     kinds = Counter(_kind(record) for record in failed)
     for kind, _ in kinds.most_common(MOST_KINDS):
-        tell((r for r in failed if _kind(r) == kind), f"failed, {kind}" if kind else "failed")
-    tell(
+        add((r for r in failed if _kind(r) == kind), f"failed, {kind}" if kind else "failed")
+    add(
         stopped(StopCode.PEAK_GREW, StopCode.PEAK_ABOVE_MINIMUM),
         "diverged twice, best model kept; a mask, a lower gain or a higher cyclefactor may help",
     )
-    tell((r for r in run.records if r.retried), "diverged once, rolled back and tried again")
+    add((r for r in run.records if r.retried), "diverged once, rolled back and tried again")
     if run.parameters.get("niter") != 0:
-        tell(stopped(StopCode.ITERATION_LIMIT), "not clean: niter was used up")
-    tell(stopped(StopCode.MAJOR_LIMIT), "not clean: nmajor was used up")
-    tell(stopped(StopCode.NO_CHANGE), "not clean: another cycle changed nothing")
-    tell(stopped(StopCode.ZERO_MASK), "not clean: the mask allows no pixel")
+        add(stopped(StopCode.ITERATION_LIMIT), "not clean: niter was used up")
+    add(stopped(StopCode.MAJOR_LIMIT), "not clean: nmajor was used up")
+    add(stopped(StopCode.NO_CHANGE), "not clean: another cycle changed nothing")
+    add(stopped(StopCode.ZERO_MASK), "not clean: the mask allows no pixel")
     noise = {r.channel: r.noise for r in run.records if r.noise is not None and math.isfinite(r.noise)}
     imaged = [r for r in run.records if r.channel in noise]
     if noise:
         usual = float(np.median(list(noise.values())))
-        tell((r for r in imaged if noise[r.channel] > 2 * usual), "more than twice the usual noise")
+        add((r for r in imaged if noise[r.channel] > 2 * usual), "more than twice the usual noise")
     bmaj = {r.channel: r.beam["bmaj_arcsec"] for r in imaged if r.beam and "bmaj_arcsec" in r.beam}
     if bmaj:
         usual = float(np.median(list(bmaj.values())))
         odd = (r for r in imaged if not usual / 1.5 < bmaj.get(r.channel, usual) < 1.5 * usual)
-        tell(odd, "beam more than 1.5 times as long, or as short, as usual")
-    tell((r for r in imaged if r.flagged_fraction > 0.5), "more than half of the samples flagged")
-    tell(stopped(StopCode.NO_DATA), "no data, blank")
+        add(odd, "beam more than 1.5 times as long, or as short, as usual")
+    add((r for r in imaged if r.flagged_fraction > 0.5), "more than half of the samples flagged")
+    add(stopped(StopCode.NO_DATA), "no data, blank")
     if run.summary is not None:
         found += run.summary.warnings
     return found

@@ -154,8 +154,8 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 
 def _beam(beam: Mapping[str, float] | None) -> str:
-    axes = ((beam or {}).get(name) for name in ("bmaj_arcsec", "bmin_arcsec", "bpa_deg"))
-    return ", ".join(f"{value:#.4g}" for value in axes if value is not None)
+    formats = {"bmaj_arcsec": "#.4g", "bmin_arcsec": "#.4g", "bpa_deg": ".1f"}
+    return ", ".join(format(beam[name], text) for name, text in formats.items() if beam and name in beam)
 
 
 def _image_cube(run: Run) -> tuple[Cube | None, str]:

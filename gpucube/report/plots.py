@@ -349,7 +349,7 @@ def _draw_curves(axes: Axes, channel: np.ndarray, label: str, curves: dict[str, 
     for (name, curve), colour in zip(curves.items(), (RED, BLUE, GREEN), strict=False):
         shown = np.where(curve > 0, curve, np.nan) if log else curve
         axes.plot(channel, shown, "--" if name == "limit" else ".-", ms=3, lw=0.8, color=colour, label=name)
-    positive = np.concatenate([curve[curve > 0] for curve in curves.values()])
+    positive = np.concatenate([curve[np.isfinite(curve) & (curve > 0)] for curve in curves.values()])
     if log and len(positive):
         low, high = positive.min() / 1.6, positive.max() * 1.6  # wide enough for one tick at least
         axes.set_ylim(low, high)

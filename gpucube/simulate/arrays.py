@@ -150,16 +150,9 @@ def _alma_pads(antennas: int, extent: float) -> tuple[np.ndarray, list[str]]:
 
 
 def _meerkat_pads(antennas: int, extent: float) -> tuple[np.ndarray, list[str]]:
-    """Pads of a core with three quarters of the antennas, and of a spiral around it.
+    """Pads of a core with three quarters of the antennas, and of a spiral around it: east, north, up (m) and station names.
 
     The core has a dispersion of 300 m, and no two of its pads are closer than 29 m.
-
-    Returns
-    -------
-    enu : numpy.ndarray
-        East, north, up, metres, shape (antennas, 3).
-    names : list of str
-        Station names.
     """
     rng = np.random.default_rng(64)
     enu: list[np.ndarray] = []

@@ -137,28 +137,14 @@ def _new_files(ms: Path, truth: Path, overwrite: bool) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Baselines:
-    """What all blocks of rows share.
+    """What all blocks of rows share."""
 
-    Attributes
-    ----------
-    antenna1, antenna2 : numpy.ndarray
-        int32, shape (nbl,).
-    times : numpy.ndarray
-        Centres of the integrations, UTC seconds since MJD 0, shape (ntime,).
-    uvw_of_antenna : numpy.ndarray
-        Metres, shape (ntime, nant, 3).
-    spread : numpy.ndarray
-        Noise of each baseline relative to the mean, shape (nbl,).
-    edge : numpy.ndarray
-        Noise of each channel relative to the middle of the band, shape (nchan,).
-    """
-
-    antenna1: np.ndarray
-    antenna2: np.ndarray
-    times: np.ndarray
-    uvw_of_antenna: np.ndarray
-    spread: np.ndarray
-    edge: np.ndarray
+    antenna1: np.ndarray  # (nbl,) int32
+    antenna2: np.ndarray  # (nbl,) int32
+    times: np.ndarray  # (ntime,) centres of the integrations, UTC seconds since MJD 0
+    uvw_of_antenna: np.ndarray  # (ntime, nant, 3) metres
+    spread: np.ndarray  # (nbl,) noise of a baseline relative to the mean
+    edge: np.ndarray  # (nchan,) noise of a channel relative to the middle of the band
 
 
 class _Tally:
@@ -189,7 +175,7 @@ class _Tally:
 def _write_ms(p: SimulationParameters, sky: Sky, rng: np.random.Generator) -> _Tally:
     """Write the MS, and count what the truth and the summary report."""
     # not at the top: sky and arrays are of use where casacore is not installed
-    from gpucube.simulate.tables import MeasurementSetHeader, create_main, write_constant_columns, write_subtables
+    from gpucube.simulate.tables import create_main, write_constant_columns, write_subtables
 
     ra, dec = p.phase_centre
     positions, stations = antenna_positions(p.array, p.antennas)
@@ -220,21 +206,7 @@ def _write_ms(p: SimulationParameters, sky: Sky, rng: np.random.Generator) -> _T
         tally.add(columns, dead, weight)
     write_constant_columns(main, p.integration)
     main.flush()
-    header = MeasurementSetHeader(
-        telescope=p.kind.telescope,
-        feeds=p.kind.feeds,
-        positions=positions,
-        stations=stations,
-        dish=p.kind.dish,
-        phase_centre=(ra, dec),
-        frequency=p.frequency,
-        chan_width=p.chan_width,
-        rest_freq=p.rest_freq,
-        frame=p.frame,
-        npol=p.npol,
-        times=(times[0] - p.integration / 2, times[-1] + p.integration / 2),
-    )
-    write_subtables(main, header)
+    write_subtables(main, p, positions, stations, times)
     main.close()
     return tally
 
@@ -242,17 +214,7 @@ def _write_ms(p: SimulationParameters, sky: Sky, rng: np.random.Generator) -> _T
 def _block(
     p: SimulationParameters, sky: Sky, baselines: _Baselines, index: np.ndarray, rng: np.random.Generator
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """Rows of the integrations `index`.
-
-    Returns
-    -------
-    columns : dict
-        Column name -> values of all rows.
-    dead : numpy.ndarray
-        Flagged samples, shape (nrow, nchan, npol).
-    weight : numpy.ndarray
-        1/Jy^2, shape (nrow, nchan).
-    """
+    """Columns of the integrations `index`, their flagged samples (nrow, nchan, npol), and weights (nrow, nchan), 1/Jy^2."""
     antenna1, antenna2 = baselines.antenna1, baselines.antenna2
     nbl, ntime = len(antenna1), len(index)
     uvw_of_antenna = baselines.uvw_of_antenna[index]  # (ntime, nant, 3)

@@ -1,19 +1,19 @@
 """The MeasurementSet on disk: the main table with tiled columns, and every subtable that tclean and WSClean read.
 
-In: a `MeasurementSetHeader` (everything about the observation but its rows); the caller then fills blocks of rows. Out: an MS
-v2 with one spectral window, one field and one polarisation setup. DATA and FLAG are tiled in blocks of about 1 MiB, and
-SOURCE holds the rest frequency. The layout follows the MeasurementSet definition 2.0 (Kemball & Wieringa, 2000).
+In: `SimulationParameters`, antenna positions and times; the caller fills the rows. Out: an MS v2 with one spectral window,
+one field and one polarisation setup. DATA and FLAG are tiled in blocks of about 1 MiB, and SOURCE holds the rest frequency.
+The layout follows the MeasurementSet definition 2.0 (Kemball & Wieringa, 2000).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from casacore import tables
 
+from gpucube.simulate.parameters import SimulationParameters
 from gpucube.sky.spectral import FRAMES
 
 TILE_BYTES = 2**20
@@ -43,52 +43,6 @@ CONSTANT_COLUMNS = (
 
 SLOW_COLUMNS = (*CONSTANT_COLUMNS, "TIME", "TIME_CENTROID", "INTERVAL", "EXPOSURE", "SCAN_NUMBER")
 """Columns that rarely change from row to row: an incremental storage manager stores each value once."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasurementSetHeader:
-    """The observation that the rows belong to.
-
-    Attributes
-    ----------
-    telescope : str
-        Its name in CASA.
-    feeds : str
-        ``"circular"`` or ``"linear"``.
-    positions : numpy.ndarray
-        Of the antennas, ITRF, metres, shape (nant, 3).
-    stations : list of str
-        One name per antenna.
-    dish : float
-        Diameter of an antenna, metres.
-    phase_centre : tuple of float
-        Right ascension and declination, radians, J2000.
-    frequency : numpy.ndarray
-        Channel centres, Hz, shape (nchan,).
-    chan_width : float
-        Hz, negative for falling frequency.
-    rest_freq : float
-        Hz.
-    frame : str
-        Key of `gpucube.sky.spectral.FRAMES`.
-    npol : int
-        Correlations: 1, 2 or 4.
-    times : tuple of float
-        Start and end, seconds since MJD 0.
-    """
-
-    telescope: str
-    feeds: str
-    positions: np.ndarray
-    stations: list[str]
-    dish: float
-    phase_centre: tuple[float, float]
-    frequency: np.ndarray
-    chan_width: float
-    rest_freq: float
-    frame: str
-    npol: int
-    times: tuple[float, float]
 
 
 def create_main(path: Path, nrow: int, npol: int, tile_chan: int, weight_spectrum: bool) -> tables.table:
@@ -148,27 +102,44 @@ def write_constant_columns(main: tables.table, integration: float) -> None:
     main.putcolkeyword("UVW", "MEASINFO", {"type": "uvw", "Ref": "J2000"})
 
 
-def write_subtables(main: tables.table, header: MeasurementSetHeader) -> None:
-    """Fill every subtable from the header."""
+def write_subtables(
+    main: tables.table, p: SimulationParameters, positions: np.ndarray, stations: list[str], times: np.ndarray
+) -> None:
+    """Fill every subtable.
+
+    Parameters
+    ----------
+    main : casacore.tables.table
+        The main table.
+    p : SimulationParameters
+        What is observed.
+    positions : numpy.ndarray
+        Antennas, ITRF, metres, shape (nant, 3).
+    stations : list of str
+        One name per antenna.
+    times : numpy.ndarray
+        Centres of the integrations, UTC seconds since MJD 0, shape (ntime,).
+    """
     root = main.name()
-    direction = np.array([header.phase_centre])
-    nchan, width = len(header.frequency), abs(header.chan_width)
+    direction = np.array([p.phase_centre])
+    frequency, width = p.frequency, abs(p.chan_width)
+    span = np.array([times[0] - p.integration / 2, times[-1] + p.integration / 2])
     rows: dict[str, dict[str, Any]] = {
         "POLARIZATION": {
-            "NUM_CORR": header.npol,
-            "CORR_TYPE": np.array(CORRELATIONS[header.feeds, header.npol], np.int32),
-            "CORR_PRODUCT": np.array(RECEPTOR_PAIRS[header.npol], np.int32),
+            "NUM_CORR": p.npol,
+            "CORR_TYPE": np.array(CORRELATIONS[p.kind.feeds, p.npol], np.int32),
+            "CORR_PRODUCT": np.array(RECEPTOR_PAIRS[p.npol], np.int32),
             "FLAG_ROW": False,
         },
         "SPECTRAL_WINDOW": {
-            "NUM_CHAN": nchan,
-            "CHAN_FREQ": header.frequency,
-            "CHAN_WIDTH": np.full(nchan, header.chan_width),
-            "EFFECTIVE_BW": np.full(nchan, width),
-            "RESOLUTION": np.full(nchan, width),
-            "TOTAL_BANDWIDTH": width * nchan,
-            "REF_FREQUENCY": header.frequency[0],
-            "MEAS_FREQ_REF": FRAMES[header.frame].code,
+            "NUM_CHAN": p.nchan,
+            "CHAN_FREQ": frequency,
+            "CHAN_WIDTH": np.full(p.nchan, p.chan_width),
+            "EFFECTIVE_BW": np.full(p.nchan, width),
+            "RESOLUTION": np.full(p.nchan, width),
+            "TOTAL_BANDWIDTH": width * p.nchan,
+            "REF_FREQUENCY": frequency[0],
+            "MEAS_FREQ_REF": FRAMES[p.frame].code,
             "NAME": "LINE",
             "NET_SIDEBAND": 1,
             "IF_CONV_CHAIN": 0,
@@ -185,14 +156,14 @@ def write_subtables(main: tables.table, header: MeasurementSetHeader) -> None:
             "CODE": "",
             "NUM_POLY": 0,
             "SOURCE_ID": 0,
-            "TIME": header.times[0],
+            "TIME": span[0],
             "FLAG_ROW": False,
         },
         "OBSERVATION": {
-            "TELESCOPE_NAME": header.telescope,
+            "TELESCOPE_NAME": p.kind.telescope,
             "OBSERVER": "simulated",
             "PROJECT": "gpucube",
-            "TIME_RANGE": np.array(header.times),
+            "TIME_RANGE": span,
             "LOG": np.array(["simulated"]),
             "SCHEDULE": np.array(["none"]),
             "SCHEDULE_TYPE": "",
@@ -210,7 +181,7 @@ def write_subtables(main: tables.table, header: MeasurementSetHeader) -> None:
         },
         "PROCESSOR": {"TYPE": "CORRELATOR", "SUB_TYPE": "", "TYPE_ID": -1, "MODE_ID": -1, "FLAG_ROW": False},
         "HISTORY": {
-            "TIME": header.times[0],
+            "TIME": span[0],
             "MESSAGE": "simulated observation",
             "APPLICATION": "gpucube simulate",
             "ORIGIN": "gpucube",
@@ -224,8 +195,8 @@ def write_subtables(main: tables.table, header: MeasurementSetHeader) -> None:
     for name, cells in rows.items():
         with tables.table(f"{root}::{name}", readonly=False, ack=False) as table:
             _put_row(table, cells)
-    _write_antennas(root, header)
-    _write_source(main, header)
+    _write_antennas(root, p, positions, stations, span)
+    _write_source(main, p, span)
 
 
 def _put_row(table: tables.table, cells: dict[str, Any]) -> None:
@@ -235,27 +206,29 @@ def _put_row(table: tables.table, cells: dict[str, Any]) -> None:
         table.putcell(column, table.nrows() - 1, value)
 
 
-def _write_antennas(root: str, header: MeasurementSetHeader) -> None:
+def _write_antennas(
+    root: str, p: SimulationParameters, positions: np.ndarray, stations: list[str], span: np.ndarray
+) -> None:
     """ANTENNA and FEED."""
-    nant = len(header.stations)
-    names = [f"ea{i + 1:02d}" for i in range(nant)] if header.telescope == "EVLA" else header.stations
+    nant = len(stations)
+    names = [f"ea{i + 1:02d}" for i in range(nant)] if p.kind.telescope == "EVLA" else stations
     with tables.table(f"{root}::ANTENNA", readonly=False, ack=False) as table:
         table.addrows(nant)
-        table.putcol("POSITION", header.positions)
+        table.putcol("POSITION", positions)
         table.putcol("OFFSET", np.zeros((nant, 3)))
-        table.putcol("DISH_DIAMETER", np.full(nant, header.dish))
+        table.putcol("DISH_DIAMETER", np.full(nant, p.kind.dish))
         table.putcol("NAME", names)
-        table.putcol("STATION", header.stations)
+        table.putcol("STATION", stations)
         table.putcol("TYPE", ["GROUND-BASED"] * nant)
         table.putcol("MOUNT", ["ALT-AZ"] * nant)
         table.putcol("FLAG_ROW", np.zeros(nant, bool))
-    hands = ["R", "L"] if header.feeds == "circular" else ["X", "Y"]
+    hands = ["R", "L"] if p.kind.feeds == "circular" else ["X", "Y"]
     with tables.table(f"{root}::FEED", readonly=False, ack=False) as table:
         table.addrows(nant)
         table.putcol("ANTENNA_ID", np.arange(nant, dtype=np.int32))
         for column, value in (("FEED_ID", 0), ("BEAM_ID", -1), ("NUM_RECEPTORS", 2), ("SPECTRAL_WINDOW_ID", -1)):
             table.putcol(column, np.full(nant, value, np.int32))
-        table.putcol("TIME", np.full(nant, np.mean(header.times)))
+        table.putcol("TIME", np.full(nant, span.mean()))
         table.putcol("INTERVAL", np.full(nant, 1e9))
         table.putcol("BEAM_OFFSET", np.zeros((nant, 2, 2)))
         table.putcol("POL_RESPONSE", np.tile(np.eye(2, dtype=np.complex64), (nant, 1, 1)))
@@ -264,7 +237,7 @@ def _write_antennas(root: str, header: MeasurementSetHeader) -> None:
         table.putcol("RECEPTOR_ANGLE", np.zeros((nant, 2)))
 
 
-def _write_source(main: tables.table, header: MeasurementSetHeader) -> None:
+def _write_source(main: tables.table, p: SimulationParameters, span: np.ndarray) -> None:
     """SOURCE, an optional subtable from which imagers take the rest frequency."""
     description = tables.required_ms_desc("SOURCE")
     frequency = {"QuantumUnits": ["Hz"], "MEASINFO": {"type": "frequency", "Ref": "LSRK"}}
@@ -278,16 +251,16 @@ def _write_source(main: tables.table, header: MeasurementSetHeader) -> None:
     with tables.default_ms_subtable("SOURCE", f"{main.name()}/SOURCE", description) as table:
         cells = {
             "SOURCE_ID": 0,
-            "TIME": np.mean(header.times),
+            "TIME": span.mean(),
             "INTERVAL": 1e9,
             "SPECTRAL_WINDOW_ID": 0,
             "NUM_LINES": 1,
             "NAME": "SIMLINE",
             "CALIBRATION_GROUP": 0,
             "CODE": "",
-            "DIRECTION": np.array(header.phase_centre),
+            "DIRECTION": np.array(p.phase_centre),
             "PROPER_MOTION": np.zeros(2),
-            "REST_FREQUENCY": np.array([header.rest_freq]),
+            "REST_FREQUENCY": np.array([p.rest_freq]),
             "SYSVEL": np.array([0.0]),
             "TRANSITION": np.array(["LINE"]),
         }

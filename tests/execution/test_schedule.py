@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock
@@ -23,10 +26,10 @@ from jobs import IMAGES, SETTINGS, image, make_job, payload, planes, read, tree
 from gpucube.data.mask import Mask
 from gpucube.devices.cpu.kind import CpuKind
 from gpucube.errors import DeviceLost, GpucubeError
-from gpucube.execution import dask_workers as schedule
-from gpucube.execution import plan
+from gpucube.execution.dask_cluster import connect, start_cluster
 from gpucube.execution.dask_workers import DaskWorkers
 from gpucube.execution.threads import ThreadWorkers
+from gpucube.execution.tuning import ClusterLimits, Tuning
 from gpucube.execution.workers import Workers
 from gpucube.imaging.job import ImageJob
 from gpucube.output.fits_cube import read_plane
@@ -52,7 +55,7 @@ def workers(request: pytest.FixtureRequest) -> Iterator[Workers]:
     made = (
         ThreadWorkers(2, CpuKind())
         if request.param == "threads"
-        else DaskWorkers(2, CpuKind(), request.getfixturevalue("cluster"))
+        else DaskWorkers(connect(request.getfixturevalue("cluster"), ClusterLimits()), CpuKind())
     )
     yield made
     made.close()
@@ -127,7 +130,7 @@ def test_an_unreadable_plane_of_the_mask_fails_its_channels_alone(
 def test_a_channel_that_kills_its_worker_is_found_and_given_up(
     cluster: str, tiny_ms: Any, tmp_path: Path, mask
 ) -> None:
-    workers = DaskWorkers(2, CpuKind(), cluster)
+    workers = DaskWorkers(connect(cluster, ClusterLimits()), CpuKind())
     with ExitStack() as stores:
         stores.callback(workers.close)
         job = job_on(tiny_ms.ms, tmp_path, workers, stores, mask=mask(path="", hdu=0, leading=()), products=IMAGES)
@@ -143,36 +146,35 @@ def test_a_channel_that_kills_its_worker_is_found_and_given_up(
             np.testing.assert_array_equal(found, expected)
 
 
+QUICK = ClusterLimits(lost_worker_seconds=0, seconds_between_looks=0.5)
+
+Doomed = Callable[[ClusterLimits], tuple[ImageJob, DaskWorkers]]
+
+
 @pytest.fixture
-def doomed(tiny_ms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ImageJob, DaskWorkers]]:
+def doomed(tiny_ms: Any, tmp_path: Path) -> Iterator[Doomed]:
     """A job whose channel 5 kills the workers of a local cluster, which gives each up for good at once.
 
     Dask does so when a worker has not come back in time; here no time is enough. One death gives a task up.
     """
-    monkeypatch.setattr(schedule, "LOST_WORKER_SECONDS", 0)
-    monkeypatch.setattr(schedule, "SECONDS_BETWEEN_LOOKS", 0.5)
-    # what gpucube sets of the second ends with the test
-    settings = {"distributed.scheduler.allowed-failures": 0, "distributed.deploy.lost-worker-timeout": "15 s"}
-    with dask.config.set(settings), ExitStack() as stores:
-        workers = DaskWorkers(2, CpuKind())
-        stores.callback(workers.close)
-        yield (
-            job_on(
-                tiny_ms.ms, tmp_path, workers, stores, mask=DeadlyMask(path="", hdu=0, leading=()), products=("image",)
-            ),
-            workers,
-        )
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}), ExitStack() as stores:
+
+        def make(limits: ClusterLimits) -> tuple[ImageJob, DaskWorkers]:
+            workers = DaskWorkers(start_cluster(2, CpuKind(), 0, limits), CpuKind())
+            stores.callback(workers.close)
+            mask = DeadlyMask(path="", hdu=0, leading=())
+            return job_on(tiny_ms.ms, tmp_path, workers, stores, mask=mask, products=("image",)), workers
+
+        yield make
 
 
-def test_workers_that_a_local_cluster_gave_up_are_replaced(doomed: tuple[ImageJob, DaskWorkers]) -> None:
-    records, _ = run(*doomed)
+def test_workers_that_a_local_cluster_gave_up_are_replaced(doomed: Doomed) -> None:
+    records, _ = run(*doomed(QUICK))
     assert [r.channel for r in records] == list(range(12))
     assert [r.channel for r in records if r.stop_code == StopCode.FAILED] == [5]
 
 
-def test_a_replacement_that_dies_while_it_starts_is_replaced(
-    doomed: tuple[ImageJob, DaskWorkers], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_replacement_that_dies_while_it_starts_is_replaced(doomed: Doomed, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both workers are killed for good, and so are the first two that come for them, before they are there."""
     start, to_die = Nanny.instantiate, [1, 2]
 
@@ -183,34 +185,30 @@ def test_a_replacement_that_dies_while_it_starts_is_replaced(
         return await start(self)
 
     monkeypatch.setattr(Nanny, "instantiate", instantiate)
-    records, _ = run(*doomed)
+    records, _ = run(*doomed(QUICK))
     assert not to_die
     assert [r.channel for r in records if r.stop_code == StopCode.FAILED] == [5]
 
 
-def test_a_local_cluster_without_workers_is_told(
-    doomed: tuple[ImageJob, DaskWorkers], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(schedule, "SECONDS_WITHOUT_WORKERS", 3.0)
-    monkeypatch.setattr(schedule, "SECONDS_TO_CLOSE", 2)
+def test_a_local_cluster_without_workers_is_reported(doomed: Doomed, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, workers = doomed(replace(QUICK, seconds_without_workers=3.0, close_seconds=2))
     # the machine cannot start processes any more
     monkeypatch.setattr("distributed.nanny.AsyncProcess.start", AsyncMock(side_effect=OSError("no memory")))
     with pytest.raises(GpucubeError, match="all workers of the local Dask cluster died, and no new ones"):
-        run(*doomed)
+        run(job, workers)
 
 
-def test_a_scheduler_whose_workers_are_gone_is_told_once(
-    tiny_ms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_scheduler_without_workers_is_reported_once_and_the_run_goes_on_when_workers_come(
+    tiny_ms: Any, tmp_path: Path
 ) -> None:
-    """The run goes on when workers come."""
-    monkeypatch.setattr(schedule, "SECONDS_BETWEEN_LOOKS", 0.2)
     with (
         LocalCluster(
             n_workers=1, threads_per_worker=1, processes=False, protocol="tcp", dashboard_address="127.0.0.1:0"
         ) as cluster,
         ExitStack() as stores,
     ):
-        workers = DaskWorkers(0, CpuKind(), cluster.scheduler_address)
+        limits = ClusterLimits(seconds_between_looks=0.2)
+        workers = DaskWorkers(connect(cluster.scheduler_address, limits), CpuKind())
         stores.callback(workers.close)
         job = job_on(tiny_ms.ms, tmp_path, workers, stores, products=("image",))
         cluster.scale(0)
@@ -235,19 +233,15 @@ def test_an_existing_cluster_does_the_work_and_stays(cluster: str, tiny_ms: Any,
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_local_cluster_is_made_and_ended(
-    tiny_ms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_local_cluster_is_started_and_ended(tiny_ms: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = {p.pid for p in psutil.Process().children(recursive=True)}
-    monkeypatch.setattr(plan, "IN_PROCESS_SECONDS", 0)
-    result = image(tiny_ms.ms, tmp_path / "dask", workers=2)
+    result = image(tiny_ms.ms, tmp_path / "dask", workers=2, tuning=Tuning(in_process_seconds=0))
     assert capfd.readouterr() == ("", "")
     assert result.summary["plan"]["workers"] == 2
     assert {r.worker for r in result.channels} <= {"0", "1"}
     left = {p.pid for p in psutil.Process().children(recursive=True) if "resource_tracker" not in " ".join(p.cmdline())}
     assert left <= before
     assert tree(tmp_path) == sorted(f"dask.{name}.fits" for name in SETTINGS["products"]) + ["dask.summary.json"]
-    monkeypatch.undo()
     assert payload(image(tiny_ms.ms, tmp_path / "threads", workers=2)) == payload(result)
 
 
@@ -266,3 +260,22 @@ def test_progress_counts_every_channel(
     assert all(line.startswith("gpucube: ") for line in lines)
     assert any("900 of 900 rows" in line for line in lines)
     assert "12 of 12 channels done in" in lines[-1]
+
+
+def test_a_cluster_restores_what_it_changes_in_this_process(cluster: str) -> None:
+    """Signals, Dask's configuration and the levels of its loggers."""
+
+    def state() -> list[Any]:
+        signals = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        names = ("distributed", "distributed.client", "distributed.core", "distributed.utils", "tornado.application")
+        configuration = copy.deepcopy(dask.config.config)
+        del configuration["distributed"]["scheduler"]["http"]["routes"]  # each scheduler adds to this list itself
+        return [signals, mask, [logging.getLogger(n).level for n in names], configuration]
+
+    before = state()
+    for opens in (lambda: connect(cluster, ClusterLimits()), lambda: start_cluster(1, CpuKind(), 0, ClusterLimits())):
+        opened = opens()
+        assert state() != before
+        opened.close()
+        assert state() == before

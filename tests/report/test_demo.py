@@ -17,7 +17,7 @@ from gpucube.report.plots import read_cube
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
     """A finished demo: its folder, its exit status, and what it printed."""
     folder, printed = tmp_path_factory.mktemp("demo"), StringIO()
     with redirect_stdout(printed):
@@ -25,7 +25,7 @@ def demo(tmp_path_factory):
     return folder, status, printed.getvalue()
 
 
-def test_demo_ends_well_and_names_its_cube_and_picture(demo):
+def test_demo_ends_well_and_names_its_cube_and_picture(demo: tuple[Path, int, str]) -> None:
     folder, status, printed = demo
     assert status == 0
     for name in ("gpucube-demo.image.fits", "gpucube-demo.png", "gpucube-demo.report.html"):
@@ -33,7 +33,7 @@ def test_demo_ends_well_and_names_its_cube_and_picture(demo):
         assert (folder / name).is_file()
 
 
-def test_demo_lists_the_channels_with_emission_or_without_data_in_80_columns(demo):
+def test_demo_lists_the_channels_with_emission_or_without_data_in_80_columns(demo: tuple[Path, int, str]) -> None:
     folder, _, printed = demo
     rows = re.findall(r"^ *(\d+) +-?\d+\.\d (?:no data|.+threshold|.+ limit)", printed, flags=re.M)
     emission = np.flatnonzero(np.load(folder / "gpucube-demo.truth.npz")["flux"].sum(0))
@@ -43,7 +43,7 @@ def test_demo_lists_the_channels_with_emission_or_without_data_in_80_columns(dem
     assert max(map(len, table)) <= 80
 
 
-def test_demo_table_shows_that_the_image_holds_the_true_flux(demo):
+def test_demo_table_shows_that_the_image_holds_the_true_flux(demo: tuple[Path, int, str]) -> None:
     rows = re.findall(r"threshold .* (\S+) +(\S+) +(\S+)$", demo[2], flags=re.M)
     image, _, true = np.array(rows, float).T
     assert len(image) > 20
@@ -52,14 +52,14 @@ def test_demo_table_shows_that_the_image_holds_the_true_flux(demo):
 
 
 @pytest.mark.skipif(not Path("/proc/version").exists(), reason="there is no /proc, in which nobody can make a folder")
-def test_demo_in_a_folder_that_cannot_be_made_ends_in_one_line(capsys):
+def test_demo_in_a_folder_that_cannot_be_made_ends_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--out", "/proc/x"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert error.startswith("gpucube: error: cannot write /proc/x/gpucube-demo.ms: ")
 
 
-def test_demo_picture_is_a_drawn_page(demo):
+def test_demo_picture_is_a_drawn_page(demo: tuple[Path, int, str]) -> None:
     page = imread(demo[0] / "gpucube-demo.png")
     assert page.shape[0] > 1000
     assert page.shape[1] > 1000
@@ -67,7 +67,7 @@ def test_demo_picture_is_a_drawn_page(demo):
     assert 0.1 < dark.mean() < 0.7, "the maps' backgrounds are dark, the rest of the page is white"
 
 
-def test_demo_recovers_the_simulated_spectrum(demo):
+def test_demo_recovers_the_simulated_spectrum(demo: tuple[Path, int, str]) -> None:
     folder = demo[0]
     truth = np.load(folder / "gpucube-demo.truth.npz")
     true_flux = truth["flux"].sum(0)

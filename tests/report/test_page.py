@@ -139,6 +139,24 @@ def test_the_page_stands_alone(finished: Path) -> None:
     assert "url(" not in Path(write_report(str(finished))).read_text()
 
 
+def test_the_page_suits_dark_rooms_small_screens_and_readers_without_pictures(finished: Path) -> None:
+    text = Path(write_report(str(finished))).read_text()
+    assert "@media (prefers-color-scheme: dark)" in text
+    assert '<meta name="viewport" content="width=device-width' in text
+    alternatives = Page(text).attributes["alt"]
+    assert len(alternatives) == 2 and all(len(words) > 30 for words in alternatives)
+
+
+def test_the_reason_of_a_failure_stands_beside_its_channel() -> None:
+    run = run_of([record(0), record(1, StopCode.FAILED, message="MemoryError: 12 GB")])
+    assert re.search(r'<tr class="bad">\s*<td>1</td>.*<td>failed<br><small>MemoryError: 12 GB</small></td>', page(run))
+
+
+def test_faint_channels_show_three_digits_of_their_noise() -> None:
+    rows = Page(page(run_of([record(0, noise=1.234e-9, limit=3.7e-9, peak_residual=3.6e-9)]))).channels()
+    assert rows[0][5:8] == ["0.00000360", "0.00000370", "0.00000123"]
+
+
 HOSTILE = "<script>alert('x')</script>\"><img src=http://evil onerror=x>&amp;\x1b[31m" + "A" * 100_000
 
 

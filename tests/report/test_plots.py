@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from astropy import units
@@ -26,7 +28,7 @@ from gpucube.sky.beam import Beam
 from gpucube.sky.spectral import FRAMES, SpectralAxis
 
 
-def write_cube(folder, planes, beams, cell):
+def write_cube(folder: Path, planes: np.ndarray, beams: Beam | list[Beam | None], cell: float) -> str:
     """An image cube on disk; `beams` is one Beam for all channels or a list with one per channel."""
     nchan, ny, nx = planes.shape
     axis = SpectralAxis(
@@ -52,11 +54,13 @@ def write_cube(folder, planes, beams, cell):
     return written.path
 
 
-def cube_of(planes, cell_x=1.0, cell_y=1.0, beams=None):
+def cube_of(
+    planes: np.ndarray, cell_x: float = 1.0, cell_y: float = 1.0, beams: list[Beam | None] | None = None
+) -> Cube:
     return Cube(planes=planes, cell_x=cell_x, cell_y=cell_y, beams=beams or [None] * len(planes))
 
 
-def test_cube_with_a_beam_per_channel_is_read(tmp_path):
+def test_cube_with_a_beam_per_channel_is_read(tmp_path: Path) -> None:
     beams = [Beam(bmaj=6 * ARCSEC, bmin=4 * ARCSEC, bpa=0.3), None, Beam(bmaj=5 * ARCSEC, bmin=3 * ARCSEC, bpa=-0.4)]
     planes = np.arange(3 * 16 * 16, dtype=float).reshape(3, 16, 16)
     planes[1] = np.nan
@@ -69,14 +73,14 @@ def test_cube_with_a_beam_per_channel_is_read(tmp_path):
         assert (read.bmaj, read.bmin, read.bpa) == pytest.approx((written.bmaj, written.bmin, written.bpa), rel=1e-6)
 
 
-def test_cube_with_one_beam_is_read(tmp_path):
+def test_cube_with_one_beam_is_read(tmp_path: Path) -> None:
     beam = Beam(bmaj=6 * ARCSEC, bmin=4 * ARCSEC, bpa=0.3)
     cube = read_cube(write_cube(tmp_path, np.zeros((2, 16, 16)), beam, cell=1.0))
     for read in cube.beams:
         assert (read.bmaj, read.bmin, read.bpa) == pytest.approx((beam.bmaj, beam.bmin, beam.bpa), rel=1e-6)
 
 
-def test_flux_within_a_region_is_in_jansky():
+def test_flux_within_a_region_is_in_jansky() -> None:
     beam = Beam(bmaj=8 * ARCSEC, bmin=5 * ARCSEC, bpa=0.6)
     image = 2.5 * gaussian(geometry(cell_x=1.0), beam)
     cube = cube_of(np.stack([image, np.full((64, 64), np.nan)]), beams=[beam, None])
@@ -86,13 +90,13 @@ def test_flux_within_a_region_is_in_jansky():
     assert np.isnan(found[1])
 
 
-def test_velocity_follows_the_radio_convention():
+def test_velocity_follows_the_radio_convention() -> None:
     frequency = np.array([1.419e9, 1.4204e9, 1.422e9])
     expected = (frequency * units.Hz).to_value(units.km / units.s, units.doppler_radio(1.420405752e9 * units.Hz))
     np.testing.assert_allclose(radio_velocity(frequency, 1.420405752e9), expected, rtol=1e-9)
 
 
-def test_map_has_east_to_the_left_and_the_beam_leans_towards_east():
+def test_map_has_east_to_the_left_and_the_beam_leans_towards_east() -> None:
     beam = Beam(bmaj=20 * ARCSEC, bmin=5 * ARCSEC, bpa=np.deg2rad(30))
     cube = cube_of(np.zeros((1, 64, 64)), beams=[beam])
     axes = channel_maps(cube, np.array([0]), ["x"], np.array([0.01])).axes[0]
@@ -106,7 +110,7 @@ def test_map_has_east_to_the_left_and_the_beam_leans_towards_east():
     assert np.degrees(np.arctan2(east, north)) % 180 == pytest.approx(30.0, abs=1.0)
 
 
-def test_maps_spread_over_the_line_and_not_over_the_noise():
+def test_maps_spread_over_the_line_and_not_over_the_noise() -> None:
     signal = np.full(40, 4.0)
     signal[10:30] = 50.0
     signal[35] = 90.0
@@ -117,13 +121,13 @@ def test_maps_spread_over_the_line_and_not_over_the_noise():
     assert 20 not in shown
 
 
-def test_without_a_line_the_brightest_channels_are_shown():
+def test_without_a_line_the_brightest_channels_are_shown() -> None:
     signal = np.array([4.0, 3.0, np.nan, 5.0, 4.5])
     np.testing.assert_array_equal(shown_channels(signal, np.ones(5), 2), [3, 4])
     assert len(shown_channels(signal, np.ones(5), 8)) == 4
 
 
-def test_region_of_interest_holds_the_emission():
+def test_region_of_interest_holds_the_emission() -> None:
     planes = np.zeros((2, 100, 80))
     planes[0, 60, 30] = planes[1, 75, 35] = 1.0
     rows, columns = region_of_interest(planes, 0.5)
@@ -134,7 +138,7 @@ def test_region_of_interest_holds_the_emission():
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_cube_without_any_data_still_gets_a_page(tmp_path):
+def test_a_cube_without_any_data_still_gets_a_page(tmp_path: Path) -> None:
     cube = cube_of(np.full((3, 16, 16), np.nan))
     blank = np.full(3, np.nan)
     figure = overview(cube, np.arange(3.0), noise=blank, image_flux=blank, model_flux=blank)
@@ -143,7 +147,7 @@ def test_a_cube_without_any_data_still_gets_a_page(tmp_path):
     assert (tmp_path / "blank.png").stat().st_size > 1000
 
 
-def test_maps_of_rectangular_pixels_keep_their_proportions():
+def test_maps_of_rectangular_pixels_keep_their_proportions() -> None:
     planes = np.zeros((1, 32, 32))
     planes[0, 8, 16] = 1.0
     figure = channel_maps(cube_of(planes, 20.0, 10.0), np.array([0]), ["x"], np.array([0.01]))
@@ -157,7 +161,7 @@ def test_maps_of_rectangular_pixels_keep_their_proportions():
     assert east + (column + 0.5) * (west - east) / nx == pytest.approx(0.0)
 
 
-def test_maps_of_large_images_lose_no_source():
+def test_maps_of_large_images_lose_no_source() -> None:
     planes = np.zeros((1, 1701, 1701), np.float32)
     planes[0, 1700, 1700] = planes[0, 0, 0] = 1.0
     figure = channel_maps(cube_of(planes), np.array([0]), ["x"], np.array([0.01]))
@@ -166,7 +170,7 @@ def test_maps_of_large_images_lose_no_source():
     assert shown[-1, -1] == shown[0, 0] == 1000.0
 
 
-def test_a_blank_plane_among_the_maps_leaves_the_others_as_they_are():
+def test_a_blank_plane_among_the_maps_leaves_the_others_as_they_are() -> None:
     planes = np.full((2, 32, 32), np.nan)
     planes[1] = 0.0
     planes[1, 8, 16] = 1.0
@@ -175,7 +179,7 @@ def test_a_blank_plane_among_the_maps_leaves_the_others_as_they_are():
 
 
 @pytest.mark.parametrize("level", [1e-7, 2.1e-3, 1.0, 4e2])
-def test_every_logarithmic_axis_has_a_tick(level):
+def test_every_logarithmic_axis_has_a_tick(level: float) -> None:
     settings = {"stop_code": int(StopCode.NSIGMA), "noise": level, "limit": level, "peak_residual": level}
     records = [ChannelRecord(channel, 1.42e9, iterations=3, major_cycles=3, **settings) for channel in range(4)]
     for axes in convergence(records, 4).axes[1:3]:

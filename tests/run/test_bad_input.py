@@ -22,7 +22,7 @@ from jobs import SETTINGS, altered, image, tree
 
 import gpucube
 from gpucube.cli import main
-from gpucube.execution import dask_workers as schedule
+from gpucube.execution.tuning import ClusterLimits, Tuning
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -45,11 +45,16 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def refusal_on_command_line(
-    folder: Path, capsys: pytest.CaptureFixture[str], vis: Any, imagename: Path | None = None, **changes: Any
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    vis: Any,
+    imagename: Path | None = None,
+    tuning: Tuning | None = None,
+    **changes: Any,
 ) -> str:
     """As `refusal`, by way of ``gpucube image``: status 2, one line on standard error, nothing on standard output."""
     before = contents(folder)
-    assert main(command_line(vis, imagename or folder / "out" / "cube", **changes)) == 2
+    assert main(command_line(vis, imagename or folder / "out" / "cube", **changes), tuning=tuning) == 2
     assert contents(folder) == before
     output = capsys.readouterr()
     assert output.out == "" and output.err.startswith("gpucube: error: ")
@@ -127,7 +132,7 @@ WRONG_SELECTION = {
     "frame": ({"outframe": "BARY"}, r"outframe='BARY' is not available"),
     "too little memory": (
         {"imsize": 16384, "memory": "400MB"},
-        r"16384 x 16384 pixels needs .* of memory, 400 MB are allowed: choose a smaller imsize, or raise memory",
+        r"16384 x 16384 pixels needs .* of memory, but only 400 MB is allowed: choose a smaller \S*imsize\S*, or raise \S*memory",
     ),
     "disk cannot hold it": (
         {"imsize": 65536, "memory": "100TB", "products": ("image",), "scratch": "/proc/gpucube"},
@@ -397,27 +402,27 @@ def test_a_missing_mask_is_named(tiny_ms: Any, tmp_path: Path) -> None:
 
 # Dask
 
+IMPATIENT = Tuning(cluster=ClusterLimits(connect_seconds=1))
+
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "carrier-pigeon://coop:1"])
 def test_an_unreachable_scheduler_is_named(
-    address: str, tiny_ms: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    address: str, tiny_ms: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(schedule, "CONNECT_SECONDS", 1)
     image(tiny_ms.ms, tmp_path / "cube", niter=0)
     pattern = rf"no Dask scheduler answers at {address}"
-    settings = {"scheduler": address, "overwrite": True}
+    settings = {"scheduler": address, "overwrite": True, "tuning": IMPATIENT}
     assert re.search(pattern, refusal(tmp_path, tiny_ms.ms, tmp_path / "cube", **settings))
     assert re.search(pattern, refusal_on_command_line(tmp_path, capsys, tiny_ms.ms, tmp_path / "cube", **settings))
     # one that the garbage collector closes can stop the next one for ever
     assert {c.status for c in gc.get_objects() if isinstance(c, distributed.Client)} <= {"closed"}
 
 
-def test_a_scheduler_without_workers_is_named(tiny_ms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scheduler_without_workers_is_named(tiny_ms: Any, tmp_path: Path) -> None:
     from distributed import LocalCluster
 
-    monkeypatch.setattr(schedule, "CONNECT_SECONDS", 1)
     with LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", host="127.0.0.1") as cluster:
-        message = refusal(tmp_path, tiny_ms.ms, scheduler=cluster.scheduler_address)
+        message = refusal(tmp_path, tiny_ms.ms, scheduler=cluster.scheduler_address, tuning=IMPATIENT)
     assert "has no workers: start some with 'dask worker" in message
 
 

@@ -18,16 +18,18 @@ from typing import Any
 import numpy as np
 import pytest
 from casacore import tables
+from events import AtStage, WhenSafe
 from jobs import SETTINGS, altered, image, payload, read
 from torture import finish, safe_channels, start
 
 import gpucube
-from gpucube import run as api
 from gpucube.cli import main
 from gpucube.devices.cpu.kind import CpuKind
+from gpucube.execution.dask_cluster import Call, DaskCluster, start_cluster
 from gpucube.execution.dask_workers import DaskWorkers
-from gpucube.imaging import loop as imaging
-from gpucube.output.journal import Journal
+from gpucube.execution.tuning import ClusterLimits, Tuning
+
+SYNC_AT_ONCE = Tuning(seconds_between_syncs=0.0)
 
 
 @pytest.fixture
@@ -45,21 +47,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(mount_point)], check=True)
 
 
-def when_imaging_begins(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], None]) -> None:
-    """Let something happen between reading and imaging, once."""
-    plan_chunks = api.make_chunks
-
-    def and_then(*arguments: Any) -> list[list[int]]:
-        monkeypatch.setattr(api, "make_chunks", plan_chunks)
-        happen()
-        return plan_chunks(*arguments)
-
-    monkeypatch.setattr(api, "make_chunks", and_then)
-
-
 @pytest.mark.parametrize("room", [0, 300_000])
 def test_a_disk_that_fills_up_is_told_and_resume_goes_on_once_there_is_room(
-    small_disk: Path, tiny_ms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+    small_disk: Path, tiny_ms: Any, tmp_path: Path, room: int
 ) -> None:
     whole = image(tiny_ms.ms, tmp_path / "whole", workers=1, chunksize=1)
     filler = small_disk / "filler"
@@ -67,9 +57,8 @@ def test_a_disk_that_fills_up_is_told_and_resume_goes_on_once_there_is_room(
     def fill() -> None:
         filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - room))
 
-    when_imaging_begins(monkeypatch, fill)
     with pytest.raises(gpucube.GpucubeError, match=r"cannot write .*No space left on device") as told:
-        image(tiny_ms.ms, small_disk / "cube", workers=1, chunksize=1)
+        image(tiny_ms.ms, small_disk / "cube", workers=1, chunksize=1, observer=AtStage("imaging", fill))
     assert "\n" not in str(told.value)
     filler.unlink()
     if room:
@@ -85,7 +74,7 @@ def remount(folder: Path, *options: str) -> None:
 
 @pytest.mark.parametrize("moment", ["imaging begins", "some channels are safe", "all channels are safe"])
 def test_a_disk_that_turns_read_only_is_told_and_resume_goes_on_once_it_can_be_written(
-    small_disk: Path, tiny_ms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+    small_disk: Path, tiny_ms: Any, tmp_path: Path, moment: str
 ) -> None:
     """A second mount of the same folder over the first: what is opened from then on cannot be written."""
     whole = image(tiny_ms.ms, tmp_path / "whole", workers=1, chunksize=1)
@@ -96,22 +85,14 @@ def test_a_disk_that_turns_read_only_is_told_and_resume_goes_on_once_it_can_be_w
         remount(out, "--bind", str(out))
         remount(out, "-o", "remount,bind,ro")
 
-    if moment == "imaging begins":
-        when_imaging_begins(monkeypatch, turn)
-    else:
-        add, enough = Journal.add, 5 if moment == "some channels are safe" else len(whole.channels)
-
-        def add_and_turn(self: Journal, records: Any) -> None:
-            before = len(self.records)
-            add(self, records)
-            if before < enough <= len(self.records):
-                turn()
-
-        monkeypatch.setattr(imaging, "SECONDS_BETWEEN_SYNCS", 0.0)
-        monkeypatch.setattr(Journal, "add", add_and_turn)
+    observer = {
+        "imaging begins": AtStage("imaging", turn),
+        "some channels are safe": WhenSafe(5, turn),
+        "all channels are safe": WhenSafe(len(whole.channels), turn),
+    }[moment]
     try:
         with pytest.raises(gpucube.GpucubeError, match=r"cannot write .*Read-only file system") as told:
-            image(tiny_ms.ms, out / "cube", workers=1, chunksize=1)
+            image(tiny_ms.ms, out / "cube", workers=1, chunksize=1, tuning=SYNC_AT_ONCE, observer=observer)
         with pytest.raises(gpucube.GpucubeError, match=r"Read-only file system"):
             image(tiny_ms.ms, out / "cube", resume=True)
     finally:
@@ -121,7 +102,6 @@ def test_a_disk_that_turns_read_only_is_told_and_resume_goes_on_once_it_can_be_w
     assert ("channels are safe on disk, the same call with `resume=True` continues" in str(told.value)) == (
         moment != "imaging begins"
     )
-    monkeypatch.undo()
     again = image(tiny_ms.ms, out / "cube", resume=True)
     assert payload(again) == payload(whole)
     assert sorted(path.name for path in out.iterdir()) == sorted(Path(path).name for path in again.products.values())
@@ -161,20 +141,33 @@ def test_a_store_cut_short_while_it_is_used_ends_the_run_and_resume_reads_again(
     assert finish(start(ms, folder, "threads", resume=True, **slow), folder) == expected
 
 
+class RecordingCluster:
+    """A cluster that remembers what was run on it."""
+
+    def __init__(self, cluster: DaskCluster) -> None:
+        self.cluster, self.calls = cluster, []
+
+    def run(self, calls: list[Call]) -> Iterator[tuple[tuple, Any]]:
+        self.calls += calls
+        return self.cluster.run(calls)
+
+    def close(self) -> None:
+        self.cluster.close()
+
+
 def test_a_task_that_reads_too_late_finds_no_way_into_the_store(tiny_ms: Any, tmp_path: Path) -> None:
     """A scheduler goes on with a task whose worker it has lost sight of; the rows it writes have been sorted meanwhile."""
-    workers, calls = DaskWorkers(1, CpuKind(), memory=10**9), []
-    submit = workers._run
-    workers._run = lambda given: submit(calls.extend(given) or given)
+    cluster = RecordingCluster(start_cluster(1, CpuKind(), 10**9, ClusterLimits()))
+    workers = DaskWorkers(cluster, CpuKind())
     try:
         with ExitStack() as stores:
             store, _, _ = read(tiny_ms.ms, tmp_path, stores, workers)
             before = {path.name: path.read_bytes() for path in Path(store.folder).iterdir()}
-            for task, arguments in calls:
+            for task, arguments in cluster.calls:
                 with pytest.raises(FileNotFoundError):
                     task(*arguments)
             assert {path.name: path.read_bytes() for path in Path(store.folder).iterdir()} == before
-            assert calls and any(before["partition0.vis"])
+            assert cluster.calls and any(before["partition0.vis"])
     finally:
         workers.close()
 
@@ -347,9 +340,7 @@ def test_text_from_the_measurement_set_is_escaped_and_bounded(tiny_ms: Any, tmp_
 def test_a_local_cluster_listens_on_the_loopback_interface_only() -> None:
     import psutil
 
-    from gpucube.execution.dask_workers import DaskWorkers
-
-    workers = DaskWorkers(1, CpuKind(), memory=10**9)
+    cluster = start_cluster(1, CpuKind(), 10**9, ClusterLimits())
     try:
         family = [psutil.Process(), *psutil.Process().children(recursive=True)]
         listening = {
@@ -357,4 +348,4 @@ def test_a_local_cluster_listens_on_the_loopback_interface_only() -> None:
         }
         assert listening == {"127.0.0.1"}
     finally:
-        workers.close()
+        cluster.close()

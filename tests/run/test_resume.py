@@ -18,11 +18,16 @@ from pathlib import Path
 import psutil
 import pytest
 from astropy.io import fits
+from events import AtStage, WhenSafe, interrupt
 from torture import Cluster, ended, finish, left_behind, payload, safe_channels, start, torture
 
 import gpucube
+from gpucube import run
+from gpucube.execution.tuning import DEFAULT_TUNING, Tuning
 from gpucube.output.journal import difference, fingerprint
 from gpucube.output.paths import RunPaths
+from gpucube.run import NO_OBSERVER, Observer
+from gpucube.schema.parameters import make_parameters
 from gpucube.simulate import SimulationResult
 
 OPTIONS = {
@@ -36,8 +41,15 @@ OPTIONS = {
 }
 
 
-def image(ms: SimulationResult, imagename: Path, **changes: object) -> gpucube.Result:
-    return gpucube.image_cube(ms.ms, imagename=imagename, **(OPTIONS | changes))
+def image(
+    ms: SimulationResult,
+    imagename: Path,
+    tuning: Tuning = DEFAULT_TUNING,
+    observer: Observer = NO_OBSERVER,
+    **changes: object,
+) -> gpucube.Result:
+    parameters = make_parameters(vis=ms.ms, imagename=imagename, **(OPTIONS | changes))
+    return run.image(parameters, tuning=tuning, observer=observer)
 
 
 @pytest.fixture(scope="module")
@@ -82,32 +94,18 @@ def test_killed_at_random_moments_and_resumed_gives_the_same_bytes(
     assert len(torture(Path(line_ms.ms), tmp_path, ways, seed, **changes)) == len(ways)
 
 
-def interrupted(
-    ms: SimulationResult, imagename: Path, after: int, monkeypatch: pytest.MonkeyPatch, **changes: object
-) -> str:
+def interrupted(ms: SimulationResult, imagename: Path, after: int, **changes: object) -> str:
     """Run until `after` channels are journalled, then stop as Ctrl-C would; returns the message."""
-    from gpucube.imaging import loop as imaging
-    from gpucube.output import journal
-
-    monkeypatch.setattr(imaging, "SECONDS_BETWEEN_SYNCS", 0.0)
-    add = journal.Journal.add
-
-    def add_and_stop(self, records):  # type: ignore[no-untyped-def]
-        add(self, records)
-        if len(self.records) >= after:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(journal.Journal, "add", add_and_stop)
-        with pytest.raises(KeyboardInterrupt) as stop:
-            image(ms, imagename, workers=1, **changes)
+    at_once, observer = Tuning(seconds_between_syncs=0.0), WhenSafe(after, interrupt)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        image(ms, imagename, workers=1, tuning=at_once, observer=observer, **changes)
     return str(stop.value)
 
 
 def test_ctrl_c_says_how_to_go_on_and_only_unfinished_channels_are_made_again(
-    line_ms: SimulationResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    line_ms: SimulationResult, tmp_path: Path
 ) -> None:
-    message = interrupted(line_ms, tmp_path / "cube", 7, monkeypatch)
+    message = interrupted(line_ms, tmp_path / "cube", 7)
     assert "channels are safe on disk, the same call with `resume=True` continues" in message
     with pytest.raises(gpucube.GpucubeError, match="unfinished run: `resume=True` continues it"):
         image(line_ms, tmp_path / "cube")
@@ -117,27 +115,18 @@ def test_ctrl_c_says_how_to_go_on_and_only_unfinished_channels_are_made_again(
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".fits"] * 5 + [".json"]
 
 
-def test_interrupted_before_any_channel_is_safe_leaves_nothing(
-    line_ms: SimulationResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from gpucube import run as api
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(api, "make_chunks", stop)
+def test_interrupted_before_any_channel_is_safe_leaves_nothing(line_ms: SimulationResult, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        image(line_ms, tmp_path / "new" / "cube")
+        image(line_ms, tmp_path / "new" / "cube", observer=AtStage("imaging", interrupt))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_changed_parameter_or_ms_makes_resume_refuse_and_name_it(
-    make_ms,
+    make_ms,  # type: ignore[no-untyped-def]
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,  # type: ignore[no-untyped-def]
 ) -> None:
     ms = make_ms()
-    interrupted(ms, tmp_path / "cube", 3, monkeypatch)
+    interrupted(ms, tmp_path / "cube", 3)
     with pytest.raises(gpucube.GpucubeError, match=r"robust was 0\.5 and is 1\.0") as refusal:
         image(ms, tmp_path / "cube", resume=True, robust=1.0)
     assert "\n" not in str(refusal.value)
@@ -149,13 +138,11 @@ def test_a_changed_parameter_or_ms_makes_resume_refuse_and_name_it(
 
 
 @pytest.mark.parametrize("damage", ["plane", "journal cut", "journal garbage", "store cut", "store gone", "cube gone"])
-def test_damage_is_found_and_made_good(
-    line_ms: SimulationResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
-) -> None:
+def test_damage_is_found_and_made_good(line_ms: SimulationResult, tmp_path: Path, damage: str) -> None:
     whole = tmp_path / "whole" / "cube"
     image(line_ms, whole)
     cube = tmp_path / "damaged" / "cube"
-    interrupted(line_ms, cube, 9, monkeypatch)
+    interrupted(line_ms, cube, 9)
     journal, scratch = Path(RunPaths(str(cube)).journal), Path(f"{cube}.scratch")
     lines = journal.read_bytes().splitlines(keepends=True)
     if damage == "plane":

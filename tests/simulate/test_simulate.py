@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from casacore.tables import table
@@ -9,25 +13,27 @@ from oracles import direct_dirty, direct_predict
 
 from gpucube.errors import GpucubeError
 from gpucube.schema.validation import validated
-from gpucube.simulate import SimulationParameters, simulate_ms
+from gpucube.simulate import SimulationParameters, SimulationResult, simulate_ms
 from gpucube.simulate.arrays import ARRAYS, antenna_positions
 from gpucube.sky.directions import Direction
 from gpucube.sky.geometry import ImageGeometry
 
 CELL = np.deg2rad(20.0 / 3600.0)
-CLEAN = {"noise": 0.0, "flag_rows": 0.0, "flag_cells": 0.0, "flag_channels": ()}
+CLEAN: dict[str, Any] = {"noise": 0.0, "flag_rows": 0.0, "flag_cells": 0.0, "flag_channels": ()}
+
+MakeMS = Callable[..., SimulationResult]
 
 
-def columns(ms, *names):
+def columns(ms: Path, *names: str) -> list[np.ndarray]:
     with table(str(ms), ack=False) as main:
         return [main.getcol(name) for name in names]
 
 
-def components(truth, channel):
+def components(truth: Any, channel: int) -> list[tuple[float, float, float]]:
     return list(zip(truth["l"], truth["m"], truth["flux"][:, channel], strict=True))
 
 
-def test_noiseless_data_are_the_direct_fourier_sum_of_the_truth(make_ms):
+def test_noiseless_data_are_the_direct_fourier_sum_of_the_truth(make_ms: MakeMS) -> None:
     result = make_ms(**CLEAN, continuum=2)
     truth = np.load(result.truth)
     data, uvw = columns(result.ms, "DATA", "UVW")
@@ -38,7 +44,7 @@ def test_noiseless_data_are_the_direct_fourier_sum_of_the_truth(make_ms):
         np.testing.assert_array_equal(data[:, channel, 1], data[:, channel, 0])
 
 
-def test_explicit_sources_appear_at_their_pixels_with_x_to_the_west(make_ms):
+def test_explicit_sources_appear_at_their_pixels_with_x_to_the_west(make_ms: MakeMS) -> None:
     spectrum = np.linspace(1.0, 2.0, 12)
     result = make_ms(**CLEAN, sources=[(-9 * CELL, 5 * CELL, spectrum)])
     truth = np.load(result.truth)
@@ -60,7 +66,7 @@ def test_explicit_sources_appear_at_their_pixels_with_x_to_the_west(make_ms):
         assert mirrored < 0.7 * spectrum[channel]
 
 
-def test_truth_positions_are_the_offsets_from_the_phase_centre(make_ms):
+def test_truth_positions_are_the_offsets_from_the_phase_centre(make_ms: MakeMS) -> None:
     from astropy.wcs import WCS
 
     truth = np.load(make_ms(**CLEAN).truth)
@@ -74,7 +80,7 @@ def test_truth_positions_are_the_offsets_from_the_phase_centre(make_ms):
     np.testing.assert_allclose(y, truth["y"], atol=1e-6)
 
 
-def test_baselines_are_antenna1_minus_antenna2(make_ms):
+def test_baselines_are_antenna1_minus_antenna2(make_ms: MakeMS) -> None:
     result = make_ms(**CLEAN)
     uvw, antenna1, antenna2 = columns(result.ms, "UVW", "ANTENNA1", "ANTENNA2")
     with table(f"{result.ms}::ANTENNA", ack=False) as antennas:
@@ -92,7 +98,7 @@ def test_baselines_are_antenna1_minus_antenna2(make_ms):
     np.testing.assert_allclose(uvw[transit, 0], east[transit], atol=0.05 * length.max())
 
 
-def test_measured_noise_is_the_noise_asked_for_and_the_weights_are_its_inverse_square(make_ms):
+def test_measured_noise_is_the_noise_asked_for_and_the_weights_are_its_inverse_square(make_ms: MakeMS) -> None:
     result = make_ms(sources=[], noise=0.2, weight_spectrum=True, npol=4)
     data, flag, weight, sigma, spectrum = columns(result.ms, "DATA", "FLAG", "WEIGHT", "SIGMA", "WEIGHT_SPECTRUM")
     np.testing.assert_allclose(weight, sigma**-2.0, rtol=1e-6)
@@ -104,7 +110,7 @@ def test_measured_noise_is_the_noise_asked_for_and_the_weights_are_its_inverse_s
     np.testing.assert_allclose(spectrum[:, 0] * 2.25, spectrum[:, 5], rtol=1e-6)
 
 
-def test_predicted_image_noise_is_that_of_the_unflagged_samples(make_ms):
+def test_predicted_image_noise_is_that_of_the_unflagged_samples(make_ms: MakeMS) -> None:
     result = make_ms()
     truth = np.load(result.truth)
     flag, weight = columns(result.ms, "FLAG", "WEIGHT")
@@ -116,7 +122,7 @@ def test_predicted_image_noise_is_that_of_the_unflagged_samples(make_ms):
     np.testing.assert_allclose(truth["natural_rms"][others], expected, rtol=1e-5)
 
 
-def test_flags_cover_rows_samples_and_channels_and_hide_garbage(make_ms):
+def test_flags_cover_rows_samples_and_channels_and_hide_garbage(make_ms: MakeMS) -> None:
     result = make_ms(ntime=60, flag_channels=(4, 7))
     data, flag, flag_row = columns(result.ms, "DATA", "FLAG", "FLAG_ROW")
     assert flag[:, [4, 7]].all()
@@ -130,20 +136,20 @@ def test_flags_cover_rows_samples_and_channels_and_hide_garbage(make_ms):
     assert result.summary["flagged_fraction"] == pytest.approx(flag.mean(), abs=1e-4)
 
 
-def test_flagrow_only_leaves_the_flag_column_as_it_was(make_ms):
+def test_flagrow_only_leaves_the_flag_column_as_it_was(make_ms: MakeMS) -> None:
     data, flag, flag_row = columns(make_ms(flagrow_only=True).ms, "DATA", "FLAG", "FLAG_ROW")
     assert flag_row.any()
     assert flag[flag_row].mean() < 0.2
     assert np.all(data[flag_row] == 1e4)
 
 
-def test_zero_fractions_flag_nothing(make_ms):
+def test_zero_fractions_flag_nothing(make_ms: MakeMS) -> None:
     flag, flag_row = columns(make_ms(**CLEAN).ms, "FLAG", "FLAG_ROW")
     assert not flag.any()
     assert not flag_row.any()
 
 
-def test_same_seed_same_data_other_seed_other_noise(make_ms):
+def test_same_seed_same_data_other_seed_other_noise(make_ms: MakeMS) -> None:
     first, again, other = (columns(make_ms(seed=seed).ms, "DATA", "FLAG", "WEIGHT") for seed in (5, 5, 6))
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -152,7 +158,7 @@ def test_same_seed_same_data_other_seed_other_noise(make_ms):
 
 @pytest.mark.parametrize("npol", [1, 2, 4])
 @pytest.mark.parametrize(("array", "codes"), [("vla-c", [5, 6, 7, 8]), ("alma", [9, 10, 11, 12])])
-def test_correlations_follow_the_receivers(make_ms, array, codes, npol):
+def test_correlations_follow_the_receivers(make_ms: MakeMS, array: str, codes: list[int], npol: int) -> None:
     result = make_ms(array=array, npol=npol, cell=0.5)
     with table(f"{result.ms}::POLARIZATION", ack=False) as polarization:
         written = list(polarization.getcell("CORR_TYPE", 0))
@@ -161,7 +167,7 @@ def test_correlations_follow_the_receivers(make_ms, array, codes, npol):
     assert data.shape == (900, 12, npol)
 
 
-def test_falling_frequency_and_frame_are_written(make_ms):
+def test_falling_frequency_and_frame_are_written(make_ms: MakeMS) -> None:
     result = make_ms(chan_width=-10e3, frame="TOPO", rest_freq=1.4e9)
     with table(f"{result.ms}::SPECTRAL_WINDOW", ack=False) as window:
         frequency, width = window.getcell("CHAN_FREQ", 0), window.getcell("CHAN_WIDTH", 0)
@@ -173,7 +179,7 @@ def test_falling_frequency_and_frame_are_written(make_ms):
         assert source.getcell("REST_FREQUENCY", 0) == 1.4e9
 
 
-def test_a_subset_of_antennas_spreads_over_the_whole_array():
+def test_a_subset_of_antennas_spreads_over_the_whole_array() -> None:
     everything, names = antenna_positions("vla-d", 27)
     few, few_names = antenna_positions("vla-d", 6)
     assert {name[0] for name in few_names} == {"W", "E", "N"}
@@ -181,14 +187,14 @@ def test_a_subset_of_antennas_spreads_over_the_whole_array():
 
 
 @pytest.mark.parametrize("array", ARRAYS)
-def test_no_two_antennas_touch(array):
+def test_no_two_antennas_touch(array: str) -> None:
     positions, names = antenna_positions(array, ARRAYS[array].antennas)
     apart = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
     assert np.min(apart[np.triu_indices(len(names), 1)]) > ARRAYS[array].dish / 2
     assert len(set(names)) == len(names)
 
 
-def test_nothing_is_replaced_unasked(make_ms):
+def test_nothing_is_replaced_unasked(make_ms: MakeMS) -> None:
     result = make_ms()
     parameters = {"out": result.ms, "ntime": 2, "antennas": 3, "nchan": 4}
     with pytest.raises(GpucubeError, match=r"sim\.ms exists already"):
@@ -197,14 +203,14 @@ def test_nothing_is_replaced_unasked(make_ms):
     assert len(columns(result.ms, "TIME")[0]) == 6
 
 
-def test_a_folder_that_is_no_measurement_set_is_never_replaced(tmp_path):
+def test_a_folder_that_is_no_measurement_set_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "letters.txt").write_text("dear")
     with pytest.raises(GpucubeError, match="is no MeasurementSet"):
         simulate_ms(SimulationParameters(out=tmp_path, overwrite=True))
     assert (tmp_path / "letters.txt").read_text() == "dear"
 
 
-def test_a_failed_simulation_leaves_nothing_behind(tmp_path):
+def test_a_failed_simulation_leaves_nothing_behind(tmp_path: Path) -> None:
     parameters = SimulationParameters(out=tmp_path / "new" / "a.ms", nchan=4)
     with pytest.raises(GpucubeError, match=r"source 1: flux of shape \(3,\); give one number or 4"):
         simulate_ms(parameters, sources=[(0, 0, 1.0), (0, 0, [1.0, 2.0, 3.0])])
@@ -224,7 +230,7 @@ def test_a_failed_simulation_leaves_nothing_behind(tmp_path):
         ({"imsize": 8000, "cell": "1arcmin"}, "cell=60: 8000 pixels of this size are more than a radian of sky"),
     ],
 )
-def test_impossible_parameters_get_one_clear_line(wrong, message):
+def test_impossible_parameters_get_one_clear_line(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(GpucubeError) as caught:
         validated(SimulationParameters, {"out": "x.ms"} | wrong)
     assert str(caught.value).startswith(message)

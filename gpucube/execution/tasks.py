@@ -1,0 +1,150 @@
+"""What runs in the workers of a Dask cluster: reading rows, imaging chunks, restoring chunks.
+
+In: jobs, pickled with each call, because what Dask scatters is lost with the workers that held it. Out: small reports
+and the memory that the process has held; planes go straight to disk. While a chunk is imaged its events reach the main
+process as messages under `TOPIC`: `_EventSender` writes them, `replay` reads them.
+
+Every task may be run again. Trouble that the user is to read is returned as a `GpucubeError`: if it were raised, the worker
+would log it with a traceback.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+from gpucube.data.ingest import BlockReport, IngestJob, ingest_rows
+from gpucube.devices.base import Device, DeviceKind, ImagingSettings
+from gpucube.devices.choice import Devices
+from gpucube.errors import DeviceLost, GpucubeError
+from gpucube.execution.machine import resident_peak
+from gpucube.imaging.job import Events, ImageJob
+from gpucube.imaging.loop import image_chunk
+from gpucube.imaging.restore import restore_chunk
+from gpucube.output.records import ChannelRecord
+from gpucube.sky.beam import Beam
+
+TOPIC = "gpucube"
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessMemory:
+    """The largest number of bytes that a process has held so far, on the host and on its device."""
+
+    process: str
+    host: int
+    device: int
+
+
+def _memory_of_this_process(kind: DeviceKind | None = None) -> ProcessMemory:
+    return ProcessMemory(
+        process=f"{os.uname().nodename}:{os.getpid()}",
+        host=resident_peak(),
+        device=kind.memory_peak() if kind else 0,
+    )
+
+
+def _errors_as_values(task: Callable[P, R]) -> Callable[P, R | GpucubeError]:
+    @functools.wraps(task)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R | GpucubeError:
+        try:
+            return task(*args, **kwargs)
+        except DeviceLost:
+            # the nanny starts a new process, which can use the device again; any worker may then do the task
+            os._exit(1)
+        except GpucubeError as error:
+            return error
+
+    return wrapped
+
+
+@_errors_as_values
+def ingest_task(job: IngestJob) -> tuple[list[BlockReport], ProcessMemory]:
+    """Read rows into the store."""
+    return list(ingest_rows(job)), _memory_of_this_process()
+
+
+@_errors_as_values
+def image_task(
+    job: ImageJob, kind: DeviceKind, chunk: int, channels: Sequence[int]
+) -> tuple[list[ChannelRecord], ProcessMemory]:
+    """Image a chunk."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    with _lend_device(worker, kind, job.settings) as device:
+        records = image_chunk(job, device, channels, chunk=chunk, worker=str(worker.name), events=_EventSender(worker))
+    return records, _memory_of_this_process(kind)
+
+
+@_errors_as_values
+def restore_task(
+    job: ImageJob, kind: DeviceKind, target: Beam, fitted: dict[tuple[int, int], Beam], channels: Sequence[int]
+) -> tuple[None, ProcessMemory]:
+    """Restore a chunk."""
+    from distributed import get_worker
+
+    with _lend_device(get_worker(), kind, job.settings) as device:
+        restore_chunk(job, device, target, fitted, channels)
+    return None, _memory_of_this_process(kind)
+
+
+_lock = threading.Lock()
+
+
+def _lend_device(worker: Any, kind: DeviceKind, settings: ImagingSettings) -> AbstractContextManager[Device[Any]]:
+    """The device of the calling thread. The worker keeps it from task to task."""
+    with _lock:
+        made_for, devices = getattr(worker, "gpucube_devices", (None, None))
+        if devices is None or made_for != kind:
+            kind.working().__enter__()  # for as long as this process lives
+            devices = Devices(kind, worker.state.nthreads)
+            worker.gpucube_devices = kind, devices
+    return devices.lend(settings)
+
+
+class _EventSender:
+    """`Events` that go to the main process. Dask's messages hold plain types only."""
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+
+    def started(self, channel: int) -> None:
+        self._worker.log_event(TOPIC, ("started", channel))
+
+    def finished(self, record: ChannelRecord) -> None:
+        self._worker.log_event(TOPIC, ("finished", record.as_dict()))
+
+    def safe(self, records: Sequence[ChannelRecord]) -> None:
+        self._worker.log_event(TOPIC, ("safe", [r.as_dict() for r in records]))
+
+
+def replay(message: tuple[str, Any], events: Events) -> None:
+    """Report an event that a worker has sent."""
+    name, content = message
+    if name == "started":
+        events.started(content)
+    elif name == "finished":
+        events.finished(_record(content))
+    else:
+        events.safe([_record(plain) for plain in content])
+
+
+def _record(plain: dict[str, Any]) -> ChannelRecord:
+    return ChannelRecord(**_interned(plain))
+
+
+def _interned(value: Any) -> Any:
+    """The value with shared strings: Dask makes each anew, so thousands of records would hold each thousands of times."""
+    if isinstance(value, dict):
+        return {sys.intern(k): _interned(v) for k, v in value.items()}
+    return sys.intern(value) if isinstance(value, str) else value
