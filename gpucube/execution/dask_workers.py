@@ -40,19 +40,29 @@ class DaskWorkers:
         Closed with this object.
     kind : DeviceKind
         What the workers image on.
+    start_imagers : callable, optional
+        Starts another cluster, which images in the place of the one that has read.
     """
 
-    def __init__(self, cluster: DaskCluster, kind: DeviceKind) -> None:
-        self._cluster, self._kind = cluster, kind
+    def __init__(
+        self, cluster: DaskCluster, kind: DeviceKind, start_imagers: Callable[[], DaskCluster] | None = None
+    ) -> None:
+        self._cluster, self._kind, self._start_imagers = cluster, kind, start_imagers
         self._host_peaks: dict[str, int] = {}
-        self._device_peak = 0
+        self._reading_peak = self._device_peak = 0
+
+    def _begin_imaging(self) -> None:
+        """Change to the cluster that images."""
+        if self._start_imagers is not None:
+            self._reading_peak, self._host_peaks = self.memory_peak(), {}
+            self._cluster.close()
+            self._cluster, self._start_imagers = self._start_imagers(), None
 
     def ingest(self, jobs: Sequence[IngestJob]) -> Iterator[BlockReport]:
         """Each worker opens the MeasurementSet itself and writes its rows into the shared store."""
         with _ways_in({job.partition.folder for job in jobs}) as way_in:
-            for reports in self._values(
-                "reading", [(ingest_task, (j.through(way_in[j.partition.folder]),)) for j in jobs]
-            ):
+            calls: list[Call] = [(ingest_task, (job.through(way_in[job.partition.folder]),)) for job in jobs]
+            for reports in self._values("reading", calls):
                 yield from reports
 
     def image(
@@ -65,6 +75,7 @@ class DaskWorkers:
             with suppress(GpucubeError):
                 replay(message, events)
 
+        self._begin_imaging()
         with self._cluster.listening(TOPIC, hear):
             pending: list[Chunk] = [(i, list(channels)) for i, channels in enumerate(chunks)]
             suspects: list[Chunk] = []
@@ -101,9 +112,9 @@ class DaskWorkers:
         self, job: ImageJob, target: Beam, fitted: dict[tuple[int, int], Beam], chunks: Sequence[Sequence[int]]
     ) -> None:
         """Chunks in order, a few at a time."""
-        for _ in self._values(
-            "restoring", [(restore_task, (job, self._kind, target, fitted, list(c))) for c in chunks]
-        ):
+        self._begin_imaging()
+        calls: list[Call] = [(restore_task, (job, self._kind, target, fitted, list(channels))) for channels in chunks]
+        for _ in self._values("restoring", calls):
             pass
 
     def _values(self, doing: str, calls: Sequence[Call]) -> Iterator[Any]:
@@ -127,8 +138,8 @@ class DaskWorkers:
         return value
 
     def memory_peak(self) -> int:
-        """Of this process and all workers, each at its own largest."""
-        return resident_peak() + sum(self._host_peaks.values())
+        """Of this process and all workers, each at its own largest; of the larger of the reading and imaging phases."""
+        return max(self._reading_peak, resident_peak() + sum(self._host_peaks.values()))
 
     def device_memory_peak(self) -> int:
         """Of the worker that held most."""
@@ -161,56 +172,6 @@ def _halves(chunk: Chunk) -> tuple[Chunk, Chunk]:
     index, channels = chunk
     half = len(channels) // 2
     return (index, channels[:half]), (index, channels[half:])
-
-
-class ReadersThenDevices:
-    """A process on each core reads, then another cluster images: reading is bound by cores, not by GPUs.
-
-    Parameters
-    ----------
-    readers : DaskWorkers
-    start_imagers : callable
-        Starts the workers that image, once reading is over.
-    """
-
-    def __init__(self, readers: DaskWorkers, start_imagers: Callable[[], DaskWorkers]) -> None:
-        self._at_work, self._start_imagers = readers, start_imagers
-        self._reading, self._reading_peak = True, 0
-
-    def ingest(self, jobs: Sequence[IngestJob]) -> Iterator[BlockReport]:
-        """By the readers."""
-        return self._at_work.ingest(jobs)
-
-    def _imagers(self) -> DaskWorkers:
-        if self._reading:
-            self._reading, self._reading_peak = False, self._at_work.memory_peak()
-            self._at_work.close()
-            self._at_work = self._start_imagers()
-        return self._at_work
-
-    def image(
-        self, job: ImageJob, chunks: Sequence[Sequence[int]], events: Events = NO_EVENTS
-    ) -> Iterator[list[ChannelRecord]]:
-        """By the workers of the GPUs."""
-        return self._imagers().image(job, chunks, events)
-
-    def restore(
-        self, job: ImageJob, target: Beam, fitted: dict[tuple[int, int], Beam], chunks: Sequence[Sequence[int]]
-    ) -> None:
-        """By the workers of the GPUs."""
-        self._imagers().restore(job, target, fitted, chunks)
-
-    def memory_peak(self) -> int:
-        """Of the larger of the reading and imaging phases."""
-        return max(self._reading_peak, self._at_work.memory_peak())
-
-    def device_memory_peak(self) -> int:
-        """Of the worker that held most."""
-        return self._at_work.device_memory_peak()
-
-    def close(self) -> None:
-        """Stop the cluster."""
-        self._at_work.close()
 
 
 def gpus_of_workers(address: str, limits: ClusterLimits) -> list[SeenGpus]:

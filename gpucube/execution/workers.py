@@ -9,7 +9,7 @@ from gpucube.data.ingest import BlockReport, IngestJob
 from gpucube.devices.base import DeviceKind
 from gpucube.devices.cpu.kind import CpuKind
 from gpucube.execution.dask_cluster import connect, start_cluster
-from gpucube.execution.dask_workers import DaskWorkers, ReadersThenDevices
+from gpucube.execution.dask_workers import DaskWorkers
 from gpucube.execution.machine import cores
 from gpucube.execution.plan import Plan
 from gpucube.execution.threads import ThreadWorkers
@@ -72,10 +72,9 @@ def make_workers(plan: Plan, kind: DeviceKind, scheduler: str, limits: ClusterLi
     if scheduler:
         return DaskWorkers(connect(scheduler, limits), kind)
 
-    def start(workers: int, kind: DeviceKind) -> DaskWorkers:
-        return DaskWorkers(start_cluster(workers, kind, plan.worker_memory, limits), kind)
-
     if kind.workers_share_process:
-        return start(plan.workers, kind)
+        return DaskWorkers(start_cluster(plan.workers, kind, plan.worker_memory, limits), kind)
+    # a process on each core reads, because cores limit reading; then there is one for each GPU
     kind.cluster_factory()  # what is missing is noticed before anything is read
-    return ReadersThenDevices(start(cores(), CpuKind()), lambda: start(plan.workers, kind))
+    readers = start_cluster(cores(), CpuKind(), plan.worker_memory, limits)
+    return DaskWorkers(readers, kind, lambda: start_cluster(plan.workers, kind, plan.worker_memory, limits))

@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock
@@ -24,6 +24,7 @@ from events import RecordedEvents
 from jobs import IMAGES, SETTINGS, image, make_job, payload, planes, read, tree
 
 from gpucube.data.mask import Mask
+from gpucube.devices.choice import Hardware
 from gpucube.devices.cpu.kind import CpuKind
 from gpucube.errors import DeviceLost, GpucubeError
 from gpucube.execution.dask_cluster import connect, start_cluster
@@ -243,6 +244,21 @@ def test_a_local_cluster_is_started_and_ended(tiny_ms: Any, tmp_path: Path, capf
     assert left <= before
     assert tree(tmp_path) == sorted(f"dask.{name}.fits" for name in SETTINGS["products"]) + ["dask.summary.json"]
     assert payload(image(tiny_ms.ms, tmp_path / "threads", workers=2)) == payload(result)
+
+
+@dataclass(frozen=True)
+class AloneKind(CpuKind):
+    """A kind of which a process drives one only, as it drives one GPU."""
+
+    workers_share_process = False
+
+
+def test_workers_that_read_make_room_for_those_that_image(tiny_ms: Any, tmp_path: Path) -> None:
+    hardware = Hardware(kind=AloneKind(), gpu_count=2)
+    result = image(tiny_ms.ms, tmp_path / "two clusters", hardware=hardware)
+    assert result.summary["plan"]["workers"] == 2
+    assert {r.worker for r in result.channels} <= {"0", "1"}
+    assert payload(image(tiny_ms.ms, tmp_path / "threads")) == payload(result)
 
 
 @pytest.mark.parametrize("scheduler", [False, True], ids=["threads", "dask"])
