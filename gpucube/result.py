@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from gpucube.errors import GpucubeError
 from gpucube.output.paths import RunPaths
 from gpucube.output.records import ChannelRecord, StopCode
-from gpucube.output.summary import read_summary
+from gpucube.output.summary import Summary
 from gpucube.words import counted, ranges
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Result:
         imaged = [record for record in self.channels if record.noise is not None]
         if imaged:
             frequencies = [record.frequency_hz for record in imaged]
-            beams = [record.as_dict()["beam"] for record in imaged]
+            beams = [record.beam for record in imaged]
             bmaj, bmin = (median(beam[name] for beam in beams if beam) for name in ("bmaj_arcsec", "bmin_arcsec"))
             lines += [
                 ("frequency", f"{min(frequencies) / 1e9:.6g} to {max(frequencies) / 1e9:.6g} GHz"),
@@ -199,7 +199,7 @@ def open_run(imagename: str | os.PathLike[str]) -> Result:
     >>> gpucube.open_run("out/target").data("residual")  # doctest: +SKIP
     """
     imagename = os.fspath(imagename)
-    summary = read_summary(imagename)
+    summary = Summary.read(imagename)
     if summary is not None:
         return Result(channels=summary.channels, products=summary.products, summary=summary.model_dump())
     if os.path.exists(RunPaths(imagename).journal):

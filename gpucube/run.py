@@ -38,6 +38,7 @@ from gpucube.execution.tuning import DEFAULT_TUNING, Tuning
 from gpucube.execution.workers import Workers, make_workers
 from gpucube.imaging.job import Events, ImageJob, settings_of
 from gpucube.imaging.stopping import CleanParameters
+from gpucube.output.fingerprint import NOT_IN_FINGERPRINT, difference, fingerprint
 from gpucube.output.fits_cube import (
     CubeFile,
     create_cubes,
@@ -47,10 +48,10 @@ from gpucube.output.fits_cube import (
     write_single_beam,
 )
 from gpucube.output.footprint import Footprint
-from gpucube.output.journal import NOT_IN_FINGERPRINT, Journal, difference, fingerprint, is_locked
+from gpucube.output.journal import Journal, is_locked
 from gpucube.output.paths import RunPaths
 from gpucube.output.records import ChannelRecord
-from gpucube.output.summary import read_summary
+from gpucube.output.summary import Summary
 from gpucube.result import Result
 from gpucube.schema.parameters import Parameters
 from gpucube.sky.beam import Beam, RestoringBeam, common_beam
@@ -78,6 +79,11 @@ class Job:
     def paths(self) -> RunPaths:
         """Names of the files of the run."""
         return RunPaths.of(self.parameters)
+
+    @property
+    def products(self) -> dict[str, str]:
+        """Paths of the products and of the summary, by name."""
+        return {name: self.paths.product(name) for name in self.parameters.products} | {"summary": self.paths.summary}
 
 
 class Observer(Events, Protocol):
@@ -176,15 +182,11 @@ def image(
             reports.stage("finishing")
             finish(job, work, workers, records)
             stopwatch.end_stage("finish")
-        measured = {
-            "resumed_channels": resumed,
-            "ms_bytes_read": store.ms_bytes_read,
-            "memory_peak": workers.memory_peak(),
-            "device_memory_peak": workers.device_memory_peak(),
-            "gridder": "wgridder" if work.settings.w_term else "standard",
-            "stage_seconds": stopwatch.stages,
-        }
-        return write_summary(job, measured, records, stopwatch, footprint)
+        summary = summarize(job, work, workers, records, resumed, stopwatch)
+        disk.remove(job.paths.report)  # it describes an older run, or this one when it was not finished
+        footprint.made_product(job.paths.summary)
+        summary.write(parameters.imagename)
+        return Result(channels=records, products=summary.products, summary=summary.model_dump())
 
 
 def plan(
@@ -263,7 +265,7 @@ def finished_before(parameters: Parameters, identity: dict[str, Any], *, ours: b
     if not parameters.resume or (not ours and os.path.exists(paths.journal)):
         return None
     try:
-        summary = read_summary(imagename)
+        summary = Summary.read(imagename)
     except GpucubeError as error:
         raise GpucubeError(f"{error}: start again with `overwrite=True`") from None
     if summary is None:
@@ -339,16 +341,16 @@ def claimed_outputs(job: Job) -> Iterator[tuple[Journal, Footprint]]:
             with _disk_errors_in_one_line():
                 yield journal, footprint
         except BaseException as error:
-            safe = len(journal.records)
+            safe = len(journal.safe)
             if safe:
                 footprint.keep_all()
                 raise _how_to_resume(error, safe, job.plan.nchan) from None
             with suppress(GpucubeError):  # what ended the run may also keep the journal from going
-                journal.forget()
+                journal.remove()
             raise
         footprint.keep_products()
         clear_leftover(job.plan.scratch, parameters.imagename)
-        journal.forget()
+        journal.remove()
 
 
 @contextmanager
@@ -453,28 +455,30 @@ def image_job(job: Job, store: VisibilityStore, journal: Journal) -> ImageJob:
 
 def take_up_records(job: Job, journal: Journal, progress: Progress) -> int:
     """Drop the journalled channels whose planes were damaged since, report the others; return how many are left."""
-    journal.drop([c for c, record in journal.records.items() if not _is_intact(record, journal.cubes)])
-    for record in journal.records.values():
-        progress.finished(record)
-    return len(journal.records)
+    for record in journal.records():
+        if _is_intact(record, journal.cubes):
+            progress.finished(record)
+        else:
+            journal.drop(record.channel)
+    return len(journal.safe)
 
 
 def image_channels(job: Job, work: ImageJob, workers: Workers, events: Events, journal: Journal) -> list[ChannelRecord]:
     """IMAGE: every channel that is not safe yet, the chunks that are expected to be costly first."""
-    todo = [c for c in range(job.plan.nchan) if c not in journal.records]
+    todo = [c for c in range(job.plan.nchan) if c not in journal.safe]
     chunks = make_chunks(job.plan.chunksize, work.store.channel_power, todo)
     for batch in workers.image(work, chunks, events):
         journal.add(batch)
-    return [journal.records[c] for c in range(job.plan.nchan)]
+    return journal.records()
 
 
 def finish(job: Job, work: ImageJob, workers: Workers, records: Sequence[ChannelRecord]) -> None:
     """FINISH: write the beam tables, restore with a common beam if one is wanted, and sync every product."""
     fitted = {
-        (s, r.channel): Beam.from_record(of_plane["beam"])
-        for r in records
-        for s, of_plane in enumerate(r.planes.values() if r.planes else [r.as_dict()])
-        if of_plane["beam"]
+        (s, record.channel): Beam.from_record(plane.beam)
+        for record in records
+        for s, plane in enumerate(record.planes.values())
+        if plane.beam
     }
     table = [[fitted.get((s, r.channel)) for r in records] for s in range(len(work.stokes))]
     for name in ("image", "residual", "psf", "dirty"):
@@ -490,39 +494,35 @@ def finish(job: Job, work: ImageJob, workers: Workers, records: Sequence[Channel
         sync(work.cubes[name])
 
 
-def write_summary(
-    job: Job,
-    measured: dict[str, Any],
-    records: list[ChannelRecord],
-    stopwatch: Stopwatch,
-    footprint: Footprint,
-) -> Result:
-    """Write ``OUT.summary.json``, the last file of a run: its being there says that the run has finished."""
-    plan, paths = job.plan, job.paths
-    products = {name: paths.product(name) for name in job.parameters.products} | {"summary": paths.summary}
-    summary = {
-        "parameters": job.parameters.as_json_dict(),
-        "fingerprint": job.identity,
-        "versions": versions(),
-        "plan": {
+def summarize(
+    job: Job, work: ImageJob, workers: Workers, records: list[ChannelRecord], resumed: int, stopwatch: Stopwatch
+) -> Summary:
+    """What ``OUT.summary.json`` tells of the run."""
+    plan = job.plan
+    return Summary(
+        parameters=job.parameters.as_json_dict(),
+        fingerprint=job.identity,
+        versions=versions(),
+        plan={
             "chunksize": plan.chunksize,
             "chunks": plan.chunks,
             "workers": plan.workers,
             "device": job.hardware.kind.name,
         },
-        "products": products,
-        "ms_bytes_selected": plan.ms_bytes,
-        "memory_predicted": plan.memory_predicted,
-        "device_memory_predicted": plan.device_memory_predicted,
-        **measured,
-        "wall_seconds": stopwatch.total(),
-        "warnings": list(plan.warnings),
-        "channels": [r.as_dict() for r in records],
-    }
-    disk.remove(paths.report)  # it describes an older run, or this one when it was not finished
-    footprint.made_product(paths.summary)
-    disk.write_whole(paths.summary, json.dumps(summary, indent=1))
-    return Result(channels=records, products=products, summary=summary)
+        products=job.products,
+        ms_bytes_selected=plan.ms_bytes,
+        memory_predicted=plan.memory_predicted,
+        device_memory_predicted=plan.device_memory_predicted,
+        resumed_channels=resumed,
+        ms_bytes_read=work.store.ms_bytes_read,
+        memory_peak=workers.memory_peak(),
+        device_memory_peak=workers.device_memory_peak(),
+        gridder="wgridder" if work.settings.w_term else "standard",
+        stage_seconds=stopwatch.stages,
+        wall_seconds=stopwatch.total(),
+        warnings=list(plan.warnings),
+        channels=records,
+    )
 
 
 def versions() -> dict[str, str]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -122,10 +121,10 @@ class _EventSender:
         self._worker.log_event(TOPIC, ("started", channel))
 
     def finished(self, record: ChannelRecord) -> None:
-        self._worker.log_event(TOPIC, ("finished", record.as_dict()))
+        self._worker.log_event(TOPIC, ("finished", record.to_json()))
 
     def safe(self, records: Sequence[ChannelRecord]) -> None:
-        self._worker.log_event(TOPIC, ("safe", [r.as_dict() for r in records]))
+        self._worker.log_event(TOPIC, ("safe", [r.to_json() for r in records]))
 
 
 def replay(message: tuple[str, Any], events: Events) -> None:
@@ -134,17 +133,6 @@ def replay(message: tuple[str, Any], events: Events) -> None:
     if name == "started":
         events.started(content)
     elif name == "finished":
-        events.finished(_record(content))
+        events.finished(ChannelRecord.from_json(content))
     else:
-        events.safe([_record(plain) for plain in content])
-
-
-def _record(plain: dict[str, Any]) -> ChannelRecord:
-    return ChannelRecord(**_interned(plain))
-
-
-def _interned(value: Any) -> Any:
-    """The value with shared strings: Dask makes each anew, so thousands of records would hold each thousands of times."""
-    if isinstance(value, dict):
-        return {sys.intern(k): _interned(v) for k, v in value.items()}
-    return sys.intern(value) if isinstance(value, str) else value
+        events.safe([ChannelRecord.from_json(line) for line in content])

@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from gpucube.imaging.job import NO_EVENTS, Events, ImageJob
 from gpucube.imaging.restore import restored
 from gpucube.imaging.stopping import Action, LoopState, after_cycle, next_cycle, observe, stop_level
 from gpucube.output.fits_cube import sync
-from gpucube.output.records import ChannelRecord, StopCode
+from gpucube.output.records import ChannelRecord, PlaneRecord, StopCode
 from gpucube.sky.beam import Beam
 from gpucube.words import one_line
 
@@ -189,7 +189,7 @@ class _Chunk:
 
     def _close(self, record: ChannelRecord) -> None:
         """File the record of a channel that has come to its end."""
-        record.chunk, record.worker, record.device = self.chunk, self.worker, self.device.name
+        record = replace(record, chunk=self.chunk, worker=self.worker, device=self.device.name)
         self.records.append(record)
         self.unsafe.append(record)
         self.at_work.discard(record.channel)
@@ -322,12 +322,16 @@ def fail_channel(job: ImageJob, channel: int, message: str) -> ChannelRecord:
     """Blank a channel that could not be imaged, and say why."""
     checksums = [_write_blank(job, channel, s) for s in range(len(job.stokes))]
     return ChannelRecord(
-        channel,
-        float(job.frequency[channel]),
-        int(StopCode.FAILED),
-        StopCode.FAILED.reason,
-        visibilities=int(job.store.counts[..., channel].sum()),
-        message=" ".join(message.split()),
+        channel=channel,
+        frequency_hz=float(job.frequency[channel]),
+        planes={
+            name: PlaneRecord(
+                stop_code=StopCode.FAILED,
+                visibilities=int(job.store.counts[:, s, channel].sum()),
+                message=" ".join(message.split()),
+            )
+            for s, name in enumerate(job.stokes)
+        },
         checksums=_by_product(job, checksums),
     )
 
@@ -358,49 +362,36 @@ def _mask_plane(job: ImageJob, channel: int) -> np.ndarray:
 
 
 def _record(job: ImageJob, planes: Sequence[_ActivePlane]) -> ChannelRecord:
-    """One record of a channel from its planes; with several, the one that iterated longest gives the stop code."""
+    """The record of a channel, of which all planes have stopped."""
     planes = sorted(planes, key=lambda p: p.key.stokes)
-    each = [_plane_record(job, p) for p in planes]
-    checksums = _by_product(job, [p.checksums for p in planes])
-    if len(each) == 1:
-        each[0].checksums = checksums
-        return each[0]
-    leading = max(each, key=lambda r: (r.major_cycles, r.iterations))
-    merged = ChannelRecord(**{**leading.as_dict(), "planes": {}, "checksums": checksums})
-    merged.iterations = sum(r.iterations for r in each)
-    merged.major_cycles = sum(r.major_cycles for r in each)
-    merged.visibilities = sum(r.visibilities for r in each)
-    merged.model_flux, merged.beam, merged.sum_weights = each[0].model_flux, each[0].beam, each[0].sum_weights
-    merged.retried = any(r.retried for r in each)
-    merged.seconds = {k: sum(r.seconds.get(k, 0.0) for r in each) for r in each for k in r.seconds}
-    for name, record in zip(job.stokes, each, strict=True):
-        merged.planes[name] = {k: v for k, v in record.as_dict().items() if k not in ("planes", "checksums")}
-    return merged
+    channel = planes[0].key.channel
+    return ChannelRecord(
+        channel=channel,
+        frequency_hz=float(job.frequency[channel]),
+        planes={job.stokes[p.key.stokes]: _plane_record(job, p) for p in planes},
+        checksums=_by_product(job, [p.checksums for p in planes]),
+    )
 
 
-def _plane_record(job: ImageJob, plane: _ActivePlane) -> ChannelRecord:
+def _plane_record(job: ImageJob, plane: _ActivePlane) -> PlaneRecord:
     state, key = plane.state, plane.key
     selected = int(job.store.selected[key.pointing, key.channel])
     counted = int(job.store.counts[key.index])
     stop = state.stop if state.stop is not None else StopCode.FAILED
-    record = ChannelRecord(
-        key.channel,
-        float(job.frequency[key.channel]),
-        int(stop),
-        stop.reason,
+    imaged = stop not in _BLANK
+    return PlaneRecord(
+        stop_code=stop,
         iterations=state.iterations,
         major_cycles=state.majors,
+        peak_residual=state.peak if imaged and state.peak >= 0 else None,
+        noise=state.noise if imaged else None,
+        limit=stop_level(state.noise, job.clean) if imaged else None,
         model_flux=plane.model_flux,
+        beam=plane.beam.to_record() if imaged and plane.beam else None,
         sum_weights=float(plane.data.sum_weights),
         visibilities=int(plane.data.visibilities),
         flagged_fraction=1.0 - counted / selected if selected else 1.0,
         seconds={k: round(v, 6) for k, v in plane.seconds.items()},
         retried=state.retried,
+        message="the residual is not finite" if stop is StopCode.FAILED else "",
     )
-    if stop is StopCode.FAILED:
-        record.message = "the residual is not finite"
-    if stop not in _BLANK:
-        record.beam = plane.beam.to_record() if plane.beam else None
-        record.noise, record.limit = state.noise, stop_level(state.noise, job.clean)
-        record.peak_residual = state.peak if state.peak >= 0 else None
-    return record

@@ -1,74 +1,63 @@
-"""What is reported of each channel, and why it stopped.
+"""What is reported of each channel: how far it was cleaned, why it stopped, and what that took.
 
-In: what the per-channel controller and the device counted. Out: `ChannelRecord`, one per output channel; the same
-records are `result.channels`, the lines of the progress display and the `channels` of `summary.json`. Stop codes 1 to
-9 are tclean's (CASA documentation, "tclean: stopping criteria"); 10 and 11 are gpucube's own.
+In: what the stopping rule and the device counted for each plane (a channel in one Stokes parameter). Out: one
+`ChannelRecord` per output channel. The same records are `result.channels`, the lines of the journal and the `channels` of
+`summary.json`. Whatever can be worked out from the planes of a channel is a property, and is written to the files for
+their readers but not read back.
+
+Stop codes 1 to 9 are tclean's (CASA documentation, "Synthesis imaging: stopping criteria"); 10 and 11 are gpucube's own.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import json
+from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
 
 
 class StopCode(IntEnum):
-    """Why a channel's major/minor loop ended."""
+    """Why the cycles of a plane ended; `reason` says it in words."""
 
-    ITERATION_LIMIT = 1
-    THRESHOLD = 2
-    FORCED_STOP = 3
-    NO_CHANGE = 4
-    PEAK_GREW = 5
-    PEAK_ABOVE_MINIMUM = 6
-    ZERO_MASK = 7
-    NSIGMA = 8
-    MAJOR_LIMIT = 9
-    NO_DATA = 10
-    FAILED = 11
+    reason: str
 
-    @property
-    def reason(self) -> str:
-        """Plain words for tables and the summary."""
-        return _REASONS[self]
+    def __new__(cls, value: int, reason: str) -> StopCode:
+        """Make a member from its number and its reason."""
+        member = int.__new__(cls, value)
+        member._value_, member.reason = value, reason
+        return member
 
-
-_REASONS = {
-    StopCode.ITERATION_LIMIT: "iteration limit",
-    StopCode.THRESHOLD: "threshold",
-    StopCode.FORCED_STOP: "forced stop",
-    StopCode.NO_CHANGE: "no change in peak residual between two major cycles",
-    StopCode.PEAK_GREW: "peak residual grew more than 3x since the last major cycle",
-    StopCode.PEAK_ABOVE_MINIMUM: "peak residual more than 3x above its minimum",
-    StopCode.ZERO_MASK: "zero mask",
-    StopCode.NSIGMA: "n-sigma threshold",
-    StopCode.MAJOR_LIMIT: "major-cycle limit",
-    StopCode.NO_DATA: "no data",
-    StopCode.FAILED: "failed",
-}
+    ITERATION_LIMIT = 1, "iteration limit"
+    THRESHOLD = 2, "threshold"
+    FORCED_STOP = 3, "forced stop"
+    NO_CHANGE = 4, "no change in peak residual between two major cycles"
+    PEAK_GREW = 5, "peak residual grew more than 3x since the last major cycle"
+    PEAK_ABOVE_MINIMUM = 6, "peak residual more than 3x above its minimum"
+    ZERO_MASK = 7, "zero mask"
+    NSIGMA = 8, "n-sigma threshold"
+    MAJOR_LIMIT = 9, "major-cycle limit"
+    NO_DATA = 10, "no data"
+    FAILED = 11, "failed"
 
 
-@dataclass(slots=True)
-class ChannelRecord:
-    """The life of one output channel.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaneRecord:
+    """The life of one plane: a channel in one Stokes parameter.
 
     Attributes
     ----------
-    channel : int
-        Output channel, from 0.
-    frequency_hz : float
-        Its centre.
-    stop_code, stop_reason : int, str
-        See `StopCode`. With several Stokes planes: of the plane that iterated longest.
+    stop_code : StopCode
     iterations, major_cycles : int
-        Minor-cycle iterations and major cycles, summed over Stokes planes.
+        Minor-cycle iterations and major cycles.
     peak_residual, noise, limit : float or None
-        Jy/beam: largest absolute residual inside the mask, 1.4826 MAD of the residual, and the limit the channel was
-        cleaned to, all of the last exact residual. With several Stokes planes: of the plane named by the stop code.
+        Jy/beam: largest absolute residual inside the mask, 1.4826 MAD of the residual, and the limit to which the plane
+        was cleaned, all of the last exact residual. None without data.
     model_flux : float
-        Jy, sum of the model (first Stokes plane).
+        Sum of the model, Jy.
     beam : dict or None
-        ``bmaj_arcsec``, ``bmin_arcsec``, ``bpa_deg`` of the beam fitted to the PSF.
+        Beam fitted to the PSF: ``bmaj_arcsec``, ``bmin_arcsec``, ``bpa_deg``.
     sum_weights : float
         Sum of the imaging weights, 1/Jy^2; tclean's ``.sumwt``.
     visibilities : int
@@ -77,22 +66,13 @@ class ChannelRecord:
         Share of the selected samples that did not count.
     seconds : dict
         Seconds per stage: ``upload weights grid psf fft measure minor major restore write`` (docs/performance.md).
-    chunk, worker, device : int, str, str
-        Where it was made.
     retried : bool
-        True if it diverged once and was rolled back and tried again.
+        True if the plane diverged once, was rolled back and tried again.
     message : str
-        What went wrong, for a failed channel.
-    checksums : dict
-        CRC-32 of each plane's bytes in the cube, by product, one per Stokes parameter.
-    planes : dict
-        With several Stokes planes: one such record (without ``planes``) per Stokes parameter.
+        What went wrong, for a plane that failed.
     """
 
-    channel: int
-    frequency_hz: float
-    stop_code: int = int(StopCode.NO_DATA)
-    stop_reason: str = StopCode.NO_DATA.reason
+    stop_code: StopCode = StopCode.NO_DATA
     iterations: int = 0
     major_cycles: int = 0
     peak_residual: float | None = None
@@ -104,14 +84,162 @@ class ChannelRecord:
     visibilities: int = 0
     flagged_fraction: float = 1.0
     seconds: dict[str, float] = field(default_factory=dict)
+    retried: bool = False
+    message: str = ""
+
+    @property
+    def stop_reason(self) -> str:
+        """The stop code in words."""
+        return self.stop_code.reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelRecord:
+    """The life of one output channel.
+
+    With several planes, iterations, major cycles, visibilities and seconds are sums. Stop code, residual and noise are
+    those of the plane that iterated longest. Model flux, beam and sum of weights are those of the first plane.
+
+    Attributes
+    ----------
+    channel : int
+        Output channel, from 0.
+    frequency_hz : float
+        Its centre.
+    planes : dict of str to PlaneRecord
+        By Stokes parameter, at least one.
+    checksums : dict
+        CRC-32 of each plane's bytes in the cube, by product, one per Stokes parameter.
+    chunk, worker, device : int, str, str
+        Where the channel was imaged.
+    """
+
+    channel: int
+    frequency_hz: float
+    planes: Annotated[dict[str, PlaneRecord], Field(min_length=1)]
+    checksums: dict[str, list[str]] = field(default_factory=dict)
     chunk: int = 0
     worker: str = ""
     device: str = ""
-    retried: bool = False
-    message: str = ""
-    checksums: dict[str, list[str]] = field(default_factory=dict)
-    planes: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def _leading(self) -> PlaneRecord:
+        return max(self.planes.values(), key=lambda plane: (plane.major_cycles, plane.iterations))
+
+    @property
+    def _first(self) -> PlaneRecord:
+        return next(iter(self.planes.values()))
+
+    @property
+    def stop_code(self) -> StopCode:
+        """Why the plane that iterated longest stopped."""
+        return self._leading.stop_code
+
+    @property
+    def stop_reason(self) -> str:
+        """The stop code in words."""
+        return self.stop_code.reason
+
+    @property
+    def iterations(self) -> int:
+        """Minor-cycle iterations of all planes."""
+        return sum(plane.iterations for plane in self.planes.values())
+
+    @property
+    def major_cycles(self) -> int:
+        """Major cycles of all planes."""
+        return sum(plane.major_cycles for plane in self.planes.values())
+
+    @property
+    def peak_residual(self) -> float | None:
+        """Largest absolute residual of the plane that iterated longest, Jy/beam."""
+        return self._leading.peak_residual
+
+    @property
+    def noise(self) -> float | None:
+        """Noise of the plane that iterated longest, Jy/beam."""
+        return self._leading.noise
+
+    @property
+    def limit(self) -> float | None:
+        """Limit to which the plane that iterated longest was cleaned, Jy/beam."""
+        return self._leading.limit
+
+    @property
+    def model_flux(self) -> float:
+        """Sum of the model of the first plane, Jy."""
+        return self._first.model_flux
+
+    @property
+    def beam(self) -> dict[str, float] | None:
+        """Beam of the first plane: ``bmaj_arcsec``, ``bmin_arcsec``, ``bpa_deg``."""
+        return self._first.beam
+
+    @property
+    def sum_weights(self) -> float:
+        """Sum of the imaging weights of the first plane, 1/Jy^2."""
+        return self._first.sum_weights
+
+    @property
+    def visibilities(self) -> int:
+        """Samples imaged, in all planes."""
+        return sum(plane.visibilities for plane in self.planes.values())
+
+    @property
+    def flagged_fraction(self) -> float:
+        """Share of the selected samples that did not count, in the plane that iterated longest."""
+        return self._leading.flagged_fraction
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds per stage, of all planes together."""
+        total: dict[str, float] = {}
+        for plane in self.planes.values():
+            for stage, seconds in plane.seconds.items():
+                total[stage] = total.get(stage, 0) + seconds
+        return total
+
+    @property
+    def retried(self) -> bool:
+        """Whether any plane diverged once and was tried again."""
+        return any(plane.retried for plane in self.planes.values())
+
+    @property
+    def message(self) -> str:
+        """What went wrong, for a channel that failed."""
+        return self._leading.message
 
     def as_dict(self) -> dict[str, Any]:
-        """The record as plain types for JSON."""
-        return asdict(self)
+        """The record as `summary.json` holds it: plain types, with everything that follows from the planes."""
+        return _plain(self) | {"planes": {stokes: _plain(plane) for stokes, plane in self.planes.items()}}
+
+    def to_json(self) -> str:
+        """The record as one line of JSON."""
+        return json.dumps(self.as_dict())
+
+    @classmethod
+    def from_json(cls, line: str | bytes) -> ChannelRecord:
+        """The record that `to_json` wrote.
+
+        Raises
+        ------
+        ValueError
+            The line holds something else.
+        """
+        return _channel_record.validate_json(line)
+
+
+_channel_record = TypeAdapter(ChannelRecord)
+
+
+def _plain(record: PlaneRecord | ChannelRecord) -> dict[str, Any]:
+    found = {name: getattr(record, name) for name in _KEYS if hasattr(record, name)}
+    return found | {"stop_code": int(record.stop_code)}
+
+
+_KEYS = (
+    *("channel", "frequency_hz", "stop_code", "stop_reason", "iterations", "major_cycles", "peak_residual", "noise"),
+    *("limit", "model_flux", "beam", "sum_weights", "visibilities", "flagged_fraction", "seconds", "chunk", "worker"),
+    *("device", "retried", "message", "checksums", "planes"),
+)
+"""Keys of a channel in `summary.json`; its planes have those that `PlaneRecord` knows."""

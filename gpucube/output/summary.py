@@ -1,16 +1,19 @@
-"""What a finished run tells about itself: `OUT.summary.json`.
+"""What a finished run tells about itself: ``OUT.summary.json``.
 
-In: what was asked for, measured and found, one record for each channel. Out: the same as JSON, written last of all and whole or
-not at all, so that its being there says that the run has come to its end. What is read again is checked against `Summary`:
-the file may have been edited, cut short, or made by another program.
+In: what was asked for, measured and found, with one record for each channel. Out: the same as JSON. The file is written
+last of all, and whole or not at all: its existence says that the run has finished. Reading checks it, because it may have
+been edited, cut short, or made by another program.
 """
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from typing import Any, Self
 
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError, field_serializer, model_validator
 
+from gpucube import disk
 from gpucube.errors import GpucubeError
 from gpucube.output.paths import RunPaths
 from gpucube.output.records import ChannelRecord
@@ -23,19 +26,21 @@ class Summary(BaseModel):
     ----------
     parameters, fingerprint : dict
         What was asked for, and what the cube's bits depend on.
-    versions, products : dict of str
-        Of what took part; paths.
+    versions : dict of str to str
+        Versions of gpucube and of the libraries that took part.
     plan : dict
         ``chunksize chunks workers device``.
+    products : dict of str to str
+        Product name -> path, and ``"summary"`` -> path.
     ms_bytes_selected, ms_bytes_read : int
-        Bytes of the columns that are needed, and of what was read.
+        Bytes of the columns that are needed, and bytes that were read.
     memory_predicted, memory_peak, device_memory_predicted, device_memory_peak : int
         Bytes.
     resumed_channels : int
-        Taken over from a run that was cut off.
+        Channels taken over from a run that was cut off.
     gridder : str
-        ``"standard"`` or ``"wgridder"``, whichever was used.
-    stage_seconds : dict of float
+        The gridder that was used: ``"standard"`` or ``"wgridder"``.
+    stage_seconds : dict of str to float
         ``plan read image finish``.
     wall_seconds : float
     warnings : list of str
@@ -66,24 +71,35 @@ class Summary(BaseModel):
             raise ValueError("the channels are not numbered from 0 on")
         return self
 
+    @field_serializer("channels")
+    def _plain_channels(self, channels: list[ChannelRecord]) -> list[dict[str, Any]]:
+        return [record.as_dict() for record in channels]
 
-def read_summary(imagename: str) -> Summary | None:
-    """The summary of an imagename; None if there is none.
+    def write(self, imagename: str) -> None:
+        """Write the file.
 
-    Raises
-    ------
-    GpucubeError
-        It cannot be read, or is not what gpucube writes.
-    """
-    path = RunPaths(imagename).summary
-    try:
-        with open(path, "rb") as file:
-            return Summary.model_validate_json(file.read())
-    except FileNotFoundError:
+        Raises
+        ------
+        GpucubeError
+            The file system refuses.
+        """
+        disk.write_whole(RunPaths(imagename).summary, json.dumps(self.model_dump(), indent=1))
+
+    @classmethod
+    def read(cls, imagename: str) -> Summary | None:
+        """Read the file of an imagename; None if there is none.
+
+        Raises
+        ------
+        GpucubeError
+            It cannot be read, or is not what gpucube writes.
+        """
+        path = RunPaths(imagename).summary
+        with disk.explain(f"cannot read {path}"), suppress(FileNotFoundError), open(path, "rb") as file:
+            try:
+                return cls.model_validate_json(file.read())
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(map(str, first["loc"])) or "the file"
+                raise GpucubeError(f"{path} is damaged ({where}: {first['msg']})") from None
         return None
-    except OSError as error:
-        raise GpucubeError(f"cannot read {path}: {error.strerror}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise GpucubeError(f"{path} is damaged ({where}: {first['msg']})") from None

@@ -73,7 +73,7 @@ def findings(run: Run) -> list[str]:
 
 def stop_codes(record: ChannelRecord) -> set[int]:
     """Stop codes of all Stokes planes of a channel."""
-    return {plane.get("stop_code", record.stop_code) for plane in record.planes.values()} or {record.stop_code}
+    return {plane.stop_code for plane in record.planes.values()}
 
 
 def _kind(record: ChannelRecord) -> str:

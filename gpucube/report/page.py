@@ -214,10 +214,10 @@ def _pictures(run: Run, cube: Cube | None) -> list[Picture]:
         return []
     flux, noise = np.full((2, run.nchan), np.nan)
     for record in run.records:
-        first = next(iter(record.planes.values()), record.as_dict())  # the maps show the first Stokes plane
-        if first.get("noise") is not None:
-            flux[record.channel] = first.get("model_flux") or first.get("peak_residual") or 0.0
-            noise[record.channel] = first["noise"]
+        first = next(iter(record.planes.values()))  # the maps show the first Stokes plane
+        if first.noise is not None:
+            flux[record.channel] = first.model_flux or first.peak_residual or 0.0
+            noise[record.channel] = first.noise
     # chosen by the flux in the records, so that not all pixels of a large cube need be read
     shown = shown_channels(flux, noise)
     pictures = []

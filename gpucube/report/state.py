@@ -13,7 +13,7 @@ from gpucube.errors import GpucubeError
 from gpucube.output.journal import is_locked, read_journal
 from gpucube.output.paths import RunPaths
 from gpucube.output.records import ChannelRecord
-from gpucube.output.summary import Summary, read_summary
+from gpucube.output.summary import Summary
 from gpucube.schema.parameters import Parameters
 
 
@@ -55,7 +55,7 @@ def read_run(imagename: str) -> Run:
     """
     # In this order, because the run may end meanwhile: the summary is its last file, and the first that a new run removes
     running = is_locked(imagename)
-    begun, summary = read_journal(imagename), read_summary(imagename)
+    begun, summary = read_journal(imagename), Summary.read(imagename)
     if summary is not None:
         return Run(
             imagename=imagename,

@@ -6,6 +6,7 @@ import io
 import threading
 
 import pytest
+from records import channel_record
 
 from gpucube.execution.progress import Progress, duration
 from gpucube.output.records import ChannelRecord, StopCode
@@ -26,8 +27,8 @@ class Clock:
 
 
 def record(channel: int, seconds: float = 1.0, code: StopCode = StopCode.NSIGMA) -> ChannelRecord:
-    return ChannelRecord(
-        channel, 1e9, stop_code=int(code), iterations=100 * channel, major_cycles=channel, seconds={"minor": seconds}
+    return channel_record(
+        channel, stop_code=code, iterations=100 * channel, major_cycles=channel, seconds={"minor": seconds}
     )
 
 

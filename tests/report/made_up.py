@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from records import channel_record
+
 from gpucube.output.records import ChannelRecord, StopCode
 from gpucube.report.state import Run
 
@@ -12,7 +14,7 @@ def record(channel: int, code: StopCode = StopCode.NSIGMA, **changes: Any) -> Ch
     """A channel that went well unless `code` and `changes` say otherwise."""
     beam = {"bmaj_arcsec": 40.0, "bmin_arcsec": 30.0, "bpa_deg": 0.0}
     settings = {"noise": 1e-3, "limit": 3e-3, "peak_residual": 2.9e-3, "beam": beam, "flagged_fraction": 0.1} | changes
-    return ChannelRecord(channel, 1.42e9, int(code), code.reason, **settings)
+    return channel_record(channel, stop_code=code, **settings)
 
 
 def run_of(records: list[ChannelRecord], nchan: int | None = None) -> Run:

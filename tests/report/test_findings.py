@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from made_up import record, run_of
 
@@ -30,8 +31,9 @@ def test_what_needs_attention_is_named_the_worst_first() -> None:
 
 
 def test_of_several_stokes_planes_none_is_forgotten() -> None:
-    good, bad = record(0).as_dict(), record(0, StopCode.PEAK_GREW).as_dict()
-    merged = record(0, planes={"I": good, "V": bad})
+    good = record(0, StopCode.NSIGMA, iterations=2).planes["I"]
+    bad = record(0, StopCode.PEAK_GREW, iterations=1).planes["I"]
+    merged = replace(record(0), planes={"I": good, "V": bad})
     assert merged.stop_code == StopCode.NSIGMA
     assert findings(run_of([merged]))[0].startswith("diverged twice")
 

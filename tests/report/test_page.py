@@ -179,7 +179,7 @@ def test_words_of_a_summary_are_text_and_bounded(finished: Path, tmp_path: Path)
     document["versions"] = {HOSTILE: HOSTILE}
     document["plan"][HOSTILE] = HOSTILE
     document["parameters"] |= {"vis": [HOSTILE], "mask": HOSTILE, HOSTILE: [HOSTILE], "imsize": HOSTILE}
-    document["channels"][3] |= {"message": HOSTILE, "stop_code": 11, "stop_reason": HOSTILE}
+    document["channels"][3]["planes"]["I"] |= {"message": HOSTILE, "stop_code": 11, "stop_reason": HOSTILE}
     (tmp_path / "cube.summary.json").write_text(json.dumps(document))
     found = report(tmp_path / "cube")
     assert "script" not in found.tags and "onerror" not in found.attributes
@@ -297,7 +297,8 @@ def without(name: str) -> Callable[[dict[str, Any]], Any]:
         lambda document: document | {"wall_seconds": "long"},
         lambda document: document | {"channels": document["channels"][::-1]},
         lambda document: document | {"channels": [{"channel": 0}]},
-        lambda document: document | {"channels": [document["channels"][0] | {"noise": "x"}]},
+        lambda document: document | {"channels": [document["channels"][0] | {"planes": {"I": {"noise": "x"}}}]},
+        lambda document: document | {"channels": [document["channels"][0] | {"planes": {}}]},
         lambda document: [document],
         lambda document: None,
     ],

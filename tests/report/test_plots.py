@@ -10,10 +10,11 @@ from astropy import units
 from jobs import geometry
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from oracles import gaussian
+from records import channel_record
 
 from gpucube.constants import ARCSEC
 from gpucube.output.fits_cube import create_cubes, write_beam_table, write_plane
-from gpucube.output.records import ChannelRecord, StopCode
+from gpucube.output.records import StopCode
 from gpucube.report.plots import (
     Cube,
     channel_maps,
@@ -180,8 +181,8 @@ def test_a_blank_plane_among_the_maps_leaves_the_others_as_they_are() -> None:
 
 @pytest.mark.parametrize("level", [1e-7, 2.1e-3, 1.0, 4e2])
 def test_every_logarithmic_axis_has_a_tick(level: float) -> None:
-    settings = {"stop_code": int(StopCode.NSIGMA), "noise": level, "limit": level, "peak_residual": level}
-    records = [ChannelRecord(channel, 1.42e9, iterations=3, major_cycles=3, **settings) for channel in range(4)]
+    settings = {"stop_code": StopCode.NSIGMA, "noise": level, "limit": level, "peak_residual": level}
+    records = [channel_record(channel, iterations=3, major_cycles=3, **settings) for channel in range(4)]
     for axes in convergence(records, 4).axes[1:3]:
         low, high = axes.get_ylim()
         assert [tick for tick in axes.get_yticks() if low < tick < high]

@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from records import channel_record
 
 from gpucube import cli
 from gpucube.cli import COMMANDS, failures, job_parameters, main, summary
 from gpucube.errors import GpucubeError
-from gpucube.output.records import ChannelRecord, StopCode
+from gpucube.output.records import StopCode
 from gpucube.schema.parameters import Parameters, make_parameters
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -204,9 +205,7 @@ def test_an_interrupt_is_one_line_and_status_130(
 
 def test_the_summary_counts_channels_by_stop_reason_and_names_the_products() -> None:
     codes = [StopCode.NSIGMA, StopCode.NSIGMA, StopCode.NO_DATA]
-    records = [
-        ChannelRecord(channel, 1e9, stop_code=int(code), stop_reason=code.reason) for channel, code in enumerate(codes)
-    ]
+    records = [channel_record(channel, stop_code=code) for channel, code in enumerate(codes)]
     lines = summary(records, {"image": "out/x.image.fits", "summary": "out/x.summary.json"}, 9.24).splitlines()
     assert lines[0] == "3 channels in 9.2 s"
     assert lines[1].split(maxsplit=1) == ["2", "n-sigma threshold"]

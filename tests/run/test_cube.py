@@ -421,9 +421,9 @@ def test_four_stokes_parameters_of_a_polarised_source(array: str, make_ms: Any, 
         assert list(record.planes) == ["I", "Q", "U", "V"]
         for s, (name, flux) in enumerate({"I": 1.0, "Q": 0.3, "U": -0.2, "V": 0.1}.items()):
             of_plane = record.planes[name]
-            assert cube[s, record.channel, 32, 32] == pytest.approx(flux, abs=5 * of_plane["noise"])
-            assert of_plane["peak_residual"] <= of_plane["limit"]
-        assert record.iterations == sum(p["iterations"] for p in record.planes.values())
+            assert cube[s, record.channel, 32, 32] == pytest.approx(flux, abs=5 * of_plane.noise)
+            assert of_plane.peak_residual <= of_plane.limit
+        assert record.iterations == sum(p.iterations for p in record.planes.values())
     alone = image(polarised, tmp_path / "alone", cell=f"{FEEDS[array]['cell']}arcsec", stokes="U", niter=200)
     assert fits.getdata(alone.products["image"])[0].tobytes() == cube[2].tobytes()
     assert fits.getheader(alone.products["image"])["CRVAL4"] == 3

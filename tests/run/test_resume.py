@@ -24,7 +24,7 @@ from torture import Cluster, ended, finish, left_behind, payload, safe_channels,
 import gpucube
 from gpucube import run
 from gpucube.execution.tuning import DEFAULT_TUNING, Tuning
-from gpucube.output.journal import difference, fingerprint
+from gpucube.output.fingerprint import difference, fingerprint
 from gpucube.output.paths import RunPaths
 from gpucube.run import NO_OBSERVER, Observer
 from gpucube.schema.parameters import make_parameters
@@ -303,7 +303,7 @@ def begun_to_write(folder: Path) -> bool:
 
 def test_a_journal_of_another_format_is_refused(line_ms: SimulationResult, tmp_path: Path) -> None:
     Path(RunPaths(str(tmp_path / "cube")).journal).write_text('{"format": 99, "fingerprint": {}, "cubes": {}}\n')
-    with pytest.raises(gpucube.GpucubeError, match="has format 99, this version knows 2"):
+    with pytest.raises(gpucube.GpucubeError, match="has format 99, this version knows 3"):
         image(line_ms, tmp_path / "cube", resume=True)
 
 

@@ -1,0 +1,72 @@
+"""What the bits of a cube depend on, so that a run is resumed only where it would make the same bits.
+
+In: the parameters of a run, the kind of its device, the version of gpucube. Out: the fingerprint, a dict of plain types
+that is kept in the journal and in the summary, and the difference of two fingerprints in words. The contents of
+MeasurementSets and masks enter by names, sizes and modification times: reading them would take as long as imaging.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+NOT_IN_FINGERPRINT = frozenset(
+    {"resume", "overwrite", "workers", "memory", "scheduler", "scratch", "chunksize", "device", "quiet"}
+)
+"""Parameters that do not change a bit of the cube."""
+
+_CONTENTS = "contents of "
+
+
+def fingerprint(parameters: dict[str, Any], device: str, version: str) -> dict[str, Any]:
+    """Everything the bits of the cube depend on, by name.
+
+    Parameters
+    ----------
+    parameters : dict
+        All parameters, in base units and as plain types.
+    device : str
+        The kind of device that was chosen.
+    version : str
+        Version of gpucube.
+    """
+    found = {name: value for name, value in parameters.items() if name not in NOT_IN_FINGERPRINT}
+    found["vis"] = [os.path.abspath(path) for path in parameters["vis"]]
+    found["imagename"] = os.path.abspath(parameters["imagename"])
+    found |= {"device": device, "gpucube version": version}
+    for path in [*parameters["vis"], *filter(None, [parameters.get("mask")])]:
+        found[_CONTENTS + os.path.abspath(path)] = tree_state(path)
+    plain: dict[str, Any] = json.loads(json.dumps(found))  # as it will be when it is read again
+    return plain
+
+
+def tree_state(path: str) -> str:
+    """Digest of names, sizes and modification times of a file, or of all files below a folder except lock files."""
+    digest = hashlib.blake2b(digest_size=16)
+    root = Path(path)
+    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file() and p.name != "table.lock")
+    for file in files:
+        status = file.stat()
+        digest.update(f"{file.relative_to(root)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What changed between two fingerprints, in words; empty if nothing did.
+
+    Examples
+    --------
+    >>> difference({"niter": 100, "robust": 0.5}, {"niter": 100, "robust": 1.0})
+    'robust was 0.5 and is 1.0'
+    """
+    changes = []
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            if name.startswith(_CONTENTS):
+                changes.append(f"{name.removeprefix(_CONTENTS)} has changed")
+            else:
+                changes.append(f"{name} was {json.dumps(before.get(name))} and is {json.dumps(now.get(name))}")
+    return "; ".join(changes)
