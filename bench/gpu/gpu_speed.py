@@ -38,9 +38,9 @@ from gpucube.data.store import BYTES_A_SAMPLE, PlaneKey, Samples
 from gpucube.devices.base import ACTIVE_SET_CUT, ImagingSettings, MinorCycle
 from gpucube.devices.cpu.kind import CpuKind
 from gpucube.devices.cuda.backend import Kernels, fft_group
-from gpucube.devices.cuda.convolver import Convolver
-from gpucube.devices.cuda.gridder import PlacedSamples, TileGridder
-from gpucube.devices.cuda.memory import device_memory, make_gridders
+from gpucube.devices.cuda.gridder import PlacedSamples, SampleBatch, TileGridder
+from gpucube.devices.cuda.memory import DeviceMemory
+from gpucube.devices.cuda.uv_grid import choose_grids
 from gpucube.errors import GpucubeError
 from gpucube.execution.plan import chunk_size, make_chunks
 from gpucube.execution.threads import ThreadWorkers
@@ -247,7 +247,7 @@ def measure_copy(bench: Bench) -> Iterator[Figure]:
 
 def placed_samples(bench: Bench, gridder: TileGridder, count: int, w_max: float) -> tuple[PlacedSamples, Callable]:
     """`count` samples shared out among as many planes as are transformed at once, and the call that sorts them again."""
-    xp, planes = bench.xp, gridder.group
+    xp, planes = bench.xp, gridder.grid.group
     each = count // planes
     metres = LIGHT_SPEED / FREQUENCY
     w = bench.rng.uniform(0.0, w_max, each * planes) if w_max else np.zeros(each * planes)
@@ -255,18 +255,26 @@ def placed_samples(bench: Bench, gridder: TileGridder, count: int, w_max: float)
     vis = xp.asarray(bench.rng.standard_normal((each * planes, 2), np.float32).view(np.complex64)[:, 0])
     weight = xp.ones(each * planes, np.float32)
     first = np.arange(planes + 1, dtype=np.int64) * each
-    per_metre = np.full(planes, 1.0 / metres)
+    batch = SampleBatch(
+        uvw=uvw,
+        vis=vis,
+        weight=weight,
+        first=first,
+        first_row=first[:-1].copy(),
+        per_metre=np.full(planes, 1.0 / metres),
+    )
 
     def place() -> PlacedSamples:
-        return gridder.place(uvw, vis, weight, first, first[:-1].copy(), per_metre)
+        return gridder.place(batch)
 
     return place(), place
 
 
 def gridding_floor(bench: Bench, gridder: TileGridder, count: int, passes: int) -> tuple[float, str]:
     """Samples per second at which samples, grids and padded images would be read or written once on each pass."""
-    real = gridder.real.itemsize if gridder.w_planes is None else gridder.complex.itemsize
-    grids = gridder.group * gridder.fft_y * (gridder.columns * gridder.complex.itemsize + gridder.fft_x * real)
+    grid, (fft_y, fft_x) = gridder.grid, gridder.grid.fft
+    real = grid.real.itemsize if grid.w_planes is None else grid.complex.itemsize
+    grids = grid.group * fft_y * (grid.columns * grid.complex.itemsize + fft_x * real)
     nbytes = passes * (BYTES_A_PLACED_SAMPLE * count + 2 * grids)
     return count / (nbytes / bench.bandwidth), "floor: each sample, grid and padded image read or written once"
 
@@ -289,17 +297,17 @@ def _measure_grid(bench: Bench, size: int, count: int, w_term: bool) -> Iterator
     xp = bench.xp
     w_max = 0.5 * FILL / CELL if w_term else 0.0
     settings = ImagingSettings(geometry=geometry(size), epsilon=EPSILON, w_term=w_term, samples=count, w_max=w_max)
-    gridder = make_gridders(settings, bench.backend).image
+    gridder = TileGridder(bench.backend, choose_grids(settings).image)
     placed, _ = placed_samples(bench, gridder, count, w_max)
-    planes = gridder.group
+    grid, planes = gridder.grid, gridder.grid.group
     numbers, scale = np.arange(planes), xp.ones(planes)
     slot = xp.asarray(np.arange(planes, dtype=np.int32))
     images = xp.zeros((planes, size, size), np.float32)
     model = xp.zeros((planes, size, size), np.float32)
     model[:, size // 3, size // 4] = 1.0
-    w_planes = gridder.w_planes.count if w_term else 1
+    w_planes = grid.w_planes.count if grid.w_planes else 1
     floor, note = gridding_floor(bench, gridder, placed.count, w_planes)
-    how = f"{gridder.kernel.support} cells, upsampling {gridder.kernel.upsampling}, {planes} planes"
+    how = f"{grid.kernel.support} cells, upsampling {grid.kernel.upsampling}, {planes} planes"
     how += f", {w_planes} planes of w" if w_term else ""
     calls = {
         "grid": lambda: gridder.image(placed, numbers, scale, slot, images),
@@ -348,7 +356,7 @@ def measure_sort(bench: Bench) -> Iterator[Figure]:
         size = bench.sizes.images_with_w[0]
         w_max = 0.5 * FILL / CELL if w_term else 0.0
         settings = ImagingSettings(geometry=geometry(size), epsilon=EPSILON, w_term=w_term, samples=count, w_max=w_max)
-        gridder = make_gridders(settings, bench.backend).image
+        gridder = TileGridder(bench.backend, choose_grids(settings).image)
         placed, place = placed_samples(bench, gridder, count, w_max)
         key = placed.key[bench.xp.asarray(bench.rng.permutation(placed.count))]
         floor = placed.count / statistics.median(bench.seconds(lambda key=key: bench.xp.argsort(key, kind="stable")))
@@ -531,7 +539,7 @@ def measure_busy(bench: Bench) -> Iterator[Figure]:
 
 
 def measure_memory(bench: Bench) -> Iterator[Figure]:
-    """Peak of device memory over the life of some planes against what `device_memory` predicts: the smaller over the larger."""
+    """Peak of device memory over the life of some planes against what `DeviceMemory` predicts: the smaller over the larger."""
     job = bench.job
     planes = min(bench.sizes.planes_in_memory, bench.sizes.workload.channels)
     samples = [job.store.samples(PlaneKey(channel=channel, stokes=0)) for channel in range(planes)]
@@ -541,8 +549,7 @@ def measure_memory(bench: Bench) -> Iterator[Figure]:
         ("w term", {"w_term": True}),
     ):
         settings = replace(job.settings, **changes)
-        convolver = Convolver(bench.backend, settings.geometry.nx, settings.geometry.ny)
-        predicted = device_memory(settings, make_gridders(settings, bench.backend), convolver, planes)
+        predicted = DeviceMemory(settings, bench.backend.fft_memory).of(planes)
         device = bench.here.kind.make(settings)
 
         def live(device: Any = device) -> None:

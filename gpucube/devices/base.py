@@ -88,6 +88,11 @@ class DeviceArray(Protocol):
         """As numpy."""
         ...
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """As numpy."""
+        ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, key: Any, /) -> Any: ...
@@ -310,6 +315,41 @@ class DeviceKind(Protocol):
             A package is missing.
         """
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class MajorCycleCost:
+    """Cost model of a device's major cycle. It decides between two ways that agree, so only ratios matter.
+
+    Attributes
+    ----------
+    image_fft : float
+        Seconds of the FFT pair on twice the image, per pixel of that and octave.
+    grid_fft : float
+        Seconds of the FFTs of one degridding and one gridding, per pixel of the uv grid and octave.
+    sample : float
+        Seconds to degrid and grid one sample.
+    """
+
+    image_fft: float
+    grid_fft: float
+    sample: float
+
+
+def major_in_image(settings: ImagingSettings, samples: int, cost: MajorCycleCost) -> bool:
+    """Whether major cycles of planes with so many samples convolve the model with the PSF, or go through the visibilities.
+
+    The convolution is exact where w is neglected. It takes an FFT pair of twice the image; a uv grid has about twice the
+    image's pixels.
+    """
+    if settings.w_term or settings.majorcycle == "visibility":
+        return False
+    if settings.majorcycle == "image":
+        return True
+    pixels = settings.geometry.nx * settings.geometry.ny
+    in_image = 4 * pixels * math.log2(4 * pixels) * cost.image_fft
+    through_visibilities = samples * cost.sample + 2 * pixels * math.log2(2 * pixels) * cost.grid_fft
+    return in_image < through_visibilities
 
 
 W_PHASE_LIMIT = 0.1

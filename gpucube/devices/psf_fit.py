@@ -1,13 +1,11 @@
-"""Gaussian beams: fitted to a PSF, made common to all channels, taken out of one another.
+"""The beam of a PSF: a Gaussian fitted to its main lobe, and its largest sidelobe.
 
-In: the PSF of a channel (peak 1 at pixel (ny//2, nx//2)) or the part around its peak, or fitted `Beam`s. Out: `Beam`
-(radians, position angle from north through east), the largest sidelobe, beam areas, and the plain record of a beam that
-`summary.json` holds.
+In: the PSF of a plane, with peak 1 at pixel (ny // 2, nx // 2), or the part around its peak. Out: a `Beam`, and the largest
+|PSF| outside the main lobe.
 
-Fit: least squares on the pixels of the main lobe above 0.35, peak and centre held fixed, as CASA's FitGaussianPSF does;
-Gauss-Newton with Levenberg damping on the quadratic form, which has no angle and so no degenerate round case.
-Common beam: package `radio_beam` (Khachiyan's minimum-volume ellipse around all beams). Deconvolution: difference of
-the second moments, the matrix form of Wild 1970 (Aust. J. Phys. 23, 113).
+Fit: least squares on the pixels of the main lobe above 0.35, with peak and centre held fixed, as CASA's FitGaussianPSF. The
+method is Levenberg-Marquardt (Marquardt 1963, SIAM J. 11, 431) on the coefficients of the quadratic form: it has no angle,
+so a round beam is no degenerate case.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ LOBE_CUTOFF = 0.35
 """Pixels below this level take no part in the fit (tclean's psfcutoff)."""
 
 FIRST_WINDOW = 16
-"""Half the width in pixels of the first window in which the main lobe is sought."""
+"""Half the width, in pixels, of the first window in which the main lobe is sought."""
 
 SIDELOBE_SEMI_AXIS = 1.25
 """Sidelobes begin outside an ellipse whose semi-axes are this many FWHM."""
@@ -33,8 +31,8 @@ SIDELOBE_SEMI_AXIS = 1.25
 def fit_beam(psf: np.ndarray, cell_x: float, cell_y: float) -> Beam:
     """Fit an elliptical Gaussian to the main lobe of a PSF.
 
-    Fitted are the pixels above `LOBE_CUTOFF` that hang together with the peak, and its eight neighbours whatever their
-    level, so that a beam little wider than a pixel is still determined. What is not finite counts as 0.
+    The fit uses the pixels above `LOBE_CUTOFF` that are connected to the peak, and the peak's eight neighbours whatever
+    their level, so that a beam little wider than a pixel is still determined. Values that are not finite count as 0.
 
     Parameters
     ----------
@@ -47,8 +45,8 @@ def fit_beam(psf: np.ndarray, cell_x: float, cell_y: float) -> Beam:
     -------
     Beam
         Always finite, with ``bmaj >= bmin`` and ``-pi/2 < bpa <= pi/2``. No axis is shorter than the smaller side of a
-        pixel (a Gaussian narrower than that means nothing on this grid) nor longer than the longer side of the image
-        (the lobe of a single baseline is a ridge without end).
+        pixel, since a narrower Gaussian means nothing on this grid, or longer than the longer side of the image: the lobe
+        of a single baseline is a ridge without end.
     """
     half = FIRST_WINDOW
     while True:
@@ -68,12 +66,12 @@ def peak_window(shape: tuple[int, int], half: int) -> tuple[slice, slice]:
 
 
 def fit_beam_in_window(window: np.ndarray, shape: tuple[int, int], cell_x: float, cell_y: float) -> Beam | None:
-    """`fit_beam` for a PSF of which only the part around the peak is at hand.
+    """Fit the beam as `fit_beam`, from the part of the PSF around its peak.
 
     Parameters
     ----------
     window : numpy.ndarray
-        The part of the PSF that `peak_window` cuts out, of half size 1 at least.
+        The part of the PSF that `peak_window` cuts out, for a half width of at least 1.
     shape : tuple of int
         (ny, nx) of the whole PSF.
     cell_x, cell_y : float
@@ -82,15 +80,15 @@ def fit_beam_in_window(window: np.ndarray, shape: tuple[int, int], cell_x: float
     Returns
     -------
     Beam or None
-        What `fit_beam` gives for the whole PSF, to the last bit; None if the main lobe touches an edge of the window
-        beyond which the image goes on: come back with a larger one.
+        The same beam as from the whole PSF, to the last bit. None if the main lobe touches an edge of the window that is
+        not an edge of the image: the window is too small.
     """
     ny, nx = shape
-    # lengths in units of `unit` keep the normal equations well scaled, and a rectangular pixel needs no special case
+    # lengths in units of `unit` keep the normal equations well scaled; a rectangular pixel needs no special case
     unit = math.sqrt(cell_x * cell_y)
     narrow = FOUR_LN2 / (min(cell_x, cell_y) / unit) ** 2
     wide = FOUR_LN2 / (max(nx * cell_x, ny * cell_y) / unit) ** 2
-    # one type and layout for the compiler, and a copy that it may change
+    # one type and layout for the compiler, and a copy that the fit may change
     level = np.array(window, dtype=np.float64, order="C")
     complete, a, b, c = _fit_lobe(level, ny, nx, cell_x / unit, cell_y / unit, wide)
     if not complete:
@@ -98,7 +96,7 @@ def fit_beam_in_window(window: np.ndarray, shape: tuple[int, int], cell_x: float
     mean, difference = (a + c) / 2, (a - c) / 2
     spread = math.hypot(difference, b)
     bmaj, bmin = (unit * math.sqrt(FOUR_LN2 / min(max(k, wide), narrow)) for k in (mean - spread, mean + spread))
-    # along (sin t, cos t) the form is mean - difference cos 2t + b sin 2t: least where the beam is longest
+    # along (sin t, cos t) the form is mean - difference cos 2t + b sin 2t, which is smallest where the beam is longest
     bpa = math.atan2(0.0 - b, difference) / 2
     if bpa <= -math.pi / 2:
         bpa += math.pi
@@ -109,10 +107,10 @@ def fit_beam_in_window(window: np.ndarray, shape: tuple[int, int], cell_x: float
 def _fit_lobe(
     level: np.ndarray, ny: int, nx: int, width: float, height: float, floor: float
 ) -> tuple[bool, float, float, float]:
-    """Coefficients (a, b, c) of exp(-(a east^2 + 2 b east north + c north^2)) fitted to the main lobe.
+    """Fit exp(-(a east^2 + 2 b east north + c north^2)) to the main lobe; returns whether it is complete, and (a, b, c).
 
-    `level` is the window (changed: what is not finite becomes 0) of an image (ny, nx) whose pixels are `width` by
-    `height`. The first result is False, and nothing is fitted, where the lobe may go on beyond the window.
+    `level` is the window of an image (ny, nx) whose pixels are `width` by `height`; values that are not finite are replaced
+    by 0 in it. Nothing is fitted if the lobe may continue beyond the window.
     """
     rows, columns = level.shape
     cy, cx = rows // 2, columns // 2
@@ -146,9 +144,9 @@ def _fit_lobe(
 
 @numba.njit(nogil=True, cache=True)
 def _connected(above: np.ndarray, cy: int, cx: int) -> np.ndarray:
-    """Pixels that hang together with (cy, cx): a flood fill.
+    """Flood fill: pixels 8-connected to (cy, cx).
 
-    Corners count as neighbours: the lobe of a thin slanted beam hangs together by them.
+    Corners count as neighbours because the lobe of a thin slanted beam is connected through them.
     """
     ny, nx = above.shape
     filled = np.zeros((ny, nx), np.bool_)
@@ -166,10 +164,10 @@ def _connected(above: np.ndarray, cy: int, cx: int) -> np.ndarray:
 
 @numba.njit(nogil=True, cache=True)
 def _fit_quadratic_form(quadratic: np.ndarray, level: np.ndarray, floor: float) -> np.ndarray:
-    """Coefficients (a, b, c) that bring exp(-(a q0 + b q1 + c q2)) closest to the levels.
+    """Find the coefficients (a, b, c) that bring exp(-(a q0 + b q1 + c q2)) closest to the levels.
 
-    The start is the weighted log-linear solution (Caruana et al. 1986); then Levenberg-Marquardt steps. `floor` is the
-    curvature taken for what the pixels leave open.
+    The weighted log-linear solution (Caruana et al. 1986) is the start of the Levenberg-Marquardt steps. `floor` is the
+    curvature in directions that the pixels do not determine.
     """
     normal, target = np.empty((3, 3)), np.empty(3)
     slope, misfit = np.zeros(level.size), np.zeros(level.size)
@@ -177,7 +175,7 @@ def _fit_quadratic_form(quadratic: np.ndarray, level: np.ndarray, floor: float) 
         if level[k] > LOBE_CUTOFF:
             slope[k], misfit[k] = level[k], -np.log(min(level[k], 1.0)) * level[k]
     _normal_equations(quadratic, slope, misfit, normal, target)
-    # the floor decides only where nothing else does: a single pixel, or the direction along a ridge
+    # the floor matters only where the pixels determine nothing: for a single pixel, or along a ridge
     ridge = 1e-9 * max(np.trace(normal), 1.0)
     for i in range(3):
         normal[i, i] += ridge
@@ -199,7 +197,7 @@ def _fit_quadratic_form(quadratic: np.ndarray, level: np.ndarray, floor: float) 
         solved = _solve(normal, target, step)
         trial = form + step
         trial_cost = _compare(quadratic, level, trial, trial_slope, trial_misfit)
-        # a rise within the rounding of the sum is none: steps much larger than the accuracy wanted can cause it
+        # a rise within the rounding of the sum does not count: steps much larger than the accuracy wanted can cause it
         if solved and trial_cost <= (1 + 1e-12) * cost:
             settled = np.abs(step).max() <= 1e-10 * np.abs(trial).max()
             form, cost = trial, trial_cost
@@ -219,7 +217,7 @@ def _fit_quadratic_form(quadratic: np.ndarray, level: np.ndarray, floor: float) 
 def _compare(
     quadratic: np.ndarray, level: np.ndarray, form: np.ndarray, slope: np.ndarray, misfit: np.ndarray
 ) -> float:
-    """Sum of squares of misfit = level - Gaussian; slope = -Gaussian, its derivative by the exponent's form."""
+    """Compute misfit = level - Gaussian and slope = -Gaussian, its derivative by the exponent; returns the sum of squares."""
     cost = 0.0
     for k in range(level.size):
         exponent = form[0] * quadratic[k, 0] + form[1] * quadratic[k, 1] + form[2] * quadratic[k, 2]
@@ -249,7 +247,7 @@ def _normal_equations(
 
 @numba.njit(nogil=True, cache=True)
 def _solve(matrix: np.ndarray, right: np.ndarray, x: np.ndarray) -> bool:
-    """Solve a symmetric positive definite 3x3 system (Cholesky); False, with x = 0, where rounding made it something else."""
+    """Solve a symmetric positive definite 3x3 system (Cholesky); False, with x = 0, if rounding has made it indefinite."""
     lower = np.zeros((3, 3))
     x[:] = 0.0
     for i in range(3):
@@ -273,44 +271,44 @@ def _solve(matrix: np.ndarray, right: np.ndarray, x: np.ndarray) -> bool:
 
 
 def psf_sidelobe(psf: np.ndarray, beam: Beam, cell_x: float, cell_y: float) -> float:
-    """Largest absolute PSF outside the main lobe.
+    """Find the largest |PSF| outside the main lobe.
 
     Parameters
     ----------
     psf : numpy.ndarray
         (ny, nx) float32, peak 1 at pixel (ny//2, nx//2).
     beam : Beam
-        Fitted to it.
+        The beam fitted to it.
     cell_x, cell_y : float
         Pixel size, radians.
 
     Returns
     -------
     float
-        The main lobe is the ellipse of `lobe_ellipse`. 0 if it covers the image; NaN if there is a NaN outside it.
+        0 if the main lobe, the ellipse of `lobe_ellipse`, covers the image; NaN if there is a NaN outside it.
     """
     psf = np.asarray(psf, dtype=np.float32)
     ny, nx = psf.shape
     if psf.strides[1] != psf.itemsize or psf.strides[0] < nx * psf.itemsize:
         psf = np.ascontiguousarray(psf)
     step = psf.strides[0] // psf.itemsize
-    # one flat line from the first pixel to the last, though rows of a larger array lie between: only of contiguous
-    # pixels does the compiler make vector instructions
+    # one flat line from the first pixel to the last, although the rows of a larger array lie between: the compiler makes
+    # vector instructions only for contiguous pixels
     line = as_strided(psf, ((ny - 1) * step + nx,), (psf.itemsize,), writeable=False).view(np.uint32)
     bits = _largest_outside(line, step, ny, nx, lobe_ellipse(beam, cell_x, cell_y), cell_x, cell_y)
     return float(np.uint32(bits).view(np.float32))
 
 
 def lobe_ellipse(beam: Beam, cell_x: float, cell_y: float) -> np.ndarray:
-    """The ellipse outside which sidelobes begin, as `psf_sidelobe` and the kernel `sidelobe` take it.
+    """Compute the ellipse outside which sidelobes begin, as `psf_sidelobe` and the kernel `sidelobe` take it.
 
-    Its axes are the beam's; its semi-axes are `SIDELOBE_SEMI_AXIS` FWHM, at least 2 pixels.
+    It has the beam's axes. Its semi-axes are `SIDELOBE_SEMI_AXIS` FWHM, but at least 2 pixels.
 
     Returns
     -------
     numpy.ndarray
-        (6,) float64: sine and cosine of the position angle; semi-axes (major, minor), radians; how far the ellipse
-        reaches along x and along y, pixels rounded up.
+        float64, shape (6,): sine and cosine of the position angle; semi-axes (major, minor), radians; extent of the
+        ellipse along x and along y, in pixels rounded up.
     """
     pixel = max(cell_x, cell_y)
     major = max(SIDELOBE_SEMI_AXIS * beam.bmaj, 2 * pixel)
@@ -324,7 +322,7 @@ def lobe_ellipse(beam: Beam, cell_x: float, cell_y: float) -> np.ndarray:
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _largest_outside(
     line: np.ndarray, step: int, ny: int, nx: int, ellipse: np.ndarray, cell_x: float, cell_y: float
-) -> int:
+) -> np.uint32:
     """Bits of the largest |value| outside the ellipse, 0 if there is none.
 
     `line` holds an image (ny, nx) as unsigned integers, a row at every multiple of `step`. Magnitudes are compared as
@@ -353,7 +351,7 @@ def _largest_outside(
 
 
 @numba.njit(nogil=True, cache=True)
-def _largest(bits: np.ndarray) -> int:
+def _largest(bits: np.ndarray) -> np.uint32:
     """Bits of the largest |value|."""
     top = np.uint32(0)
     for x in range(bits.size):

@@ -26,10 +26,9 @@ from gpucube.devices.choice import Hardware, SeenGpus, find_hardware
 from gpucube.devices.cpu.device import CpuDevice
 from gpucube.devices.cpu.kind import CpuKind
 from gpucube.devices.cuda.backend import Backend
-from gpucube.devices.cuda.convolver import Convolver
 from gpucube.devices.cuda.device import CudaDevice
 from gpucube.devices.cuda.kind import CudaKind
-from gpucube.devices.cuda.memory import device_memory, make_gridders
+from gpucube.devices.cuda.memory import DeviceMemory
 from gpucube.errors import GpucubeError
 from gpucube.output.records import StopCode
 from gpucube.schema.parameters import make_parameters
@@ -219,7 +218,7 @@ def test_the_memory_that_planes_take_is_known_beforehand(n, size, w_term) -> Non
     )
     backend = host_backend()
     each = [samples(g, n=n, seed=seed, w=3000.0) for seed in (1, 2, 3)]
-    predicted = device_memory(settings, make_gridders(settings, backend), Convolver(backend, size, size), 3)
+    predicted = DeviceMemory(settings, backend.fft_memory).of(3)
     device = CudaDevice(settings, backend)
     tracemalloc.start()
     try:

@@ -19,8 +19,9 @@ from oracles import dft_image, dft_predict, direct_dirty, direct_predict, direct
 from gpucube.constants import LIGHT_SPEED
 from gpucube.devices.cpu.device import convolve
 from gpucube.devices.cuda.convolver import Convolver
-from gpucube.devices.cuda.gridder import BATCH, TileGridder
+from gpucube.devices.cuda.gridder import SampleBatch, TileGridder
 from gpucube.devices.cuda.gridding_kernel import make_kernel, make_w_planes
+from gpucube.devices.cuda.uv_grid import BATCH, UvGrid
 from gpucube.sky.geometry import n_minus_one
 
 SQUARE = geometry()
@@ -38,7 +39,7 @@ is for images without w: in three dimensions single precision cannot bear its co
 BOTH = [(False, *case) for case in FLAT] + [(True, *case) for case in PRECISIONS]
 
 
-def gridder(backend, g, epsilon=1e-4, real=F32, upsampling=None, w_of=None, twice=1, **changes) -> TileGridder:
+def make_gridder(backend, g, epsilon=1e-4, real=F32, upsampling=None, w_of=None, twice=1, **changes) -> TileGridder:
     """For an image `twice` the size of `g`; `w_of`: the samples whose w it must hold."""
     upsampling = upsampling or (2.0 if epsilon < 1e-5 else 1.5)
     kernel = make_kernel(epsilon, upsampling, 3 if upsampling > 1.25 else 2, real == F32)
@@ -46,21 +47,23 @@ def gridder(backend, g, epsilon=1e-4, real=F32, upsampling=None, w_of=None, twic
     if w_of is not None:
         w = np.concatenate([np.abs(s.uvw[:, 2]) * s.frequency / LIGHT_SPEED for s in w_of])
         w_planes = make_w_planes(kernel, w.min(), w.max(), n_minus_one(g.nx, g.ny, g.cell_x, g.cell_y).min())
-    return TileGridder(backend, twice * g.nx, twice * g.ny, g.cell_x, g.cell_y, kernel, real, w_planes, **changes)
+    size = {"nx": twice * g.nx, "ny": twice * g.ny, "cell_x": g.cell_x, "cell_y": g.cell_y}
+    return TileGridder(backend, UvGrid(**size, kernel=kernel, real=np.dtype(real), w_planes=w_planes, **changes))
 
 
-def place(grid: TileGridder, planes):
+def place(gridder: TileGridder, planes):
     """Put the samples of many planes in the order of tiles."""
     first = np.concatenate([[0], np.cumsum([len(s.vis) for s in planes])]).astype(np.int64)
-    xp = grid.backend.xp
-    return grid.place(
-        xp.asarray(np.concatenate([s.uvw for s in planes])),
-        xp.asarray(np.concatenate([s.vis for s in planes])),
-        xp.asarray(np.concatenate([s.weight for s in planes])),
-        first,
-        first[:-1].copy(),
-        np.array([s.frequency / LIGHT_SPEED for s in planes]),
+    xp = gridder.backend.xp
+    batch = SampleBatch(
+        uvw=xp.asarray(np.concatenate([s.uvw for s in planes])),
+        vis=xp.asarray(np.concatenate([s.vis for s in planes])),
+        weight=xp.asarray(np.concatenate([s.weight for s in planes])),
+        first=first,
+        first_row=first[:-1].copy(),
+        per_metre=np.array([s.frequency / LIGHT_SPEED for s in planes]),
     )
+    return gridder.place(batch)
 
 
 def slots_of(planes: int) -> np.ndarray:
@@ -74,36 +77,36 @@ def in_slots(xp, model: np.ndarray):
     return xp.asarray(stack)
 
 
-def _written(grid: TileGridder, planes: int, write) -> np.ndarray:
+def _written(gridder: TileGridder, planes: int, write) -> np.ndarray:
     """Images that `write(numbers, slot, out)` puts into their slots; the places to spare are left alone."""
-    xp, slot = grid.backend.xp, slots_of(planes)
-    out = xp.full((planes + 2, grid.ny, grid.nx), np.nan, np.float32)
+    xp, slot = gridder.backend.xp, slots_of(planes)
+    out = xp.full((planes + 2, gridder.grid.ny, gridder.grid.nx), np.nan, np.float32)
     write(np.arange(planes), xp.asarray(slot), out)
-    out = grid.backend.download(out)
+    out = gridder.backend.download(out)
     assert np.isnan(out[[0, -1]]).all()
     return out[slot]
 
 
-def image(grid: TileGridder, placed, scale) -> np.ndarray:
-    scale = grid.backend.xp.asarray(scale)
-    return _written(grid, len(scale), lambda n, slot, out: grid.image(placed, n, scale, slot, out))
+def image(gridder: TileGridder, placed, scale) -> np.ndarray:
+    scale = gridder.backend.xp.asarray(scale)
+    return _written(gridder, len(scale), lambda n, slot, out: gridder.image(placed, n, scale, slot, out))
 
 
-def make_psf(grid: TileGridder, placed, scale) -> np.ndarray:
-    scale = grid.backend.xp.asarray(scale)
-    return _written(grid, len(scale), lambda n, slot, out: grid.psf(placed, n, scale, slot, out))
+def make_psf(gridder: TileGridder, placed, scale) -> np.ndarray:
+    scale = gridder.backend.xp.asarray(scale)
+    return _written(gridder, len(scale), lambda n, slot, out: gridder.psf(placed, n, scale, slot, out))
 
 
-def make_residual(grid: TileGridder, placed, model, scale) -> np.ndarray:
-    xp = grid.backend.xp
+def make_residual(gridder: TileGridder, placed, model, scale) -> np.ndarray:
+    xp = gridder.backend.xp
     stack, scale = in_slots(xp, model), xp.asarray(scale)
-    return _written(grid, len(scale), lambda n, slot, out: grid.residual(placed, n, scale, slot, stack, out))
+    return _written(gridder, len(scale), lambda n, slot, out: gridder.residual(placed, n, scale, slot, stack, out))
 
 
-def predict(grid: TileGridder, placed, model) -> np.ndarray:
-    xp, planes = grid.backend.xp, len(model)
+def predict(gridder: TileGridder, placed, model) -> np.ndarray:
+    xp, planes = gridder.backend.xp, len(model)
     slot, stack = xp.asarray(slots_of(planes)), in_slots(xp, model)
-    return grid.backend.download(grid.predict(placed, np.arange(planes), slot, stack))
+    return gridder.backend.download(gridder.predict(placed, np.arange(planes), slot, stack))
 
 
 def scale_of(planes) -> np.ndarray:
@@ -168,23 +171,23 @@ def exact_visibilities(g, planes, model: np.ndarray, w_term: bool) -> list[np.nd
     ]
 
 
-def turned(grid: TileGridder, placed, planes, vis: list[np.ndarray]) -> np.ndarray:
+def turned(gridder: TileGridder, placed, planes, vis: list[np.ndarray]) -> np.ndarray:
     """Visibilities as `placed` holds them: in its order, conjugated where x (or w) is negative, and turned by w."""
-    order = grid.backend.download(placed.order)
+    order = gridder.backend.download(placed.order)
     uvw = np.concatenate([s.uvw * s.frequency / LIGHT_SPEED for s in planes])[order]
     vis = np.concatenate(vis)[order]
-    if grid.w_planes is None:
+    if gridder.grid.w_planes is None:
         return np.where(uvw[:, 0] < 0, vis.conj(), vis)
     vis = np.where(uvw[:, 2] < 0, vis.conj(), vis)
-    return vis * np.exp(-2j * np.pi * np.abs(uvw[:, 2]) * grid.w_planes.centre)
+    return vis * np.exp(-2j * np.pi * np.abs(uvw[:, 2]) * gridder.grid.w_planes.centre)
 
 
 @pytest.mark.parametrize(("epsilon", "real", "upsampling"), FLAT)
 @pytest.mark.parametrize("g", [SQUARE, RECTANGLE], ids=["square", "rectangle"])
 def test_dirty_images_of_a_ragged_batch_are_direct_fourier_sums(backend, g, epsilon, real, upsampling):
     planes = ragged(g)
-    grid = gridder(backend, g, epsilon, real, upsampling)
-    images = image(grid, place(grid, planes), scale_of(planes))
+    gridder = make_gridder(backend, g, epsilon, real, upsampling)
+    images = image(gridder, place(gridder, planes), scale_of(planes))
     assert (images.shape, images.dtype) == ((len(planes), *g.shape), np.float32)
     for s, found in zip(planes, images, strict=True):
         if s.weight.any():
@@ -196,8 +199,8 @@ def test_dirty_images_of_a_ragged_batch_are_direct_fourier_sums(backend, g, epsi
 @pytest.mark.parametrize(("epsilon", "real", "upsampling"), PRECISIONS)
 def test_dirty_images_of_a_wide_field_know_of_w(backend, epsilon, real, upsampling):
     planes = ragged(WIDE, w=3000.0)
-    grid = gridder(backend, WIDE, epsilon, real, upsampling, w_of=planes)
-    images = image(grid, place(grid, planes), scale_of(planes))
+    gridder = make_gridder(backend, WIDE, epsilon, real, upsampling, w_of=planes)
+    images = image(gridder, place(gridder, planes), scale_of(planes))
     pixels = some_pixels(WIDE)
     for s, found in zip(planes, images, strict=True):
         if not s.weight.any():
@@ -214,8 +217,8 @@ def test_dirty_images_of_a_wide_field_know_of_w(backend, epsilon, real, upsampli
 @pytest.mark.parametrize("epsilon", [1e-4, 1e-6])
 def test_the_psf_is_the_image_of_ones(backend, twice, epsilon):
     planes = ragged(RECTANGLE)
-    grid = gridder(backend, RECTANGLE, epsilon, twice=twice)
-    psfs = make_psf(grid, place(grid, planes), scale_of(planes))
+    gridder = make_gridder(backend, RECTANGLE, epsilon, twice=twice)
+    psfs = make_psf(gridder, place(gridder, planes), scale_of(planes))
     shape = (twice * RECTANGLE.ny, twice * RECTANGLE.nx)
     for s, psf in zip(planes, psfs, strict=True):
         if not s.weight.any():
@@ -230,8 +233,8 @@ def test_the_psf_is_the_image_of_ones(backend, twice, epsilon):
 def test_images_agree_with_ducc0_at_every_pixel(backend, w_term):
     g, epsilon = WIDE, 1e-4
     s = samples(g, n=1500, w=3000.0)
-    grid = gridder(backend, g, epsilon, w_of=[s] if w_term else None)
-    (found,) = image(grid, place(grid, [s]), scale_of([s]))
+    gridder = make_gridder(backend, g, epsilon, w_of=[s] if w_term else None)
+    (found,) = image(gridder, place(gridder, [s]), scale_of([s]))
     expected = ducc0.wgridder.vis2dirty(
         uvw=s.uvw,
         freq=np.array([s.frequency]),
@@ -252,26 +255,26 @@ def test_images_agree_with_ducc0_at_every_pixel(backend, w_term):
 @pytest.mark.parametrize(("w_term", "epsilon", "real", "upsampling"), BOTH)
 def test_predicted_visibilities_are_direct_fourier_sums(backend, w_term, epsilon, real, upsampling):
     planes = ragged(WIDE, w=3000.0 if w_term else 0.0)
-    grid = gridder(backend, WIDE, epsilon, real, upsampling, w_of=planes if w_term else None)
-    placed, model = place(grid, planes), sources(WIDE, len(planes))
-    expected = turned(grid, placed, planes, exact_visibilities(WIDE, planes, model, w_term))
+    gridder = make_gridder(backend, WIDE, epsilon, real, upsampling, w_of=planes if w_term else None)
+    placed, model = place(gridder, planes), sources(WIDE, len(planes))
+    expected = turned(gridder, placed, planes, exact_visibilities(WIDE, planes, model, w_term))
     # three epsilon of the flux in the model; double precision shows what epsilon 1e-10 is worth
     floor = 3e-7 if real == F32 else 1e-14
     size = np.abs(model).sum((1, 2)).max()
-    assert np.abs(predict(grid, placed, model) - expected).max() < 3 * max(epsilon, floor) * size
+    assert np.abs(predict(gridder, placed, model) - expected).max() < 3 * max(epsilon, floor) * size
 
 
 @pytest.mark.parametrize(("w_term", "epsilon", "real", "upsampling"), BOTH)
 def test_degridding_is_the_adjoint_of_gridding(backend, w_term, epsilon, real, upsampling):
     """<image(V), m> = Re <w V, predict(m)>, to rounding and not only to epsilon."""
     planes = ragged(WIDE, w=3000.0)
-    grid = gridder(backend, WIDE, epsilon, real, upsampling, w_of=planes if w_term else None)
-    placed = place(grid, planes)
+    gridder = make_gridder(backend, WIDE, epsilon, real, upsampling, w_of=planes if w_term else None)
+    placed = place(gridder, planes)
     model = np.random.default_rng(8).normal(size=(len(planes), *WIDE.shape)).astype(np.float32)
-    images = image(grid, placed, np.ones(len(planes)))
+    images = image(gridder, placed, np.ones(len(planes)))
     left = (images.astype(float) * model).sum()
     weighted = backend.download(placed.weight).astype(float) * backend.download(placed.vis)
-    predicted = predict(grid, placed, model)
+    predicted = predict(gridder, placed, model)
     right = (weighted * predicted.conj()).real.sum()
     size = np.linalg.norm(weighted) * np.linalg.norm(predicted)
     # float32 images in both cases; grids and FFTs too in single precision
@@ -281,9 +284,9 @@ def test_degridding_is_the_adjoint_of_gridding(backend, w_term, epsilon, real, u
 @pytest.mark.parametrize(("w_term", "epsilon", "real", "upsampling"), BOTH)
 def test_the_residual_is_the_image_of_what_the_model_leaves(backend, w_term, epsilon, real, upsampling):
     planes = ragged(WIDE, w=3000.0 if w_term else 0.0)
-    grid = gridder(backend, WIDE, epsilon, real, upsampling, w_of=planes if w_term else None)
+    gridder = make_gridder(backend, WIDE, epsilon, real, upsampling, w_of=planes if w_term else None)
     model = sources(WIDE, len(planes))
-    residuals = make_residual(grid, place(grid, planes), model, scale_of(planes))
+    residuals = make_residual(gridder, place(gridder, planes), model, scale_of(planes))
     pixels = some_pixels(WIDE)
     for s, m, residual, of_model in zip(
         planes, model, residuals, exact_visibilities(WIDE, planes, model, w_term), strict=True
@@ -299,7 +302,7 @@ def test_the_residual_is_the_image_of_what_the_model_leaves(backend, w_term, eps
         )
 
 
-def on_edges(g, fft_x: int, fft_y: int, tile: int):
+def on_edges(g, fft_y: int, fft_x: int, tile: int):
     """Samples exactly on cells, half cells, tile edges, the axes and the edges of the uv plane, and beyond it."""
     x = np.array([0, 0.5, 1, tile, tile - 1, tile - 0.5, fft_x / 2, fft_x / 2 - 0.5, 0.7 * fft_x, 1.5 * fft_x, -0.0])
     y = np.array([0, 0.5, 1, tile, tile - 1, tile + 0.5, fft_y / 2, fft_y / 2 - 0.5, 0.6 * fft_y, 2.5 * fft_y])
@@ -313,21 +316,21 @@ def on_edges(g, fft_x: int, fft_y: int, tile: int):
 
 
 @pytest.mark.parametrize("w_term", [False, True])
-@pytest.mark.parametrize("side", [14, None])
+@pytest.mark.parametrize("side", [14, 0])
 def test_samples_on_the_edges_of_the_uv_plane_and_of_tiles_are_gridded_as_any_other(backend, side, w_term):
     g, epsilon = RECTANGLE, 1e-6
-    grid = gridder(backend, g, epsilon, side=side)
-    s = on_edges(g, grid.fft_x, grid.fft_y, grid.tile)
+    gridder = make_gridder(backend, g, epsilon, side=side)
+    s = on_edges(g, *gridder.grid.fft, gridder.grid.tile)
     if w_term:
-        grid = gridder(backend, g, epsilon, side=side, w_of=[s])
-    placed = place(grid, [s])
+        gridder = make_gridder(backend, g, epsilon, side=side, w_of=[s])
+    placed = place(gridder, [s])
     expected = dft_image(s, g, s.weight, s.vis)
-    assert image(grid, placed, scale_of([s]))[0] == pytest.approx(expected, abs=tolerance(s, epsilon))
+    assert image(gridder, placed, scale_of([s]))[0] == pytest.approx(expected, abs=tolerance(s, epsilon))
     # predicted ones beside the imaging: also where a sample is its own conjugate
     model = sources(g, 1)
-    against = turned(grid, placed, [s], [dft_predict(s, g, model[0])])
+    against = turned(gridder, placed, [s], [dft_predict(s, g, model[0])])
     on_axis = s.uvw[backend.download(placed.order), 0] == 0
-    found = predict(grid, placed, model)
+    found = predict(gridder, placed, model)
     size = 3 * epsilon * np.abs(model).sum()
     assert np.minimum(np.abs(found - against), np.abs(found - against.conj())).max() < size
     assert np.abs(found - against)[on_axis].max() < size
@@ -338,12 +341,12 @@ def test_tiles_and_items_of_any_size_give_the_same_image(backend, w_term):
     planes = ragged(WIDE, w=3000.0)
     model = sources(WIDE, len(planes))
     counts, results = set(), []
-    for side, most in ((None, 4096), (None, 7), (13, 50), (24, 1), (90, 100)):
-        grid = gridder(backend, WIDE, 1e-4, w_of=planes if w_term else None, side=side, max_samples=most)
-        counts.add((grid.tiles_x % 2, grid.tiles_y % 2))
-        placed = place(grid, planes)
+    for side, most in ((0, 4096), (0, 7), (13, 50), (24, 1), (90, 100)):
+        gridder = make_gridder(backend, WIDE, 1e-4, w_of=planes if w_term else None, side=side, max_samples=most)
+        counts.add((gridder.grid.tiles[0] % 2, gridder.grid.tiles[1] % 2))
+        placed = place(gridder, planes)
         assert placed.count == sum(np.count_nonzero(s.weight) for s in planes)
-        results.append(make_residual(grid, placed, model, scale_of(planes)))
+        results.append(make_residual(gridder, placed, model, scale_of(planes)))
     assert len(counts) > 1, "odd and even numbers of tiles"
     for result in results[1:]:
         # the order of float32 sums alone
@@ -356,12 +359,12 @@ def test_the_order_of_threads_and_blocks_does_not_change_a_bit(backend, w_term):
     model = sources(WIDE, len(planes))
 
     def everything():
-        grid = gridder(backend, WIDE, 1e-4, w_of=planes if w_term else None, side=16, max_samples=40)
-        placed = place(grid, planes)
-        arrays = [image(grid, placed, scale_of(planes)), predict(grid, placed, model)]
-        arrays.append(make_residual(grid, placed, model, scale_of(planes)))
+        gridder = make_gridder(backend, WIDE, 1e-4, w_of=planes if w_term else None, side=16, max_samples=40)
+        placed = place(gridder, planes)
+        arrays = [image(gridder, placed, scale_of(planes)), predict(gridder, placed, model)]
+        arrays.append(make_residual(gridder, placed, model, scale_of(planes)))
         if not w_term:
-            arrays.append(make_psf(grid, placed, scale_of(planes)))
+            arrays.append(make_psf(gridder, placed, scale_of(planes)))
         return [a.tobytes() for a in arrays]
 
     expected = everything()
@@ -373,28 +376,29 @@ def test_the_order_of_threads_and_blocks_does_not_change_a_bit(backend, w_term):
 @pytest.mark.parametrize("w_term", [False, True])
 def test_a_plane_does_not_depend_on_its_neighbours(backend, w_term):
     planes = ragged(WIDE, w=3000.0)
-    grid = gridder(backend, WIDE, 1e-4, w_of=planes if w_term else None)
-    together = image(grid, place(grid, planes), scale_of(planes))
+    gridder = make_gridder(backend, WIDE, 1e-4, w_of=planes if w_term else None)
+    together = image(gridder, place(gridder, planes), scale_of(planes))
     for s, among_others in zip(planes, together, strict=True):
-        assert image(grid, place(grid, [s]), scale_of([s]))[0].tobytes() == among_others.tobytes()
+        assert image(gridder, place(gridder, [s]), scale_of([s]))[0].tobytes() == among_others.tobytes()
 
 
 def test_planes_that_share_rows_share_uvw(backend):
     s = samples(RECTANGLE)
     other = replace(samples(RECTANGLE, seed=7), uvw=s.uvw, frequency=1.5e9)
-    grid = gridder(backend, RECTANGLE)
+    gridder = make_gridder(backend, RECTANGLE)
     n = len(s.vis)
     asarray = backend.xp.asarray
-    shared = grid.place(
-        asarray(s.uvw),
-        asarray(np.concatenate([s.vis, other.vis])),
-        asarray(np.concatenate([s.weight, other.weight])),
-        np.array([0, n, 2 * n]),
-        np.array([0, 0]),
-        np.array([s.frequency, other.frequency]) / LIGHT_SPEED,
+    batch = SampleBatch(
+        uvw=asarray(s.uvw),
+        vis=asarray(np.concatenate([s.vis, other.vis])),
+        weight=asarray(np.concatenate([s.weight, other.weight])),
+        first=np.array([0, n, 2 * n]),
+        first_row=np.array([0, 0]),
+        per_metre=np.array([s.frequency, other.frequency]) / LIGHT_SPEED,
     )
+    shared = gridder.place(batch)
     scale = scale_of([s, other])
-    assert np.array_equal(image(grid, shared, scale), image(grid, place(grid, [s, other]), scale))
+    assert np.array_equal(image(gridder, shared, scale), image(gridder, place(gridder, [s, other]), scale))
 
 
 @pytest.mark.parametrize("w_term", [False, True])
@@ -403,28 +407,28 @@ def test_samples_without_weight_are_dropped_whatever_they_hold(backend, w_term):
     good = s.weight > 0
     uvw, vis = s.uvw.copy(), s.vis.copy()
     uvw[~good], vis[~good] = np.nan, np.nan
-    grid = gridder(backend, WIDE, w_of=[s] if w_term else None)
-    placed = place(grid, [replace(s, uvw=uvw, vis=vis)])
+    gridder = make_gridder(backend, WIDE, w_of=[s] if w_term else None)
+    placed = place(gridder, [replace(s, uvw=uvw, vis=vis)])
     assert placed.count == np.count_nonzero(good)
     assert sorted(backend.download(placed.order)) == list(np.flatnonzero(good))
-    assert np.array_equal(image(grid, placed, scale_of([s])), image(grid, place(grid, [s]), scale_of([s])))
+    assert np.array_equal(image(gridder, placed, scale_of([s])), image(gridder, place(gridder, [s]), scale_of([s])))
 
 
 @pytest.mark.parametrize("w_term", [False, True])
 def test_a_batch_without_any_sample_is_black(backend, w_term):
     s = samples(WIDE, w=3000.0)
-    grid = gridder(backend, WIDE, w_of=[s] if w_term else None)
+    gridder = make_gridder(backend, WIDE, w_of=[s] if w_term else None)
     none = [cut(s, 0), cut(s, 0)]
-    placed = place(grid, none)
+    placed = place(gridder, none)
     assert placed.count == 0
-    assert not image(grid, placed, np.zeros(2)).any()
-    assert not make_residual(grid, placed, sources(WIDE, 2), np.zeros(2)).any()
-    assert predict(grid, placed, sources(WIDE, 2)).shape == (0,)
+    assert not image(gridder, placed, np.zeros(2)).any()
+    assert not make_residual(gridder, placed, sources(WIDE, 2), np.zeros(2)).any()
+    assert predict(gridder, placed, sources(WIDE, 2)).shape == (0,)
 
 
 def test_convolution_with_the_psf_is_the_cpu_devices(backend):
     planes = [samples(RECTANGLE, seed=seed) for seed in (1, 2, 3)]
-    wide, plain = gridder(backend, RECTANGLE, 1e-6, twice=2), gridder(backend, RECTANGLE, 1e-6)
+    wide, plain = make_gridder(backend, RECTANGLE, 1e-6, twice=2), make_gridder(backend, RECTANGLE, 1e-6)
     scale, model = scale_of(planes), sources(RECTANGLE, 3)
     xp, slot = backend.xp, backend.xp.asarray(slots_of(3))
     convolver = Convolver(backend, RECTANGLE.nx, RECTANGLE.ny)
@@ -450,19 +454,19 @@ def test_convolution_with_the_psf_is_the_cpu_devices(backend):
 @pytest.mark.parametrize("w_term", [False, True])
 def test_some_planes_of_a_batch_may_be_imaged_without_the_others(backend, w_term):
     planes = ragged(WIDE, w=3000.0)
-    grid = gridder(backend, WIDE, 1e-4, w_of=planes if w_term else None)
-    placed, model, xp = place(grid, planes), sources(WIDE, len(planes)), backend.xp
+    gridder = make_gridder(backend, WIDE, 1e-4, w_of=planes if w_term else None)
+    placed, model, xp = place(gridder, planes), sources(WIDE, len(planes)), backend.xp
     scale = scale_of(planes)
-    everything = make_residual(grid, placed, model, scale)
+    everything = make_residual(gridder, placed, model, scale)
     some = np.array([4, 0, 5])
     out = xp.zeros((3, *WIDE.shape), np.float32)
     slot = xp.arange(3, dtype=np.int32)
-    grid.residual(placed, some, xp.asarray(scale[some]), slot, xp.asarray(model[some]), out)
+    gridder.residual(placed, some, xp.asarray(scale[some]), slot, xp.asarray(model[some]), out)
     assert np.array_equal(backend.download(out), everything[some])
 
 
 def test_the_psf_is_not_made_with_w(backend):
     s = samples(WIDE, w=3000.0)
-    grid = gridder(backend, WIDE, w_of=[s])
+    gridder = make_gridder(backend, WIDE, w_of=[s])
     with pytest.raises(ValueError, match="without w"):
-        make_psf(grid, place(grid, [s]), scale_of([s]))
+        make_psf(gridder, place(gridder, [s]), scale_of([s]))

@@ -15,7 +15,7 @@ import numpy as np
 import scipy.fft
 
 from gpucube.devices.choice import Hardware
-from gpucube.devices.cuda.backend import Backend
+from gpucube.devices.cuda.backend import Backend, FftMemory
 from gpucube.devices.cuda.kernel_sources import kernel_source
 from gpucube.devices.cuda.kind import CudaKind
 from hosts.cudahost import HostModule
@@ -88,11 +88,10 @@ def host_backend(budget: int = 1 << 34, shared_bytes: int = 227 << 10) -> Backen
         upload=upload,
         download=np.array,
         synchronise=lambda: None,
-        memory=lambda: budget,
+        memory=budget,
         free=lambda: None,
         out_of_memory=MemoryError,
         shared_bytes=shared_bytes,
         processors=2,
-        fft_work=0.0,
-        fft_kept=0.0,
+        fft_memory=FftMemory(work=0.0, kept=0.0),
     )

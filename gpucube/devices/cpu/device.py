@@ -4,9 +4,9 @@ In: samples of planes (memory-mapped views of the store; there is nothing to upl
 image, PSF, residual and model as float32 arrays.
 
 Algorithms: improved w-stacking or 2-D gridding with kernels of chosen accuracy (ducc0.wgridder: Arras et al. 2021, A&A
-646, A58; Ye et al. 2021). Briggs 1995 weights per channel as tclean's. Major cycle either through the visibilities, or
-in the image: where w is neglected, residual = dirty - PSF * model exactly (a Toeplitz operator), by FFTs of twice the
-size. Imaging convention: see `gpucube.geometry`; with ducc0's signs that is ``flip_v=True`` alone.
+646, A58; Ye et al. 2021, MNRAS 510, 4110). Briggs 1995 weights per channel, as tclean's. The major cycle goes through the
+visibilities, or stays in the image: where w is neglected, residual = dirty - PSF * model exactly (a Toeplitz operator), by
+FFTs of twice the size. Imaging convention: see `gpucube.sky.geometry`; with ducc0's signs that is ``flip_v=True`` alone.
 """
 
 from __future__ import annotations
@@ -21,44 +21,62 @@ import numpy as np
 
 from gpucube.constants import LIGHT_SPEED
 from gpucube.data.store import Samples
-from gpucube.devices.base import ACTIVE_SET_CUT, SPARSE_COMPONENTS, DeviceArray, ImagingSettings, MinorCycle, Product
-from gpucube.devices.cpu import loops as cpu_loops
+from gpucube.devices.base import (
+    ACTIVE_SET_CUT,
+    SPARSE_COMPONENTS,
+    DeviceArray,
+    ImagingSettings,
+    MajorCycleCost,
+    MinorCycle,
+    Product,
+    major_in_image,
+)
+from gpucube.devices.cpu import loops
 from gpucube.devices.psf_fit import fit_beam, psf_sidelobe
 from gpucube.sky.beam import Beam
 from gpucube.sky.gaussians import taper_form
 
 SINGLE_PRECISION_EPSILON = 1e-5
-"""Below this ducc0 wants double precision."""
+"""Below this accuracy ducc0 needs double precision."""
 
-_FFT_SECONDS = 0.3e-9
-_GRID_SECONDS = 110e-9
-"""Cost model of a major cycle: per pixel and octave of an FFT pair, and per visibility gridded or degridded. Measured on
-two-core machines; only their ratio matters, and only for the choice between two ways that agree."""
+MAJOR_CYCLE = MajorCycleCost(image_fft=0.3e-9, grid_fft=0.6e-9, sample=220e-9)
+"""Measured on two-core machines."""
 
-_NOWHERE_MASKED = np.zeros((0, 0), bool)
+NO_MASK = np.zeros((0, 0), bool)
+"""What the compiled loops take as a mask that allows every pixel."""
+
+_NO_IMAGE = np.zeros((0, 0), np.float32)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class CpuPlane:
     """Arrays of one plane.
 
-    `psf` is of the image's size, or of twice that once the plane is cleaned; `subtracted` is the model that `residual`
-    belongs to; `spectrum` is there if the major cycle runs in the image.
+    Attributes
+    ----------
+    samples : Samples or None
+        None for a plane without data.
+    subtracted : numpy.ndarray
+        The model that `residual` belongs to.
+    psf : numpy.ndarray
+        Of the image's size, or of twice that once the plane is cleaned; empty until it is made.
+    spectrum : numpy.ndarray or None
+        Of the PSF, if major cycles are done in the image.
     """
 
     samples: Samples | None
-    mask: np.ndarray
-    weight: np.ndarray
     sum_weights: float
     visibilities: int
-    dirty: np.ndarray
+    mask: np.ndarray  # (ny, nx) bool, or NO_MASK
+    weight: np.ndarray  # (nsample,) float32, imaging weights
+    dirty: np.ndarray  # (ny, nx) float32, as the next three
     residual: np.ndarray
     model: np.ndarray
     subtracted: np.ndarray
-    psf: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    spectrum: np.ndarray | None = None
-    best_model: np.ndarray | None = None
-    best_residual: np.ndarray | None = None
+    psf: np.ndarray = field(default_factory=lambda: _NO_IMAGE)  # (ny, nx) or (2 ny, 2 nx) float32
+    spectrum: np.ndarray | None = None  # (2 ny, nx + 1) float32
+    best_model: np.ndarray = field(default_factory=lambda: _NO_IMAGE)  # (ny, nx) float32
+    best_residual: np.ndarray = field(default_factory=lambda: _NO_IMAGE)  # (ny, nx) float32
 
 
 class CpuDevice:
@@ -70,10 +88,11 @@ class CpuDevice:
 
     def __init__(self, settings: ImagingSettings):
         self.settings = settings
-        self._real = np.float32 if settings.epsilon >= SINGLE_PRECISION_EPSILON else np.float64
-        self._complex = np.complex64 if self._real is np.float32 else np.complex128
+        single = settings.epsilon >= SINGLE_PRECISION_EPSILON
+        self._real = np.dtype("float32" if single else "float64")
+        self._complex = np.dtype("complex64" if single else "complex128")
         ny, nx = settings.geometry.shape
-        self._buffers = np.empty((2, ny * nx), np.float32)
+        self._buffers = np.empty((2, ny * nx), np.float32)  # scratch space of `loops.noise`
         self.substage_seconds: dict[str, float] = {}
 
     @contextmanager
@@ -83,7 +102,7 @@ class CpuDevice:
         self.substage_seconds[name] = self.substage_seconds.get(name, 0.0) + time.perf_counter() - begin
 
     def begin(self, samples: Sequence[Samples | None], masks: Sequence[np.ndarray | None]) -> list[CpuPlane]:
-        """Weigh and grid."""
+        """Weight and grid."""
         return [self._begin(s, m) for s, m in zip(samples, masks, strict=True)]
 
     def _begin(self, samples: Samples | None, mask: np.ndarray | None) -> CpuPlane:
@@ -98,15 +117,15 @@ class CpuDevice:
             if total > 0:
                 dirty = self._grid(samples, samples.vis, weight, total, shape)
         return CpuPlane(
-            samples,
-            _NOWHERE_MASKED if mask is None else np.ascontiguousarray(mask, bool),
-            weight,
-            total,
-            inside,
-            dirty,
-            dirty.copy(),
-            np.zeros(shape, np.float32),
-            np.zeros(shape, np.float32),
+            samples=samples,
+            sum_weights=total,
+            visibilities=inside,
+            mask=NO_MASK if mask is None else np.ascontiguousarray(mask, bool),
+            weight=weight,
+            dirty=dirty,
+            residual=dirty.copy(),
+            model=np.zeros(shape, np.float32),
+            subtracted=np.zeros(shape, np.float32),
         )
 
     def _grid(
@@ -139,9 +158,9 @@ class CpuDevice:
         return image.astype(np.float32, copy=False)
 
     def _degrid(self, samples: Samples, model: np.ndarray) -> np.ndarray:
-        """Visibilities of a model (Jy/pixel), shape (nrow,)."""
+        """Visibilities of a model (Jy/pixel), shape (nsample,)."""
         geometry = self.settings.geometry
-        return ducc0.wgridder.dirty2vis(
+        vis: np.ndarray = ducc0.wgridder.dirty2vis(
             uvw=samples.uvw,
             freq=np.array([samples.frequency]),
             dirty=model.astype(self._real, copy=False).T,
@@ -152,10 +171,11 @@ class CpuDevice:
             divide_by_n=False,
             flip_v=True,
             nthreads=1,
-        )[:, 0]
+        )
+        return vis[:, 0]
 
     def make_psf(self, planes: Sequence[CpuPlane], wide: bool) -> None:
-        """PSF at the phase centre, w neglected: what a minor cycle takes to be the same everywhere."""
+        """Make the PSF at the phase centre with w neglected; a minor cycle uses it everywhere."""
         ny, nx = self.settings.geometry.shape
         for plane in planes:
             shape = (2 * ny, 2 * nx) if wide else (ny, nx)
@@ -163,54 +183,46 @@ class CpuDevice:
                 continue
             ones = np.ones(len(plane.weight), self._complex)
             plane.psf = self._grid(plane.samples, ones, plane.weight, plane.sum_weights, shape, w=False)
-            if wide and self._major_in_image(plane):
+            if wide and major_in_image(self.settings, plane.visibilities, MAJOR_CYCLE):
                 with self._substage("fft"):
                     transform = ducc0.fft.r2c(plane.psf, axes=(0, 1), nthreads=1)
                     plane.spectrum = np.empty(transform.shape, np.float32)
-                    cpu_loops.psf_spectrum(transform, plane.spectrum)
-
-    def _major_in_image(self, plane: CpuPlane) -> bool:
-        if self.settings.w_term or self.settings.majorcycle == "visibility":
-            return False
-        if self.settings.majorcycle == "image":
-            return True
-        pixels = plane.residual.size
-        in_image = 4 * pixels * np.log2(4 * pixels) * _FFT_SECONDS
-        through_visibilities = 2 * (
-            plane.visibilities * _GRID_SECONDS + 2 * pixels * np.log2(2 * pixels) * _FFT_SECONDS
-        )
-        return bool(in_image < through_visibilities)
+                    loops.psf_spectrum(transform, plane.spectrum)
 
     def measure(self, planes: Sequence[CpuPlane]) -> list[tuple[float, float]]:
-        """Peak inside the mask, and noise of the whole residual."""
-        return [(cpu_loops.peak(p.residual, p.mask)[0], cpu_loops.noise(p.residual, *self._buffers)) for p in planes]
+        """Measure the peak inside the mask, and the noise of the whole residual."""
+        return [(loops.peak(p.residual, p.mask)[0], loops.noise(p.residual, *self._buffers)) for p in planes]
 
     def minor(self, planes: Sequence[CpuPlane], cycles: Sequence[MinorCycle]) -> list[int]:
-        """Högbom on each plane."""
+        """Run Högbom on each plane."""
         done = []
         for p, cycle in zip(planes, cycles, strict=True):
             arguments = (p.residual, p.psf, p.mask, p.model, cycle.gain, cycle.threshold, cycle.max_iterations)
             if self.settings.minorcycle == "textbook":
-                done.append(cpu_loops.hogbom_textbook(*arguments))
+                done.append(loops.hogbom_textbook(*arguments))
             else:
-                done.append(cpu_loops.hogbom_active_set(*arguments, ACTIVE_SET_CUT * cycle.threshold))
+                done.append(loops.hogbom_active_set(*arguments, ACTIVE_SET_CUT * cycle.threshold))
         return done
 
     def major(self, planes: Sequence[CpuPlane]) -> None:
-        """Exact residual of each plane's model."""
+        """Compute the exact residual of each plane's model."""
         for p in planes:
-            if p.spectrum is None:
-                residual_vis = p.samples.vis - self._degrid(p.samples, p.model)
-                p.residual = self._grid(p.samples, residual_vis, p.weight, p.sum_weights, p.model.shape)
-            else:
-                change = p.model - p.subtracted
-                where = np.flatnonzero(change)
-                if self.settings.minorcycle == "activeset" and len(where) < SPARSE_COMPONENTS:
-                    cpu_loops.subtract_components(p.residual, p.psf, change, where)
-                else:
-                    with self._substage("fft"):
-                        p.residual = p.dirty - convolve(p.model, p.spectrum)
+            if p.spectrum is not None:
+                self._convolve_model(p, p.spectrum)
+            elif p.samples is not None:
+                vis = p.samples.vis - self._degrid(p.samples, p.model)
+                p.residual = self._grid(p.samples, vis, p.weight, p.sum_weights, p.model.shape)
             p.subtracted = p.model.copy()
+
+    def _convolve_model(self, p: CpuPlane, spectrum: np.ndarray) -> None:
+        """A major cycle in the image: by FFTs, or component by component where few pixels of the model changed."""
+        change = p.model - p.subtracted
+        where = np.flatnonzero(change)
+        if self.settings.minorcycle == "activeset" and len(where) < SPARSE_COMPONENTS:
+            loops.subtract_components(p.residual, p.psf, change, where)
+        else:
+            with self._substage("fft"):
+                p.residual = p.dirty - convolve(p.model, spectrum)
 
     def keep_model(self, planes: Sequence[CpuPlane]) -> None:
         """Remember model and residual."""
@@ -218,39 +230,39 @@ class CpuDevice:
             p.best_model, p.best_residual = p.model.copy(), p.residual.copy()
 
     def roll_back(self, planes: Sequence[CpuPlane]) -> None:
-        """Return to what was remembered."""
+        """Restore what was remembered."""
         for p in planes:
             p.model, p.residual = p.best_model.copy(), p.best_residual.copy()
             p.subtracted = p.model.copy()
 
     def release(self, planes: Sequence[CpuPlane]) -> None:
-        """Planes go with the last reference to them."""
+        """Nothing to do: a plane's memory is freed with the last reference to it."""
 
     def reset(self) -> None:
-        """As `release`."""
+        """Nothing to do, as `release`."""
 
     def shrink(self) -> bool:
-        """One plane at a time is the least there is."""
+        """One plane at a time is the smallest batch."""
         return False
 
     def beams(self, planes: Sequence[CpuPlane]) -> list[tuple[Beam, float]]:
-        """Beam fitted to each PSF, and its largest sidelobe."""
+        """Fit a beam to each PSF, and find its largest sidelobe."""
         cells = self.settings.geometry.cell_x, self.settings.geometry.cell_y
         psfs = [self.fetch(p, "psf") for p in planes]
         beams = [fit_beam(psf, *cells) for psf in psfs]
         return [(beam, psf_sidelobe(psf, beam, *cells)) for psf, beam in zip(psfs, beams, strict=True)]
 
-    def resident(self, plane: CpuPlane, product: Product) -> np.ndarray:
-        """As `fetch`: all is on the host."""
-        return self.fetch(plane, product)
-
     def fetch(self, plane: CpuPlane, product: Product) -> np.ndarray:
         """The plane's own array, no copy."""
+        if product != "psf":
+            return {"dirty": plane.dirty, "residual": plane.residual, "model": plane.model}[product]
         ny, nx = self.settings.geometry.shape
-        if product == "psf":
-            top, left = (plane.psf.shape[0] - ny) // 2, (plane.psf.shape[1] - nx) // 2
-            return plane.psf[top : top + ny, left : left + nx]
-        return getattr(plane, product)
+        top, left = (plane.psf.shape[0] - ny) // 2, (plane.psf.shape[1] - nx) // 2
+        return plane.psf[top : top + ny, left : left + nx]
+
+    def resident(self, plane: CpuPlane, product: Product) -> np.ndarray:
+        """As `fetch`: everything is on the host."""
+        return self.fetch(plane, product)
 
     def restore(
         self,
@@ -260,40 +272,41 @@ class CpuDevice:
         smooth: Beam | None,
         scale: float,
     ) -> np.ndarray:
-        """Restored image."""
-        geometry, model, residual = self.settings.geometry, np.asarray(model), np.asarray(residual)
-        image = residual.copy()
+        """Restore an image, component by component or by FFTs, whichever is cheaper."""
+        geometry, components = self.settings.geometry, np.asarray(model)
+        image: np.ndarray = np.array(residual)
         if smooth is not None:
-            image = convolve(residual, smooth.spectrum(geometry))
+            image = convolve(image, smooth.spectrum(geometry))
             image *= scale
         kernel = beam.sampled(geometry)
-        if np.count_nonzero(model) * kernel.size < 100 * model.size:
-            cpu_loops.add_gaussians(image, model, kernel)
+        if np.count_nonzero(components) * kernel.size < 100 * components.size:
+            loops.add_gaussians(image, components, kernel)
             return image
-        return image + convolve(model, sampled_spectrum(kernel, geometry.shape))
+        image += convolve(components, sampled_spectrum(kernel, geometry.shape))
+        return image
 
 
 def imaging_weights(samples: Samples, settings: ImagingSettings) -> tuple[np.ndarray, float, int]:
-    """Imaging weights of a plane.
+    """Compute the imaging weights of a plane.
 
-    Per channel, on the uv cells of the image itself (cell 1 / (N * pixel), index floor(u + 0.5), both halves of the
-    plane). Briggs: w / (1 + G f^2), f^2 = (5 * 10^-robust)^2 / (sum G^2 / sum G) (Briggs 1995, eq. 3.19, as tclean).
-    Samples beyond the image's uv plane (cells too coarse for their baseline) get no weight.
+    The density G is summed per channel on the uv cells of the image itself: cell 1 / (N * pixel), index floor(u + 0.5),
+    both halves of the plane. Briggs: w / (1 + G f^2), f^2 = (5 * 10^-robust)^2 / (sum G^2 / sum G) (Briggs 1995, eq. 3.19,
+    as tclean). Samples beyond the image's uv plane, whose baselines are too long for its pixels, get no weight.
 
     Returns
     -------
     weight : numpy.ndarray
-        float32, shape (nrow,).
+        float32, shape (nsample,).
     total : float
         Their sum.
     inside : int
-        Samples with weight.
+        Number of samples with weight.
     """
     geometry = settings.geometry
     half_u, half_v = geometry.nx // 2, geometry.ny // 2
     per_metre = samples.frequency / LIGHT_SPEED
-    cell, lookup = np.empty((2, len(samples.weight)), np.int32)
-    inside = cpu_loops.uv_cells(
+    cell, lookup = np.empty((2, len(samples.weight)), np.int32)  # (nsample,) each
+    inside = loops.uv_cells(
         samples.uvw,
         per_metre,
         geometry.nx * geometry.cell_x,
@@ -306,45 +319,48 @@ def imaging_weights(samples: Samples, settings: ImagingSettings) -> tuple[np.nda
     )
     density, slope, constant = np.zeros(0), 0.0, 1.0
     if settings.weighting != "natural" and inside:
-        density = np.zeros((half_v + 1) * (2 * half_u + 1))
-        total, squares = cpu_loops.cell_density(cell, samples.weight, density, half_u)
+        density = np.zeros((half_v + 1) * (2 * half_u + 1))  # of the half plane v >= 0, row by row
+        total, squares = loops.cell_density(cell, samples.weight, density, half_u)
         slope, constant = 1.0, 0.0
         if settings.weighting == "briggs":
             slope, constant = (5.0 * 10.0**-settings.robust) ** 2 / (squares / total), 1.0
     weight = np.empty(len(samples.weight), np.float32)
-    total = cpu_loops.weigh(
+    total = loops.weigh(
         lookup, samples.weight, density, slope, constant, samples.uvw, taper_form(settings.taper) * per_metre**2, weight
     )
     return weight, total, inside
 
 
 def sampled_spectrum(kernel: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Spectrum for `convolve` of a small kernel given by its pixels, its centre in the middle: what `add_gaussians` adds.
+    """Compute the spectrum, for `convolve`, of the small kernel that `loops.add_gaussians` adds, given by its pixels.
 
-    Not the Gaussian's own spectrum: a beam of two pixels is undersampled, and the two differ by 1e-3 of the peak.
+    It is not the Gaussian's own spectrum: a beam of two pixels is undersampled, and the two differ by 1e-3 of the peak.
     """
     ny, nx = shape
     half_y, half_x = kernel.shape[0] // 2, kernel.shape[1] // 2
-    whole = np.zeros((2 * ny, 2 * nx), np.float32)
+    whole = np.zeros((2 * ny, 2 * nx), np.float32)  # with the kernel's centre at (0, 0)
     whole[np.arange(-half_y, half_y + 1)[:, None], np.arange(-half_x, half_x + 1)] = kernel
-    return ducc0.fft.r2c(whole, axes=(0, 1), nthreads=1).real * np.float32(1.0 / (4 * ny * nx))
+    transform: np.ndarray = ducc0.fft.r2c(whole, axes=(0, 1), nthreads=1)
+    return transform.real * np.float32(1.0 / (4 * ny * nx))
 
 
 def convolve(image: np.ndarray, spectrum: np.ndarray) -> np.ndarray:
-    """Linear convolution of an image with a kernel given by its real spectrum on twice the image.
+    """Convolve an image linearly with a kernel given by its real spectrum on twice the image.
 
-    The image is zero-padded to (2 ny, 2 nx). Rows that are padding are never transformed, nor rows of the result that
-    are thrown away.
+    The image is zero-padded to (2 ny, 2 nx). Neither the rows of padding nor the rows of the result that are discarded
+    are transformed along x.
 
     Parameters
     ----------
-    image : (ny, nx) float32
-    spectrum : (2 ny, nx + 1) float32, with the normalisation 1 / (4 ny nx) in it
+    image : numpy.ndarray
+        float32, shape (ny, nx).
+    spectrum : numpy.ndarray
+        float32, shape (2 ny, nx + 1); it includes the normalisation 1 / (4 ny nx).
 
     Returns
     -------
     numpy.ndarray
-        (ny, nx) float32.
+        float32, shape (ny, nx).
     """
     ny, nx = image.shape
     padded = np.zeros((ny, 2 * nx), np.float32)

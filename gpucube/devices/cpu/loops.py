@@ -1,7 +1,7 @@
 """Compiled loops of the CPU device: weight density, peak and noise, Högbom minor cycles, sparse restoring.
 
 In: plain numpy arrays of one plane. Out: numbers, or arrays changed in place. All loops run without the interpreter lock
-and in a fixed order, so that results repeat bit for bit however many threads run side by side.
+and in a fixed order, so results repeat bit for bit, however many threads run side by side.
 
 Algorithms: Briggs 1995 (robust weights, in tclean's per-channel form); Högbom 1974 (A&AS 15, 417), full image; and
 Högbom restricted to an active set of bright pixels, after Clark 1980 (A&A 89, 377) and the sub-minor loop of
@@ -28,9 +28,9 @@ def uv_cells(
 ) -> int:
     """Find the uv cell of every sample, folded into the half plane v >= 0.
 
-    tclean grids the weights by a double-precision index but looks the density up by a single-precision one, so that
-    samples on the edge between two cells get their neighbour's density: worth 3e-5 of the sum of weights, and done here
-    likewise so that the sums agree.
+    tclean grids the weights by a double-precision index but looks the density up by a single-precision one, so samples on
+    the edge between two cells get their neighbour's density. That is worth 3e-5 of the sum of weights. It is done here
+    likewise, so that the sums agree.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def uv_cells(
     half_u, half_v : samples at |u| >= half_u or |v| >= half_v cells lie outside the image's uv plane
     weight : (n,) float32
     cell, lookup : (n,) int32, written: iv * (2 half_u + 1) + iu + half_u of the cell that takes the weight, and of the
-        cell whose density counts; -1 for samples without weight or outside
+        cell whose density is looked up; -1 for samples without weight or outside
 
     Returns
     -------
@@ -77,7 +77,8 @@ def _folded(iu: int, iv: int, half_u: int, row: int) -> int:
 def cell_density(cell: np.ndarray, weight: np.ndarray, density: np.ndarray, origin: int) -> tuple[float, float]:
     """Grid the weights at (u, v) and (-u, -v); returns the sums of G and of G^2 over the whole plane.
 
-    `density` (float64, zeros) holds the half plane v >= 0; `origin` is the index of cell (0, 0), which gets both.
+    `density` (float64, zeros) holds the half plane v >= 0; `origin` is the index of cell (0, 0), which gets each weight
+    twice.
     """
     total = 0.0
     for k in range(len(cell)):
@@ -126,9 +127,9 @@ def weigh(
 
 @numba.njit(nogil=True, cache=True)
 def peak(plane: np.ndarray, mask: np.ndarray) -> tuple[float, int]:
-    """Largest |value| where mask is set (an empty mask array means everywhere), ties to the lowest index.
+    """Find the largest |value| where `mask` is set, and its flat index; of equal values the first.
 
-    Returns (-1, -1) if no pixel is allowed.
+    A mask of size 0 allows every pixel. Returns (-1, -1) if no pixel is allowed.
     """
     flat, allowed = plane.ravel(), mask.ravel()
     bits = flat.view(np.uint32)
@@ -156,8 +157,8 @@ def peak(plane: np.ndarray, mask: np.ndarray) -> tuple[float, int]:
 
 
 @numba.njit(nogil=True, cache=True)
-def _quickselect(values: np.ndarray, size: int, rank: int) -> float:
-    """The element of a given rank among values[:size], which are put into another order (Hoare 1961)."""
+def _quickselect(values: np.ndarray, size: int, rank: int) -> np.float32:
+    """The element of a given rank among values[:size], which are reordered (Hoare 1961)."""
     low, high = 0, size - 1
     while low < high:
         pivot = values[(low + high) // 2]
@@ -177,15 +178,16 @@ def _quickselect(values: np.ndarray, size: int, rank: int) -> float:
             low = i
         else:
             break
-    return values[rank]
+    found: np.float32 = values[rank]
+    return found
 
 
 @numba.njit(nogil=True, cache=True)
-def _select(values: np.ndarray, rank: int, buffer: np.ndarray) -> float:
+def _select(values: np.ndarray, rank: int, buffer: np.ndarray) -> np.float32:
     """The element of a given rank, exactly (after Floyd & Rivest 1975).
 
-    A sample of every 61st value bounds where it must lie; then what is below is counted and what is between collected.
-    Should the element lie outside after all, everything is collected. `buffer` has the size of `values`.
+    A sample of every 61st value gives likely bounds of the element. The values below them are counted, the values between
+    them collected. If the element lies outside after all, everything is collected. `buffer` has the size of `values`.
     """
     n = values.size
     size = (n + 60) // 61
@@ -200,17 +202,17 @@ def _select(values: np.ndarray, rank: int, buffer: np.ndarray) -> float:
     below, inside = _collect(values, low, high, buffer)
     if not below <= rank < below + inside:
         below, inside = _collect(values, np.float32(-np.inf), np.float32(np.inf), buffer)
-    return _quickselect(buffer, inside, rank - below)
+    return _quickselect(buffer, inside, rank - int(below))
 
 
 @numba.njit(nogil=True, cache=True)
-def _collect(values: np.ndarray, low: float, high: float, buffer: np.ndarray) -> tuple[int, int]:
+def _collect(values: np.ndarray, low: np.float32, high: np.float32, buffer: np.ndarray) -> tuple[np.int32, int]:
     """Count the values below `low`, and put those from `low` to `high` into the buffer; returns both numbers."""
     below, inside = np.int32(0), 0
     for v in values:
         below += np.int32(1) if v < low else np.int32(0)
     for v in values:
-        # written always, kept sometimes: a branch here would be mispredicted and cost seven times as much
+        # every value is written, but few are kept: a branch here would be mispredicted and cost seven times as much
         buffer[inside] = v
         inside += (v >= low) & (v <= high)
     return below, inside
@@ -218,9 +220,9 @@ def _collect(values: np.ndarray, low: float, high: float, buffer: np.ndarray) ->
 
 @numba.njit(nogil=True, cache=True)
 def noise(plane: np.ndarray, deviation: np.ndarray, buffer: np.ndarray) -> float:
-    """1.4826 times the median absolute deviation from the median; of an even number of pixels the lower middle one.
+    """1.4826 times the median absolute deviation from the median; medians of even numbers are the lower middle value.
 
-    `deviation` and `buffer` are scratch space: float32, as many as pixels.
+    `deviation` and `buffer` are scratch space, float32, of the size of the plane.
     """
     flat = plane.ravel()
     rank = (flat.size - 1) // 2
@@ -240,7 +242,7 @@ def hogbom_textbook(
     threshold: float,
     limit: int,
 ) -> int:
-    """Högbom 1974: find the absolute peak, subtract gain * peak * PSF over the whole image, repeat.
+    """Find the absolute peak, subtract gain * peak * PSF over the whole image, and repeat (Högbom 1974).
 
     Parameters
     ----------
@@ -282,10 +284,10 @@ def hogbom_active_set(
     limit: int,
     cut: float,
 ) -> int:
-    """Högbom on the pixels with |residual| > cut only; every one of them sees the full PSF at its offset.
+    """Högbom on the pixels with |residual| > `cut` only, with the full PSF at every offset.
 
-    Gives the textbook sequence of components as long as no other pixel would grow to be the peak. `residual` is left as
-    it was: the next major cycle makes it anew. Other parameters and result as `hogbom_textbook`.
+    It gives the textbook sequence of components as long as no other pixel would grow to be the peak. `residual` is left as
+    it was: the next major cycle recomputes it. Other parameters and result as `hogbom_textbook`.
     """
     ny, nx = residual.shape
     size = 0
@@ -326,9 +328,10 @@ def hogbom_active_set(
 
 @numba.njit(nogil=True, cache=True)
 def subtract_components(residual: np.ndarray, psf: np.ndarray, change: np.ndarray, where: np.ndarray) -> None:
-    """residual -= change * PSF for a model change that is zero but at the flat pixel indices `where`.
+    """residual -= change * PSF, for a change of the model that is zero except at the flat pixel indices `where`.
 
-    `psf` (2 ny, 2 nx), peak at (ny, nx). Row by row, so that a row of the residual stays in the nearest cache.
+    `psf` is (2 ny, 2 nx) with its peak at (ny, nx). The loop goes row by row, so that a row of the residual stays in the
+    nearest cache.
     """
     ny, nx = residual.shape
     for y in range(ny):
@@ -343,7 +346,7 @@ def subtract_components(residual: np.ndarray, psf: np.ndarray, change: np.ndarra
 
 @numba.njit(nogil=True, cache=True)
 def add_gaussians(image: np.ndarray, model: np.ndarray, shape: np.ndarray) -> None:
-    """image += model convolved with a small kernel of odd sides, its centre in the middle."""
+    """image += model convolved with a small kernel of odd sides, whose centre is its middle pixel."""
     ny, nx = model.shape
     half_y, half_x = shape.shape[0] // 2, shape.shape[1] // 2
     for y in range(ny):
@@ -360,9 +363,9 @@ def add_gaussians(image: np.ndarray, model: np.ndarray, shape: np.ndarray) -> No
 
 @numba.njit(nogil=True, cache=True)
 def psf_spectrum(transform: np.ndarray, out: np.ndarray) -> None:
-    """Real spectrum of a PSF centred in its array: (-1)^(ky + kx) Re(transform) / size.
+    """Compute the real spectrum of a PSF centred in its array: (-1)^(ky + kx) Re(transform) / size.
 
-    A PSF is even, so its transform about its centre is real; the sign moves the centre to pixel (0, 0), and the division
+    A PSF is even, so its transform about its centre is real. The sign moves the centre to pixel (0, 0), and the division
     normalises the later inverse transform of size (ny, 2 (nx - 1)) = twice the image.
     """
     ny, nx = transform.shape

@@ -1,10 +1,10 @@
 """The backend of a GPU: CuPy arrays, kernels compiled by NVRTC, cuFFT, one stream for each thread.
 
-In: nothing but the GPU that `CUDA_VISIBLE_DEVICES` puts first. Out: `Backend`, or in one line why there is none.
+In: nothing but the GPU that `CUDA_VISIBLE_DEVICES` puts first. Out: a `Backend`, or one line that says why there is none.
 
-Several device objects share one GPU, each in a thread and a stream of its own: while one computes, others read, upload
-through pinned memory, and write. CuPy's memory pool keeps freed blocks for the stream that freed them, so a thread should
-keep its device (`gpucube.devices.choice.Devices`). Whatever runs out of memory on the way raises `MemoryError`.
+Several devices share one GPU, each in a thread and a stream of its own: while one computes, others read, upload through
+pinned memory, and write. CuPy's memory pool keeps freed blocks for the stream that freed them, so all devices of a thread
+use one stream. Whatever runs out of memory raises `MemoryError`.
 """
 
 from __future__ import annotations
@@ -13,44 +13,40 @@ import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from gpucube.devices.cuda.backend import Backend
+from gpucube.devices.base import DeviceArray
+from gpucube.devices.cuda.backend import Backend, FftMemory, Kernel
 from gpucube.devices.cuda.kernel_sources import kernel_source
 
 SHARE = 0.9
-"""Of the memory that is free when the first device object is made; the rest is left to the driver and to cuFFT."""
+"""Share of the memory that is free when the first device is made; the rest is left to the driver and to cuFFT."""
 
 STAGING_BYTES = 32 << 20
-"""Pinned memory is used in two halves of this size: one is filled while the other is on its way."""
+"""Pinned memory is used in two halves of this size: one is filled while the other is sent."""
 
 _HALVES = 2
 
-FFT_WORK, FFT_KEPT = 0.0, 1.0
-"""Transforms destroy what they are given and need no copy of it; the work area of cuFFT stays with the plan in the cache of its
+FFT_MEMORY = FftMemory(work=0.0, kept=1.0)
+"""Transforms may destroy their input and need no copy of it. The work area of cuFFT stays with the plan in the cache of its
 thread: an estimate, not measured (`bench/gpu/gpu_speed.py` measures it)."""
 
 LEAST_CAPABILITY = 80
 """Compute capability 8.0 (Ampere): the kernels reduce over a warp in one instruction, which older GPUs do not have."""
 
 _OUT_OF_MEMORY = ("CUFFT_ALLOC_FAILED", "cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY")
-"""How the errors of cuFFT, of the runtime and of the driver begin when there is no memory left."""
+"""The beginnings of the errors of cuFFT, the runtime and the driver when there is no memory left."""
 
-
-def sizes_alone() -> Backend:
-    """For planning: what is made with it knows its sizes and can do nothing."""
-
-    def nothing(*arguments: Any) -> Any:
-        return None
-
-    return Backend(np, *[nothing] * 10, MemoryError, 0, 0, FFT_WORK, FFT_KEPT)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @functools.cache
 def why_not() -> str:
-    """What keeps this process from using a GPU and what to do about it; empty if nothing does."""
+    """What keeps this process from using a GPU, and what to do about it; empty if nothing does."""
     advice = "pip install 'gpucube[cuda12]' or 'gpucube[cuda13]'"
     try:
         import cupy
@@ -59,7 +55,7 @@ def why_not() -> str:
     except ImportError as error:
         return f"CuPy cannot be imported ({_one_line(error.__cause__ or error)}; {advice})"
     try:
-        # importing CuPy works without a driver: only a kernel that runs shows that all is there
+        # importing CuPy works without a driver: only a kernel that runs shows that everything is there
         if int(cupy.cuda.Device().compute_capability) < LEAST_CAPABILITY:
             return "the GPU is too old (compute capability 8.0 is needed, that of NVIDIA's Ampere generation)"
         ones = cupy.ones(3, np.float32)
@@ -82,17 +78,17 @@ def _one_line(error: BaseException) -> str:
 
 
 def count() -> int:
-    """GPUs that this process sees."""
+    """Number of GPUs that this process sees."""
     import cupy
 
-    return cupy.cuda.runtime.getDeviceCount()
+    return int(cupy.cuda.runtime.getDeviceCount())
 
 
 def memory_held() -> int:
-    """Bytes that CuPy's pool has taken from the device; it gives them back only when memory runs out."""
+    """Bytes that CuPy's pool has taken from the device; it returns them only when memory runs out."""
     import cupy
 
-    return cupy.get_default_memory_pool().total_bytes()
+    return int(cupy.get_default_memory_pool().total_bytes())
 
 
 @functools.cache
@@ -118,11 +114,11 @@ def limited_pool() -> Iterator[None]:
         pool.set_limit(size=before)
 
 
-def _told_as_memory_error(function: Callable) -> Callable:
-    """Out of memory in cuFFT, the runtime or the driver is not an error of CuPy's allocator, but means the same."""
+def _raising_memory_error(function: Callable[P, R]) -> Callable[P, R]:
+    """Raise `MemoryError` where cuFFT, the runtime or the driver is out of memory, as CuPy's allocator does."""
 
     @functools.wraps(function)
-    def told(*arguments: Any, **options: Any) -> Any:
+    def wrapped(*arguments: P.args, **options: P.kwargs) -> R:
         try:
             return function(*arguments, **options)
         except RuntimeError as error:
@@ -130,11 +126,11 @@ def _told_as_memory_error(function: Callable) -> Callable:
                 raise MemoryError(str(error)) from None
             raise
 
-    return told
+    return wrapped
 
 
 _compiling = threading.Lock()
-"""A source takes seconds to compile when it is first used on a machine: not once in every thread."""
+"""A source takes seconds to compile when it is first used on a machine; one thread compiles it for all."""
 
 
 class _Module:
@@ -142,17 +138,17 @@ class _Module:
 
     def __init__(self, module: Any):
         self._module = module
-        self._launches: dict[str, Callable] = {}
+        self._kernels: dict[str, Kernel] = {}
 
-    def get_function(self, name: str) -> Callable:
-        """See `Backend.compile`."""
+    def get_function(self, name: str) -> Kernel:
+        """See `gpucube.devices.cuda.backend.KernelModule`."""
         with _compiling:
-            if name not in self._launches:
+            if name not in self._kernels:
                 kernel = self._module.get_function(name)
                 # without this a launch may take 48 KiB, less what is static
                 kernel.max_dynamic_shared_size_bytes = _shared_bytes() - kernel.shared_size_bytes
-                self._launches[name] = _told_as_memory_error(kernel)
-            return self._launches[name]
+                self._kernels[name] = _raising_memory_error(kernel)
+            return self._kernels[name]
 
 
 @functools.cache
@@ -169,7 +165,7 @@ def _shared_bytes() -> int:
 
 
 class _Staging:
-    """Pinned memory on the way to the device."""
+    """Pinned memory through which arrays are uploaded."""
 
     def __init__(self, stream: Any):
         import cupy
@@ -180,11 +176,11 @@ class _Staging:
         self._sent = [cupy.cuda.Event(disable_timing=True) for _ in range(_HALVES)]
         self._next = 0
 
-    def upload(self, arrays: Sequence[np.ndarray], dtype: Any) -> Any:
+    def upload(self, arrays: Sequence[np.ndarray], dtype: DTypeLike) -> DeviceArray:
         """See `Backend.upload`."""
-        dtype = np.dtype(dtype)
-        out = self._cupy.empty(sum(a.size for a in arrays), dtype)
-        room, at = STAGING_BYTES // dtype.itemsize, 0
+        kind = np.dtype(dtype)
+        out: DeviceArray = self._cupy.empty(sum(a.size for a in arrays), kind)
+        room, at = STAGING_BYTES // kind.itemsize, 0
         for array in arrays:
             flat = array.reshape(-1)
             for start in range(0, flat.size, room):
@@ -192,7 +188,7 @@ class _Staging:
                 half, sent = self._halves[self._next], self._sent[self._next]
                 self._next = (self._next + 1) % _HALVES
                 sent.synchronize()
-                pinned = half.view(dtype)[: part.size]
+                pinned = half.view(kind)[: part.size]
                 pinned[:] = part
                 out[at : at + part.size].set(pinned, stream=self._stream)
                 sent.record(self._stream)
@@ -201,22 +197,23 @@ class _Staging:
 
 
 def cupy_backend(lanes: int = 1) -> Backend:
-    """A backend for the calling thread: its own stream, and its share of the device's memory.
+    """Make a backend for the calling thread, with the thread's stream and a share of the GPU's memory.
 
     Parameters
     ----------
     lanes : int
-        Device objects that share the GPU.
+        Devices that share the GPU.
     """
     import cupy
     import cupyx
     from cupyx.scipy import fft
 
-    memory = usable_memory() // lanes
-    stream = cupy.cuda.Stream(non_blocking=True).use()
+    stream = cupy.cuda.get_current_stream()
+    if not stream.ptr:  # the thread has no stream of its own yet; CuPy keeps the one in use
+        stream = cupy.cuda.Stream(non_blocking=True).use()
 
-    def download(array: Any) -> np.ndarray:
-        out = cupyx.empty_pinned(array.shape, array.dtype)
+    def download(array: DeviceArray) -> np.ndarray:
+        out: np.ndarray = cupyx.empty_pinned(array.shape, array.dtype)
         cupy.ascontiguousarray(array).get(stream=stream, out=out, blocking=True)
         return out
 
@@ -227,19 +224,18 @@ def cupy_backend(lanes: int = 1) -> Backend:
     return Backend(
         xp=cupy,
         compile=lambda stem, options: _module(stem, tuple(options)),
-        rfft2=_told_as_memory_error(fft.rfft2),
-        irfft2=_told_as_memory_error(lambda a, shape: fft.irfft2(a, s=shape, norm="forward", overwrite_x=True)),
-        fft2=_told_as_memory_error(lambda a: fft.fft2(a, overwrite_x=True)),
-        ifft2=_told_as_memory_error(lambda a: fft.ifft2(a, norm="forward", overwrite_x=True)),
-        upload=_told_as_memory_error(_Staging(stream).upload),
-        download=_told_as_memory_error(download),
+        rfft2=_raising_memory_error(fft.rfft2),
+        irfft2=_raising_memory_error(lambda a, shape: fft.irfft2(a, s=shape, norm="forward", overwrite_x=True)),
+        fft2=_raising_memory_error(lambda a: fft.fft2(a, overwrite_x=True)),
+        ifft2=_raising_memory_error(lambda a: fft.ifft2(a, norm="forward", overwrite_x=True)),
+        upload=_raising_memory_error(_Staging(stream).upload),
+        download=_raising_memory_error(download),
         synchronise=stream.synchronize,
-        memory=lambda: memory,
+        memory=usable_memory() // lanes,
         free=free,
         # CuPy's own is one; Thrust, which sorts, raises the plain one
         out_of_memory=MemoryError,
         shared_bytes=_shared_bytes(),
         processors=int(cupy.cuda.Device().attributes["MultiProcessorCount"]),
-        fft_work=FFT_WORK,
-        fft_kept=FFT_KEPT,
+        fft_memory=FFT_MEMORY,
     )

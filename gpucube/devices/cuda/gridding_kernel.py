@@ -4,9 +4,9 @@ In: the accuracy epsilon, the upsampling of the uv grid, the field and the range
 shape parameter, Horner coefficients of every tap), correction factors of image pixels, and `WPlanes`.
 
 Kernel: exponential of semicircle, phi(x) = exp(beta (sqrt(1 - x^2) - 1)) on [-1, 1] (Barnett, Magland & af Klinteberg
-2019, SIAM J. Sci. Comput. 41, C479, eq. 1.8). Its transform by Gauss-Legendre quadrature (there, section 3.2). The w term
-by improved w-stacking: w gridded with the same kernel onto planes whose images are summed with their phases (Ye et al.
-2021, MNRAS 510, 4110; Arras et al. 2021, A&A 646, A58, eqs. 9 to 14).
+2019, SIAM J. Sci. Comput. 41, C479, eq. 1.8), with its transform by Gauss-Legendre quadrature (there, section 3.2).
+The w term uses improved w-stacking: w is gridded with the same kernel onto planes whose images are summed with their
+phases (Ye et al. 2021, MNRAS 510, 4110; Arras et al. 2021, A&A 646, A58, eqs. 9 to 14).
 """
 
 from __future__ import annotations
@@ -16,34 +16,30 @@ from functools import lru_cache
 
 import numpy as np
 
+from gpucube.devices.cuda.costs import FFT_SECONDS, TAP_SECONDS
 from gpucube.errors import GpucubeError
 from gpucube.fft_size import good_fft_size
 
 MAX_SUPPORT = 16
-"""Widest kernel, in cells: what a row of 16 threads handles."""
+"""Widest kernel, in cells: a row of 16 threads handles it."""
 
 UPSAMPLING = (1.25, 2.0)
-"""Least and largest ratio of the uv grid's FFT to the image."""
+"""Smallest and largest ratio of the uv grid's FFT to the image."""
 
 EXTRA_DEGREE = 3
 """Polynomials have degree support + 3: their error then stays well below the kernel's own (tested)."""
 
-_FFT_SECONDS = 4e-13
-_TAP_SECONDS = 4e-12
-"""Cost model of `choose_kernel`, per pixel and octave of an FFT and per thread that a sample occupies: estimates from an
-H200's memory and shared memory bandwidth, not measured. Only their ratio matters, and only between equally good kernels."""
-
 _ROUNDING = {True: 2.0**-25, False: 2.0**-54}
-"""Relative error of a grid and its FFT in single and double precision; in single precision 3.4e-8 was measured."""
+"""Relative error of a grid and its FFT in single (True) and double precision; 3.4e-8 was measured in single precision."""
 
 _W_DEGREE = 24
-"""Of the polynomial for the taper along w."""
+"""Degree of the polynomial for the taper along w."""
 
 _ALIASES = np.array([m for m in range(-4, 5) if m != 0])
 _QUADRATURE_POINTS = 160
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GriddingKernel:
     """phi(2 t / support) for |t| <= support / 2 cells.
 
@@ -58,8 +54,9 @@ class GriddingKernel:
     error : float
         Relative error of one visibility at the worst pixel of one dimension, rms over its position in a cell.
     coefficients : numpy.ndarray
-        float64, shape (support + 4, support), highest power first: tap j is the polynomial of column j in z in [-1, 1],
-        see `taps`.
+        float64, shape (support + 4, support), highest power first. For a sample at position p cells, the first cell is
+        f = ceil(p - support / 2), and the kernel at cell f + j is the polynomial of column j in
+        z = 2 (f + support / 2 - p) - 1, which runs from -1 to 1.
     """
 
     support: int
@@ -69,38 +66,15 @@ class GriddingKernel:
     coefficients: np.ndarray
 
     def __call__(self, t: np.ndarray) -> np.ndarray:
-        """The kernel by its definition, at `t` cells from its centre."""
+        """Evaluate the kernel by its definition, at `t` cells from its centre."""
         return _exponential_of_semicircle(2.0 * np.asarray(t, float) / self.support, self.beta)
-
-    def taps(self, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """First cell and kernel values of positions on the grid, as the device computes them.
-
-        Parameters
-        ----------
-        position : numpy.ndarray
-            In cells, float64, shape (n,).
-
-        Returns
-        -------
-        first : numpy.ndarray
-            int64, shape (n,): ceil(position - support / 2).
-        values : numpy.ndarray
-            float64, shape (n, support): phi at the cells first + j, by polynomials of
-            z = 2 (first + support / 2 - position) - 1, which runs from -1 to 1.
-        """
-        first = np.ceil(position - 0.5 * self.support)
-        z = 2.0 * (first + 0.5 * self.support - position) - 1.0
-        values = np.zeros((len(position), self.support))
-        for row in self.coefficients:
-            values = values * z[:, None] + row
-        return first.astype(np.int64), values
 
     def transform(self, frequency: np.ndarray) -> np.ndarray:
         """Fourier transform: integral of phi(2 t / support) cos(2 pi frequency t) dt, frequency in cycles per cell."""
         return _transform(np.asarray(frequency, float), self.support, self.beta)
 
     def correction(self, pixels: int, padded: int) -> np.ndarray:
-        """What the pixels of one axis are multiplied by, before degridding or after gridding.
+        """Factors for the pixels of one axis, before degridding or after gridding.
 
         Parameters
         ----------
@@ -132,7 +106,8 @@ def _transform(frequency: np.ndarray, support: int, beta: float) -> np.ndarray:
     # x = sin(pi s / 2) takes the square root's singularity away from the end of the interval
     x = np.sin(0.5 * np.pi * nodes)
     measure = weights * 0.5 * np.pi * np.cos(0.5 * np.pi * nodes) * _exponential_of_semicircle(x, beta)
-    return support * (np.cos(np.pi * support * np.multiply.outer(frequency, x)) @ measure)
+    integral: np.ndarray = np.cos(np.pi * support * np.multiply.outer(frequency, x)) @ measure
+    return support * integral
 
 
 def aliasing_error(support: int, beta: float, upsampling: float) -> float:
@@ -149,16 +124,16 @@ def aliasing_error(support: int, beta: float, upsampling: float) -> float:
 
 @lru_cache(maxsize=64)
 def make_kernel(epsilon: float, upsampling: float = 2.0, dimensions: int = 2, single: bool = False) -> GriddingKernel:
-    """The narrowest kernel that is accurate enough, with its best shape parameter.
+    """Make the narrowest kernel that is accurate enough, with its best shape parameter.
 
     Rounding counts too: the correction at the image's corners multiplies the rounding of the FFT by the ratio of the
     transform at the centre to that at the edge, once per dimension. With little upsampling that is 1e5 for wide kernels,
-    more than single precision can bear.
+    which is too much for single precision.
 
     Parameters
     ----------
     epsilon : float
-        Wanted accuracy of the image, relative to sum |w V| / sum w.
+        Accuracy of the image, relative to sum |w V| / sum w.
     upsampling : float
         Ratio of the FFT's size to the image's, `UPSAMPLING`; the kernel is also right for any larger ratio.
     dimensions : int
@@ -172,7 +147,7 @@ def make_kernel(epsilon: float, upsampling: float = 2.0, dimensions: int = 2, si
         No kernel of at most `MAX_SUPPORT` cells reaches epsilon in this precision.
     """
     if not UPSAMPLING[0] <= upsampling <= UPSAMPLING[1]:
-        raise GpucubeError(f"upsampling={upsampling}: gridding wants {UPSAMPLING[0]} to {UPSAMPLING[1]}")
+        raise GpucubeError(f"an upsampling of {upsampling} is not between {UPSAMPLING[0]} and {UPSAMPLING[1]}")
     # the error falls as exp(-pi support sqrt(1 - 1 / upsampling)) (Barnett et al. 2019, theorem 7): begin just below
     least = int(-np.log(epsilon) / (np.pi * np.sqrt(1.0 - 1.0 / upsampling))) - 1
     reached = np.inf
@@ -185,9 +160,12 @@ def make_kernel(epsilon: float, upsampling: float = 2.0, dimensions: int = 2, si
         rounding = _ROUNDING[single] * (centre / edge) ** dimensions
         reached = min(reached, float(np.hypot(error * np.sqrt(dimensions), rounding)))
         if reached <= epsilon:
-            return GriddingKernel(support, beta, upsampling, error, _polynomials(support, beta))
+            coefficients = _polynomials(support, beta)
+            return GriddingKernel(
+                support=support, beta=beta, upsampling=upsampling, error=error, coefficients=coefficients
+            )
     raise GpucubeError(
-        f"epsilon={epsilon:g} cannot be reached in {'single' if single else 'double'} precision with upsampling "
+        f"`epsilon={epsilon:g}` cannot be reached in {'single' if single else 'double'} precision with upsampling "
         f"{upsampling:g}: the best is {reached:.1e}"
     )
 
@@ -195,7 +173,7 @@ def make_kernel(epsilon: float, upsampling: float = 2.0, dimensions: int = 2, si
 def choose_kernel(
     epsilon: float, nx: int, ny: int, samples: int, dimensions: int = 2, single: bool = False
 ) -> GriddingKernel:
-    """The kernel whose upsampling makes one image cheapest: small FFTs want little, many samples want much.
+    """Choose the kernel whose upsampling makes one image cheapest: little for large FFTs, much for many samples.
 
     Parameters
     ----------
@@ -203,7 +181,7 @@ def choose_kernel(
     nx, ny : int
         Pixels of the image.
     samples : int
-        Visibilities of one plane; with w, times the support, as each is gridded to so many planes of w.
+        Visibilities of one plane; with w, times the support, since each is gridded to so many planes of w.
     dimensions, single
         As `make_kernel`.
 
@@ -214,11 +192,9 @@ def choose_kernel(
     """
 
     def seconds(kernel: GriddingKernel) -> float:
-        pixels = good_fft_size(int(np.ceil(kernel.upsampling * nx))) * good_fft_size(
-            int(np.ceil(kernel.upsampling * ny))
-        )
-        threads = 64 if kernel.support <= 8 else 256
-        return pixels * np.log2(pixels) * _FFT_SECONDS + samples * threads * _TAP_SECONDS
+        fft_y, fft_x = (good_fft_size(int(np.ceil(kernel.upsampling * n))) for n in (ny, nx))
+        pixels, threads = fft_y * fft_x, 64 if kernel.support <= 8 else 256
+        return float(pixels * np.log2(pixels) * FFT_SECONDS + samples * threads * TAP_SECONDS)
 
     kernels = [make_kernel(epsilon, UPSAMPLING[1], dimensions, single)]  # if any reaches epsilon, this one does
     for upsampling in (1.25, 1.5, 1.75):
@@ -230,7 +206,7 @@ def choose_kernel(
 
 
 def _polynomials(support: int, beta: float) -> np.ndarray:
-    """Polynomials of every tap, through Chebyshev nodes; highest power first."""
+    """Interpolate every tap by a polynomial through Chebyshev nodes; highest power first."""
     degree = support + EXTRA_DEGREE
     z = np.cos(np.pi * (np.arange(degree + 1) + 0.5) / (degree + 1))
     # tap j lies between j - support / 2 and one cell further from the centre
@@ -240,12 +216,12 @@ def _polynomials(support: int, beta: float) -> np.ndarray:
     return np.array([np.polynomial.chebyshev.cheb2poly(column) for column in series.T]).T[::-1].copy()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WPlanes:
     """Planes of w for improved w-stacking.
 
-    The visibilities are turned by exp(-2 pi i w centre), which moves n - 1 to n - 1 - centre, between -h and +h: half as
-    many planes as without (as Arras et al. 2021 in their implementation). Plane p then lies at ``first + p * spacing``.
+    The visibilities are turned by exp(-2 pi i w centre), which moves n - 1 to n - 1 - centre, between -h and +h. That halves
+    the number of planes (as in the implementation of Arras et al. 2021). Plane p lies at ``first + p * spacing``.
 
     Attributes
     ----------
@@ -268,8 +244,8 @@ class WPlanes:
     def correction(self, kernel: GriddingKernel, n_minus_one: np.ndarray) -> np.ndarray:
         """Factor 1 / transform(spacing (n - 1 - centre)) of every pixel (Arras et al. 2021, eq. 14).
 
-        By a polynomial in the square of the argument, for the transform is even and smooth: millions of quadratures would
-        take a minute. Through Chebyshev nodes up to rounding (tested).
+        It is computed by a polynomial in the square of the argument, since the transform is even and smooth and millions of
+        quadratures would take a minute. Chebyshev nodes make it accurate to rounding (tested).
         """
         reach = self.spacing * max(abs(float(n_minus_one.min()) - self.centre), abs(self.centre))
         series = np.polynomial.Chebyshev.interpolate(
@@ -279,7 +255,7 @@ class WPlanes:
 
 
 def make_w_planes(kernel: GriddingKernel, w_min: float, w_max: float, n_minus_one_min: float) -> WPlanes:
-    """Planes that hold every w with the kernel's own accuracy.
+    """Make planes that hold every w with the kernel's own accuracy.
 
     The image's transform along w extends over h = |n - 1|max / 2 on either side, so that planes 1 / (2 upsampling h)
     apart sample it as finely as the uv grid samples the image (Ye et al. 2021, eq. 20; Arras et al. 2021, eq. 13).
@@ -288,9 +264,9 @@ def make_w_planes(kernel: GriddingKernel, w_min: float, w_max: float, n_minus_on
     ----------
     kernel : GriddingKernel
     w_min, w_max : float
-        Wavelengths; of visibilities turned to w >= 0 by conjugation.
+        Range of w in wavelengths, of visibilities turned to w >= 0 by conjugation.
     n_minus_one_min : float
-        Of the image's corners, negative.
+        n - 1 of the image's corners, negative.
 
     Returns
     -------
@@ -298,6 +274,11 @@ def make_w_planes(kernel: GriddingKernel, w_min: float, w_max: float, n_minus_on
     """
     spacing = 1.0 / (kernel.upsampling * abs(n_minus_one_min))
     between = int(np.ceil((w_max - w_min) / spacing))
-    # ceil(position - support / 2) must not be negative, nor its last tap lie beyond the last plane
+    # ceil(position - support / 2) must not be negative, and its last tap must not lie beyond the last plane
     before = kernel.support // 2
-    return WPlanes(between + kernel.support + 1, w_min - before * spacing, spacing, 0.5 * n_minus_one_min)
+    return WPlanes(
+        count=between + kernel.support + 1,
+        first=w_min - before * spacing,
+        spacing=spacing,
+        centre=0.5 * n_minus_one_min,
+    )

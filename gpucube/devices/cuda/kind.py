@@ -54,14 +54,15 @@ class CudaKind:
 
     def resources(self, settings: ImagingSettings, device_memory: int) -> Resources:
         """Predict the host memory of all lanes, and what each may hold on the GPU."""
-        from gpucube.devices.cuda.memory import plan_memory
+        from gpucube.devices.cuda.cupy_backend import FFT_MEMORY
+        from gpucube.devices.cuda.memory import DeviceMemory
 
-        planes, device_bytes = plan_memory(settings, device_memory // self.lanes)
+        memory = DeviceMemory(settings, FFT_MEMORY)
         return Resources(
             process_bytes=PROCESS_BYTES,
             host_bytes=self.lanes * settings.geometry.nx * settings.geometry.ny * BYTES_A_PIXEL,
-            planes=planes,
-            device_bytes=device_bytes,
+            planes=memory.planes_that_fit(device_memory // self.lanes),
+            device_bytes=memory.of,
         )
 
     def memory_peak(self) -> int:

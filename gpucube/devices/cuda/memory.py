@@ -1,164 +1,156 @@
-"""How much device memory a job takes, and so how many planes a CUDA device works on at once: arithmetic, no device.
+"""How much device memory a job takes, and so how many planes a CUDA device holds at once: arithmetic, no device.
 
-In: the job's settings and the gridders made for them. Out: bytes of each step of a plane's life (docs/cuda.md), and how many
-planes fit. The same functions serve the plan, before there is a device, and the device itself; a test holds them against
-what is really allocated. Here too is made what depends on the settings alone: gridders, and the way of the major cycle.
+In: the job's settings, and what FFTs take. Out: bytes of each step of a plane's life (docs/cuda.md), and the number of planes
+that fit. The plan uses it before there is a device, and the device itself; a test compares it with what is really allocated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
 
-import numpy as np
-
-from gpucube.devices.base import ImagingSettings
-from gpucube.devices.cuda.backend import Backend
-from gpucube.devices.cuda.convolver import Convolver
-from gpucube.devices.cuda.cupy_backend import sizes_alone
-from gpucube.devices.cuda.gridder import TileGridder
-from gpucube.devices.cuda.gridding_kernel import choose_kernel, make_w_planes
+from gpucube.devices.base import ImagingSettings, major_in_image
+from gpucube.devices.cuda.backend import FftMemory, fft_group
+from gpucube.devices.cuda.costs import MAJOR_CYCLE
+from gpucube.devices.cuda.uv_grid import UvGrid, choose_grids
 from gpucube.errors import GpucubeError
-from gpucube.sky.geometry import ImageGeometry, n_minus_one
 
-_FFT_SECONDS = 4e-13
-_SAMPLE_SECONDS = 4e-10
-"""Cost model of a major cycle, per pixel and octave of an FFT and per sample degridded and gridded: estimates from the
-bandwidth of an H200, not measured. They decide between two ways that agree."""
+FLOAT, DOUBLE, INT, LONG, COMPLEX64 = 4, 8, 4, 8, 8
+"""Bytes."""
 
 
-@dataclass(frozen=True)
-class Gridders:
-    """One for dirty images and residuals, one for PSFs of the image's size, one for PSFs of twice that."""
-
-    image: TileGridder
-    narrow: TileGridder
-    wide: TileGridder
-
-
-def make_gridders(settings: ImagingSettings, backend: Backend) -> Gridders:
-    """Gridders of a job; in single precision where that reaches epsilon.
-
-    Raises
-    ------
-    GpucubeError
-        Nothing reaches epsilon, or the image reaches beyond the horizon.
-    """
-    g = settings.geometry
-
-    def gridder(scale: int, w: bool) -> TileGridder:
-        nx, ny, dimensions = scale * g.nx, scale * g.ny, 3 if w else 2
-        try:
-            real, kernel = np.float32, choose_kernel(settings.epsilon, nx, ny, settings.samples, dimensions, True)
-        except GpucubeError:
-            real, kernel = np.float64, choose_kernel(settings.epsilon, nx, ny, settings.samples, dimensions, False)
-        w_planes = None
-        if w:
-            lowest = float(n_minus_one(nx, ny, g.cell_x, g.cell_y).min())
-            w_planes = make_w_planes(kernel, 0.0, settings.w_max, lowest)
-        return TileGridder(backend, nx, ny, g.cell_x, g.cell_y, kernel, real, w_planes)
-
-    narrow = gridder(1, False)
-    return Gridders(gridder(1, True) if settings.w_term else narrow, narrow, gridder(2, False))
-
-
-def major_in_image(settings: ImagingSettings) -> bool:
-    """Whether major cycles are done in the image: exact without w, and chosen by cost unless told."""
-    if settings.w_term or settings.majorcycle == "visibility":
-        return False
-    if settings.majorcycle == "image":
-        return True
-    pixels = settings.geometry.nx * settings.geometry.ny
-    in_image = 2 * 4 * pixels * np.log2(4 * pixels) * _FFT_SECONDS
-    through_visibilities = settings.samples * _SAMPLE_SECONDS + 4 * pixels * np.log2(2 * pixels) * _FFT_SECONDS
-    return bool(in_image < through_visibilities)
-
-
-def device_memory(settings: ImagingSettings, gridders: Gridders, convolver: Convolver, planes: int) -> int:
-    """Most bytes of device memory that so many planes take at any time, each of `settings.samples` samples.
-
-    The stacks, the plans of FFTs, and the larger of what each step takes beside them: upload and weights; sorting and
-    gridding; PSFs, one group at a time; major cycles. Minor cycles whose active set spills are rare and smaller: not counted.
-    """
-    pixels, samples, all_samples = (
-        settings.geometry.nx * settings.geometry.ny,
-        settings.samples,
-        planes * settings.samples,
-    )
-    in_image, uv_max = major_in_image(settings), settings.uv_max
-    stacks = planes * pixels * (6 * 4 + 16 + (8 if in_image else 0) + 1)
-    # uvw are uploaded, and put into the order of the visibilities
-    rows = samples * (24 + 4 + 8)
-    weighing = 12 * all_samples + 12 * all_samples + (0 if settings.weighting == "natural" else 4 * planes * pixels)
-    kept = 0 if in_image else gridders.image.kept_memory(all_samples)
-    placing = 16 * all_samples + gridders.image.place_memory(all_samples)
-    gridding = (
-        16 * all_samples + gridders.image.kept_memory(all_samples) + gridders.image.work_memory(planes, samples, uv_max)
-    )
-    held = 4 * all_samples + kept
-    psfs = [
-        g.place_memory(min(g.group, planes) * samples)
-        + 12 * min(g.group, planes) * samples
-        + g.work_memory(planes, samples, uv_max)
-        for g in (gridders.narrow, gridders.wide)
-    ]
-    major = convolver.work_memory() if in_image else gridders.image.work_memory(planes, samples, uv_max, residual=True)
-    plans = gridders.image.plan_memory(1 if in_image else 2) + gridders.wide.plan_memory(1)
-    plans += (convolver.plan_memory() if in_image else 0) + (gridders.narrow.plan_memory(1) if settings.w_term else 0)
-    return stacks + rows + plans + max(weighing, placing, gridding, *(held + p for p in psfs), kept + major)
-
-
-def plan_memory(settings: ImagingSettings, memory: int) -> tuple[int, Callable[[int], int]]:
-    """What a device object would take, without a device.
+class DeviceMemory:
+    """The device memory of a job.
 
     Parameters
     ----------
     settings : ImagingSettings
-    memory : int
-        Bytes of device memory that it may take.
-
-    Returns
-    -------
-    planes : int
-        That fit at once.
-    memory_of : callable
-        Bytes that so many planes take, at most.
+    fft : FftMemory
 
     Raises
     ------
     GpucubeError
-        Not even one plane fits.
+        No grid reaches epsilon, or the image extends beyond the horizon.
     """
-    backend = sizes_alone()
-    gridders = make_gridders(settings, backend)
-    convolver = Convolver(backend, settings.geometry.nx, settings.geometry.ny)
-    planes = planes_that_fit(settings, gridders, convolver, memory)
-    return planes, lambda count: device_memory(settings, gridders, convolver, count)
+
+    def __init__(self, settings: ImagingSettings, fft: FftMemory):
+        self._settings, self._fft = settings, fft
+        self.grids = choose_grids(settings)
+        self.in_image = major_in_image(settings, settings.samples, MAJOR_CYCLE)
+
+    def planes_that_fit(self, memory: int) -> int:
+        """Largest number of planes that `memory` bytes hold at once.
+
+        Raises
+        ------
+        GpucubeError
+            Not even one plane fits.
+        """
+        if (one := self.of(1)) > memory:
+            g = self._settings.geometry
+            raise GpucubeError(
+                f"imaging one channel of {g.nx} x {g.ny} pixels needs {one / 1e9:.2f} GB of device memory, "
+                f"{memory / 1e9:.2f} GB may be used: choose a smaller `imsize`, or `device='cpu'`"
+            )
+        low, high = 1, 2
+        while self.of(high) <= memory:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.of(middle) <= memory else (low, middle)
+        return low
+
+    def of(self, planes: int) -> int:
+        """Largest number of bytes that so many planes take at any time, each with `settings.samples` samples.
+
+        That is the stacks, the uvw, the plans of FFTs, and the largest of what each step takes beside them: weights;
+        sorting; gridding; PSFs, one group at a time; major cycles. Minor cycles whose active set spills are rare and
+        smaller; they are not counted.
+        """
+        settings, grids = self._settings, self.grids
+        pixels, each = settings.geometry.nx * settings.geometry.ny, settings.samples
+        samples = planes * each
+        stacks = planes * pixels * (6 * FLOAT + 4 * FLOAT + (2 * FLOAT if self.in_image else 0) + 1)
+        # uvw are uploaded, and put into the order of the visibilities
+        rows = each * (3 * DOUBLE + INT + LONG)
+        uploaded = samples * (COMPLEX64 + FLOAT)
+        density = 0 if settings.weighting == "natural" else planes * pixels * LONG // 2
+        weighing = uploaded + samples * (2 * INT + FLOAT) + density
+        weighed = uploaded + samples * FLOAT
+        sorting = weighed + _sorting(grids.image, samples)
+        gridding = weighed + _placed(grids.image, samples) + self._gridding(grids.image, planes)
+        kept = 0 if self.in_image else _placed(grids.image, samples)
+        psf = max(self._psf(grid, planes) for grid in (grids.narrow, grids.wide))
+        major = self._convolving() if self.in_image else self._gridding(grids.image, planes, residual=True)
+        steps = max(weighing, sorting, gridding, samples * FLOAT + kept + psf, kept + major)
+        return stacks + rows + self._plans() + steps
+
+    def _psf(self, grid: UvGrid, planes: int) -> int:
+        """Sorting and gridding of unit visibilities, one group of planes at a time."""
+        samples = min(grid.group, planes) * self._settings.samples
+        return _sorting(grid, samples) + samples * (COMPLEX64 + FLOAT) + self._gridding(grid, planes)
+
+    def _gridding(self, grid: UvGrid, planes: int, residual: bool = False) -> int:
+        """One group: buffers of items, the grid, the padded image, the FFT's own work; with w the sum of its planes.
+
+        The items are counted as if the samples lay in as many tiles as they can. A `residual` also takes the model's
+        spectrum, or with w the predicted visibilities.
+        """
+        w, cell = grid.w_planes is not None, grid.complex.itemsize
+        together, samples = min(planes, grid.group), self._settings.samples
+        items = min(samples, self._occupied(grid) + samples // grid.max_samples)
+        tiles = grid.tiles[0] * grid.tiles[1]
+        squares = together * (items * (grid.side**2 * cell + 16) + tiles * 48)
+        spectrum, padded = _fft_bytes(grid)
+        more = together * grid.ny * grid.nx * grid.real.itemsize if w else 0
+        if residual:
+            more += planes * samples * cell if w else spectrum
+        return squares + spectrum + padded + int(self._fft.work * max(spectrum, padded)) + more
+
+    def _occupied(self, grid: UvGrid) -> int:
+        """Tiles in which samples may lie: an ellipse of tiles around the origin, half of it without w."""
+        uv_max, (fft_y, fft_x) = self._settings.uv_max, grid.fft
+        semi_x = uv_max * grid.cell_x * fft_x / grid.tile + 1.5
+        semi_y = uv_max * grid.cell_y * fft_y / grid.tile + 1.5
+        area = math.pi * semi_x * semi_y * (0.5 if grid.w_planes is None else 1.0)
+        return int(min(grid.tiles[0] * grid.tiles[1], area + semi_y))
+
+    def _convolving(self) -> int:
+        """One group of a convolution: padded images, their transforms, and the FFT's own work."""
+        return int((2 + self._fft.work) * self._convolution_bytes())
+
+    def _convolution_bytes(self) -> int:
+        g = self._settings.geometry
+        return fft_group(4 * g.nx * g.ny) * 2 * g.ny * (2 * g.nx + 2) * FLOAT
+
+    def _plans(self) -> int:
+        """What plans of FFTs keep: one for each kind of transform."""
+        grids = self.grids
+
+        def plans(transforms: int, grid: UvGrid) -> int:
+            return int(transforms * self._fft.kept * max(_fft_bytes(grid)))
+
+        total = plans(1 if self.in_image else 2, grids.image) + plans(1, grids.wide)
+        if self.in_image:
+            total += int(2 * self._fft.kept * self._convolution_bytes())
+        if self._settings.w_term:
+            total += plans(1, grids.narrow)
+        return total
 
 
-def planes_that_fit(settings: ImagingSettings, gridders: Gridders, convolver: Convolver, memory: int) -> int:
-    """Most planes that `memory` bytes hold at once.
+def _sorting(grid: UvGrid, samples: int) -> int:
+    """Key and order, two arrays more of each while they are sorted, and the `PlacedSamples` that come of it."""
+    return 6 * LONG * samples + _placed(grid, samples)
 
-    Raises
-    ------
-    GpucubeError
-        Not even one.
-    """
-    one = device_memory(settings, gridders, convolver, 1)
-    if one > memory:
-        g: ImageGeometry = settings.geometry
-        raise GpucubeError(
-            f"imaging one channel of {g.nx} x {g.ny} pixels needs {one / 1e9:.2f} GB of device memory, "
-            f"{memory / 1e9:.2f} GB may be used: choose a smaller imsize, or device='cpu'"
-        )
 
-    def fits(planes: int) -> bool:
-        return device_memory(settings, gridders, convolver, planes) <= memory
+def _placed(grid: UvGrid, samples: int) -> int:
+    """The `PlacedSamples` of so many samples."""
+    real, cell = grid.real.itemsize, grid.complex.itemsize
+    return samples * (2 * LONG + 2 * INT + 2 * cell + real + (0 if grid.w_planes is None else INT + real))
 
-    low, high = 1, 2
-    while fits(high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+
+def _fft_bytes(grid: UvGrid) -> tuple[int, int]:
+    """The grids of one group, and its padded images."""
+    fft_y, fft_x = grid.fft
+    padded = grid.real.itemsize if grid.w_planes is None else grid.complex.itemsize
+    rows = grid.group * fft_y
+    return rows * grid.columns * grid.complex.itemsize, rows * fft_x * padded
