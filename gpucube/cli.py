@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpucube.errors import GpucubeError
-from gpucube.words import counted, ranges
+from gpucube.words import counted, did_you_mean, ranges
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -49,13 +49,11 @@ class _Parser(argparse.ArgumentParser):
         """
         known, unknown = self.parse_known_intermixed_args(_join_negative_values(arguments))
         if unknown:
-            from gpucube.schema.validation import suggestion
-
             option = unknown[0].partition("=")[0]
             advice = (absent or {}).get(option.removeprefix("--"))
             if advice:
                 raise GpucubeError(f"tclean's parameter {option!r} is not available: {advice}")
-            self.error(f"unknown option {option!r}{suggestion(option, self._option_string_actions)}")
+            self.error(f"unknown option {option!r}{did_you_mean(option, self._option_string_actions)}")
         return {name: value for name, value in vars(known).items() if value not in (None, [])}
 
 
@@ -75,28 +73,29 @@ def _join_negative_values(arguments: Sequence[str]) -> list[str]:
 
 def _add_options(parser: argparse.ArgumentParser, model: type[BaseModel], leave_out: Iterable[str]) -> None:
     """Add one option for each field of the schema."""
+    from gpucube.schema.about import about
+
     groups: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         if name in leave_out:
             continue
-        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-        group = str(extra.get("group", ""))
-        if group not in groups:
-            groups[group] = parser.add_argument_group(group) if group else parser
-        holder = groups[group]
-        option, description = "--" + name.replace("_", "-"), str(field.description)
+        it = about(field)
+        if it.group not in groups:
+            groups[it.group] = parser.add_argument_group(it.group) if it.group else parser
+        holder = groups[it.group]
+        option = "--" + name.replace("_", "-")
         if field.annotation is bool:
             holder.add_argument(
-                option, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=_escape(description)
+                option, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=_escape(it.description)
             )
             continue
-        notes = [str(extra["accepts"])] if "accepts" in extra else []
+        notes = [it.accepts] if it.accepts else []
         depends = field.is_required() or field.default_factory  # on the user, or on other fields
         default = None if depends else field.default
         if default not in (None, "", ()):
             notes.append(f"default {','.join(default) if isinstance(default, tuple) else default}")
-        text = description + (f" ({'; '.join(notes)})" if notes else "")
-        holder.add_argument(option, default=argparse.SUPPRESS, metavar="VALUE", help=_escape(text))
+        text = it.description + (f" ({'; '.join(notes)})" if notes else "")
+        holder.add_argument(option, default=argparse.SUPPRESS, metavar=it.metavar, help=_escape(text))
 
 
 def _escape(text: str) -> str:
@@ -190,9 +189,9 @@ def job_parameters(command: str, arguments: Sequence[str]) -> Parameters:
         The first mistake, in one line.
     """
     from gpucube.schema.parameters import make_parameters
-    from gpucube.schema.tclean import TCLEAN_ONLY
+    from gpucube.schema.tclean import ABSENT_PARAMETERS
 
-    given = _job_parser(command).parse(arguments, absent=TCLEAN_ONLY)
+    given = _job_parser(command).parse(arguments, absent=ABSENT_PARAMETERS)
     config = given.pop("config", None)
     values = (read_config(config) if config is not None else {}) | given
     if "vis" not in values:
@@ -311,9 +310,7 @@ def _run(arguments: Sequence[str], tuning: Tuning | None) -> int:
     parser.add_argument("--version", action="version", version=f"gpucube {__version__}")
     command = parser.parse(arguments[:1])["command"]
     if command not in COMMANDS:
-        from gpucube.schema.validation import suggestion
-
-        parser.error(f"unknown command {command!r}{suggestion(command, COMMANDS)}")
+        parser.error(f"unknown command {command!r}{did_you_mean(command, COMMANDS)}")
     if command == "image":
         return _image(arguments[1:], tuning)
     return COMMANDS[command][0](arguments[1:])

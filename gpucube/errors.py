@@ -1,20 +1,29 @@
-"""The exceptions a user is meant to read.
+"""The exceptions that users are meant to read.
 
-Every check at the door (parameters, files, resources) raises `GpucubeError` with one line that names
-what is wrong, where, and what would be right. The command line prints that line and exits with status 2;
-any other exception is a defect of gpucube and keeps its traceback.
+Every check of parameters, files and resources raises `GpucubeError` with one line that says what is wrong, where, and
+what would be right. Parameters in such a line are written as Python in backticks, e.g. `` `overwrite=True` ``; the command
+line prints them as its options and exits with status 2. Any other exception is a defect of gpucube and keeps its traceback.
+
+    GpucubeError            a mistake of the user, or a job that cannot be done
+      AccuracyError         no gridding kernel reaches the accuracy asked for in this precision
+      DeviceLost            a GPU that no longer works in this process
+    Interrupted             Ctrl-C or SIGTERM, with what is safe on disk
 """
 
 from __future__ import annotations
 
 
 class GpucubeError(Exception):
-    """A user's mistake or an impossible job, told in one line."""
+    """A mistake of the user, or a job that cannot be done, in one line."""
+
+
+class AccuracyError(GpucubeError):
+    """No gridding kernel reaches the accuracy that is asked for; a higher precision may."""
 
 
 class DeviceLost(GpucubeError):
-    """A device that no longer works in this process: nothing but a new process helps."""
+    """A device no longer works in this process. Only a new process can recover."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run that was interrupted, with one line that says what is safe and how to go on."""
+    """The run was interrupted. The message says what is safe on disk and how to continue."""

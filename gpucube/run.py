@@ -22,7 +22,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from gpucube import disk
-from gpucube.constants import ARCSEC_PER_RADIAN
 from gpucube.data.ingest import Ingest
 from gpucube.data.mask import Mask, load_mask
 from gpucube.data.scratch import clear_leftover, load_state, save_state
@@ -316,7 +315,7 @@ def prepare(
         geometry=geometry,
         axis=axis,
         mask=mask,
-        restoring_beam=restoring_beam(parameters),
+        restoring_beam=parameters.beam,
     )
 
 
@@ -539,14 +538,6 @@ def clean_parameters(parameters: Parameters) -> CleanParameters:
     """The parameters of iteration control."""
     names = CleanParameters.__dataclass_fields__
     return CleanParameters(**{name: getattr(parameters, name) for name in names})
-
-
-def restoring_beam(parameters: Parameters) -> RestoringBeam:
-    """``"channel"`` for each channel's own beam, ``"common"``, or the given beam."""
-    if parameters.restoringbeam in ("", "common"):
-        return "common" if parameters.restoringbeam else "channel"
-    bmaj, bmin, bpa = parameters.restoringbeam
-    return Beam(bmaj=bmaj / ARCSEC_PER_RADIAN, bmin=bmin / ARCSEC_PER_RADIAN, bpa=float(np.deg2rad(bpa)))
 
 
 def _create_cubes(job: Job) -> dict[str, CubeFile]:

@@ -1,8 +1,9 @@
-"""Numbers and lists in words."""
+"""Numbers, lists, tables and suggestions in words, for messages, reports and pages."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 
 
 def counted(number: int, what: str) -> str:
@@ -11,10 +12,9 @@ def counted(number: int, what: str) -> str:
 
 
 def ranges(channels: Iterable[int]) -> str:
-    """Channels in words, ``"4, 7~8"``."""
-    numbers = sorted(channels)
+    """Channels as ranges in ascending order: ``"4, 7~8"``."""
     runs: list[list[int]] = []
-    for number in numbers:
+    for number in sorted(channels):
         if runs and number == runs[-1][-1] + 1:
             runs[-1].append(number)
         else:
@@ -22,15 +22,61 @@ def ranges(channels: Iterable[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}~{run[-1]}" for run in runs)
 
 
+def with_prefix(value: float, unit: str) -> str:
+    """Three digits and a unit with its metric prefix: ``"340 MB"``."""
+    for prefix in ("", "k", "M", "G", "T"):
+        if abs(value) < 999.5:
+            return f"{value:.3g} {prefix}{unit}"
+        value /= 1000
+    return f"{value:.3g} P{unit}"
+
+
 def size_text(nbytes: float) -> str:
     """Bytes for people: ``"340 MB"``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 999.5:
-            return f"{nbytes:.3g} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:.3g} TB"
+    return with_prefix(nbytes, "B")
 
 
 def one_line(error: Exception) -> str:
     """``"ValueError: what was wrong"``, whatever the exception holds."""
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def in_words(values: Sequence[object]) -> str:
+    """Alternatives as Python writes them: ``"'natural', 'uniform' or 'briggs'"``."""
+    listed = [repr(value) for value in values]
+    return " or ".join([", ".join(listed[:-1]), listed[-1]] if len(listed) > 1 else listed)
+
+
+def did_you_mean(name: object, right: Iterable[str], other_names: Mapping[str, str] | None = None) -> str:
+    """Suggest the nearest right name.
+
+    Parameters
+    ----------
+    name : object
+        What was written.
+    right : iterable of str
+        The right names.
+    other_names : mapping, optional
+        Names in lower case that some may write -> the right names that they mean.
+
+    Returns
+    -------
+    str
+        ``": did you mean 'imsize'?"``, or nothing if no right name is near.
+    """
+    folded = {known.lower(): known for known in right}
+    written = str(name).strip().lower()
+    nearest = difflib.get_close_matches(written, folded, n=1, cutoff=0.6)
+    found = (other_names or {}).get(written) or (folded[nearest[0]] if nearest else None)
+    return f": did you mean {found!r}?" if found else ""
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Aligned Markdown table. The first row is the head; all columns but the first stand to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines.insert(1, "|" + "|".join("-" * (w + 1) + (":" if i else "-") for i, w in enumerate(widths)) + "|")
+    return "\n".join(lines)

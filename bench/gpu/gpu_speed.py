@@ -49,8 +49,9 @@ from gpucube.imaging.loop import image_chunk
 from gpucube.output.fits_cube import create_cubes
 from gpucube.output.records import ChannelRecord
 from gpucube.sky.directions import Direction
+from gpucube.sky.frames import FRAMES
 from gpucube.sky.geometry import ImageGeometry
-from gpucube.sky.spectral import FRAMES, SpectralAxis
+from gpucube.sky.spectral import SpectralAxis
 
 EPSILON = 1e-4
 

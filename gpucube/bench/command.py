@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpucube.bench.machine import busy_percent, cores
 from gpucube.errors import GpucubeError
-from gpucube.schema.validation import suggestion
+from gpucube.words import did_you_mean
 
 if TYPE_CHECKING:
     from gpucube.devices.base import DeviceKind
@@ -64,7 +64,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = _parser()
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
-        advice = suggestion(unknown[0].partition("=")[0], parser._option_string_actions)
+        advice = did_you_mean(unknown[0].partition("=")[0], parser._option_string_actions)
         raise GpucubeError(f"unknown option {unknown[0]!r}{advice or '; see python -m gpucube.bench --help'}")
     if options.device not in DEVICES:
         raise GpucubeError(f"no device {options.device!r}: there are {', '.join(DEVICES)}")
@@ -103,7 +103,7 @@ def _stages(text: str) -> tuple[str, ...]:
     names = tuple(text.split(",")) if text else STAGES
     for name in names:
         if name not in STAGES:
-            advice = suggestion(name, STAGES) or f": there are {', '.join(STAGES)}"
+            advice = did_you_mean(name, STAGES) or f": there are {', '.join(STAGES)}"
             raise GpucubeError(f"no stage {name!r}{advice}")
     return names
 

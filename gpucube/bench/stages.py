@@ -48,8 +48,9 @@ from gpucube.output.fits_cube import create_cubes, sync
 from gpucube.output.records import ChannelRecord, StopCode
 from gpucube.schema.parameters import make_parameters
 from gpucube.simulate import simulate_ms
+from gpucube.sky.frames import FRAMES
 from gpucube.sky.geometry import ImageGeometry
-from gpucube.sky.spectral import FRAMES, SpectralAxis
+from gpucube.sky.spectral import SpectralAxis
 
 INGEST_STAGES = ("read", "transpose")
 RECORD_STAGES = ("upload", "weights", "grid", "psf", "fft", "measure", "minor", "major", "restore", "write")

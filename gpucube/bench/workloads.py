@@ -25,12 +25,13 @@ from gpucube.devices.base import ImagingSettings, needs_w
 from gpucube.devices.cpu.kind import CpuKind
 from gpucube.errors import GpucubeError
 from gpucube.imaging.stopping import CleanParameters
-from gpucube.schema.validation import suggestion, validated
+from gpucube.schema.validation import validated
 from gpucube.simulate import SimulationParameters
 from gpucube.simulate.arrays import ARRAYS, antenna_positions, antenna_uvw, track_times
 from gpucube.simulate.sky import Sky, point_sky, visibilities
 from gpucube.sky.directions import Direction
 from gpucube.sky.geometry import ImageGeometry
+from gpucube.words import did_you_mean
 
 FLAGGED = 0.05
 """Share of the samples without weight."""
@@ -170,7 +171,7 @@ def find_workload(name: str) -> Workload:
     if name.endswith((".yaml", ".yml")):
         return read_workload(Path(name))
     if name not in WORKLOADS:
-        advice = suggestion(name, WORKLOADS) or f": there are {', '.join(WORKLOADS)}, or a file NAME.yaml"
+        advice = did_you_mean(name, WORKLOADS) or f": there are {', '.join(WORKLOADS)}, or a file NAME.yaml"
         raise GpucubeError(f"no workload {name!r}{advice}")
     return WORKLOADS[name]
 
@@ -191,7 +192,7 @@ def read_workload(path: Path) -> Workload:
     kinds = {f.name: type(f.default) for f in fields(Workload)}
     for name, value in values.items():
         if name not in kinds:
-            raise GpucubeError(f"{path}: unknown field {name!r}{suggestion(str(name), kinds)}")
+            raise GpucubeError(f"{path}: unknown field {name!r}{did_you_mean(str(name), kinds)}")
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not (isinstance(value, kinds[name]) or (kinds[name] is float and number)):
             raise GpucubeError(f"{path}: {name}={value!r} should be {kinds[name].__name__}")

@@ -19,7 +19,7 @@ import numpy as np
 
 from gpucube.errors import GpucubeError
 from gpucube.sky.directions import Direction
-from gpucube.sky.spectral import FRAMES, SpectralFrame, frame_of_code
+from gpucube.sky.frames import FRAMES, SpectralFrame, frame_of_code
 
 if TYPE_CHECKING:
     from casacore import tables

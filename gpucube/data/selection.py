@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gpucube.constants import ARCSEC_PER_RADIAN
 from gpucube.data.channels import ChannelMap, WindowChannels, output_channels
 from gpucube.data.measurementset import Field, MeasurementSet, Observation, SpectralWindow, describe
 from gpucube.data.rows import (
@@ -223,20 +222,16 @@ def select(parameters: Parameters) -> Selection:
         parameters.width,
         parameters.nchan,
     )
-    centre = _phase_centre(parameters) or first.field.centre
-    stokes_names = ("pseudoI",) if parameters.stokes == "pseudoI" else tuple(parameters.stokes)
+    centre = parameters.centre or first.field.centre
+    cell_x, cell_y = parameters.cell_radians
     return Selection(
         sources=tuple(
-            _source(window, channel_map, stokes_names, centre)
+            _source(window, channel_map, parameters.stokes_names, centre)
             for window, channel_map in zip(windows, channels.maps, strict=True)
             if len(channel_map.output)
         ),
         geometry=ImageGeometry(
-            nx=parameters.imsize[0],
-            ny=parameters.imsize[1],
-            cell_x=parameters.cell[0] / ARCSEC_PER_RADIAN,
-            cell_y=parameters.cell[1] / ARCSEC_PER_RADIAN,
-            centre=centre,
+            nx=parameters.imsize[0], ny=parameters.imsize[1], cell_x=cell_x, cell_y=cell_y, centre=centre
         ),
         axis=SpectralAxis(
             frequency=channels.frequency,
@@ -244,18 +239,10 @@ def select(parameters: Parameters) -> Selection:
             frame=first.spectral.frame,
             restfreq=parameters.restfreq or first.ms.rest_frequency(first.field, first.spw),
         ),
-        stokes=stokes_names,
+        stokes=parameters.stokes_names,
         object_name=first.field.name,
         observation=first.ms.observation,
     )
-
-
-def _phase_centre(parameters: Parameters) -> Direction | None:
-    """The phase centre that the user gave."""
-    if not parameters.phasecenter:
-        return None
-    ra, dec, frame = parameters.phasecenter
-    return Direction(ra=ra, dec=dec, frame=frame)
 
 
 def _find_windows(path: str, parameters: Parameters) -> list[Window]:

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpucube.schema.checks import PRODUCTS
+from gpucube.schema.fields import PRODUCTS
 from gpucube.schema.parameters import Parameters
 
 

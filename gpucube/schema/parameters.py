@@ -1,405 +1,259 @@
-"""The one schema of the main job: every parameter with its name, default, check, unit and description.
+"""The one schema of the main job: every parameter with its default, type and description.
 
-In: Python values, text from the command line, or values from a YAML file. Out: `Parameters`, frozen, in base units,
-which everything behind the door trusts. Names and defaults are tclean's wherever tclean has the concept.
+In: Python values, text from the command line, or values from a YAML file. Out: `Parameters`, frozen and in base units,
+which the rest of gpucube trusts. Names and defaults are tclean's wherever tclean has the concept.
 
-The same model makes the command line's options (`gpucube.cli`) and the reference page:
-``python -m gpucube.schema.reference > docs/parameters.md``. Every mistake becomes one line (`GpucubeError`), an unknown name
+The command line's options (`gpucube.cli`), the signature of `gpucube.image_cube` and the reference page all come from
+this model (`gpucube.schema.reference`). A mistake becomes one line (`GpucubeError`), and an unknown name is answered
 with the nearest right one.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import math
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from gpucube.constants import ARCSEC_PER_RADIAN
 from gpucube.errors import GpucubeError
-from gpucube.schema.checks import (
-    LARGEST_IMAGE,
-    PRODUCTS,
-    SMALLEST_IMAGE,
-    _cell,
-    _channel,
-    _chunksize,
-    _field_name,
-    _imagename,
-    _imsize,
-    _memory,
-    _number,
-    _path,
-    _paths,
-    _phasecenter,
-    _products,
-    _restfreq,
-    _restoringbeam,
-    _spw,
-    _stokes,
-    _threshold,
-    _uvtaper,
-    _workers,
-)
-from gpucube.schema.tclean import _TCLEAN_VALUES, TCLEAN_ONLY
+from gpucube.schema import fields
+from gpucube.schema.about import Choice
+from gpucube.schema.tclean import ABSENT_PARAMETERS, ABSENT_VALUES
 from gpucube.schema.validation import validated
 
-# Validators: each takes what the user wrote and gives the base form, which it also accepts (parameters round-trip).
+if TYPE_CHECKING:
+    from gpucube.sky.beam import RestoringBeam
+    from gpucube.sky.directions import Direction
 
-
-Integer = Annotated[int, BeforeValidator(_number)]
-Real = Annotated[float, BeforeValidator(_number)]
-Text = Annotated[str, AfterValidator(str.strip)]
-
-SAME = "same"  # tclean has the parameter with this default
+GROUPS = ("Data", "Image", "Spectral axis", "Gridding", "Weighting", "Deconvolution", "Stopping", "Output", "Resources")
+"""Headings under which help and the reference page list the parameters."""
 
 
 def _parameter(
-    default: Any, group: str, accepts: str, description: str, *, tclean: str | None = SAME, **limits: Any
+    default: Any,
+    group: str,
+    *,
+    usual: bool = False,
+    tclean: str | None = "same",
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
 ) -> Any:
-    """One field of the schema; `tclean` is its default there if that differs, None if tclean has no such thing."""
-    extra = {"group": group, "accepts": accepts, "tclean": tclean}
-    return Field(default, description=description, json_schema_extra=extra, **limits)
+    """Make a field of the schema; `default` is as users write it. `gpucube.schema.about.About` explains the rest."""
+    extra: dict[str, Any] = {"group": group, "usual": usual, "tclean": tclean}
+    return Field(default, json_schema_extra=extra, ge=ge, gt=gt, le=le)
 
 
 class Parameters(BaseModel):
-    """Every parameter of the main job, checked and in base units. Make it with `make_parameters`."""
+    """Every parameter of the main job, checked and in base units. Make it with `make_parameters`.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    The text below each parameter is its description in the help, in the docstring of `gpucube.image_cube` and on the
+    reference page. The products list the parameters in this order in their HISTORY.
+    """
 
-    vis: Annotated[tuple[str, ...], BeforeValidator(_paths)] = _parameter(
-        ...,
-        "Data",
-        "path or list of paths",
-        "The MeasurementSet, or several to be imaged together.",
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
-    imagename: Annotated[str, BeforeValidator(_imagename)] = _parameter(
-        ...,
-        "Output",
-        "path without ending",
-        "Beginning of the products' names: OUT gives OUT.image.fits and so on. A missing folder is made.",
+
+    vis: fields.Paths = _parameter(..., "Data", usual=True)
+    """The MeasurementSet to image, or several to image together."""
+
+    imagename: fields.Imagename = _parameter(..., "Output", usual=True)
+    """How the names of all products begin: OUT gives OUT.image.fits and so on. A missing folder is made."""
+
+    field: fields.FieldName = _parameter("", "Data")
+    """The field to image. Empty for the only field that has data."""
+
+    spw: fields.Spw = _parameter("", "Data")
+    """Spectral windows and, after a colon, their channels. Numbers count from 0 and ranges include both ends. Empty for
+    everything."""
+
+    datacolumn: Annotated[Literal["auto", "data", "corrected", "model"], Choice()] = _parameter(
+        "auto", "Data", tclean="corrected"
     )
-    field: Annotated[str, BeforeValidator(_field_name)] = _parameter(
-        "",
-        "Data",
-        "number or name",
-        "The field to image; empty for the only one there is.",
+    """Which visibilities to image. 'auto' takes CORRECTED_DATA if the MeasurementSet has it, otherwise DATA."""
+
+    stokes: fields.Stokes = _parameter("I", "Image")
+    """Stokes parameters to image. 'I' uses a sample only if neither parallel hand is flagged; 'pseudoI' uses whichever hand
+    is not flagged."""
+
+    specmode: Annotated[Literal["cube"], Choice()] = _parameter("cube", "Spectral axis", tclean="mfs")
+    """gpucube always makes a cube."""
+
+    start: fields.Start = _parameter(None, "Spectral axis")
+    """First of the selected channels that goes into the cube. By default the first one, or the last one if width is
+    negative."""
+
+    width: fields.Width = _parameter(1, "Spectral axis")
+    """How many selected channels are averaged into each channel of the cube. With a negative width the cube runs down from
+    start."""
+
+    nchan: fields.FromOneOrAll = _parameter(-1, "Spectral axis")
+    """Number of channels of the cube. -1 for all channels from start on."""
+
+    phasecenter: fields.Phasecenter = _parameter("", "Image")
+    """Centre of the image. Empty for the field's phase centre. Colons count hours in right ascension and degrees in
+    declination."""
+
+    outframe: Annotated[Literal[""], Choice()] = _parameter("", "Spectral axis", tclean="LSRK")
+    """The cube always keeps the frequency frame of the data."""
+
+    restfreq: fields.Restfreq = _parameter(None, "Spectral axis")
+    """Rest frequency written to the cubes. By default the one in the MeasurementSet, if there is one."""
+
+    imsize: fields.Imsize = _parameter(100, "Image", usual=True)
+    """Size of the image in pixels; two numbers are nx and ny. Sizes without prime factors above 7 are quickest."""
+
+    cell: fields.Cell = _parameter("1arcsec", "Image", usual=True)
+    """Size of a pixel; two angles are the sizes along x and y. Text needs a unit."""
+
+    gridder: Annotated[Literal["standard", "wgridder", "auto"], Choice()] = _parameter("standard", "Gridding")
+    """'standard' neglects the w term, as tclean's does. 'wgridder' takes it into account. 'auto' takes it into account where
+    neglecting it would matter."""
+
+    epsilon: fields.Real = _parameter(1e-4, "Gridding", tclean=None, ge=1e-10, le=1e-2)
+    """Relative accuracy of gridding and degridding."""
+
+    weighting: Annotated[Literal["natural", "uniform", "briggs"], Choice()] = _parameter(
+        "natural", "Weighting", usual=True
     )
-    spw: Annotated[str, BeforeValidator(_spw)] = _parameter(
-        "",
-        "Data",
-        "'0', '0,2', '0~3', '*', '0:5~20;30~40,1'",
-        "Spectral windows and, after a colon, their channels, counted from 0 with both ends included; empty for all.",
+    """Imaging weights. Every channel has its own (tclean's perchanweightdensity=True)."""
+
+    robust: fields.Real = _parameter(0.5, "Weighting", usual=True, ge=-2, le=2)
+    """Briggs's robustness, for weighting='briggs': -2 is close to uniform weights, 2 to natural ones."""
+
+    uvtaper: fields.Uvtaper = _parameter((), "Weighting")
+    """Gaussian taper of the weights. Angles are full widths at half maximum on the sky, lengths in wavelengths half widths at
+    half maximum in the aperture; bpa is the position angle. bmin and bpa may be left out."""
+
+    deconvolver: Annotated[Literal["hogbom"], Choice()] = _parameter("hogbom", "Deconvolution")
+    """Algorithm of the minor cycle."""
+
+    minorcycle: Annotated[Literal["activeset", "textbook"], Choice()] = _parameter(
+        "activeset", "Deconvolution", tclean=None
     )
-    datacolumn: Literal["auto", "data", "corrected", "model"] = _parameter(
-        "auto",
-        "Data",
-        "auto, data, corrected, model",
-        "Which visibilities to image: auto takes CORRECTED_DATA where there is one, otherwise DATA.",
-        tclean="corrected",
+    """'activeset' updates only those pixels of the residual that may become peaks, 'textbook' the whole image."""
+
+    majorcycle: Annotated[Literal["auto", "visibility", "image"], Choice()] = _parameter(
+        "auto", "Deconvolution", tclean=None
     )
-    stokes: Annotated[str, BeforeValidator(_stokes)] = _parameter(
-        "I",
-        "Image",
-        "I, pseudoI, or several of I, Q, U, V in this order",
-        "Stokes parameters to image. I needs both parallel hands of a sample; pseudoI takes whichever are not flagged.",
+    """How the residual is recomputed: from the visibilities, or in the image, which is exact where the w term is neglected.
+    'auto' takes the cheaper way that is exact."""
+
+    niter: fields.Integer = _parameter(0, "Deconvolution", usual=True, ge=0)
+    """Largest number of minor-cycle iterations PER CHANNEL (tclean counts over all channels). 0 makes the dirty cube."""
+
+    gain: fields.Real = _parameter(0.1, "Deconvolution", gt=0, le=1)
+    """Fraction of the peak that one iteration subtracts."""
+
+    threshold: fields.Threshold = _parameter(0.0, "Stopping", usual=True)
+    """A channel is finished when its peak residual is below this."""
+
+    nsigma: fields.Real = _parameter(0.0, "Stopping", usual=True, ge=0)
+    """A channel is finished when its peak residual is below this many times its noise (1.4826 MAD of the residual)."""
+
+    cyclefactor: fields.Real = _parameter(1.0, "Stopping", gt=0)
+    """A minor cycle stops at cyclefactor times the largest sidelobe of the PSF times the peak it began with."""
+
+    cycleniter: fields.FromOneOrAll = _parameter(-1, "Stopping")
+    """Largest number of iterations in one minor cycle. -1 for no limit."""
+
+    minpsffraction: fields.Real = _parameter(0.05, "Stopping", ge=0, le=1)
+    """A minor cycle always stops at this fraction of the peak it began with."""
+
+    maxpsffraction: fields.Real = _parameter(0.8, "Stopping", ge=0, le=1)
+    """A minor cycle always goes down at least to this fraction of the peak it began with."""
+
+    nmajor: fields.FromZeroOrAll = _parameter(-1, "Stopping")
+    """Largest number of major cycles per channel. -1 for no limit."""
+
+    usemask: Annotated[Literal["user"], Choice()] = _parameter("user", "Deconvolution")
+    """The clean mask always comes from the user (see mask)."""
+
+    mask: fields.FitsFile = _parameter("", "Deconvolution")
+    """Clean mask, one plane for all channels or one for each. Components are sought where it is not 0.
+    Empty for the whole image."""
+
+    restoringbeam: fields.Restoringbeam = _parameter("", "Output")
+    """Beam of the restored image. Empty for each channel's own, 'common' for the smallest that fits all channels; otherwise
+    full widths at half maximum bmaj and bmin, and the position angle bpa."""
+
+    chunksize: fields.Chunksize = _parameter("auto", "Resources", tclean=None)
+    """How many channels are imaged together. -1 for one chunk per worker. The cube does not depend on it."""
+
+    device: Annotated[Literal["auto", "cpu", "cuda"], Choice(gpu="cuda", gpus="cuda", nvidia="cuda")] = _parameter(
+        "auto", "Resources", tclean=None
     )
-    specmode: Literal["cube"] = _parameter(
-        "cube",
-        "Spectral axis",
-        "cube",
-        "A cube is the only form there is.",
-        tclean="mfs",
-    )
-    start: Annotated[int | None, BeforeValidator(_channel(None, "0 or 20"))] = _parameter(
-        None,
-        "Spectral axis",
-        "channel from 0",
-        "First of the selected channels that goes into the cube; by default the first, or the last if width is negative.",
-        ge=0,
-    )
-    width: Annotated[int, BeforeValidator(_channel(1, "1, 4 or -1"))] = _parameter(
-        1,
-        "Spectral axis",
-        "channels, not 0",
-        "How many selected channels are averaged into each channel of the cube; negative runs down from start.",
-    )
-    nchan: Integer = _parameter(
-        -1,
-        "Spectral axis",
-        "number from 1, or -1",
-        "Number of channels of the cube; -1 for all from start on.",
-        ge=-1,
-    )
-    phasecenter: Annotated[tuple[float, float, Literal["FK5", "ICRS"]] | Literal[""], BeforeValidator(_phasecenter)] = (
-        _parameter(
-            "",
-            "Image",
-            "'J2000 12h30m00s +30d00m00s', 'ICRS 187.5deg 30deg'",
-            "Centre of the image, in base form right ascension and declination in radians and FK5 (J2000) or ICRS; "
-            "empty for the field's own. Colons count hours in right ascension and degrees in declination.",
-        )
-    )
-    outframe: Literal[""] = _parameter(
-        "",
-        "Spectral axis",
-        "empty",
-        "Frequency frame of the cube: always the data's own frame.",
-        tclean="LSRK",
-    )
-    restfreq: Annotated[float | None, BeforeValidator(_restfreq)] = _parameter(
-        None,
-        "Spectral axis",
-        "frequency (Hz)",
-        "Rest frequency written to the cubes; by default the one in the MeasurementSet, if there is one.",
-    )
-    imsize: Annotated[tuple[int, int], BeforeValidator(_imsize)] = _parameter(
-        100,
-        "Image",
-        f"even, {SMALLEST_IMAGE} to {LARGEST_IMAGE}; or [nx, ny]",
-        "Size of the image in pixels. Sizes without prime factors above 7 are quickest.",
-    )
-    cell: Annotated[tuple[float, float], BeforeValidator(_cell)] = _parameter(
-        "1arcsec",
-        "Image",
-        "angle (arcsec); or [x, y]",
-        "Size of a pixel. Text needs a unit; a bare Python number is in arcsec.",
-    )
-    gridder: Literal["standard", "wgridder", "auto"] = _parameter(
-        "standard",
-        "Gridding",
-        "standard, wgridder, auto",
-        "standard neglects the w term as tclean's does, wgridder takes it into account, "
-        "auto does where neglecting it would matter.",
-    )
-    epsilon: Real = _parameter(
-        1e-4,
-        "Gridding",
-        "1e-10 to 1e-2",
-        "Relative accuracy of gridding and degridding.",
-        tclean=None,
-        ge=1e-10,
-        le=1e-2,
-    )
-    weighting: Literal["natural", "uniform", "briggs"] = _parameter(
-        "natural",
-        "Weighting",
-        "natural, uniform, briggs",
-        "Imaging weights, always made for each channel by itself (tclean's perchanweightdensity=True).",
-    )
-    robust: Real = _parameter(
-        0.5,
-        "Weighting",
-        "-2 to 2",
-        "Briggs's robustness: -2 is close to uniform weights, 2 close to natural ones. Used with weighting='briggs'.",
-        ge=-2,
-        le=2,
-    )
-    uvtaper: Annotated[tuple[float, float, float] | tuple[()], BeforeValidator(_uvtaper)] = _parameter(
-        (),
-        "Weighting",
-        "[bmaj, bmin, bpa], '5klambda' or '2arcsec'",
-        "Gaussian taper of the weights: full widths on the sky as angles, or half widths at half maximum in the "
-        "aperture in wavelengths, and position angle. In base form half widths in wavelengths along and across the "
-        "position angle, and the position angle in degrees.",
-    )
-    deconvolver: Literal["hogbom"] = _parameter(
-        "hogbom",
-        "Deconvolution",
-        "hogbom",
-        "Algorithm of the minor cycle.",
-    )
-    minorcycle: Literal["activeset", "textbook"] = _parameter(
-        "activeset",
-        "Deconvolution",
-        "activeset, textbook",
-        "Form of the minor cycle: activeset updates only the pixels that may become peaks, textbook the whole image.",
-        tclean=None,
-    )
-    majorcycle: Literal["auto", "visibility", "image"] = _parameter(
-        "auto",
-        "Deconvolution",
-        "auto, visibility, image",
-        "How the residual is recomputed: from the visibilities, or in image space (exact where the w term is "
-        "neglected); auto takes the cheaper one that is exact.",
-        tclean=None,
-    )
-    niter: Integer = _parameter(
-        0,
-        "Deconvolution",
-        "number from 0",
-        "Most minor-cycle iterations, PER CHANNEL (tclean counts over all channels); 0 for the dirty cube.",
-        ge=0,
-    )
-    gain: Real = _parameter(
-        0.1,
-        "Deconvolution",
-        "above 0, to 1",
-        "Share of the peak that one iteration takes away.",
-        gt=0,
-        le=1,
-    )
-    threshold: Annotated[float, BeforeValidator(_threshold)] = _parameter(
-        0.0,
-        "Stopping",
-        "flux density (Jy)",
-        "A channel is finished when its peak residual is below this, in Jy/beam.",
-    )
-    nsigma: Real = _parameter(
-        0.0,
-        "Stopping",
-        "number from 0",
-        "A channel is finished when its peak residual is below this many times its noise (1.4826 MAD of the residual).",
-        ge=0,
-    )
-    cyclefactor: Real = _parameter(
-        1.0,
-        "Stopping",
-        "above 0",
-        "A minor cycle stops at cyclefactor times the largest sidelobe of the PSF times the peak it began with.",
-        gt=0,
-    )
-    cycleniter: Integer = _parameter(
-        -1,
-        "Stopping",
-        "number from 1, or -1",
-        "Most iterations in one minor cycle; -1 for no such limit.",
-        ge=-1,
-    )
-    minpsffraction: Real = _parameter(
-        0.05,
-        "Stopping",
-        "0 to 1",
-        "A minor cycle always stops at this fraction of the peak it began with.",
-        ge=0,
-        le=1,
-    )
-    maxpsffraction: Real = _parameter(
-        0.8,
-        "Stopping",
-        "0 to 1",
-        "A minor cycle always goes down at least to this fraction of the peak it began with.",
-        ge=0,
-        le=1,
-    )
-    nmajor: Integer = _parameter(
-        -1,
-        "Stopping",
-        "number from 0, or -1",
-        "Most major cycles, per channel; -1 for no such limit.",
-        ge=-1,
-    )
-    usemask: Literal["user"] = _parameter(
-        "user",
-        "Deconvolution",
-        "user",
-        "Where the clean mask comes from: always from the user.",
-    )
-    mask: Annotated[str, BeforeValidator(_path)] = _parameter(
-        "",
-        "Deconvolution",
-        "path of a FITS image",
-        "Clean mask, one plane for all channels or one plane for each; components are sought where it is not 0. "
-        "Empty for the whole image.",
-    )
-    restoringbeam: Annotated[
-        tuple[float, float, float] | Literal["", "common"],
-        BeforeValidator(_restoringbeam),
-    ] = _parameter(
-        "",
-        "Output",
-        "'', 'common', '1arcsec', ['1arcsec', '0.8arcsec', '30deg']",
-        "Beam of the restored image: empty for each channel's own, common for the smallest that fits all, or the given "
-        "one. In base form the full widths at half maximum in arcsec and the position angle in degrees.",
-    )
-    chunksize: Annotated[int | Literal["auto"], BeforeValidator(_chunksize)] = _parameter(
-        "auto",
-        "Resources",
-        "auto, number from 1, or -1",
-        "How many channels are worked on together; -1 for one chunk per worker. The cube does not depend on it.",
-        tclean=None,
-    )
-    device: Literal["auto", "cpu", "cuda"] = _parameter(
-        "auto",
-        "Resources",
-        "auto, cpu, cuda",
-        "Where the imaging runs; auto takes a usable GPU and otherwise the CPU cores.",
-        tclean=None,
-    )
-    workers: Annotated[int | None, BeforeValidator(_workers)] = _parameter(
-        None,
-        "Resources",
-        "number from 1",
-        "Number of processes; by default the number of cores, or of GPUs.",
-        tclean=None,
-        ge=1,
-    )
-    memory: Annotated[int | None, BeforeValidator(_memory)] = _parameter(
-        None,
-        "Resources",
-        "memory size (bytes)",
-        "Host memory the run may use, e.g. '8GB'; by default 80 % of what is available.",
-        tclean=None,
-    )
-    scheduler: Text = _parameter(
-        "",
-        "Resources",
-        "address",
-        "Address of a running Dask scheduler, e.g. tcp://host:8786; empty for workers of our own.",
-        tclean=None,
-    )
-    scratch: Annotated[str, BeforeValidator(_path)] = _parameter(
-        "",
-        "Resources",
-        "path of a folder",
-        "Where the visibilities are kept while the run lasts; empty for beside imagename.",
-        tclean=None,
-    )
-    overwrite: bool = _parameter(
-        False,
-        "Output",
-        "yes or no",
-        "Replace products that are already there.",
-        tclean=None,
-    )
-    resume: bool = _parameter(
-        False,
-        "Output",
-        "yes or no",
-        "Finish a run that was cut off, with the same bits; channels that are safe on disk are not made again.",
-        tclean=None,
-    )
-    products: Annotated[tuple[str, ...], BeforeValidator(_products)] = _parameter(
-        ("image", "residual", "model"),
-        "Output",
-        "several of " + ", ".join(PRODUCTS),
-        "Which cubes to write.",
-        tclean=None,
-    )
-    quiet: bool = _parameter(
-        False,
-        "Output",
-        "yes or no",
-        "Show no progress.",
-        tclean=None,
-    )
+    """Where the imaging runs. 'auto' takes the GPUs if they can be used, otherwise the CPU cores."""
+
+    workers: fields.Workers = _parameter(None, "Resources", tclean=None)
+    """Number of processes. By default the number of cores, or of GPUs."""
+
+    memory: fields.Memory = _parameter(None, "Resources", tclean=None)
+    """Host memory that the run may use. By default 80 % of what is available."""
+
+    scheduler: fields.Address = _parameter("", "Resources", tclean=None)
+    """Address of a running Dask scheduler. Empty for workers on this machine."""
+
+    scratch: fields.Folder = _parameter("", "Resources", tclean=None)
+    """Folder that holds the visibilities during the run. Empty for a folder beside the products."""
+
+    overwrite: bool = _parameter(False, "Output", tclean=None)
+    """Replace the products of an earlier run."""
+
+    resume: bool = _parameter(False, "Output", tclean=None)
+    """Finish a run that was cut off, with the same bits. Channels that are safe on disk are not imaged again."""
+
+    products: fields.Products = _parameter(("image", "residual", "model"), "Output", tclean=None)
+    """Which cubes to write."""
+
+    quiet: bool = _parameter(False, "Output", tclean=None)
+    """Show no progress."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Parameters:
+    def _check_together(self) -> Parameters:
         if self.resume and self.overwrite:
-            raise ValueError("resume=True goes on with what is there and overwrite=True replaces it; give one of them")
-        if self.width == 0:
-            raise ValueError("width=0: channels must be averaged by 1, 2 ... or, falling, -1, -2 ...")
-        if self.nchan == 0:
-            raise ValueError("nchan=0: give the number of channels from 1, or -1 for all")
-        if self.cycleniter == 0:
-            raise ValueError("cycleniter=0: give the number of iterations from 1, or -1 for no limit")
+            raise ValueError("`resume` and `overwrite` are mutually exclusive: give one of them")
         if self.minpsffraction > self.maxpsffraction:
-            raise ValueError(
-                f"minpsffraction={self.minpsffraction:g} is above maxpsffraction={self.maxpsffraction:g}; lower it"
-            )
+            low, high = f"`minpsffraction={self.minpsffraction:g}`", f"`maxpsffraction={self.maxpsffraction:g}`"
+            raise ValueError(f"{low} is above {high}; lower it")
         return self
 
+    @property
+    def stokes_names(self) -> tuple[str, ...]:
+        """The Stokes planes of the cube: ``("pseudoI",)`` or single letters."""
+        return ("pseudoI",) if self.stokes == "pseudoI" else tuple(self.stokes)
+
+    @property
+    def centre(self) -> Direction | None:
+        """Centre of the image; None for the field's phase centre."""
+        from gpucube.sky.directions import Direction  # with numpy, which help and wrong options do without
+
+        if not self.phasecenter:
+            return None
+        ra, dec, frame = self.phasecenter
+        return Direction(ra=ra, dec=dec, frame=frame)
+
+    @property
+    def cell_radians(self) -> tuple[float, float]:
+        """Size of a pixel along x and y, radians."""
+        return self.cell[0] / ARCSEC_PER_RADIAN, self.cell[1] / ARCSEC_PER_RADIAN
+
+    @property
+    def beam(self) -> RestoringBeam:
+        """What the images are restored with."""
+        from gpucube.sky.beam import Beam
+
+        if not self.restoringbeam:
+            return "channel"
+        if self.restoringbeam == "common":
+            return "common"
+        bmaj, bmin, bpa = self.restoringbeam
+        return Beam(bmaj=bmaj / ARCSEC_PER_RADIAN, bmin=bmin / ARCSEC_PER_RADIAN, bpa=math.radians(bpa))
+
     def as_json_dict(self) -> dict[str, Any]:
-        """The parameters in base units as plain JSON types; `make_parameters` of it gives the same parameters back."""
+        """Return the parameters in base units as plain JSON types. `make_parameters` takes them back."""
         return self.model_dump(mode="json")
 
 
@@ -409,7 +263,7 @@ def make_parameters(**values: Any) -> Parameters:
     Parameters
     ----------
     **values
-        By name, as the user wrote them: see `Parameters`. `vis` and `imagename` are required.
+        By name, as the user wrote them; `vis` and `imagename` are required. See docs/parameters.md.
 
     Returns
     -------
@@ -419,13 +273,18 @@ def make_parameters(**values: Any) -> Parameters:
     Raises
     ------
     GpucubeError
-        One line: an unknown parameter with the nearest right name; one of tclean's that does not exist here with what
-        to do instead; or a bad value with what is accepted.
+        One line: an unknown parameter with the nearest right name; one of tclean's that gpucube does not have, with what
+        to do instead; or a wrong value with what is accepted.
+
+    Examples
+    --------
+    >>> make_parameters(vis="a.ms", imagename="out/a", cell="0.2arcsec").cell
+    (0.2, 0.2)
     """
     for name, value in values.items():
-        if name in TCLEAN_ONLY:
-            raise GpucubeError(f"tclean's parameter {name!r} is not available: {TCLEAN_ONLY[name]}")
-        foreign, advice = _TCLEAN_VALUES.get(name, ((), ""))
-        if isinstance(value, str) and value.lower() in (item.lower() for item in foreign):
-            raise GpucubeError(f"{name}={value!r} is not available: {advice}")
+        if name in ABSENT_PARAMETERS:
+            raise GpucubeError(f"tclean's parameter {name!r} is not available: {ABSENT_PARAMETERS[name]}")
+        absent, advice = ABSENT_VALUES.get(name, ((), ""))
+        if isinstance(value, str) and value.lower() in (item.lower() for item in absent):
+            raise GpucubeError(f"`{name}={value!r}` is not available: {advice}")
     return validated(Parameters, values)

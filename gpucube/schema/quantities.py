@@ -1,16 +1,17 @@
 """Quantities as astronomers write them, turned into plain floats in a base unit.
 
-In: text such as ``"0.2arcsec"``, ``"3mJy"``, ``"230.538GHz"``, ``"5klambda"``, ``"8GB"``, an astropy `Quantity`, or a
-bare number, which is taken in the base unit of its kind. Out: a float (angle: arcsec; flux density: Jy; frequency: Hz;
-length: wavelengths; memory: bytes), or a direction in radians. Wrong text raises `ValueError` with one line that quotes
-the text and shows a right one; the caller adds the parameter's name.
+In: text such as ``"0.2arcsec"``, ``"3mJy"``, ``"230.538GHz"``, ``"5klambda"`` or ``"8GB"``, an astropy `Quantity`, or a
+bare number in the base unit. Out: a float (angle: arcsec; flux density: Jy; frequency: Hz; length: wavelengths; memory:
+bytes). A wrong value raises `ValueError` with one line that quotes it and shows a right one. The caller adds the
+parameter's name.
 
-A small table of units serves instead of astropy, which would cost the command line half a second at every start; a
-`Quantity` is recognised by its method ``to_value``.
+A small table of units takes the place of astropy, whose import would cost the command line half a second at every start.
+A `Quantity` is recognised by its method ``to_value``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Mapping
@@ -23,35 +24,44 @@ _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _QUANTITY = re.compile(rf"\s*({_NUMBER})\s*([^\s\d][^\s]*)?\s*")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One physical kind of quantity.
+    """A physical kind of quantity.
 
     Attributes
     ----------
     name : str
-        What the quantity is, for error messages.
+        What the quantity is, for messages.
+    example : str
+        A right value, for messages.
     base : str
         Base unit, as astropy spells it.
     units : mapping
-        Spelling of each unit accepted -> its size in base units.
-    example : str
-        A right one, for error messages.
+        Spelling of each accepted unit -> its size in base units.
+    other_base : str
+        Another unit in astropy's spelling that means the same as the base unit; empty if there is none.
     fold_case : bool
-        True where upper and lower case mean the same (never for units with milli and mega).
+        True where upper and lower case mean the same, which is never so for units with milli and mega.
     """
 
     name: str
+    example: str
     base: str
     units: Mapping[str, float]
-    example: str
+    other_base: str = ""
     fold_case: bool = False
+
+    @property
+    def expected(self) -> str:
+        """What a message says of a right value."""
+        return f"expected {self.name} such as {self.example!r}"
 
 
 ANGLE = Kind(
-    "an angle",
-    "arcsec",
-    {
+    name="an angle",
+    example="0.2arcsec",
+    base="arcsec",
+    units={
         **dict.fromkeys(("arcsec", "asec", '"', "''"), 1.0),
         **dict.fromkeys(("mas", "milliarcsec", "marcsec"), 1e-3),
         **dict.fromkeys(("uas", "µas", "μas", "microarcsec", "uarcsec"), 1e-6),
@@ -59,24 +69,34 @@ ANGLE = Kind(
         **dict.fromkeys(("deg", "°"), 3600.0),
         "rad": ARCSEC_PER_RADIAN,
     },
-    "0.2arcsec",
 )
 FLUX_DENSITY = Kind(
-    "a flux density",
-    "Jy",
-    {"Jy": 1.0, "mJy": 1e-3, "uJy": 1e-6, "µJy": 1e-6, "μJy": 1e-6, "nJy": 1e-9, "kJy": 1e3}
+    name="a flux density",
+    example="3mJy",
+    base="Jy",
+    other_base="Jy / beam",
+    units={"Jy": 1.0, "mJy": 1e-3, "uJy": 1e-6, "µJy": 1e-6, "μJy": 1e-6, "nJy": 1e-9, "kJy": 1e3}
     | {"Jy/beam": 1.0, "mJy/beam": 1e-3, "uJy/beam": 1e-6},
-    "3mJy",
 )
-FREQUENCY = Kind("a frequency", "Hz", {"Hz": 1.0, "kHz": 1e3, "MHz": 1e6, "GHz": 1e9, "THz": 1e12}, "230.538GHz")
-WAVELENGTHS = Kind("a length in wavelengths", "", {"lambda": 1.0, "klambda": 1e3, "Mlambda": 1e6}, "5klambda")
+FREQUENCY = Kind(
+    name="a frequency",
+    example="230.538GHz",
+    base="Hz",
+    units={"Hz": 1.0, "kHz": 1e3, "MHz": 1e6, "GHz": 1e9, "THz": 1e12},
+)
+WAVELENGTHS = Kind(
+    name="a length in wavelengths",
+    example="5klambda",
+    base="",
+    units={"lambda": 1.0, "klambda": 1e3, "Mlambda": 1e6},
+)
 MEMORY = Kind(
-    "a memory size",
-    "byte",
-    {"B": 1.0}
+    name="a memory size",
+    example="8GB",
+    base="byte",
+    units={"B": 1.0}
     | {prefix + suffix: 1e3**power for power, prefix in enumerate("kMGT", 1) for suffix in ("", "B")}
     | {prefix + "iB": 1024.0**power for power, prefix in enumerate("KMGT", 1)},
-    "8GB",
     fold_case=True,
 )
 
@@ -91,7 +111,7 @@ def parse_quantity(value: Any, kind: Kind, *, unit_required: bool = False) -> fl
     kind : Kind
         `ANGLE`, `FLUX_DENSITY`, `FREQUENCY`, `WAVELENGTHS` or `MEMORY`.
     unit_required : bool
-        Refuse text without a unit (a number that is no text is still in the base unit).
+        Refuse text without a unit. A number that is not text is in the base unit all the same.
 
     Returns
     -------
@@ -102,51 +122,52 @@ def parse_quantity(value: Any, kind: Kind, *, unit_required: bool = False) -> fl
     ------
     ValueError
         One line that quotes `value`, without the parameter's name.
+
+    Examples
+    --------
+    >>> parse_quantity("2arcmin", ANGLE)
+    120.0
     """
     if hasattr(value, "to_value"):
-        return _finite(_from_astropy(value, kind), value, kind)
-    if isinstance(value, str):
-        return _finite(_from_text(value, kind, unit_required), value, kind)
-    number = plain_number(value)
-    if isinstance(number, bool) or not isinstance(number, int | float):
-        raise ValueError(f"{value!r} is not {kind.name}; write e.g. {kind.example!r}")
-    return _finite(float(number), value, kind)
+        number = _from_astropy(value, kind)
+    elif isinstance(value, str):
+        number = _from_text(value, kind, unit_required)
+    else:
+        plain = plain_number(value)
+        if isinstance(plain, bool) or not isinstance(plain, int | float):
+            raise ValueError(f"{value!r} is not {kind.name}; {kind.expected}")
+        number = float(plain)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is not finite; {kind.expected}")
+    return number
 
 
 def plain_number(value: Any) -> Any:
-    """Turn a numpy scalar into Python's own number; anything else passes unchanged."""
+    """Turn a numpy scalar into Python's own number; return anything else unchanged."""
     return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
 
 
 def _from_text(text: str, kind: Kind, unit_required: bool) -> float:
     match = _QUANTITY.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r} is not {kind.name}; write e.g. {kind.example!r}")
+        raise ValueError(f"{text!r} is not {kind.name}; {kind.expected}")
     number, unit = match.groups()
     if unit is None:
         if unit_required:
             raise ValueError(f"{text!r} has no unit; write e.g. '{number}{kind.base}'")
         return float(number)
-    if unit in kind.units:
-        return float(number) * kind.units[unit]
-    if kind.fold_case:
-        folded = {name.lower(): size for name, size in kind.units.items()}
-        if unit.lower() in folded:
-            return float(number) * folded[unit.lower()]
-    raise ValueError(f"{text!r} has the unknown unit {unit!r}; {kind.name} is written e.g. {kind.example!r}")
+    sizes = {name.lower(): size for name, size in kind.units.items()} if kind.fold_case else kind.units
+    size = sizes.get(unit.lower() if kind.fold_case else unit)
+    if size is None:
+        raise ValueError(f"{text!r} has the unknown unit {unit!r}; {kind.expected}")
+    return float(number) * size
 
 
 def _from_astropy(value: Any, kind: Kind) -> float:
-    try:
-        return float(value.to_value(kind.base))
-    except (ValueError, TypeError) as error:  # astropy's UnitConversionError is both
-        raise ValueError(f"'{value}' is not {kind.name}; write e.g. {kind.example!r}") from error
-
-
-def _finite(number: float, value: Any, kind: Kind) -> float:
-    if not math.isfinite(number):
-        raise ValueError(f"{value!r} is not finite; write e.g. {kind.example!r}")
-    return number
+    for unit in (kind.base, kind.other_base) if kind.other_base else (kind.base,):
+        with contextlib.suppress(ValueError, TypeError):  # astropy's UnitConversionError is both
+            return float(value.to_value(unit))
+    raise ValueError(f"'{value}' is not {kind.name}; {kind.expected}")
 
 
 def parse_taper_width(value: Any) -> float:
@@ -155,8 +176,8 @@ def parse_taper_width(value: Any) -> float:
     Parameters
     ----------
     value : str, float or astropy Quantity
-        A length in wavelengths is the half width at half maximum in the aperture, an angle the full width at half
-        maximum on the sky; a bare number is in wavelengths. As tclean's ``uvtaper``.
+        As tclean's ``uvtaper``: a length in wavelengths is the half width at half maximum in the aperture, an angle the
+        full width at half maximum on the sky. A bare number is in wavelengths.
 
     Returns
     -------
@@ -170,65 +191,10 @@ def parse_taper_width(value: Any) -> float:
         angle = parse_quantity(value, ANGLE) / ARCSEC_PER_RADIAN
         width = 2.0 * math.log(2.0) / (math.pi * angle) if angle > 0 else 0.0
     if not width > 0:
-        raise ValueError(f"{value!r} is not a positive width; write e.g. '5klambda' or '2arcsec'")
+        raise ValueError(f"{value!r} is not a positive width; expected e.g. '5klambda' or '2arcsec'")
     return width
 
 
 def _unit_of(text: str) -> str | None:
     match = _QUANTITY.fullmatch(text)
     return match.group(2) if match else None
-
-
-_FRAMES = {"J2000": "FK5", "FK5": "FK5", "ICRS": "ICRS"}
-_SEXAGESIMAL = re.compile(r"([+-]?)(\d+)(?:[hd:.])(\d+)(?:[m:.])(\d+(?:\.\d*)?)s?")
-_DIRECTION_EXAMPLE = "'J2000 12h30m00s +30d00m00s' or 'ICRS 187.5deg 30deg'"
-
-
-def parse_direction(text: str) -> tuple[float, float, str]:
-    """Turn a direction on the sky, as tclean's ``phasecenter``, into radians.
-
-    Parameters
-    ----------
-    text : str
-        Frame (``J2000`` or ``ICRS``), right ascension (``12h30m00s``, ``12:30:00`` or an angle with its unit) and
-        declination (``+30d00m00s``, ``+30.00.00``, ``+30:00:00`` or an angle with its unit).
-
-    Returns
-    -------
-    ra, dec : float
-        Radians; right ascension in [0, 2 pi).
-    radesys : str
-        ``"FK5"`` (J2000) or ``"ICRS"``.
-
-    Raises
-    ------
-    ValueError
-        One line that quotes `text`.
-    """
-    words = text.split()
-    if len(words) != 3 or words[0].upper() not in _FRAMES:
-        raise ValueError(f"{text!r} is not a direction; write e.g. {_DIRECTION_EXAMPLE}")
-    ra = _angle_or_sexagesimal(words[1], text, degrees_per_unit=15.0)
-    dec = _angle_or_sexagesimal(words[2], text, degrees_per_unit=1.0)
-    if not -360.0 <= ra <= 360.0 or not -90.0 <= dec <= 90.0:
-        raise ValueError(f"{text!r} lies outside the sphere; write e.g. {_DIRECTION_EXAMPLE}")
-    return math.radians(ra) % (2.0 * math.pi), math.radians(dec), _FRAMES[words[0].upper()]
-
-
-def _angle_or_sexagesimal(word: str, text: str, degrees_per_unit: float) -> float:
-    """Degrees. `degrees_per_unit` is what the first number of ``12:30:00`` counts; ``d`` and dots mean degrees."""
-    match = _SEXAGESIMAL.fullmatch(word)
-    if match is None:
-        try:
-            return parse_quantity(word, ANGLE, unit_required=True) / 3600.0
-        except ValueError as error:
-            raise ValueError(f"{text!r} is not a direction; write e.g. {_DIRECTION_EXAMPLE}") from error
-    sign, whole, minutes, seconds = match.groups()
-    if float(minutes) >= 60 or float(seconds) >= 60:
-        raise ValueError(f"{text!r} has 60 or more minutes or seconds; write e.g. {_DIRECTION_EXAMPLE}")
-    if "d" in word or (":" not in word and "h" not in word):
-        degrees_per_unit = 1.0
-    elif "h" in word and degrees_per_unit == 1.0:
-        raise ValueError(f"{text!r} has a declination in hours; write e.g. {_DIRECTION_EXAMPLE}")
-    magnitude = float(whole) + float(minutes) / 60.0 + float(seconds) / 3600.0
-    return (-magnitude if sign == "-" else magnitude) * degrees_per_unit

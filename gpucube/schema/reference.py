@@ -1,39 +1,107 @@
-"""The reference page of the parameters."""
+"""What documents the parameters: the reference page, and the signature and docstring of `gpucube.image_cube`.
+
+All of it comes from the schema, and tests hold docs/parameters.md and gpucube/api.py to it. After a change of the schema:
+
+    python -m gpucube.schema.reference > docs/parameters.md
+    python -m gpucube.schema.reference signature        # the parameters of image_cube, to paste into gpucube/api.py
+    python -m gpucube.schema.reference docstring        # the section "Parameters" of its docstring
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+import textwrap
+from itertools import groupby
 
-from gpucube.schema.parameters import SAME, Parameters
+from gpucube.schema.about import About, about
+from gpucube.schema.parameters import GROUPS, Parameters
+from gpucube.schema.tclean import ABSENT_PARAMETERS, ABSENT_VALUES
+
+_HEAD = """\
+# Parameters
+
+This page is made from the schema by `python -m gpucube.schema.reference > docs/parameters.md`; do not edit it.
+
+The same names serve `gpucube.image_cube(...)`, the command line (`--name value`, where a list has commas, as in
+`--imsize 512,256`) and the YAML file given with `--config`. A bare number is in the unit in brackets. Names of choices
+may be written in upper or lower case. The last column gives tclean's default where it differs, and a dash for parameters
+that tclean does not have.
+"""
+
+_TCLEAN_HEAD = """\
+## Not available
+
+These parameters and values of tclean are refused with the advice given here.
+
+| tclean | what to do instead |
+|---|---|
+"""
+
+
+def parameters() -> dict[str, About]:
+    """Every parameter in the order of the schema."""
+    return {name: about(field) for name, field in Parameters.model_fields.items()}
+
+
+def default_text(name: str) -> str:
+    """The default of a parameter as Python writes it; empty for a required one."""
+    field = Parameters.model_fields[name]
+    if field.is_required():
+        return ""
+    return repr(field.default)
+
+
+def signature() -> str:
+    """The parameters of `gpucube.image_cube`, one line each; all but the first two are keyword-only.
+
+    The annotations are those of what a user may write, with the names that `gpucube.schema.fields` defines.
+    """
+    lines = []
+    for name, it in parameters().items():
+        default = default_text(name).replace("'", '"')
+        annotation = it.annotation.replace("'", '"')
+        lines.append(f"{name}: {annotation}," if not default else f"{name}: {annotation} = {default},")
+        if name == "imagename":
+            lines.append("*,")
+    return "\n".join(lines) + "\n"
+
+
+def docstring(width: int = 120) -> str:
+    """The section "Parameters" of the docstring of `gpucube.image_cube`, in numpydoc's layout.
+
+    Parameters
+    ----------
+    width : int
+        Longest line, without the indentation of the function's body.
+    """
+    lines = []
+    for name, it in parameters().items():
+        default = default_text(name)
+        lines.append(f"{name} : {it.accepts}" + (f"; default {default}" if default else ""))
+        lines += textwrap.wrap(it.description, width, initial_indent="    ", subsequent_indent="    ")
+    return "\n".join(lines) + "\n"
 
 
 def reference_page() -> str:
     """The reference page of the documentation, in Markdown."""
-    lines = [
-        "# Parameters",
-        "",
-        "Made from the schema by `python -m gpucube.schema.reference > docs/parameters.md`; do not edit.",
-        "",
-        "The same names serve `gpucube.image_cube(...)`, the command line (`--name value`; lists with commas, as in",
-        "`--imsize 512,256`) and the YAML file given with `--config`. A bare number is in the unit in brackets. The",
-        "last column gives tclean's default where it differs, and a dash for parameters that tclean does not have.",
+    rows: dict[str, list[str]] = {group: [] for group in GROUPS}
+    for name, it in parameters().items():
+        default = f"`{default_text(name)}`" if default_text(name) else "required"
+        tclean = {None: "—", "same": ""}.get(it.tclean, f"`{it.tclean!r}`")
+        row = " | ".join((f"`{name}`", default, it.accepts, it.description, tclean))
+        rows[it.group].append(f"| {row} |")
+    page = _HEAD
+    for group, of_group in rows.items():
+        page += f"\n## {group}\n\n| name | default | accepts | meaning | tclean |\n|---|---|---|---|---|\n"
+        page += "\n".join(of_group) + "\n"
+    absent = [
+        (", ".join(f"`{name}`" for name, _ in same), advice)
+        for advice, same in groupby(ABSENT_PARAMETERS.items(), key=lambda item: item[1])
     ]
-    groups: dict[str, list[str]] = {}
-    for name, field in Parameters.model_fields.items():
-        extra = field.json_schema_extra
-        default = "required" if field.is_required() else f"`{_plain(field.default)}`"
-        tclean = {None: "—", SAME: ""}.get(extra["tclean"], f"`'{extra['tclean']}'`")
-        row = f"| `{name}` | {default} | {extra['accepts']} | {field.description} | {tclean} |"
-        groups.setdefault(extra["group"], []).append(row)
-    for group, rows in groups.items():
-        lines += ["", f"## {group}", "", "| name | default | accepts | meaning | tclean |", "|---|---|---|---|---|"]
-        lines += rows
-    return "\n".join(lines) + "\n"
-
-
-def _plain(default: Any) -> str:
-    return repr(list(default)) if isinstance(default, tuple) else repr(default)
+    absent += [(f"`{name}`: {', '.join(values)}", advice) for name, (values, advice) in ABSENT_VALUES.items()]
+    return page + "\n" + _TCLEAN_HEAD + "".join(f"| {names} | {advice} |\n" for names, advice in absent)
 
 
 if __name__ == "__main__":
-    print(reference_page(), end="")
+    wanted = sys.argv[1] if len(sys.argv) > 1 else "page"
+    print({"page": reference_page, "signature": signature, "docstring": docstring}[wanted](), end="")

@@ -1,11 +1,12 @@
 """The spectral-window selection in tclean's syntax.
 
 In: text such as ``"0"``, ``"0,2"``, ``"0~3"``, ``"*"``, ``"0:5~20"`` or ``"0:5~20;30~40,1"``. Out: a tuple of
-`SpwRange`, each a run of spectral windows with the channel ranges wanted of every window in it. Pure text: whether such
-windows and channels exist is for the reader of the MeasurementSet to say.
+`SpwRange`, each a run of spectral windows with the channel ranges wanted of every window in it. Only the text is parsed
+here; the reader of the MeasurementSet checks whether such windows and channels exist.
 
-Syntax: items separated by commas; an item is a window, a range ``first~last`` or ``*``, then perhaps a colon and
-channel ranges separated by semicolons. All numbers count from 0 and ranges include both ends, as in CASA's MSSelection.
+Syntax: items are separated by commas. An item is a window, a range ``first~last`` or ``*``, which may be followed by a
+colon and channel ranges separated by semicolons. All numbers count from 0 and ranges include both ends, as in CASA's
+MSSelection.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ import re
 from dataclasses import dataclass
 
 _RANGE = re.compile(r"(\d+)(?:~(\d+))?")
-_EXAMPLE = "'0', '0,2', '0~3', '*:5~20' or '0:5~20;30~40,1'"
+_EXPECTED = "expected spectral windows by number, such as '0', '0,2', '0~3', '*:5~20' or '0:5~20;30~40,1'"
 
 
 @dataclass(frozen=True)
 class SpwRange:
-    """A run of spectral windows and what is wanted of each.
+    """A run of spectral windows and the channels wanted of each.
 
     Attributes
     ----------
     first : int
         First spectral window, from 0.
     last : int or None
-        Last one, included; None for all there are.
+        Last one, included; None for the last that exists.
     channels : tuple of (int, int)
         First and last channel of each range wanted, both included, in the order given; empty for all channels.
     """
@@ -34,10 +35,6 @@ class SpwRange:
     first: int
     last: int | None
     channels: tuple[tuple[int, int], ...] = ()
-
-    def contains(self, spw: int) -> bool:
-        """True if the spectral window `spw` is in this run."""
-        return self.first <= spw and (self.last is None or spw <= self.last)
 
 
 def parse_spw(text: str) -> tuple[SpwRange, ...]:
@@ -51,12 +48,17 @@ def parse_spw(text: str) -> tuple[SpwRange, ...]:
     Returns
     -------
     tuple of SpwRange
-        In the order given; a window may be named by several of them.
+        In the order given; several of them may name the same window.
 
     Raises
     ------
     ValueError
         One line that quotes the part that is wrong.
+
+    Examples
+    --------
+    >>> parse_spw("0:5~20,1")
+    (SpwRange(first=0, last=0, channels=((5, 20),)), SpwRange(first=1, last=1, channels=()))
     """
     if not text.strip():
         return (SpwRange(0, None),)
@@ -75,7 +77,7 @@ def _parse_range(part: str, item: str, text: str) -> tuple[int, int]:
     match = _RANGE.fullmatch(part)
     if match is None:
         where = f"{item!r} in {text!r}" if item != text else repr(text)
-        raise ValueError(f"{where} is not a selection of spectral windows by number; write e.g. {_EXAMPLE}")
+        raise ValueError(f"{where} is not a selection; {_EXPECTED}")
     first = int(match.group(1))
     last = first if match.group(2) is None else int(match.group(2))
     if last < first:

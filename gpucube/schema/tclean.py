@@ -1,10 +1,8 @@
-"""What of tclean gpucube does not have, and what to do instead."""
+"""What tclean has and gpucube does not, and what to do instead."""
 
 from __future__ import annotations
 
-from gpucube.sky.spectral import FRAMES
-
-_ALWAYS_PER_CHANNEL = "channels always have their own weights; leave it out"
+from gpucube.sky.frames import FRAMES
 
 _NO_MFS = "gpucube makes cubes only; leave it out"
 
@@ -14,27 +12,27 @@ _NO_MOSAIC = "gpucube images one field without primary-beam terms; leave it out"
 
 _NO_SELECTION = "select beforehand, e.g. with CASA's split; leave it out"
 
-_NO_AUTOMASK = "give a FITS mask with mask=, or limit the depth with nsigma or threshold"
+_NO_AUTOMASK = "give a FITS `mask`, or limit the depth with `nsigma` or `threshold`"
 
 _NO_RESTART = "every run starts afresh; leave it out"
 
-TCLEAN_ONLY: dict[str, str] = {
-    "parallel": "channels are always imaged in parallel; say how many processes with workers=",
-    "interactive": "give a FITS mask with mask=",
+ABSENT_PARAMETERS: dict[str, str] = {
+    "parallel": "channels are always imaged in parallel; say how many processes with `workers`",
+    "interactive": "give a FITS `mask`",
     "savemodel": "the model is written as a FITS cube and never to the MeasurementSet; leave it out",
     "pbcor": "divide the image by a primary beam afterwards; leave it out",
-    "pblimit": "images are not cut at a primary-beam level; give a FITS mask with mask= instead",
-    "interpolation": "channels are taken or averaged as they are (start, width, nchan); leave it out",
-    "veltype": "start and width count channels; leave it out",
-    "perchanweightdensity": _ALWAYS_PER_CHANNEL,
+    "pblimit": "images are not cut at a primary-beam level; give a FITS `mask` instead",
+    "interpolation": "channels are taken or averaged as they are (`start`, `width`, `nchan`); leave it out",
+    "veltype": "`start` and `width` count channels; leave it out",
+    "perchanweightdensity": "channels always have their own weights; leave it out",
     "projection": "the projection is always SIN; leave it out",
     "startmodel": "every run starts from an empty model; leave it out",
-    "restoration": "leave 'image' out of products instead",
+    "restoration": "leave 'image' out of `products` instead",
     "fullsummary": "the summary is always full; leave it out",
-    "verbose": "see quiet; leave it out",
-    "noise": "it belongs to weighting='briggsabs'; use weighting='briggs' with robust",
-    "npixels": "use weighting='briggs' with robust",
-    "outlierfile": "image the outlier fields by a run each",
+    "verbose": "see `quiet`; leave it out",
+    "noise": "it belongs to weighting 'briggsabs'; use `weighting='briggs'` with `robust`",
+    "npixels": "use `weighting='briggs'` with `robust`",
+    "outlierfile": "image each outlier field in a run of its own",
     "psfcutoff": "the beam is fitted without such a setting; leave it out",
     **dict.fromkeys(("reffreq", "nterms"), _NO_MFS),
     **dict.fromkeys(("scales", "smallscalebias", "fusedthreshold", "largestscale"), _NO_MULTISCALE),
@@ -56,24 +54,18 @@ TCLEAN_ONLY: dict[str, str] = {
 }
 """tclean's parameters that gpucube does not have, and what to do instead."""
 
-_TCLEAN_VALUES: dict[str, tuple[tuple[str, ...], str]] = {
-    "specmode": (("mfs", "mtmfs", "mvc", "cubedata", "cubesource"), "use specmode='cube'"),
-    "deconvolver": (
-        ("multiscale", "mtmfs", "clark", "clarkstokes", "asp", "mem"),
-        "use deconvolver='hogbom'",
-    ),
+ABSENT_VALUES: dict[str, tuple[tuple[str, ...], str]] = {
+    "specmode": (("mfs", "mtmfs", "mvc", "cubedata", "cubesource"), "use `specmode='cube'`"),
+    "deconvolver": (("multiscale", "mtmfs", "clark", "clarkstokes", "asp", "mem"), "use `deconvolver='hogbom'`"),
     "gridder": (
         ("mosaic", "awproject", "awp2", "awphpg", "widefield", "wproject", "facet", "gridft", "wprojectft"),
-        "use gridder='wgridder' for wide fields, otherwise 'standard'",
+        "use `gridder='wgridder'` for wide fields, otherwise `gridder='standard'`",
     ),
     "weighting": (
         ("briggsabs", "briggsbwtaper", "superuniform", "radial"),
-        "use weighting='natural', 'uniform' or 'briggs'",
+        "use `weighting='natural'`, `weighting='uniform'` or `weighting='briggs'`",
     ),
     "usemask": (("auto-multithresh", "pb"), _NO_AUTOMASK),
-    "outframe": (
-        tuple(FRAMES),
-        "the cube keeps the data's own frame; leave it out",
-    ),
+    "outframe": (tuple(FRAMES), "the cube keeps the data's own frame; leave it out"),
 }
 """Values that tclean takes and gpucube does not, and what to do instead."""

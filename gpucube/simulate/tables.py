@@ -14,7 +14,7 @@ import numpy as np
 from casacore import tables
 
 from gpucube.simulate.parameters import SimulationParameters
-from gpucube.sky.spectral import FRAMES
+from gpucube.sky.frames import FRAMES
 
 TILE_BYTES = 2**20
 

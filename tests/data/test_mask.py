@@ -13,8 +13,9 @@ from astropy.io import fits
 from gpucube.data.mask import load_mask
 from gpucube.errors import GpucubeError
 from gpucube.sky.directions import Direction
+from gpucube.sky.frames import FRAMES
 from gpucube.sky.geometry import ImageGeometry
-from gpucube.sky.spectral import FRAMES, SpectralAxis
+from gpucube.sky.spectral import SpectralAxis
 
 CELL = math.radians(2 / 3600)
 GEOMETRY = ImageGeometry(

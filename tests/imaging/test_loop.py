@@ -29,8 +29,9 @@ from gpucube.output.fits_cube import read_plane
 from gpucube.output.records import ChannelRecord, StopCode
 from gpucube.sky.beam import Beam
 from gpucube.sky.directions import Direction
+from gpucube.sky.frames import FRAMES
 from gpucube.sky.geometry import ImageGeometry
-from gpucube.sky.spectral import FRAMES, SpectralAxis
+from gpucube.sky.spectral import SpectralAxis
 
 GEOMETRY = ImageGeometry(
     nx=64, ny=64, cell_x=CELL, cell_y=CELL, centre=Direction(ra=np.deg2rad(187.5), dec=np.deg2rad(30.0))

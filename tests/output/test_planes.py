@@ -25,8 +25,9 @@ from gpucube.output.fits_cube import create_cubes, read_plane, sync, write_beam_
 from gpucube.output.fits_header import PRODUCT_UNITS
 from gpucube.sky.beam import Beam
 from gpucube.sky.directions import Direction
+from gpucube.sky.frames import FRAMES
 from gpucube.sky.geometry import ImageGeometry
-from gpucube.sky.spectral import FRAMES, SpectralAxis
+from gpucube.sky.spectral import SpectralAxis
 
 GEOMETRY = ImageGeometry(
     nx=32, ny=24, cell_x=1.5 * ARCSEC, cell_y=2 * ARCSEC, centre=Direction(ra=math.radians(-100), dec=math.radians(-35))

@@ -26,7 +26,8 @@ from gpucube.report.plots import (
     shown_channels,
 )
 from gpucube.sky.beam import Beam
-from gpucube.sky.spectral import FRAMES, SpectralAxis
+from gpucube.sky.frames import FRAMES
+from gpucube.sky.spectral import SpectralAxis
 
 
 def write_cube(folder: Path, planes: np.ndarray, beams: Beam | list[Beam | None], cell: float) -> str:

@@ -74,32 +74,44 @@ def command_line(vis: Any, imagename: Path, **changes: Any) -> list[str]:
 
 # Parameters
 
+
+def named(name: str, value: Any) -> str:
+    """A pattern for a parameter and its value as Python and as the command line write them."""
+    return f"(`{name}={value!r}`|--{name} {value})"
+
+
 WRONG_PARAMETERS = {
-    "imsize 0": ({"imsize": 0}, r"imsize=.*0 must be even and at least 32"),
-    "imsize odd": ({"imsize": 101}, r"imsize=.*101 must be even.*next good size is 108"),
-    "imsize too large": ({"imsize": 10**9}, r"imsize=.*too large"),
-    "cell without unit": ({"cell": "20"}, r"cell='20': '20' has no unit; write e.g. '20arcsec'"),
-    "cell of another kind": ({"cell": "20Jy"}, r"cell='20Jy': .*unknown unit 'Jy'"),
-    "cell negative": ({"cell": "-1arcsec"}, r"cell=.*not positive"),
-    "threshold negative": ({"threshold": "-3mJy"}, r"threshold='-3mJy': a threshold cannot be negative"),
+    "imsize 0": ({"imsize": 0}, named("imsize", 0) + ": 0 must be even and at least 32"),
+    "imsize odd": ({"imsize": 101}, named("imsize", 101) + ": 101 must be even.*next good size is 108"),
+    "imsize too large": ({"imsize": 10**9}, named("imsize", 10**9) + ".*too large"),
+    "cell without unit": ({"cell": "20"}, named("cell", "20") + ": '20' has no unit; write e.g. '20arcsec'"),
+    "cell of another kind": ({"cell": "20Jy"}, named("cell", "20Jy") + ": .*unknown unit 'Jy'"),
+    "cell negative": ({"cell": "-1arcsec"}, named("cell", "-1arcsec") + ".*not positive"),
+    "threshold negative": (
+        {"threshold": "-3mJy"},
+        named("threshold", "-3mJy") + ": a threshold cannot be negative",
+    ),
     "unknown parameter": (
         {"imsise": 64},
         r"unknown (parameter|option) '(--)?imsise(=64)?': did you mean '(--)?imsize'",
     ),
-    "niter negative": ({"niter": -1}, r"niter="),
-    "nchan 0": ({"nchan": 0}, r"nchan=0"),
-    "width 0": ({"width": 0}, r"width=0"),
+    "niter negative": ({"niter": -1}, named("niter", -1) + ": expected a whole number from 0"),
+    "nchan 0": ({"nchan": 0}, named("nchan", 0) + ": expected a whole number from 1, or -1"),
+    "width 0": ({"width": 0}, named("width", 0) + ": expected a whole number of channels, not 0"),
     "product unknown": (
         {"products": ("image", "pictures")},
-        r"products=.*'pictures' is none of image, residual, model",
+        r"products.*'pictures' is not a product; expected 'image', 'residual', 'model'",
     ),
-    "device unknown": ({"device": "gpu"}, r"device='gpu'"),
-    "chunksize 0": ({"chunksize": 0}, r"chunksize=.*write 'auto', a number of channels from 1, or -1"),
+    "device unknown": ({"device": "gpu"}, named("device", "gpu") + ".*did you mean 'cuda'"),
+    "chunksize 0": ({"chunksize": 0}, named("chunksize", 0) + ": expected 'auto', a number of channels from 1, or -1"),
     "tclean only": (
         {"interactive": 1},
-        r"tclean's parameter '(--)?interactive(=1)?' is not available: give a FITS mask",
+        r"tclean's parameter '(--)?interactive(=1)?' is not available: give a FITS (`mask`|--mask)",
     ),
-    "specmode": ({"specmode": "mfs"}, r"specmode='mfs' is not available: use specmode='cube'"),
+    "specmode": (
+        {"specmode": "mfs"},
+        named("specmode", "mfs") + " is not available: use " + named("specmode", "cube"),
+    ),
 }
 
 WRONG_SELECTION = {
@@ -121,7 +133,7 @@ WRONG_SELECTION = {
         {"spw": "1"},
         r"(`spw='1'`|--spw '?1'?): there is no spectral window 1, they are numbered 0 to 0",
     ),
-    "spw not understood": ({"spw": "zero"}, r"spw='zero'.*not a selection of spectral windows"),
+    "spw not understood": ({"spw": "zero"}, named("spw", "zero") + ": 'zero' is not a selection; expected"),
     "no such field number": ({"field": "3"}, r"has no field 3: fields are numbered 0 to 0"),
     "no such field": ({"field": "M51"}, r"has no field 'M51': it has "),
     "no such column": (
@@ -129,7 +141,7 @@ WRONG_SELECTION = {
         r"has no column CORRECTED_DATA: (`datacolumn`|--datacolumn) can be data",
     ),
     "stokes not there": ({"stokes": "IQ"}, r"stokes Q cannot be made from .* it has correlations RR, LL"),
-    "frame": ({"outframe": "BARY"}, r"outframe='BARY' is not available"),
+    "frame": ({"outframe": "BARY"}, named("outframe", "BARY") + " is not available"),
     "too little memory": (
         {"imsize": 16384, "memory": "400MB"},
         r"16384 x 16384 pixels needs .* of memory, but only 400 MB is allowed: choose a smaller \S*imsize\S*, or raise \S*memory",

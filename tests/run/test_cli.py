@@ -68,7 +68,7 @@ def test_every_parameter_has_an_option(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_plan_names_the_image_after_the_measurement_set() -> None:
     assert job_parameters("plan", ["data/a.ms"]).imagename == "a"
-    with pytest.raises(GpucubeError, match=r"^imagename is missing"):
+    with pytest.raises(GpucubeError, match=r"^`imagename` is missing"):
         job_parameters("image", ["data/a.ms"])
 
 
@@ -93,7 +93,7 @@ def test_options_override_the_yaml_file(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("imgsize: 64", "{path}: unknown parameter 'imgsize': did you mean 'imsize'?"),
-        ("imsize: 63", "{path}: imsize=63: 63 must be even and at least 32; the next good size is 64"),
+        ("imsize: 63", "{path}: --imsize 63: 63 must be even and at least 32; the next good size is 64"),
         ("- imsize", "{path} is not a list of parameters; write lines such as 'imsize: 512'"),
         ("just words", "{path} is not a list of parameters; write lines such as 'imsize: 512'"),
         ("1: 2", "{path} is not a list of parameters; write lines such as 'imsize: 512'"),
@@ -140,14 +140,14 @@ def test_an_empty_yaml_file_says_nothing(tmp_path: Path) -> None:
         ("image a.ms --nit 3", "unknown option '--nit': did you mean '--niter'?; see gpucube image --help"),
         ("image a.ms -x", "unknown option '-x'; see gpucube image --help"),
         ("image a.ms --imagename", "argument --imagename: expected one argument; see gpucube image --help"),
-        ("image a.ms --imagename x --cell 1", "cell='1': '1' has no unit; write e.g. '1arcsec'"),
+        ("image a.ms --imagename x --cell 1", "--cell 1: '1' has no unit; write e.g. '1arcsec'"),
         ("image a.ms --imagename x --threshold -1mJy",
-         "threshold='-1mJy': a threshold cannot be negative; write e.g. '3mJy', or 0 for none"),
+         "--threshold -1mJy: a threshold cannot be negative; expected e.g. '3mJy', or 0 for none"),
         ("image a.ms --pbcor", "tclean's parameter '--pbcor' is not available: "
          "divide the image by a primary beam afterwards; leave it out"),
         ("simulate", "the following arguments are required: OUT.ms; see gpucube simulate --help"),
         ("simulate x.ms --nchn 3", "unknown option '--nchn': did you mean '--nchan'?; see gpucube simulate --help"),
-        ("simulate x.ms --nchan 0", "nchan='0': input should be greater than or equal to 1"),
+        ("simulate x.ms --nchan 0", "--nchan 0: expected a whole number from 1"),
         ("demo --outt x", "unknown option '--outt': did you mean '--out'?; see gpucube demo --help"),
     ],
 )  # fmt: skip

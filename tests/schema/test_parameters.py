@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import astropy.units as u
 import numpy as np
 import pytest
+from astropy.coordinates import SkyCoord
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpucube.constants import ARCSEC
 from gpucube.errors import GpucubeError
-from gpucube.schema.parameters import Parameters, make_parameters
-from gpucube.schema.reference import reference_page
+from gpucube.schema import fields
+from gpucube.schema.parameters import GROUPS, Parameters, make_parameters
+from gpucube.schema.reference import docstring, parameters, reference_page, signature
+from gpucube.sky.beam import Beam
+from gpucube.sky.directions import Direction
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -59,12 +65,14 @@ def test_defaults_are_tcleans() -> None:
         ("stokes", "IV", "IV"),
         ("stokes", "qu", "QU"),
         ("stokes", "pseudoI", "pseudoI"),
+        ("stokes", "PSEUDOI", "pseudoI"),
         ("start", "", None),
         ("start", "20", 20),
         ("width", "", 1),
         ("width", "-2", -2),
         ("nchan", np.int64(7), 7),
         ("phasecenter", "ICRS 180deg 0deg", (np.pi, 0.0, "ICRS")),
+        ("phasecenter", SkyCoord(180 * u.deg, 0 * u.deg), (np.pi, 0.0, "ICRS")),
         ("restfreq", "230.538GHz", 230.538e9),
         ("restfreq", ["1.42GHz"], 1.42e9),
         ("restfreq", [], None),
@@ -72,6 +80,7 @@ def test_defaults_are_tcleans() -> None:
         ("imsize", 512, (512, 512)),
         ("imsize", [512, 256], (512, 256)),
         ("imsize", "512,256", (512, 256)),
+        ("imsize", "[512, 256]", (512, 256)),
         ("imsize", np.array([512, 256]), (512, 256)),
         ("cell", "2mas", (0.002, 0.002)),
         ("cell", ["1arcsec", "2arcsec"], (1.0, 2.0)),
@@ -87,19 +96,29 @@ def test_defaults_are_tcleans() -> None:
         ("niter", 1e4, 10000),
         ("threshold", "3mJy", 0.003),
         ("threshold", 0.1, 0.1),
+        ("threshold", 3 * u.mJy, 0.003),
+        ("threshold", 3 * u.mJy / u.beam, 0.003),
+        ("weighting", "Briggs", "briggs"),
+        ("weighting", " NATURAL ", "natural"),
+        ("gridder", "WGridder", "wgridder"),
+        ("device", "CPU", "cpu"),
+        ("mask", Path("clean.fits"), "clean.fits"),
+        ("scratch", Path("/tmp"), "/tmp"),
         ("restoringbeam", [], ""),
         ("restoringbeam", "common", "common"),
+        ("restoringbeam", "Common", "common"),
         ("restoringbeam", "1arcsec", (1.0, 1.0, 0.0)),
         ("restoringbeam", ["1arcsec", "0.8arcsec", "30deg"], (1.0, 0.8, 30.0)),
         ("restoringbeam", "1arcsec,0.8arcsec,30deg", (1.0, 0.8, 30.0)),
         ("chunksize", "-1", -1),
         ("chunksize", "auto", "auto"),
+        ("chunksize", "AUTO", "auto"),
         ("chunksize", 50, 50),
         ("workers", None, None),
         ("workers", "4", 4),
         ("memory", "2GiB", 2 * 2**30),
         ("overwrite", "yes", True),
-        ("products", "psf,image", ("image", "psf")),
+        ("products", "psf,Image", ("image", "psf")),
         ("products", ["mask"], ("mask",)),
     ],
 )
@@ -128,36 +147,65 @@ def test_frozen() -> None:
         ({"imgsize": 512}, "unknown parameter 'imgsize': did you mean 'imsize'?"),
         ({"Niter": 5}, "unknown parameter 'Niter': did you mean 'niter'?"),
         ({"xyzzy": 5}, "unknown parameter 'xyzzy'"),
-        ({"imsize": 0}, "imsize=0: 0 must be even and at least 32; the next good size is 32"),
-        ({"imsize": 513}, "imsize=513: 513 must be even and at least 32; the next good size is 540"),
-        ({"imsize": 10**6}, "imsize=1000000: 1000000 is too large; the largest size is 65536"),
-        ({"cell": "1"}, "cell='1': '1' has no unit; write e.g. '1arcsec'"),
-        ({"cell": "-1arcsec"}, "cell='-1arcsec': '-1arcsec' is not positive; write e.g. '0.2arcsec'"),
-        ({"cell": 3 * u.Jy}, "cell=3.0 Jy: '3.0 Jy' is not an angle; write e.g. '0.2arcsec'"),
-        ({"threshold": "-1mJy"}, "threshold='-1mJy': a threshold cannot be negative; write e.g. '3mJy', or 0 for none"),
-        ({"niter": -1}, "niter=-1: input should be greater than or equal to 0 (number from 0)"),
-        ({"gain": 0}, "gain=0: input should be greater than 0 (above 0, to 1)"),
-        ({"robust": 3}, "robust=3: input should be less than or equal to 2 (-2 to 2)"),
-        ({"weighting": "brigs"}, "weighting='brigs': input should be 'natural', 'uniform' or 'briggs'"),
-        ({"width": 0}, "width=0: channels must be averaged by 1, 2 ... or, falling, -1, -2 ..."),
-        ({"nchan": 0}, "nchan=0: give the number of channels from 1, or -1 for all"),
-        ({"minpsffraction": 0.9}, "minpsffraction=0.9 is above maxpsffraction=0.8; lower it"),
-        ({"start": "10km/s"}, "start='10km/s': a number of channels is wanted, e.g. 0 or 20"),
-        ({"vis": []}, "vis=[]: no MeasurementSet is named; give one path or several"),
-        ({"vis": ["a.ms", "a.ms/"]}, "vis=['a.ms', 'a.ms/']: 'a.ms' is named twice"),
-        ({"products": "pb"}, "products='pb': 'pb' is none of image, residual, model, psf, dirty, mask"),
-        ({"chunksize": 0}, "chunksize=0: write 'auto', a number of channels from 1, or -1 for one chunk per worker"),
+        ({"imsize": 0}, "`imsize=0`: 0 must be even and at least 32; the next good size is 32"),
+        ({"imsize": 513}, "`imsize=513`: 513 must be even and at least 32; the next good size is 540"),
+        ({"imsize": 10**6}, "`imsize=1000000`: 1000000 is too large; the largest size is 65536"),
+        ({"imsize": "128x128"}, "`imsize='128x128'`: expected a whole number of pixels such as 512, or two as in '512,256'"),
+        ({"cell": "1"}, "`cell='1'`: '1' has no unit; write e.g. '1arcsec'"),
+        ({"cell": "-1arcsec"}, "`cell='-1arcsec'`: '-1arcsec' is not positive; expected an angle such as '0.2arcsec'"),
+        ({"cell": 3 * u.Jy}, "`cell=3.0 Jy`: '3.0 Jy' is not an angle; expected an angle such as '0.2arcsec'"),
+        ({"threshold": "-1mJy"}, "`threshold='-1mJy'`: a threshold cannot be negative; expected e.g. '3mJy', or 0 for none"),
+        ({"threshold": "3mjy"}, "`threshold='3mjy'`: '3mjy' has the unknown unit 'mjy'; expected a flux density such as '3mJy'"),
+        ({"niter": -1}, "`niter=-1`: expected a whole number from 0"),
+        ({"niter": "many"}, "`niter='many'`: expected a whole number from 0"),
+        ({"gain": 0}, "`gain=0`: expected a number above 0, at most 1"),
+        ({"robust": 3}, "`robust=3`: expected a number from -2 to 2"),
+        ({"weighting": "brigs"}, "`weighting='brigs'`: expected 'natural', 'uniform' or 'briggs': did you mean 'briggs'?"),
+        ({"device": "gpu"}, "`device='gpu'`: expected 'auto', 'cpu' or 'cuda': did you mean 'cuda'?"),
+        ({"device": 3}, "`device=3`: expected 'auto', 'cpu' or 'cuda'"),
+        ({"width": 0}, "`width=0`: expected a whole number of channels, not 0"),
+        ({"nchan": 0}, "`nchan=0`: expected a whole number from 1, or -1"),
+        ({"cycleniter": 0}, "`cycleniter=0`: expected a whole number from 1, or -1"),
+        ({"minpsffraction": 0.9}, "`minpsffraction=0.9` is above `maxpsffraction=0.8`; lower it"),
+        ({"resume": True, "overwrite": True}, "`resume` and `overwrite` are mutually exclusive: give one of them"),
+        ({"start": "10km/s"}, "`start='10km/s'`: expected a number of channels; velocities and frequencies are not available"),
+        ({"vis": []}, "`vis=[]`: expected a MeasurementSet: give one path or several"),
+        ({"vis": ["a.ms", "a.ms/"]}, "`vis=['a.ms', 'a.ms/']`: 'a.ms' is named twice"),
+        ({"vis": "a.ms,b.ms"},
+         "`vis='a.ms,b.ms'`: 'a.ms,b.ms' does not exist; name several MeasurementSets one by one, without commas"),
+        ({"products": "residuals"},
+         "`products='residuals'`: 'residuals' is not a product; "
+         "expected 'image', 'residual', 'model', 'psf', 'dirty' or 'mask': did you mean 'residual'?"),
+        ({"chunksize": 0}, "`chunksize=0`: expected 'auto', a number of channels from 1, or -1"),
+        ({"overwrite": "perhaps"}, "`overwrite='perhaps'`: expected True or False"),
+        ({"scratch": 3}, "`scratch=3`: expected a path"),
+        ({"scratch": "a`b\n"}, "`scratch='a\'b\\n'`: expected a path without line breaks or other control characters"),
+        ({"usemask": "pb"},
+         "`usemask='pb'` is not available: give a FITS `mask`, or limit the depth with `nsigma` or `threshold`"),
+        ({"pblimit": 0.2},
+         "tclean's parameter 'pblimit' is not available: images are not cut at a primary-beam level; give a FITS `mask` instead"),
     ],
 )  # fmt: skip
 def test_one_line_names_what_is_wrong_and_what_would_be_right(values: dict[str, Any], message: str) -> None:
     assert mistake(**values) == message
 
 
+@pytest.mark.parametrize("second", ["128", "0.5", "2arcsec"])
+def test_a_second_value_written_as_a_word_of_its_own_is_not_taken_for_a_measurementset(
+    second: str, tmp_path: Path
+) -> None:
+    """Such as ``gpucube image a.ms --imsize 128 128``; but a MeasurementSet may have any name."""
+    message = mistake(vis=["a.ms", second])
+    assert f"{second!r} is not a MeasurementSet; two values are written with a comma, as in `imsize=512,256`" in message
+    (tmp_path / second).mkdir()
+    assert make(vis=tmp_path / second).vis == (str(tmp_path / second),)
+
+
 @pytest.mark.parametrize("name", ["vis", "imagename"])
 def test_what_is_required_is_named(name: str) -> None:
     given_values = {"vis": "a.ms", "imagename": "a"}
     del given_values[name]
-    with pytest.raises(GpucubeError, match=f"^{name} is missing: "):
+    with pytest.raises(GpucubeError, match=f"^`{name}` is missing: expected "):
         make_parameters(**given_values)
 
 
@@ -184,7 +232,7 @@ def test_what_is_required_is_named(name: str) -> None:
 )
 def test_what_only_tclean_has_comes_with_advice(name: str, value: Any) -> None:
     message = mistake(**{name: value})
-    assert repr(name) in message or f"{name}={value!r}" in message
+    assert repr(name) in message or f"`{name}={value!r}`" in message
     assert " is not available: " in message
 
 
@@ -202,7 +250,7 @@ def test_what_only_tclean_has_comes_with_advice(name: str, value: Any) -> None:
         ("gain", [1.1, float("nan"), "x", None]),
         ("cycleniter", [0, -2]),
         ("nmajor", [-2]),
-        ("chunksize", [-2, "AUTO", 1.5, None]),
+        ("chunksize", [-2, "automatic", 1.5, None]),
         ("workers", [0, -1, "many", 1.5]),
         ("memory", [0, "-8GB", "lots"]),
         ("restfreq", [0, "1.4m", ["1GHz", "2GHz"]]),
@@ -216,7 +264,7 @@ def test_what_only_tclean_has_comes_with_advice(name: str, value: Any) -> None:
 )  # fmt: skip
 def test_bad_values_are_named_with_their_parameter(name: str, values: list[Any]) -> None:
     for value in values:
-        assert mistake(**{name: value}).startswith(f"{name}="), value
+        assert mistake(**{name: value}).startswith(f"`{name}="), value
 
 
 ANYTHING = st.recursive(
@@ -243,10 +291,54 @@ def test_whatever_is_written_is_understood_or_one_line(name: str, value: Any) ->
         assert make_parameters(**parameters.as_json_dict()) == parameters
 
 
+def test_derived_values_are_in_the_units_of_the_arithmetic() -> None:
+    parameters = make(
+        stokes="IV", phasecenter="ICRS 90deg 30deg", cell="1arcsec,2arcsec", restoringbeam="3arcsec,2arcsec,30deg"
+    )
+    assert parameters.stokes_names == ("I", "V")
+    assert parameters.centre == Direction(ra=np.pi / 2, dec=np.radians(30), frame="ICRS")
+    assert parameters.cell_radians == pytest.approx((ARCSEC, 2 * ARCSEC), rel=1e-15)
+    beam = parameters.beam
+    assert isinstance(beam, Beam)
+    assert (beam.bmaj, beam.bmin, beam.bpa) == pytest.approx((3 * ARCSEC, 2 * ARCSEC, np.pi / 6), rel=1e-15)
+    assert make().beam == "channel" and make(restoringbeam="common").beam == "common"
+    assert make().centre is None and make(stokes="pseudoI").stokes_names == ("pseudoI",)
+
+
 def test_every_parameter_is_described() -> None:
-    for name, field in Parameters.model_fields.items():
-        assert field.description and field.description.endswith("."), name
-        assert set(field.json_schema_extra) == {"group", "accepts", "tclean"}, name  # type: ignore[arg-type]
+    for name, it in parameters().items():
+        assert it.description.endswith("."), name
+        assert it.accepts and it.annotation and it.group in GROUPS, name
+        assert it.metavar or it.annotation in ("bool", "Literal['']"), name
+
+
+def test_choices_and_limits_describe_themselves() -> None:
+    known = parameters()
+    assert known["weighting"].annotation == "Literal['natural', 'uniform', 'briggs']"
+    assert known["weighting"].metavar == "natural|uniform|briggs"
+    assert known["gain"].accepts == "a number above 0, at most 1"
+    assert known["epsilon"].accepts == "a number from 1e-10 to 0.01"
+    assert known["quiet"].accepts == "True or False"
+    assert (known["niter"].tclean, known["epsilon"].tclean, known["outframe"].tclean) == ("same", None, "LSRK")
+
+
+def test_the_signature_is_python_with_the_defaults_of_the_schema() -> None:
+    names: dict[str, Any] = {}
+    exec(f"def image_cube(\n{signature()}): pass", vars(fields) | {"Literal": Literal}, names)
+    found = inspect.signature(names["image_cube"]).parameters
+    assert list(found) == list(Parameters.model_fields)
+    kinds = {inspect.Parameter.POSITIONAL_OR_KEYWORD: ["vis", "imagename"]}
+    assert [name for name, one in found.items() if one.kind in kinds] == ["vis", "imagename"]
+    written = {name: one.default for name, one in found.items() if one.default is not one.empty}
+    assert make(**written) == make()
+
+
+def test_the_docstring_has_every_parameter_in_the_layout_of_numpydoc() -> None:
+    lines = docstring(width=100).splitlines()
+    heads = [line for line in lines if not line.startswith(" ")]
+    assert [head.partition(" : ")[0] for head in heads] == list(Parameters.model_fields)
+    assert "niter : a whole number from 0; default 0" in heads
+    assert max(len(line) for line in lines if line.startswith(" ")) <= 100
 
 
 def test_the_reference_page_is_up_to_date() -> None:

@@ -7,7 +7,6 @@ import math
 import astropy.units as u
 import numpy as np
 import pytest
-from astropy.coordinates import SkyCoord
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,11 +17,9 @@ from gpucube.schema.quantities import (
     MEMORY,
     WAVELENGTHS,
     Kind,
-    parse_direction,
     parse_quantity,
     parse_taper_width,
 )
-from gpucube.words import size_text
 
 ROUNDING = 1e-14
 """A product of two doubles."""
@@ -47,7 +44,7 @@ ROUNDING = 1e-14
         ("-.5deg", ANGLE, -0.5 * u.deg),
         ("0.1Jy", FLUX_DENSITY, 0.1 * u.Jy),
         ("3mJy", FLUX_DENSITY, 3 * u.mJy),
-        ("3mJy/beam", FLUX_DENSITY, 3 * u.mJy),
+        ("3mJy/beam", FLUX_DENSITY, 3 * u.mJy / u.beam),
         ("10uJy", FLUX_DENSITY, 10 * u.uJy),
         ("230.538GHz", FREQUENCY, 230.538 * u.GHz),
         ("1420.405752MHz", FREQUENCY, 1420.405752 * u.MHz),
@@ -60,8 +57,9 @@ ROUNDING = 1e-14
     ],
 )
 def test_text_means_what_astropy_says(text: str, kind: Kind, quantity: u.Quantity) -> None:
-    assert parse_quantity(text, kind) == pytest.approx(quantity.to_value(kind.base), rel=ROUNDING)
-    assert parse_quantity(quantity, kind) == pytest.approx(quantity.to_value(kind.base), rel=ROUNDING)
+    base = kind.other_base if quantity.unit.is_equivalent("Jy / beam") else kind.base
+    assert parse_quantity(text, kind) == pytest.approx(quantity.to_value(base), rel=ROUNDING)
+    assert parse_quantity(quantity, kind) == pytest.approx(quantity.to_value(base), rel=ROUNDING)
 
 
 def test_lengths_in_wavelengths() -> None:
@@ -129,44 +127,5 @@ def test_a_taper_in_wavelengths_is_taken_as_it_is() -> None:
 
 @pytest.mark.parametrize("wrong", ["0arcsec", "-5klambda", 0.0, "5kl", "wide", None])
 def test_a_taper_is_positive(wrong: object) -> None:
-    with pytest.raises(ValueError, match=r"write|written"):
+    with pytest.raises(ValueError, match="expected"):
         parse_taper_width(wrong)
-
-
-@pytest.mark.parametrize(
-    ("text", "coordinate", "radesys"),
-    [
-        ("J2000 12h30m00s +30d00m00s", SkyCoord("12h30m00s", "+30d00m00s"), "FK5"),
-        ("j2000 12:30:00.5 -00:30:15.25", SkyCoord("12h30m00.5s", "-00d30m15.25s"), "FK5"),
-        ("J2000 12:30:00 -00.30.00", SkyCoord("12h30m00s", "-00d30m00s"), "FK5"),
-        ("ICRS 187.5deg -30deg", SkyCoord(187.5, -30, unit="deg"), "ICRS"),
-        ("ICRS -1.5rad 1rad", SkyCoord(-1.5, 1, unit="rad"), "ICRS"),
-        ("ICRS 187d30m00s 90deg", SkyCoord(187.5, 90, unit="deg"), "ICRS"),
-        ("J2000 187.30.00 +30.00.00", SkyCoord(187.5, 30, unit="deg"), "FK5"),
-    ],
-)
-def test_directions(text: str, coordinate: SkyCoord, radesys: str) -> None:
-    ra, dec, frame = parse_direction(text)
-    assert frame == radesys
-    assert ra == pytest.approx(coordinate.ra.rad, abs=1e-14)
-    assert dec == pytest.approx(coordinate.dec.rad, abs=1e-14)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    ["12h30m00s +30d00m00s", "B1950 12h30m00s +30d00m00s", "J2000 187.5 30", "J2000 12h30m00s"]
-    + ["J2000 12h60m00s 1deg", "J2000 12h30m00s +30d00m00s x"]
-    + ["J2000 12h30m00s +95d00m00s", "J2000 400deg 0deg", "J2000 12h30m00s 2h00m00s"],
-)  # fmt: skip
-def test_what_is_no_direction_is_quoted_with_a_right_one(wrong: str) -> None:
-    with pytest.raises(ValueError, match=r"J2000 12h30m00s \+30d00m00s") as caught:
-        parse_direction(wrong)
-    assert repr(wrong) in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("nbytes", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (999_499, "999 kB"), (999_600, "1 MB"), (3.4e8, "340 MB"), (5e15, "5e+03 TB")],
-)  # fmt: skip
-def test_bytes_are_told_with_three_digits(nbytes: float, text: str) -> None:
-    assert size_text(nbytes) == text

@@ -29,18 +29,11 @@ def test_syntax(text: str, ranges: tuple[SpwRange, ...]) -> None:
     assert parse_spw(text) == ranges
 
 
-def test_both_ends_are_included() -> None:
-    (spws,) = parse_spw("1~3")
-    assert [spw for spw in range(6) if spws.contains(spw)] == [1, 2, 3]
-    (everything,) = parse_spw("*")
-    assert everything.contains(0) and everything.contains(99)
-
-
 @pytest.mark.parametrize(
     "wrong", ["a", "0,", ",0", "0:", "0:5~", "-1", "0:5^2", "0~", "0:1.4~1.5GHz", "<3", "0;1", "1.5"]
 )
 def test_what_is_no_selection_is_quoted_with_a_right_one(wrong: str) -> None:
-    with pytest.raises(ValueError, match=r"write e\.g\. '0'") as caught:
+    with pytest.raises(ValueError, match="such as '0'") as caught:
         parse_spw(wrong)
     assert repr(wrong) in str(caught.value)
 

@@ -17,7 +17,7 @@ from functools import lru_cache
 import numpy as np
 
 from gpucube.devices.cuda.costs import FFT_SECONDS, TAP_SECONDS
-from gpucube.errors import GpucubeError
+from gpucube.errors import AccuracyError, GpucubeError
 from gpucube.fft_size import good_fft_size
 
 MAX_SUPPORT = 16
@@ -164,7 +164,7 @@ def make_kernel(epsilon: float, upsampling: float = 2.0, dimensions: int = 2, si
             return GriddingKernel(
                 support=support, beta=beta, upsampling=upsampling, error=error, coefficients=coefficients
             )
-    raise GpucubeError(
+    raise AccuracyError(
         f"`epsilon={epsilon:g}` cannot be reached in {'single' if single else 'double'} precision with upsampling "
         f"{upsampling:g}: the best is {reached:.1e}"
     )
@@ -200,7 +200,7 @@ def choose_kernel(
     for upsampling in (1.25, 1.5, 1.75):
         try:
             kernels.append(make_kernel(epsilon, upsampling, dimensions, single))
-        except GpucubeError:
+        except AccuracyError:
             continue
     return min(kernels, key=seconds)
 

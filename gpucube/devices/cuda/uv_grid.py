@@ -14,7 +14,7 @@ import numpy as np
 from gpucube.devices.base import ImagingSettings
 from gpucube.devices.cuda.backend import fft_group
 from gpucube.devices.cuda.gridding_kernel import GriddingKernel, WPlanes, choose_kernel, make_w_planes
-from gpucube.errors import GpucubeError
+from gpucube.errors import AccuracyError
 from gpucube.fft_size import good_fft_size
 from gpucube.sky.geometry import n_minus_one
 
@@ -142,7 +142,7 @@ def _choose_grid(settings: ImagingSettings, scale: int, w: bool) -> UvGrid:
     nx, ny, dimensions = scale * g.nx, scale * g.ny, 3 if w else 2
     try:
         kernel, real = choose_kernel(settings.epsilon, nx, ny, settings.samples, dimensions, True), "float32"
-    except GpucubeError:
+    except AccuracyError:
         kernel, real = choose_kernel(settings.epsilon, nx, ny, settings.samples, dimensions, False), "float64"
     w_planes = None
     if w:

@@ -1,0 +1,431 @@
+"""The types of the parameters: what users may write for each, and the parser that turns it into the base form.
+
+A parser takes what the user wrote (a Python value, the text of a command-line option, or a value from YAML) and returns
+the base form: plain Python in the documented unit. It accepts the base form too, so that checked parameters can be
+checked again. A wrong value raises `ValueError` with what was expected, and `gpucube.schema.validation` adds the
+parameter's name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from gpucube.fft_size import good_fft_size
+from gpucube.schema.about import Written
+from gpucube.schema.directions import BaseDirection, parse_direction
+from gpucube.schema.quantities import (
+    ANGLE,
+    FLUX_DENSITY,
+    FREQUENCY,
+    MEMORY,
+    Kind,
+    parse_quantity,
+    parse_taper_width,
+    plain_number,
+)
+from gpucube.schema.spw import parse_spw
+from gpucube.words import did_you_mean, in_words
+
+if TYPE_CHECKING:
+    from astropy.coordinates import SkyCoord
+    from astropy.units import Quantity
+
+PathLike: TypeAlias = str | os.PathLike[str]
+QuantityLike: TypeAlias = "str | float | Quantity"
+DirectionLike: TypeAlias = "str | SkyCoord | Sequence[float | str]"
+
+SMALLEST_IMAGE = 32
+
+LARGEST_IMAGE = 65536
+
+PRODUCTS = ("image", "residual", "model", "psf", "dirty", "mask")
+"""Every cube that can be written."""
+
+# Errors without words of their own: the message says what the parameter accepts.
+NO_NUMBER = PydanticCustomError("number", "not a number")
+ZERO = PydanticCustomError("zero", "0 is not accepted")
+
+
+# Helpers
+
+
+def as_list(value: Any) -> list[Any]:
+    """Turn several values (a list, an array, text with commas) or a single one into a list.
+
+    Empty text stands for "not given" and is left out, and so is None in place of a list.
+    """
+    if isinstance(value, str):
+        values: list[Any] = [part.strip() for part in value.strip("[]()").split(",")]
+    elif isinstance(value, list | tuple) or getattr(value, "shape", ()) != ():
+        values = list(value)
+    else:
+        values = [] if value is None else [value]
+    return [item for item in values if not (isinstance(item, str) and not item.strip())]
+
+
+def as_pair(value: Any, names: str) -> list[Any]:
+    """Turn one value or two into a list of two."""
+    values = as_list(value)
+    if len(values) not in (1, 2):
+        raise ValueError(f"{len(values)} values are given; expected one, or two for {names}")
+    return values * 2 if len(values) == 1 else values
+
+
+def parse_number(value: Any) -> Any:
+    """Turn numpy's numbers and text such as ``"1e4"`` into a number of Python; pydantic checks the rest."""
+    value = plain_number(value)
+    if isinstance(value, bool):
+        raise NO_NUMBER
+    if isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            raise NO_NUMBER from None
+        return int(number) if number.is_integer() else number
+    return value
+
+
+def parse_positive(value: Any, kind: Kind, *, unit_required: bool = False) -> float:
+    """Turn a quantity that must be above 0 into base units."""
+    number = parse_quantity(value, kind, unit_required=unit_required)
+    if not number > 0:
+        raise ValueError(f"{value!r} is not positive; {kind.expected}")
+    return number
+
+
+def or_default(parse: Callable[[Any], Any], default: Any = None) -> BeforeValidator:
+    """Make a validator that takes None and empty text for the default, as tclean does."""
+
+    def parse_or_default(value: Any) -> Any:
+        return default if value is None or (isinstance(value, str) and not value.strip()) else parse(value)
+
+    return BeforeValidator(parse_or_default)
+
+
+def refuse_zero(value: int) -> int:
+    """Refuse 0, which lies between the numbers that a parameter accepts."""
+    if value == 0:
+        raise ZERO
+    return value
+
+
+_NUMBER, _NOT_ZERO = BeforeValidator(parse_number), AfterValidator(refuse_zero)
+
+Integer = Annotated[int, Written("int", "N"), _NUMBER]
+Real = Annotated[float, Written("float", "X"), _NUMBER]
+FromZeroOrAll = Annotated[int, Written("int", "N", "a whole number from 0, or -1"), Field(ge=-1), _NUMBER]
+FromOneOrAll = Annotated[int, Written("int", "N", "a whole number from 1, or -1"), Field(ge=-1), _NOT_ZERO, _NUMBER]
+
+
+# Data
+
+
+def parse_path(value: Any) -> str:
+    """Check a path. Whether the file exists is checked where it is used."""
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(path, str):
+        raise ValueError("expected a path")
+    if any(ord(character) < 32 for character in path):
+        raise ValueError("expected a path without line breaks or other control characters")
+    return path
+
+
+def parse_paths(value: Any) -> tuple[str, ...]:
+    """Check the paths of MeasurementSets."""
+    listed = list(value) if isinstance(value, list | tuple) else [value]
+    paths = tuple(parse_path(item).rstrip("/") or "/" for item in listed)
+    if not paths or not all(paths):
+        raise ValueError("expected a MeasurementSet: give one path or several")
+    for path in paths:
+        if paths.count(path) > 1:
+            raise ValueError(f"{path!r} is named twice")
+        _refuse_slips(path)
+    return paths
+
+
+def _refuse_slips(path: str) -> None:
+    """Refuse the second number of ``--imsize 512 256``, and several paths in one word, unless such a file exists."""
+    if os.path.lexists(path):
+        return
+    if re.fullmatch(r"[\d.]+[a-z\"']*", path):
+        raise ValueError(
+            f"{path!r} is not a MeasurementSet; two values are written with a comma, as in `imsize=512,256`"
+        )
+    if "," in path:
+        raise ValueError(f"{path!r} does not exist; name several MeasurementSets one by one, without commas")
+
+
+def parse_imagename(value: Any) -> str:
+    """Check the beginning of the products' names."""
+    path = parse_path(value)
+    if not path.strip() or path.endswith("/"):
+        raise ValueError("expected a name for the products, e.g. 'out/target' for out/target.image.fits")
+    return path
+
+
+def parse_field(value: Any) -> str:
+    """Turn the number or name of a field into text."""
+    value = plain_number(value)
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError("expected the number or the name of a field")
+    if isinstance(value, int) and value < 0:
+        raise ValueError("expected the number of a field, from 0")
+    return str(value).strip()
+
+
+def parse_spw_text(value: Any) -> str:
+    """Check a selection of spectral windows."""
+    value = plain_number(value)
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(text, str):
+        raise ValueError("expected text such as '0' or '0:5~20;30~40,1'")
+    parse_spw(text)
+    return text.strip()
+
+
+_PATH = BeforeValidator(parse_path)
+
+FitsFile = Annotated[str, Written("PathLike", "FILE", "the path of a FITS image"), _PATH]
+Folder = Annotated[str, Written("PathLike", "DIR", "the path of a folder"), _PATH]
+Address = Annotated[str, Written("str", "ADDRESS", "an address such as 'tcp://host:8786'"), AfterValidator(str.strip)]
+Paths = Annotated[
+    tuple[str, ...],
+    Written("PathLike | Sequence[PathLike]", "VIS", "the path of a MeasurementSet, or several paths"),
+    BeforeValidator(parse_paths),
+]
+Imagename = Annotated[
+    str, Written("PathLike", "OUT", "a path without ending, such as 'out/target'"), BeforeValidator(parse_imagename)
+]
+FieldName = Annotated[
+    str, Written("int | str", "FIELD", "the number or the name of a field"), BeforeValidator(parse_field)
+]
+Spw = Annotated[
+    str,
+    Written("int | str", "SPW", "text such as '0', '0,2', '0~3', '*' or '0:5~20;30~40,1'"),
+    BeforeValidator(parse_spw_text),
+]
+
+
+# Image and spectral axis
+
+
+def parse_stokes(value: Any) -> str:
+    """Turn a selection of Stokes parameters into capitals."""
+    written = value.strip().upper() if isinstance(value, str) else ""
+    if written == "PSEUDOI":
+        return "pseudoI"
+    if not written or written != "".join(name for name in "IQUV" if name in written):
+        raise ValueError(
+            "expected 'I', 'pseudoI', or several of I, Q, U, V in this order, such as 'IQUV', 'IV' or 'QU'"
+        )
+    return written
+
+
+def parse_channels(value: Any) -> Any:
+    """Check a number of channels."""
+    try:
+        return parse_number(value)
+    except ValueError as error:
+        raise ValueError("expected a number of channels; velocities and frequencies are not available") from error
+
+
+def parse_phasecenter(value: Any) -> BaseDirection | Literal[""]:
+    """Turn a direction into its base form; empty text stays as it is."""
+    return "" if isinstance(value, str) and not value.strip() else parse_direction(value)
+
+
+def parse_restfreq(value: Any) -> float | None:
+    """Turn a rest frequency, which tclean writes as a list of one, into Hz."""
+    values = as_list(value)
+    if len(values) > 1:
+        raise ValueError(f"{len(values)} values are given; expected one rest frequency such as '230.538GHz'")
+    return parse_positive(values[0], FREQUENCY) if values else None
+
+
+def parse_imsize(value: Any) -> tuple[int, int]:
+    """Turn one size or two into (nx, ny)."""
+    nx, ny = (_image_size(item) for item in as_pair(value, "nx and ny"))
+    return nx, ny
+
+
+def _image_size(value: Any) -> int:
+    try:
+        size = parse_number(value)
+    except ValueError:
+        size = None
+    if not isinstance(size, int | float) or size != size // 1:
+        raise ValueError("expected a whole number of pixels such as 512, or two as in '512,256'")
+    if size > LARGEST_IMAGE:
+        raise ValueError(f"{size} is too large; the largest size is {LARGEST_IMAGE}")
+    if size < SMALLEST_IMAGE or size % 2:
+        good = good_fft_size(max(int(size), SMALLEST_IMAGE))
+        raise ValueError(f"{size} must be even and at least {SMALLEST_IMAGE}; the next good size is {good}")
+    return int(size)
+
+
+def parse_cell(value: Any) -> tuple[float, float]:
+    """Turn one pixel size or two into (x, y) in arcsec."""
+    x, y = (parse_positive(item, ANGLE, unit_required=True) for item in as_pair(value, "x and y"))
+    return x, y
+
+
+Stokes = Annotated[
+    str,
+    Written("str", "STOKES", "'I', 'pseudoI', or several of I, Q, U, V in this order"),
+    BeforeValidator(parse_stokes),
+]
+Start = Annotated[
+    int | None, Written("int | None", "N", "the number of a channel, from 0"), Field(ge=0), or_default(parse_channels)
+]
+Width = Annotated[
+    int, Written("int", "N", "a whole number of channels, not 0"), _NOT_ZERO, or_default(parse_channels, 1)
+]
+Phasecenter = Annotated[
+    BaseDirection | Literal[""],
+    Written("DirectionLike", "DIRECTION", "a direction such as 'J2000 12h30m00s +30d00m00s' or 'ICRS 187.5deg 30deg'"),
+    BeforeValidator(parse_phasecenter),
+]
+Restfreq = Annotated[
+    float | None, Written("QuantityLike | None", "FREQUENCY", "a frequency (Hz)"), BeforeValidator(parse_restfreq)
+]
+Imsize = Annotated[
+    tuple[int, int],
+    Written("int | Sequence[int]", "N[,N]", f"an even number from {SMALLEST_IMAGE} to {LARGEST_IMAGE}, or two"),
+    BeforeValidator(parse_imsize),
+]
+Cell = Annotated[
+    tuple[float, float],
+    Written("QuantityLike | Sequence[QuantityLike]", "ANGLE[,ANGLE]", "an angle (arcsec), or two"),
+    BeforeValidator(parse_cell),
+]
+
+
+# Weighting and deconvolution
+
+
+def parse_position_angle(value: Any) -> float:
+    """Turn a position angle into degrees; a bare number is in degrees."""
+    number = plain_number(value)
+    if isinstance(number, int | float) and not isinstance(number, bool):
+        return parse_quantity(number * 3600.0, ANGLE) / 3600.0
+    return parse_quantity(value, ANGLE, unit_required=True) / 3600.0
+
+
+def parse_uvtaper(value: Any) -> tuple[float, float, float] | tuple[()]:
+    """Turn a taper into half widths in wavelengths along and across its position angle, and that angle in degrees."""
+    values = as_list(value)
+    if not values:
+        return ()
+    if len(values) > 3:
+        raise ValueError("expected one to three values: bmaj, bmin, bpa, e.g. ['5klambda', '3klambda', '45deg']")
+    along = parse_taper_width(values[0])
+    across = parse_taper_width(values[1]) if len(values) > 1 else along
+    return along, across, parse_position_angle(values[2]) if len(values) > 2 else 0.0
+
+
+def parse_threshold(value: Any) -> float:
+    """Turn a flux density into Jy/beam."""
+    threshold = parse_quantity(value, FLUX_DENSITY)
+    if threshold < 0:
+        raise ValueError("a threshold cannot be negative; expected e.g. '3mJy', or 0 for none")
+    return threshold
+
+
+def parse_restoringbeam(value: Any) -> tuple[float, float, float] | Literal["", "common"]:
+    """Turn a restoring beam into full widths in arcsec and a position angle in degrees, or one of two words."""
+    values = as_list(value)
+    if not values:
+        return ""
+    if len(values) == 1 and isinstance(values[0], str) and values[0].lower() == "common":
+        return "common"
+    expected = "expected '', 'common', '1arcsec' or ['1arcsec', '0.8arcsec', '30deg']"
+    if len(values) not in (1, 3):
+        raise ValueError(f"{len(values)} values are given; {expected}")
+    try:
+        bmaj = parse_quantity(values[0], ANGLE, unit_required=True)
+        bmin = parse_quantity(values[1], ANGLE, unit_required=True) if len(values) == 3 else bmaj
+        bpa = parse_position_angle(values[2]) if len(values) == 3 else 0.0
+    except ValueError as error:
+        raise ValueError(f"{str(error).partition(';')[0]}; {expected}") from error
+    if not bmaj >= bmin > 0:
+        raise ValueError(f"the major axis must not be smaller than the minor one, and neither may be 0; {expected}")
+    return bmaj, bmin, bpa
+
+
+Uvtaper = Annotated[
+    tuple[float, float, float] | tuple[()],
+    Written(
+        "QuantityLike | Sequence[QuantityLike]",
+        "BMAJ[,BMIN,BPA]",
+        "bmaj, bmin and bpa, with widths such as '5klambda' or '2arcsec'",
+    ),
+    BeforeValidator(parse_uvtaper),
+]
+Threshold = Annotated[
+    float, Written("QuantityLike", "FLUX", "a flux density (Jy/beam)"), BeforeValidator(parse_threshold)
+]
+Restoringbeam = Annotated[
+    tuple[float, float, float] | Literal["", "common"],
+    Written(
+        "QuantityLike | Sequence[QuantityLike]",
+        "common|BMAJ[,BMIN,BPA]",
+        "'', 'common', '1arcsec' or ['1arcsec', '0.8arcsec', '30deg']",
+    ),
+    BeforeValidator(parse_restoringbeam),
+]
+
+
+# Resources and output
+
+
+def parse_chunksize(value: Any) -> int | Literal["auto"]:
+    """Check the number of channels in a chunk."""
+    if isinstance(value, str) and value.strip().lower() == "auto":
+        return "auto"
+    size = parse_number(value)
+    if not isinstance(size, int) or size < -1 or size == 0:
+        raise NO_NUMBER
+    return size
+
+
+def parse_memory(value: Any) -> int:
+    """Turn a memory size into whole bytes."""
+    size = int(parse_positive(value, MEMORY))
+    if size < 1:
+        raise ValueError(f"{value!r} is less than a byte; {MEMORY.expected}")
+    return size
+
+
+def parse_products(value: Any) -> tuple[str, ...]:
+    """Put the names of products into the usual order."""
+    named = [item.lower() if isinstance(item, str) else item for item in as_list(value)]
+    for name in named:
+        if name not in PRODUCTS:
+            raise ValueError(f"{name!r} is not a product; expected {in_words(PRODUCTS)}{did_you_mean(name, PRODUCTS)}")
+    if not named:
+        raise ValueError(f"expected at least one of {', '.join(PRODUCTS)}")
+    return tuple(name for name in PRODUCTS if name in named)
+
+
+Chunksize = Annotated[
+    int | Literal["auto"],
+    Written("int | str", "auto|N", "'auto', a number of channels from 1, or -1"),
+    BeforeValidator(parse_chunksize),
+]
+Workers = Annotated[
+    int | None, Written("int | None", "N", "a whole number from 1"), Field(ge=1), or_default(parse_number)
+]
+Memory = Annotated[
+    int | None, Written("QuantityLike | None", "SIZE", "a memory size (bytes) such as '8GB'"), or_default(parse_memory)
+]
+Products = Annotated[
+    tuple[str, ...],
+    Written("str | Sequence[str]", "NAME[,NAME]", f"several of {', '.join(PRODUCTS)}"),
+    BeforeValidator(parse_products),
+]
