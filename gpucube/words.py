@@ -24,11 +24,11 @@ def ranges(channels: Iterable[int]) -> str:
 
 def with_prefix(value: float, unit: str) -> str:
     """Three digits and a unit with its metric prefix: ``"340 MB"``."""
-    for prefix in ("", "k", "M", "G", "T"):
+    for prefix in ("", "k", "M", "G"):
         if abs(value) < 999.5:
             return f"{value:.3g} {prefix}{unit}"
         value /= 1000
-    return f"{value:.3g} P{unit}"
+    return f"{value:.3g} T{unit}"
 
 
 def size_text(nbytes: float) -> str:
