@@ -2,8 +2,8 @@
 
 A parser takes what the user wrote (a Python value, the text of a command-line option, or a value from YAML) and returns
 the base form: plain Python in the documented unit. It accepts the base form too, so that checked parameters can be
-checked again. A wrong value raises `ValueError` with what was expected, and `gpucube.schema.validation` adds the
-parameter's name.
+checked again. A wrong value raises `ValueError` with what is wrong and what would be right, or `refused()` where the words
+of the type's `Written` say enough. `gpucube.schema.validation` makes the message of it.
 """
 
 from __future__ import annotations
@@ -47,12 +47,13 @@ LARGEST_IMAGE = 65536
 PRODUCTS = ("image", "residual", "model", "psf", "dirty", "mask")
 """Every cube that can be written."""
 
-# Errors without words of their own: the message says what the parameter accepts.
-NO_NUMBER = PydanticCustomError("number", "not a number")
-ZERO = PydanticCustomError("zero", "0 is not accepted")
-
 
 # Helpers
+
+
+def refused() -> PydanticCustomError:
+    """Make an error without words of its own, so that the message says what the parameter accepts."""
+    return PydanticCustomError("refused", "not accepted")
 
 
 def as_list(value: Any) -> list[Any]:
@@ -81,12 +82,12 @@ def parse_number(value: Any) -> Any:
     """Turn numpy's numbers and text such as ``"1e4"`` into a number of Python; pydantic checks the rest."""
     value = plain_number(value)
     if isinstance(value, bool):
-        raise NO_NUMBER
+        raise refused()
     if isinstance(value, str):
         try:
             number = float(value)
         except ValueError:
-            raise NO_NUMBER from None
+            raise refused() from None
         return int(number) if number.is_integer() else number
     return value
 
@@ -111,7 +112,7 @@ def or_default(parse: Callable[[Any], Any], default: Any = None) -> BeforeValida
 def refuse_zero(value: int) -> int:
     """Refuse 0, which lies between the numbers that a parameter accepts."""
     if value == 0:
-        raise ZERO
+        raise refused()
     return value
 
 
@@ -130,7 +131,7 @@ def parse_path(value: Any) -> str:
     """Check a path. Whether the file exists is checked where it is used."""
     path = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(path, str):
-        raise ValueError("expected a path")
+        raise refused()
     if any(ord(character) < 32 for character in path):
         raise ValueError("expected a path without line breaks or other control characters")
     return path
@@ -141,7 +142,7 @@ def parse_paths(value: Any) -> tuple[str, ...]:
     listed = list(value) if isinstance(value, list | tuple) else [value]
     paths = tuple(parse_path(item).rstrip("/") or "/" for item in listed)
     if not paths or not all(paths):
-        raise ValueError("expected a MeasurementSet: give one path or several")
+        raise refused()
     for path in paths:
         if paths.count(path) > 1:
             raise ValueError(f"{path!r} is named twice")
@@ -165,28 +166,23 @@ def parse_imagename(value: Any) -> str:
     """Check the beginning of the products' names."""
     path = parse_path(value)
     if not path.strip() or path.endswith("/"):
-        raise ValueError("expected a name for the products, e.g. 'out/target' for out/target.image.fits")
+        raise refused()
     return path
 
 
 def parse_field(value: Any) -> str:
     """Turn the number or name of a field into text."""
     value = plain_number(value)
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError("expected the number or the name of a field")
-    if isinstance(value, int) and value < 0:
-        raise ValueError("expected the number of a field, from 0")
+    if isinstance(value, bool) or not isinstance(value, str | int) or (isinstance(value, int) and value < 0):
+        raise refused()
     return str(value).strip()
 
 
 def parse_spw_text(value: Any) -> str:
-    """Check a selection of spectral windows."""
-    value = plain_number(value)
-    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    if not isinstance(text, str):
-        raise ValueError("expected text such as '0' or '0:5~20;30~40,1'")
+    """Check a selection of spectral windows, or take the number of one."""
+    text = parse_field(value)
     parse_spw(text)
-    return text.strip()
+    return text
 
 
 _PATH = BeforeValidator(parse_path)
@@ -221,9 +217,7 @@ def parse_stokes(value: Any) -> str:
     if written == "PSEUDOI":
         return "pseudoI"
     if not written or written != "".join(name for name in "IQUV" if name in written):
-        raise ValueError(
-            "expected 'I', 'pseudoI', or several of I, Q, U, V in this order, such as 'IQUV', 'IV' or 'QU'"
-        )
+        raise refused()
     return written
 
 
@@ -244,7 +238,7 @@ def parse_restfreq(value: Any) -> float | None:
     """Turn a rest frequency, which tclean writes as a list of one, into Hz."""
     values = as_list(value)
     if len(values) > 1:
-        raise ValueError(f"{len(values)} values are given; expected one rest frequency such as '230.538GHz'")
+        raise refused()
     return parse_positive(values[0], FREQUENCY) if values else None
 
 
@@ -255,12 +249,9 @@ def parse_imsize(value: Any) -> tuple[int, int]:
 
 
 def _image_size(value: Any) -> int:
-    try:
-        size = parse_number(value)
-    except ValueError:
-        size = None
+    size = parse_number(value)
     if not isinstance(size, int | float) or size != size // 1:
-        raise ValueError("expected a whole number of pixels such as 512, or two as in '512,256'")
+        raise refused()
     if size > LARGEST_IMAGE:
         raise ValueError(f"{size} is too large; the largest size is {LARGEST_IMAGE}")
     if size < SMALLEST_IMAGE or size % 2:
@@ -277,7 +268,7 @@ def parse_cell(value: Any) -> tuple[float, float]:
 
 Stokes = Annotated[
     str,
-    Written("str", "STOKES", "'I', 'pseudoI', or several of I, Q, U, V in this order"),
+    Written("str", "STOKES", "'I', 'pseudoI', or several of I, Q, U, V in this order, such as 'IQUV' or 'QU'"),
     BeforeValidator(parse_stokes),
 ]
 Start = Annotated[
@@ -292,16 +283,22 @@ Phasecenter = Annotated[
     BeforeValidator(parse_phasecenter),
 ]
 Restfreq = Annotated[
-    float | None, Written("QuantityLike | None", "FREQUENCY", "a frequency (Hz)"), BeforeValidator(parse_restfreq)
+    float | None,
+    Written("QuantityLike | None", "FREQUENCY", "a frequency (Hz) such as '230.538GHz'"),
+    BeforeValidator(parse_restfreq),
 ]
 Imsize = Annotated[
     tuple[int, int],
-    Written("int | Sequence[int]", "N[,N]", f"an even number from {SMALLEST_IMAGE} to {LARGEST_IMAGE}, or two"),
+    Written(
+        "int | Sequence[int]",
+        "N[,N]",
+        f"an even number from {SMALLEST_IMAGE} to {LARGEST_IMAGE}, or two as in '512,256'",
+    ),
     BeforeValidator(parse_imsize),
 ]
 Cell = Annotated[
     tuple[float, float],
-    Written("QuantityLike | Sequence[QuantityLike]", "ANGLE[,ANGLE]", "an angle (arcsec), or two"),
+    Written("QuantityLike | Sequence[QuantityLike]", "ANGLE[,ANGLE]", "an angle (arcsec) such as '0.2arcsec', or two"),
     BeforeValidator(parse_cell),
 ]
 
@@ -323,7 +320,7 @@ def parse_uvtaper(value: Any) -> tuple[float, float, float] | tuple[()]:
     if not values:
         return ()
     if len(values) > 3:
-        raise ValueError("expected one to three values: bmaj, bmin, bpa, e.g. ['5klambda', '3klambda', '45deg']")
+        raise refused()
     along = parse_taper_width(values[0])
     across = parse_taper_width(values[1]) if len(values) > 1 else along
     return along, across, parse_position_angle(values[2]) if len(values) > 2 else 0.0
@@ -344,18 +341,13 @@ def parse_restoringbeam(value: Any) -> tuple[float, float, float] | Literal["", 
         return ""
     if len(values) == 1 and isinstance(values[0], str) and values[0].lower() == "common":
         return "common"
-    expected = "expected '', 'common', '1arcsec' or ['1arcsec', '0.8arcsec', '30deg']"
     if len(values) not in (1, 3):
-        raise ValueError(f"{len(values)} values are given; {expected}")
-    try:
-        bmaj = parse_quantity(values[0], ANGLE, unit_required=True)
-        bmin = parse_quantity(values[1], ANGLE, unit_required=True) if len(values) == 3 else bmaj
-        bpa = parse_position_angle(values[2]) if len(values) == 3 else 0.0
-    except ValueError as error:
-        raise ValueError(f"{str(error).partition(';')[0]}; {expected}") from error
-    if not bmaj >= bmin > 0:
-        raise ValueError(f"the major axis must not be smaller than the minor one, and neither may be 0; {expected}")
-    return bmaj, bmin, bpa
+        raise refused()
+    bmaj = parse_positive(values[0], ANGLE, unit_required=True)
+    bmin = parse_positive(values[1], ANGLE, unit_required=True) if len(values) == 3 else bmaj
+    if bmaj < bmin:
+        raise ValueError("the major axis is smaller than the minor one; expected bmaj, bmin, bpa")
+    return bmaj, bmin, parse_position_angle(values[2]) if len(values) == 3 else 0.0
 
 
 Uvtaper = Annotated[
@@ -363,12 +355,12 @@ Uvtaper = Annotated[
     Written(
         "QuantityLike | Sequence[QuantityLike]",
         "BMAJ[,BMIN,BPA]",
-        "bmaj, bmin and bpa, with widths such as '5klambda' or '2arcsec'",
+        "bmaj, or bmaj, bmin, bpa as in ['5klambda', '3klambda', '45deg']",
     ),
     BeforeValidator(parse_uvtaper),
 ]
 Threshold = Annotated[
-    float, Written("QuantityLike", "FLUX", "a flux density (Jy/beam)"), BeforeValidator(parse_threshold)
+    float, Written("QuantityLike", "FLUX", "a flux density (Jy/beam) such as '3mJy'"), BeforeValidator(parse_threshold)
 ]
 Restoringbeam = Annotated[
     tuple[float, float, float] | Literal["", "common"],
@@ -390,16 +382,13 @@ def parse_chunksize(value: Any) -> int | Literal["auto"]:
         return "auto"
     size = parse_number(value)
     if not isinstance(size, int) or size < -1 or size == 0:
-        raise NO_NUMBER
+        raise refused()
     return size
 
 
 def parse_memory(value: Any) -> int:
     """Turn a memory size into whole bytes."""
-    size = int(parse_positive(value, MEMORY))
-    if size < 1:
-        raise ValueError(f"{value!r} is less than a byte; {MEMORY.expected}")
-    return size
+    return max(1, int(parse_positive(value, MEMORY)))
 
 
 def parse_products(value: Any) -> tuple[str, ...]:
@@ -409,7 +398,7 @@ def parse_products(value: Any) -> tuple[str, ...]:
         if name not in PRODUCTS:
             raise ValueError(f"{name!r} is not a product; expected {in_words(PRODUCTS)}{did_you_mean(name, PRODUCTS)}")
     if not named:
-        raise ValueError(f"expected at least one of {', '.join(PRODUCTS)}")
+        raise refused()
     return tuple(name for name in PRODUCTS if name in named)
 
 
@@ -426,6 +415,6 @@ Memory = Annotated[
 ]
 Products = Annotated[
     tuple[str, ...],
-    Written("str | Sequence[str]", "NAME[,NAME]", f"several of {', '.join(PRODUCTS)}"),
+    Written("str | Sequence[str]", "NAME[,NAME]", f"one or several of {', '.join(PRODUCTS)}"),
     BeforeValidator(parse_products),
 ]

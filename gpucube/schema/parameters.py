@@ -125,7 +125,7 @@ class Parameters(BaseModel):
 
     uvtaper: fields.Uvtaper = _parameter((), "Weighting")
     """Gaussian taper of the weights. Angles are full widths at half maximum on the sky, lengths in wavelengths half widths at
-    half maximum in the aperture; bpa is the position angle. bmin and bpa may be left out."""
+    half maximum in the aperture; bpa is the position angle."""
 
     deconvolver: Annotated[Literal["hogbom"], Choice()] = _parameter("hogbom", "Deconvolution")
     """Algorithm of the minor cycle."""

@@ -108,9 +108,9 @@ class Beam:
         Returns
         -------
         Beam or None
-            The kernel, by which `beam` convolved gives this beam up to the flux scale (the ratio of the solid angles).
-            An axis of zero length means no smoothing along it. None if this beam does not contain `beam`; an excess
-            below 1e-8 of the moments counts as rounding.
+            Convolving `beam` with the kernel gives this beam, but for the flux scale, which is the ratio of the solid
+            angles. An axis of zero length means no smoothing along it. None if this beam does not contain `beam`; an
+            excess below 1e-8 of the moments counts as rounding.
 
         Examples
         --------
