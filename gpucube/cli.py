@@ -380,12 +380,9 @@ def at_the_shell(message: object) -> str:
     >>> at_the_shell("out.fits exists: `overwrite=True` replaces it")
     'out.fits exists: --overwrite replaces it'
     """
-    from gpucube.schema.parameters import Parameters
 
     def option(match: re.Match[str]) -> str:
         name, value = match.group(1), match.group(2)
-        if name not in Parameters.model_fields:
-            return match.group(0)
         words = "--" + name.replace("_", "-")
         if value is None or value == "True":
             return words

@@ -148,6 +148,7 @@ def test_an_empty_yaml_file_says_nothing(tmp_path: Path) -> None:
         ("simulate", "the following arguments are required: OUT.ms; see gpucube simulate --help"),
         ("simulate x.ms --nchn 3", "unknown option '--nchn': did you mean '--nchan'?; see gpucube simulate --help"),
         ("simulate x.ms --nchan 0", "--nchan 0: expected a whole number from 1"),
+        ("simulate x.ms --antennas 30", "--antennas 30: vla-d has 27"),
         ("demo --outt x", "unknown option '--outt': did you mean '--out'?; see gpucube demo --help"),
     ],
 )  # fmt: skip

@@ -222,12 +222,12 @@ def test_a_failed_simulation_leaves_nothing_behind(tmp_path: Path) -> None:
     [
         ({"nchann": 3}, "unknown parameter 'nchann': did you mean 'nchan'?"),
         ({"array": "vla"}, "`array='vla'`: expected 'vla-a', 'vla-b', 'vla-c', 'vla-d', 'alma' or 'meerkat'"),
-        ({"antennas": 30}, "antennas=30: vla-d has 27"),
-        ({"nchan": 4, "flag_channels": "1,4"}, "flag_channels=4: channels are counted from 0 to 3"),
-        ({"chan_width": 0}, "chan_width=0: expected a width, negative for falling frequency"),
-        ({"dec": -60}, "dec=-60: never rises at latitude 34.1, where EVLA is"),
+        ({"antennas": 30}, "`antennas=30`: vla-d has 27"),
+        ({"nchan": 4, "flag_channels": "1,4"}, "`flag_channels=4`: channels are counted from 0 to 3"),
+        ({"chan_width": 0}, "`chan_width=0`: expected a width, negative for falling frequency"),
+        ({"dec": -60}, "`dec=-60`: never rises at latitude 34.1, where EVLA is"),
         ({"cell": "10arcsex"}, "`cell='10arcsex'`: '10arcsex' has the unknown unit 'arcsex'"),
-        ({"imsize": 8000, "cell": "1arcmin"}, "cell=60: 8000 pixels of this size are more than a radian of sky"),
+        ({"imsize": 8000, "cell": "1arcmin"}, "`cell=60`: 8000 pixels of this size are more than a radian of sky"),
     ],
 )
 def test_impossible_parameters_get_one_clear_line(wrong: dict[str, Any], message: str) -> None:
