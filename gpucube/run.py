@@ -27,8 +27,8 @@ from gpucube.data.mask import Mask, load_mask
 from gpucube.data.scratch import clear_leftover, load_state, save_state
 from gpucube.data.selection import Selection, select
 from gpucube.data.store import VisibilityStore
-from gpucube.devices.base import needs_w
 from gpucube.devices.choice import Hardware, find_hardware
+from gpucube.devices.cycles import needs_w
 from gpucube.errors import GpucubeError, Interrupted
 from gpucube.execution.dask_workers import gpus_of_workers
 from gpucube.execution.plan import Plan, make_chunks, make_plan

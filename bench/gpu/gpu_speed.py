@@ -35,12 +35,13 @@ from gpucube.bench.machine import Others, cores, machine
 from gpucube.bench.workloads import WORKLOADS, Workload, frequencies, make_store, settings_of
 from gpucube.constants import LIGHT_SPEED
 from gpucube.data.store import BYTES_A_SAMPLE, PlaneKey, Samples
-from gpucube.devices.base import ACTIVE_SET_CUT, ImagingSettings, MinorCycle
+from gpucube.devices.base import ImagingSettings, MinorCycle
 from gpucube.devices.cpu.kind import CpuKind
 from gpucube.devices.cuda.backend import Kernels, fft_group
-from gpucube.devices.cuda.gridder import PlacedSamples, SampleBatch, TileGridder
+from gpucube.devices.cuda.gridder import PlacedSamples, SampleBatch, Target, TileGridder
 from gpucube.devices.cuda.memory import DeviceMemory
 from gpucube.devices.cuda.uv_grid import choose_grids
+from gpucube.devices.cycles import ACTIVE_SET_CUT
 from gpucube.errors import GpucubeError
 from gpucube.execution.plan import chunk_size, make_chunks
 from gpucube.execution.threads import ThreadWorkers
@@ -301,9 +302,12 @@ def _measure_grid(bench: Bench, size: int, count: int, w_term: bool) -> Iterator
     gridder = TileGridder(bench.backend, choose_grids(settings).image)
     placed, _ = placed_samples(bench, gridder, count, w_max)
     grid, planes = gridder.grid, gridder.grid.group
-    numbers, scale = np.arange(planes), xp.ones(planes)
-    slot = xp.asarray(np.arange(planes, dtype=np.int32))
-    images = xp.zeros((planes, size, size), np.float32)
+    to = Target(
+        planes=np.arange(planes),
+        scale=xp.ones(planes),
+        slot=xp.asarray(np.arange(planes, dtype=np.int32)),
+        images=xp.zeros((planes, size, size), np.float32),
+    )
     model = xp.zeros((planes, size, size), np.float32)
     model[:, size // 3, size // 4] = 1.0
     w_planes = grid.w_planes.count if grid.w_planes else 1
@@ -311,9 +315,9 @@ def _measure_grid(bench: Bench, size: int, count: int, w_term: bool) -> Iterator
     how = f"{grid.kernel.support} cells, upsampling {grid.kernel.upsampling}, {planes} planes"
     how += f", {w_planes} planes of w" if w_term else ""
     calls = {
-        "grid": lambda: gridder.image(placed, numbers, scale, slot, images),
-        "degrid": lambda: gridder.predict(placed, numbers, slot, model),
-        "degrid, subtract, grid": lambda: gridder.residual(placed, numbers, scale, slot, model, images),
+        "grid": lambda: gridder.image(placed, to),
+        "degrid": lambda: gridder.predict(placed, to.planes, to.slot, model),
+        "degrid, subtract, grid": lambda: gridder.residual(placed, model, to),
     }
     theirs = {} if w_term else cufinufft_rates(bench, size, count)
     for name, rates in theirs.items():

@@ -37,7 +37,8 @@ from gpucube.bench.workloads import (
 from gpucube.data.ingest import Ingest
 from gpucube.data.selection import Selection, select
 from gpucube.data.store import BYTES_A_SAMPLE, PlaneKey, VisibilityStore
-from gpucube.devices.base import ACTIVE_SET_CUT, Device, DeviceKind, MinorCycle
+from gpucube.devices.base import Device, DeviceKind, MinorCycle
+from gpucube.devices.cycles import ACTIVE_SET_CUT
 from gpucube.errors import GpucubeError
 from gpucube.execution.machine import resident_peak
 from gpucube.execution.plan import chunk_size, make_chunks

@@ -21,8 +21,9 @@ import psutil
 from gpucube.constants import LIGHT_SPEED
 from gpucube.data.scratch import allocate
 from gpucube.data.store import Partition, VisibilityStore, sort_rows, write_rows
-from gpucube.devices.base import ImagingSettings, needs_w
+from gpucube.devices.base import ImagingSettings
 from gpucube.devices.cpu.kind import CpuKind
+from gpucube.devices.cycles import needs_w
 from gpucube.errors import GpucubeError
 from gpucube.imaging.stopping import CleanParameters
 from gpucube.schema.validation import validated

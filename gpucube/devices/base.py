@@ -21,12 +21,6 @@ from gpucube.data.store import Samples
 from gpucube.sky.beam import Beam
 from gpucube.sky.geometry import ImageGeometry
 
-ACTIVE_SET_CUT = 0.9
-"""The active set holds the pixels above this fraction of the cycle threshold."""
-
-SPARSE_COMPONENTS = 100
-"""A major cycle in the image that changed fewer pixels than this subtracts them one by one: exact, and cheaper than FFTs."""
-
 Product: TypeAlias = Literal["dirty", "psf", "residual", "model"]
 """The images of a plane that a device can hand out."""
 
@@ -86,12 +80,10 @@ class DeviceArray(Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """As numpy."""
-        ...
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """As numpy."""
-        ...
 
     def __len__(self) -> int: ...
 
@@ -103,15 +95,10 @@ class DeviceArray(Protocol):
 class DevicePlane(Protocol):
     """A plane that a device holds."""
 
-    @property
-    def sum_weights(self) -> float:
-        """Sum of the imaging weights; 0 for a plane without data."""
-        ...
-
-    @property
-    def visibilities(self) -> int:
-        """Number of samples with an imaging weight; 0 for a plane without data."""
-        ...
+    sum_weights: float
+    """Sum of the imaging weights; 0 for a plane without data."""
+    visibilities: int
+    """Number of samples with an imaging weight; 0 for a plane without data."""
 
 
 PlaneT = TypeVar("PlaneT", bound=DevicePlane)
@@ -120,72 +107,51 @@ PlaneT = TypeVar("PlaneT", bound=DevicePlane)
 class Device(Protocol[PlaneT]):
     """A processor that holds as many planes as it is given. It belongs to the thread that made it."""
 
-    @property
-    def name(self) -> str:
-        """``"cpu"`` or ``"cuda"``, for the records."""
-        ...
+    name: str
+    """``"cpu"`` or ``"cuda"``, for the records."""
+    batch: int
+    """Largest number of planes that it works on at once."""
+    out_of_memory: type[Exception]
+    """The exception it raises when it has no memory left."""
+    substage_seconds: dict[str, float]
+    """Seconds spent in separately reported sub-stages since the last reset. The caller clears it after reading.
 
-    @property
-    def batch(self) -> int:
-        """Largest number of planes that it works on at once."""
-        ...
-
-    @property
-    def out_of_memory(self) -> type[Exception]:
-        """The exception it raises when it has no memory left."""
-        ...
-
-    @property
-    def substage_seconds(self) -> dict[str, float]:
-        """Seconds spent in separately reported sub-stages since the last reset. The caller clears it after reading.
-
-        The sub-stages are ``"upload"`` and ``"weights"`` in `begin`, and ``"fft"`` in `make_psf` and `major` where those
-        transform the image itself.
-        """
-        ...
+    The sub-stages are ``"upload"`` and ``"weights"`` in `begin`, and ``"fft"`` in `make_psf` and `major` where those
+    transform the image itself.
+    """
 
     def begin(self, samples: Sequence[Samples | None], masks: Sequence[np.ndarray | None]) -> list[PlaneT]:
         """Upload, weight and grid samples; the dirty image becomes the first residual.
 
         A mask is a bool array (ny, nx). None for a plane's samples means no data, None for its mask no mask.
         """
-        ...
 
     def make_psf(self, planes: Sequence[PlaneT], wide: bool) -> None:
         """Make each plane's PSF, of the image's size, or of twice that (`wide`) if the plane is going to be cleaned."""
-        ...
 
     def measure(self, planes: Sequence[PlaneT]) -> list[tuple[float, float]]:
         """Measure each residual: the largest |value| inside the mask (-1 if the mask is empty), and 1.4826 MAD."""
-        ...
 
     def minor(self, planes: Sequence[PlaneT], cycles: Sequence[MinorCycle]) -> list[int]:
         """Run one minor cycle on each plane's model; returns the iterations done."""
-        ...
 
     def major(self, planes: Sequence[PlaneT]) -> None:
         """Recompute each residual from the plane's model."""
-        ...
 
     def keep_model(self, planes: Sequence[PlaneT]) -> None:
         """Remember each plane's model as its best."""
-        ...
 
     def roll_back(self, planes: Sequence[PlaneT]) -> None:
         """Restore each plane's remembered model, and the residual that belongs to it."""
-        ...
 
     def beams(self, planes: Sequence[PlaneT]) -> list[tuple[Beam, float]]:
         """Fit a beam to each PSF, and find the largest |PSF| outside the main lobe."""
-        ...
 
     def fetch(self, plane: PlaneT, product: Product) -> np.ndarray:
         """Copy an image to the host, float32 (ny, nx). The caller must not write to it."""
-        ...
 
     def resident(self, plane: PlaneT, product: Product) -> DeviceArray:
         """Return an image where it lies on the device, for `restore`."""
-        ...
 
     def restore(
         self,
@@ -199,11 +165,9 @@ class Device(Protocol[PlaneT]):
 
         `model` and `residual` (ny, nx) may lie on the host or be `resident`.
         """
-        ...
 
     def release(self, planes: Sequence[PlaneT]) -> None:
         """Free the places of planes that are finished."""
-        ...
 
     def reset(self) -> None:
         """Free the places of all planes.
@@ -213,11 +177,9 @@ class Device(Protocol[PlaneT]):
         DeviceLost
             The device no longer works; only a new process can recover.
         """
-        ...
 
     def shrink(self) -> bool:
         """Halve `batch`; returns False if it cannot be made smaller."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,25 +210,14 @@ class DeviceKind(Protocol):
     It can be pickled and travels to the workers of a cluster with their tasks.
     """
 
-    @property
-    def name(self) -> str:
-        """``"cpu"`` or ``"cuda"``."""
-        ...
-
-    @property
-    def lanes(self) -> int:
-        """Threads that share one worker's device, each with a `Device` of its own and with chunks of its own."""
-        ...
-
-    @property
-    def chunks_a_lane(self) -> int:
-        """Chunks that ``chunksize="auto"`` makes for each lane, so that none waits long for the last."""
-        ...
-
-    @property
-    def workers_share_process(self) -> bool:
-        """Whether one process can drive several workers: true for cores, false for GPUs."""
-        ...
+    name: str
+    """``"cpu"`` or ``"cuda"``."""
+    lanes: int
+    """Threads that share one worker's device, each with a `Device` of its own and with chunks of its own."""
+    chunks_a_lane: int
+    """Chunks that ``chunksize="auto"`` makes for each lane, so that none waits long for the last."""
+    workers_share_process: bool
+    """Whether one process can drive several workers: true for cores, false for GPUs."""
 
     def make(self, settings: ImagingSettings, lanes: int = 1) -> Device[Any]:
         """Make a device for the calling thread, one of `lanes` that share the hardware.
@@ -276,7 +227,6 @@ class DeviceKind(Protocol):
         GpucubeError
             Not even one plane fits the device's memory.
         """
-        ...
 
     def working(self) -> AbstractContextManager[None]:
         """Process-wide settings for a process that works on this kind of device, undone at the end.
@@ -284,7 +234,6 @@ class DeviceKind(Protocol):
         Entered once by whoever starts the work: for the life of a worker process, or around a run in threads. It may be
         nested. Without it the results are the same, only slower.
         """
-        ...
 
     def resources(self, settings: ImagingSettings, device_memory: int) -> Resources:
         """Predict what one worker takes for a job.
@@ -300,11 +249,9 @@ class DeviceKind(Protocol):
         GpucubeError
             Not even one plane fits the device's memory.
         """
-        ...
 
     def memory_peak(self) -> int:
         """Largest number of bytes of device memory that this process has held; 0 if it has used none."""
-        ...
 
     def cluster_factory(self) -> Callable[..., Any]:
         """A local Dask cluster of one worker process for each core or GPU, to be called as `distributed.LocalCluster`.
@@ -314,61 +261,3 @@ class DeviceKind(Protocol):
         GpucubeError
             A package is missing.
         """
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class MajorCycleCost:
-    """Cost model of a device's major cycle. It decides between two ways that agree, so only ratios matter.
-
-    Attributes
-    ----------
-    image_fft : float
-        Seconds of the FFT pair on twice the image, per pixel of that and octave.
-    grid_fft : float
-        Seconds of the FFTs of one degridding and one gridding, per pixel of the uv grid and octave.
-    sample : float
-        Seconds to degrid and grid one sample.
-    """
-
-    image_fft: float
-    grid_fft: float
-    sample: float
-
-
-def major_in_image(settings: ImagingSettings, samples: int, cost: MajorCycleCost) -> bool:
-    """Whether major cycles of planes with so many samples convolve the model with the PSF, or go through the visibilities.
-
-    The convolution is exact where w is neglected. It takes an FFT pair of twice the image; a uv grid has about twice the
-    image's pixels.
-    """
-    if settings.w_term or settings.majorcycle == "visibility":
-        return False
-    if settings.majorcycle == "image":
-        return True
-    pixels = settings.geometry.nx * settings.geometry.ny
-    in_image = 4 * pixels * math.log2(4 * pixels) * cost.image_fft
-    through_visibilities = samples * cost.sample + 2 * pixels * math.log2(2 * pixels) * cost.grid_fft
-    return in_image < through_visibilities
-
-
-W_PHASE_LIMIT = 0.1
-"""Radians. ``gridder="auto"`` neglects w only where no visibility's phase is wrong by more than this anywhere in the
-field: an error of at most 0.5 % of a source in the corner."""
-
-
-def needs_w(phase: float, gridder: str, epsilon: float) -> bool:
-    """Whether the w term must be taken into account.
-
-    Parameters
-    ----------
-    phase : float
-        Largest phase 2 pi |w| (1 - n) in the field, radians.
-    gridder : str
-        ``"standard"`` never does; ``"wgridder"`` does unless the phase is so small that neglecting it is as accurate as
-        `epsilon`; ``"auto"`` does from `W_PHASE_LIMIT` on.
-    epsilon : float
-    """
-    if gridder == "auto":
-        return phase > W_PHASE_LIMIT
-    return gridder == "wgridder" and phase > 0.1 * epsilon

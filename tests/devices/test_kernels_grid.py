@@ -19,7 +19,7 @@ from oracles import dft_image, dft_predict, direct_dirty, direct_predict, direct
 from gpucube.constants import LIGHT_SPEED
 from gpucube.devices.cpu.device import convolve
 from gpucube.devices.cuda.convolver import Convolver
-from gpucube.devices.cuda.gridder import SampleBatch, TileGridder
+from gpucube.devices.cuda.gridder import SampleBatch, Target, TileGridder
 from gpucube.devices.cuda.gridding_kernel import make_kernel, make_w_planes
 from gpucube.devices.cuda.uv_grid import BATCH, UvGrid
 from gpucube.sky.geometry import n_minus_one
@@ -77,30 +77,28 @@ def in_slots(xp, model: np.ndarray):
     return xp.asarray(stack)
 
 
-def _written(gridder: TileGridder, planes: int, write) -> np.ndarray:
-    """Images that `write(numbers, slot, out)` puts into their slots; the places to spare are left alone."""
-    xp, slot = gridder.backend.xp, slots_of(planes)
+def _written(gridder: TileGridder, scale: np.ndarray, write) -> np.ndarray:
+    """The images that `write(target)` puts into their slots; it leaves the spare slots alone."""
+    xp, planes = gridder.backend.xp, len(scale)
+    slot, scale = slots_of(planes), xp.asarray(scale)
     out = xp.full((planes + 2, gridder.grid.ny, gridder.grid.nx), np.nan, np.float32)
-    write(np.arange(planes), xp.asarray(slot), out)
+    write(Target(planes=np.arange(planes), scale=scale, slot=xp.asarray(slot), images=out))
     out = gridder.backend.download(out)
     assert np.isnan(out[[0, -1]]).all()
     return out[slot]
 
 
 def image(gridder: TileGridder, placed, scale) -> np.ndarray:
-    scale = gridder.backend.xp.asarray(scale)
-    return _written(gridder, len(scale), lambda n, slot, out: gridder.image(placed, n, scale, slot, out))
+    return _written(gridder, scale, lambda to: gridder.image(placed, to))
 
 
 def make_psf(gridder: TileGridder, placed, scale) -> np.ndarray:
-    scale = gridder.backend.xp.asarray(scale)
-    return _written(gridder, len(scale), lambda n, slot, out: gridder.psf(placed, n, scale, slot, out))
+    return _written(gridder, scale, lambda to: gridder.psf(placed, to))
 
 
 def make_residual(gridder: TileGridder, placed, model, scale) -> np.ndarray:
-    xp = gridder.backend.xp
-    stack, scale = in_slots(xp, model), xp.asarray(scale)
-    return _written(gridder, len(scale), lambda n, slot, out: gridder.residual(placed, n, scale, slot, stack, out))
+    stack = in_slots(gridder.backend.xp, model)
+    return _written(gridder, scale, lambda to: gridder.residual(placed, stack, to))
 
 
 def predict(gridder: TileGridder, placed, model) -> np.ndarray:
@@ -461,7 +459,8 @@ def test_some_planes_of_a_batch_may_be_imaged_without_the_others(backend, w_term
     some = np.array([4, 0, 5])
     out = xp.zeros((3, *WIDE.shape), np.float32)
     slot = xp.arange(3, dtype=np.int32)
-    gridder.residual(placed, some, xp.asarray(scale[some]), slot, xp.asarray(model[some]), out)
+    to = Target(planes=some, scale=xp.asarray(scale[some]), slot=slot, images=out)
+    gridder.residual(placed, xp.asarray(model[some]), to)
     assert np.array_equal(backend.download(out), everything[some])
 
 

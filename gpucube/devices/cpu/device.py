@@ -15,23 +15,16 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import ducc0
 import numpy as np
 
 from gpucube.constants import LIGHT_SPEED
 from gpucube.data.store import Samples
-from gpucube.devices.base import (
-    ACTIVE_SET_CUT,
-    SPARSE_COMPONENTS,
-    DeviceArray,
-    ImagingSettings,
-    MajorCycleCost,
-    MinorCycle,
-    Product,
-    major_in_image,
-)
+from gpucube.devices.base import DeviceArray, ImagingSettings, MinorCycle, Product
 from gpucube.devices.cpu import loops
+from gpucube.devices.cycles import ACTIVE_SET_CUT, SPARSE_COMPONENTS, MajorCycleCost, major_in_image
 from gpucube.devices.psf_fit import fit_beam, psf_sidelobe
 from gpucube.sky.beam import Beam
 from gpucube.sky.gaussians import taper_form
@@ -50,21 +43,9 @@ _NO_IMAGE = np.zeros((0, 0), np.float32)
 
 @dataclass(kw_only=True)
 class CpuPlane:
-    """Arrays of one plane.
+    """Arrays of one plane."""
 
-    Attributes
-    ----------
-    samples : Samples or None
-        None for a plane without data.
-    subtracted : numpy.ndarray
-        The model that `residual` belongs to.
-    psf : numpy.ndarray
-        Of the image's size, or of twice that once the plane is cleaned; empty until it is made.
-    spectrum : numpy.ndarray or None
-        Of the PSF, if major cycles are done in the image.
-    """
-
-    samples: Samples | None
+    samples: Samples | None  # None for a plane without data
     sum_weights: float
     visibilities: int
     mask: np.ndarray  # (ny, nx) bool, or NO_MASK
@@ -72,9 +53,9 @@ class CpuPlane:
     dirty: np.ndarray  # (ny, nx) float32, as the next three
     residual: np.ndarray
     model: np.ndarray
-    subtracted: np.ndarray
-    psf: np.ndarray = field(default_factory=lambda: _NO_IMAGE)  # (ny, nx) or (2 ny, 2 nx) float32
-    spectrum: np.ndarray | None = None  # (2 ny, nx + 1) float32
+    subtracted: np.ndarray  # the model that `residual` belongs to
+    psf: np.ndarray = field(default_factory=lambda: _NO_IMAGE)  # (ny, nx), or once it is cleaned (2 ny, 2 nx), float32
+    spectrum: np.ndarray | None = None  # (2 ny, nx + 1) float32, of the PSF, if major cycles are done in the image
     best_model: np.ndarray = field(default_factory=lambda: _NO_IMAGE)  # (ny, nx) float32
     best_residual: np.ndarray = field(default_factory=lambda: _NO_IMAGE)  # (ny, nx) float32
 
@@ -84,7 +65,7 @@ class CpuDevice:
 
     name = "cpu"
     batch = 1
-    out_of_memory = MemoryError
+    out_of_memory: type[Exception] = MemoryError
 
     def __init__(self, settings: ImagingSettings):
         self.settings = settings
@@ -138,41 +119,35 @@ class CpuDevice:
         w: bool = True,
     ) -> np.ndarray:
         """sum_k w_k V_k exp(-2 pi i (u l + v m + w (n - 1))) / sum_k w_k, float32 (ny, nx)."""
-        geometry = self.settings.geometry
         image = np.empty(shape, self._real)
         ducc0.wgridder.vis2dirty(
-            uvw=samples.uvw,
-            freq=np.array([samples.frequency]),
             vis=vis.astype(self._complex, copy=False)[:, None],
             wgt=weight.astype(self._real, copy=False)[:, None],
-            pixsize_x=geometry.cell_x,
-            pixsize_y=geometry.cell_y,
-            epsilon=self.settings.epsilon,
-            do_wgridding=w and self.settings.w_term,
-            divide_by_n=False,
-            flip_v=True,
-            nthreads=1,
             dirty=image.T,
+            **self._wgridder(samples, w),
         )
         image *= 1.0 / total
         return image.astype(np.float32, copy=False)
 
     def _degrid(self, samples: Samples, model: np.ndarray) -> np.ndarray:
         """Visibilities of a model (Jy/pixel), shape (nsample,)."""
-        geometry = self.settings.geometry
-        vis: np.ndarray = ducc0.wgridder.dirty2vis(
-            uvw=samples.uvw,
-            freq=np.array([samples.frequency]),
-            dirty=model.astype(self._real, copy=False).T,
-            pixsize_x=geometry.cell_x,
-            pixsize_y=geometry.cell_y,
-            epsilon=self.settings.epsilon,
-            do_wgridding=self.settings.w_term,
-            divide_by_n=False,
-            flip_v=True,
-            nthreads=1,
-        )
+        dirty = model.astype(self._real, copy=False).T
+        vis: np.ndarray = ducc0.wgridder.dirty2vis(dirty=dirty, **self._wgridder(samples))
         return vis[:, 0]
+
+    def _wgridder(self, samples: Samples, w: bool = True) -> dict[str, Any]:
+        """Arguments that gridding and degridding with ducc0 have in common."""
+        return {
+            "uvw": samples.uvw,
+            "freq": np.array([samples.frequency]),
+            "pixsize_x": self.settings.geometry.cell_x,
+            "pixsize_y": self.settings.geometry.cell_y,
+            "epsilon": self.settings.epsilon,
+            "do_wgridding": w and self.settings.w_term,
+            "divide_by_n": False,
+            "flip_v": True,
+            "nthreads": 1,
+        }
 
     def make_psf(self, planes: Sequence[CpuPlane], wide: bool) -> None:
         """Make the PSF at the phase centre with w neglected; a minor cycle uses it everywhere."""
@@ -304,30 +279,19 @@ def imaging_weights(samples: Samples, settings: ImagingSettings) -> tuple[np.nda
     """
     geometry = settings.geometry
     half_u, half_v = geometry.nx // 2, geometry.ny // 2
-    per_metre = samples.frequency / LIGHT_SPEED
-    cell, lookup = np.empty((2, len(samples.weight)), np.int32)  # (nsample,) each
-    inside = loops.uv_cells(
-        samples.uvw,
-        per_metre,
-        geometry.nx * geometry.cell_x,
-        geometry.ny * geometry.cell_y,
-        half_u,
-        half_v,
-        samples.weight,
-        cell,
-        lookup,
-    )
+    field_x, field_y = geometry.nx * geometry.cell_x, geometry.ny * geometry.cell_y
+    per_metre, given = samples.frequency / LIGHT_SPEED, samples.weight
+    cell, lookup = np.empty((2, len(given)), np.int32)  # (nsample,) each
+    inside = loops.uv_cells(samples.uvw, per_metre, field_x, field_y, half_u, half_v, given, cell, lookup)
     density, slope, constant = np.zeros(0), 0.0, 1.0
     if settings.weighting != "natural" and inside:
         density = np.zeros((half_v + 1) * (2 * half_u + 1))  # of the half plane v >= 0, row by row
-        total, squares = loops.cell_density(cell, samples.weight, density, half_u)
+        total, squares = loops.cell_density(cell, given, density, half_u)
         slope, constant = 1.0, 0.0
         if settings.weighting == "briggs":
             slope, constant = (5.0 * 10.0**-settings.robust) ** 2 / (squares / total), 1.0
-    weight = np.empty(len(samples.weight), np.float32)
-    total = loops.weigh(
-        lookup, samples.weight, density, slope, constant, samples.uvw, taper_form(settings.taper) * per_metre**2, weight
-    )
+    weight, taper = np.empty(len(given), np.float32), taper_form(settings.taper) * per_metre**2
+    total = loops.weigh(lookup, given, density, slope, constant, samples.uvw, taper, weight)
     return weight, total, inside
 
 

@@ -48,60 +48,29 @@ class FftMemory:
 class Backend:
     """One stream of work on one device.
 
-    Attributes
-    ----------
-    xp : module
-        numpy or cupy.
-    compile : callable
-        (file stem in `kernels/`, compiler options) -> kernels.
-    rfft2, irfft2, fft2, ifft2 : callable
-        Transform a stack over its last two axes, keeping its precision; the inverse ones do not normalise.
-        ``irfft2(grid, shape)``. All but `rfft2` may destroy their input.
-    upload : callable
-        (host arrays, dtype) -> one device array of all their elements, one after another, shape (n,).
-    download : callable
-        Device array -> host array, complete when it returns.
-    synchronise : callable
-        Wait until all work submitted so far is done.
-    memory : int
-        Bytes that this stream of work may take in all.
-    free : callable
-        Return unused memory to the device.
-    out_of_memory : type
-        The exception that is raised when the device has no memory left.
-    shared_bytes : int
-        Largest dynamic shared memory of a block.
-    processors : int
-        Multiprocessors.
-    fft_memory : FftMemory
+    FFTs are over the last two axes of a stack and keep its precision. The inverse ones do not normalise. All but `rfft2` may
+    destroy their input.
     """
 
-    xp: ModuleType
-    compile: Callable[[str, Sequence[str]], KernelModule]
+    xp: ModuleType  # numpy or cupy
+    compile: Callable[[str, Sequence[str]], KernelModule]  # file stem in `kernels/`, compiler options
     rfft2: Callable[[DeviceArray], DeviceArray]
-    irfft2: Callable[[DeviceArray, tuple[int, int]], DeviceArray]
+    irfft2: Callable[[DeviceArray, tuple[int, int]], DeviceArray]  # spectra, (ny, nx)
     fft2: Callable[[DeviceArray], DeviceArray]
     ifft2: Callable[[DeviceArray], DeviceArray]
-    upload: Callable[[Sequence[np.ndarray], DTypeLike], DeviceArray]
-    download: Callable[[DeviceArray], np.ndarray]
-    synchronise: Callable[[], None]
-    memory: int
-    free: Callable[[], None]
-    out_of_memory: type[Exception]
-    shared_bytes: int
-    processors: int
+    upload: Callable[[Sequence[np.ndarray], DTypeLike], DeviceArray]  # all elements one after another, (n,)
+    download: Callable[[DeviceArray], np.ndarray]  # complete when it returns
+    synchronise: Callable[[], None]  # wait until all work submitted so far is done
+    memory: int  # bytes that this stream of work may take in all
+    free: Callable[[], None]  # return unused memory to the device
+    out_of_memory: type[Exception]  # what is raised when the device has no memory left
+    shared_bytes: int  # largest dynamic shared memory of a block
+    processors: int  # multiprocessors
     fft_memory: FftMemory
 
 
 class Kernels:
-    """The kernels of some source files, ready to be launched.
-
-    Parameters
-    ----------
-    backend : Backend
-    options : dict
-        Compiler options of each file stem.
-    """
+    """The kernels of some source files, ready to be launched; `options` are the compiler's for each file stem."""
 
     def __init__(self, backend: Backend, options: dict[str, Sequence[str]]):
         self._modules = {stem: backend.compile(stem, given) for stem, given in options.items()}

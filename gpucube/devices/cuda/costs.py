@@ -5,7 +5,7 @@ Only ratios matter.
 
 from __future__ import annotations
 
-from gpucube.devices.base import MajorCycleCost
+from gpucube.devices.cycles import MajorCycleCost
 
 FFT_SECONDS = 4e-13
 """One FFT, per pixel and octave."""

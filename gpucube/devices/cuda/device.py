@@ -19,12 +19,13 @@ import numpy as np
 
 from gpucube.constants import LIGHT_SPEED
 from gpucube.data.store import Samples
-from gpucube.devices.base import SPARSE_COMPONENTS, DeviceArray, ImagingSettings, MinorCycle, Product
+from gpucube.devices.base import DeviceArray, ImagingSettings, MinorCycle, Product
 from gpucube.devices.cuda.backend import Backend, Kernels
 from gpucube.devices.cuda.convolver import Convolver
-from gpucube.devices.cuda.gridder import PlacedSamples, SampleBatch, TileGridder
+from gpucube.devices.cuda.gridder import PlacedSamples, SampleBatch, Target, TileGridder
 from gpucube.devices.cuda.memory import DeviceMemory
 from gpucube.devices.cuda.minor_cycle import Images, active_set, textbook
+from gpucube.devices.cycles import SPARSE_COMPONENTS
 from gpucube.devices.psf_fit import FIRST_WINDOW, fit_beam_in_window, lobe_ellipse, peak_window
 from gpucube.errors import DeviceLost
 from gpucube.sky.beam import Beam
@@ -38,28 +39,15 @@ PIXELS_A_BLOCK, MOST_BLOCKS = 4096, 64
 
 @dataclass(kw_only=True)
 class CudaPlane:
-    """One plane: its slot, and its samples as long as they are needed.
-
-    Attributes
-    ----------
-    slot : int
-    number : int
-        Its number among the planes that were begun together.
-    begun : SampleBatch or None
-        The samples of all those planes with their imaging weights, until the PSF is made; visibilities are gone.
-    placed : PlacedSamples or None
-        The same in the order of tiles, for major cycles that go through the visibilities.
-    wide : bool
-        Whether the PSF is of twice the image's size.
-    """
+    """One plane: its slot, and the samples of all planes that were begun together, as long as they are needed."""
 
     slot: int
-    number: int
+    number: int  # among the planes that were begun together
     sum_weights: float
     visibilities: int
-    begun: SampleBatch | None
-    placed: PlacedSamples | None
-    wide: bool = False
+    begun: SampleBatch | None  # with imaging weights but without visibilities, until the PSF is made
+    placed: PlacedSamples | None  # in the order of tiles, for major cycles through the visibilities
+    wide: bool = False  # whether the PSF is of twice the image's size
 
 
 class _Stacks:
@@ -187,7 +175,9 @@ class CudaDevice:
         placed = self._gridder.place(replace(uploaded, weight=weight))
         del uploaded
         scale = self._on_device(np.array([1.0 / s if s > 0 else 0.0 for s in sum_weights]))
-        self._gridder.image(placed, np.arange(len(samples)), scale, on_device, stacks.dirty)
+        self._gridder.image(
+            placed, Target(planes=np.arange(len(samples)), scale=scale, slot=on_device, images=stacks.dirty)
+        )
         stacks.residual[on_device] = stacks.dirty[on_device]
         stacks.model[on_device] = stacks.subtracted[on_device] = 0
         backend.synchronise()
@@ -292,7 +282,7 @@ class CudaDevice:
         )
         scale, slots = xp.asarray(np.array([1.0 / p.sum_weights for p in planes])), self._slots(planes)
         psf, where = self._psf_places(slots, wide)
-        gridder.psf(gridder.place(some), np.arange(len(planes)), scale, where, psf)
+        gridder.psf(gridder.place(some), Target(planes=np.arange(len(planes)), scale=scale, slot=where, images=psf))
 
     def _psf_places(self, slots: DeviceArray, wide: bool) -> tuple[DeviceArray, DeviceArray]:
         """The stack that holds the PSFs of some slots, and their places in it."""
@@ -382,7 +372,8 @@ class CudaDevice:
             together = [p for p in planes if p.placed is placed]
             numbers = np.array([p.number for p in together])
             scale = self._on_device(np.array([1.0 / p.sum_weights for p in together]))
-            self._gridder.residual(placed, numbers, scale, self._slots(together), stacks.model, stacks.residual)
+            to = Target(planes=numbers, scale=scale, slot=self._slots(together), images=stacks.residual)
+            self._gridder.residual(placed, stacks.model, to)
 
     def _subtract_sparse(self, planes: Sequence[CudaPlane]) -> Sequence[CudaPlane]:
         """Subtract models that changed in few pixels component by component; returns the planes that need FFTs."""

@@ -12,7 +12,7 @@ repeat bit for bit.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -58,6 +58,22 @@ class PlacedSamples:
     z_w: DeviceArray  # (count,) real
     vis: DeviceArray  # (count,) complex
     weight: DeviceArray  # (count,) real
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Which planes are imaged, and where their images go."""
+
+    planes: np.ndarray  # (n,) int, on the host: numbers in the `PlacedSamples`
+    scale: DeviceArray  # (n,) float64: 1 / sum of weights, or 0 for a plane without weight
+    slot: DeviceArray  # (n,) int32: places in `images`
+    images: DeviceArray  # (nslot, ny, nx) float32, written
+
+    def groups(self, size: int) -> Iterator[Target]:
+        """The same in groups of at most `size` planes."""
+        for start in range(0, len(self.planes), size):
+            part = slice(start, start + size)
+            yield replace(self, planes=self.planes[part], scale=self.scale[part], slot=self.slot[part])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,42 +152,26 @@ class TileGridder:
             self._kernels.launch("uv_tiles.place_samples", *sizes, *everything, *positions, *sorted_as, *written)
         return placed
 
-    def image(
-        self, placed: PlacedSamples, planes: np.ndarray, scale: DeviceArray, slot: DeviceArray, out: DeviceArray
-    ) -> None:
-        """Make dirty images: scale[p] times sum_k w_k Re[V_k exp(-2 pi i (u l + v m + w (n - 1)))].
+    def image(self, placed: PlacedSamples, to: Target) -> None:
+        """Make dirty images: scale[p] times sum_k w_k Re[V_k exp(-2 pi i (u l + v m + w (n - 1)))]."""
+        for group in to.groups(self.grid.group):
+            self._image("grid.grid_samples", placed, placed.vis, group)
 
-        Parameters
-        ----------
-        placed : PlacedSamples
-        planes : int, shape (n,)
-            Which of its planes; host array.
-        scale : float64, shape (n,)
-            1 / sum of weights, or 0 for a plane without weight.
-        slot : int32, shape (n,)
-            Where in `out` they go.
-        out : float32, shape (slots, ny, nx)
-            Written.
-        """
-        for part in self._groups(planes):
-            self._image("grid.grid_samples", placed, placed.vis, planes[part], scale[part], slot[part], out)
-
-    def psf(
-        self, placed: PlacedSamples, planes: np.ndarray, scale: DeviceArray, slot: DeviceArray, out: DeviceArray
-    ) -> None:
-        """Make images of visibilities that are all 1, as `image`. The grid must neglect w: a source at the centre has none."""
+    def psf(self, placed: PlacedSamples, to: Target) -> None:
+        """Make images of visibilities that are all 1. The grid must neglect w: a source at the centre has none."""
         if self.grid.w_planes is not None:
             raise ValueError("the PSF is made without w")
-        for part in self._groups(planes):
-            self._image("grid.grid_ones", placed, placed.vis, planes[part], scale[part], slot[part], out)
+        for group in to.groups(self.grid.group):
+            self._image("grid.grid_ones", placed, placed.vis, group)
 
     def predict(self, placed: PlacedSamples, planes: np.ndarray, slot: DeviceArray, model: DeviceArray) -> DeviceArray:
         """Compute the visibilities of models: sum over pixels of I exp(+2 pi i (u l + v m + w (n - 1))).
 
         Parameters
         ----------
-        placed, planes, slot
-            As `image`.
+        placed : PlacedSamples
+        planes, slot
+            As `Target`; here the slots hold models.
         model : float32, shape (slots, ny, nx)
             Jy/pixel.
 
@@ -181,39 +181,28 @@ class TileGridder:
             In the order of `placed`, turned as its visibilities; 0 for samples of other planes.
         """
         predicted: DeviceArray = self.backend.xp.zeros(placed.count, self.grid.complex)
-        for part in self._groups(planes):
-            self._predict(placed, planes[part], slot[part], model, predicted)
+        w = self.grid.w_planes
+        for start in range(0, len(planes), self.grid.group):
+            part = slice(start, start + self.grid.group)
+            for p in range(w.count) if w else (-1,):  # each plane of w adds its part
+                items = self._items(placed, planes[part], p)
+                if len(items.tile):
+                    spectrum = self._w_spectrum(model, slot[part], w.w(p)) if w else self._spectrum(model, slot[part])
+                    self._on_items("grid.degrid_samples", 1, placed, placed.vis, items, p, spectrum, predicted)
         return predicted
 
-    def residual(
-        self,
-        placed: PlacedSamples,
-        planes: np.ndarray,
-        scale: DeviceArray,
-        slot: DeviceArray,
-        model: DeviceArray,
-        out: DeviceArray,
-    ) -> None:
-        """Make images of vis - model: one pass over the samples without w, two with w.
-
-        Parameters as `image` and `predict`.
-        """
+    def residual(self, placed: PlacedSamples, model: DeviceArray, to: Target) -> None:
+        """Make images of vis - model: one pass over the samples without w, two with w. Models lie in the images' slots."""
         if self.grid.w_planes is None:
-            for part in self._groups(planes):
-                to = (planes[part], scale[part], slot[part], out)
-                self._image("grid.grid_residual", placed, placed.vis, *to, self._spectrum(model, slot[part]))
+            for group in to.groups(self.grid.group):
+                self._image("grid.grid_residual", placed, placed.vis, group, self._spectrum(model, group.slot))
             return
-        predicted = self.predict(placed, planes, slot, model)
+        predicted = self.predict(placed, to.planes, to.slot, model)
         if placed.count:
             blocks = (-(-placed.count // 256),)
             self._kernels.launch("grid.subtract_model", blocks, (256,), placed.vis, np.int64(placed.count), predicted)
-        for part in self._groups(planes):
-            self._image("grid.grid_samples", placed, predicted, planes[part], scale[part], slot[part], out)
-
-    def _groups(self, planes: np.ndarray) -> Iterator[slice]:
-        """Planes that are transformed at once."""
-        for start in range(0, len(planes), self.grid.group):
-            yield slice(start, start + self.grid.group)
+        for group in to.groups(self.grid.group):
+            self._image("grid.grid_samples", placed, predicted, group)
 
     def _items(self, placed: PlacedSamples, planes: np.ndarray, w_plane: int) -> _Items:
         """Work on some of the planes, which it numbers in the order of `planes`."""
@@ -283,36 +272,26 @@ class TileGridder:
         self._kernels.over("grid.gather_tiles", *over, buffer, items.of_tile, *sizes, gridded)
         return gridded
 
-    def _image(
-        self,
-        name: str,
-        placed: PlacedSamples,
-        vis: DeviceArray,
-        planes: np.ndarray,
-        scale: DeviceArray,
-        slot: DeviceArray,
-        out: DeviceArray,
-        *spectrum: DeviceArray,
-    ) -> None:
-        """Images of one group into their slots."""
-        grid, over = self.grid, (len(planes), self.grid.ny, self.grid.nx)
-        sizes = (grid.ny, grid.nx, *grid.fft)
+    def _image(self, name: str, placed: PlacedSamples, vis: DeviceArray, to: Target, *spectrum: DeviceArray) -> None:
+        """Make the images of one group."""
+        grid, over = self.grid, (len(to.planes), self.grid.ny, self.grid.nx)
+        sizes, where = (grid.ny, grid.nx, *grid.fft), (to.scale, to.slot)
         if grid.w_planes is None:
-            gridded = self._gridded(name, placed, vis, planes, -1, *spectrum)
+            gridded = self._gridded(name, placed, vis, to.planes, -1, *spectrum)
             if gridded is None:
-                out[slot] = 0
+                to.images[to.slot] = 0
                 return
             padded, tapers = self.backend.irfft2(gridded, grid.fft), (self._taper_y, self._taper_x)
-            self._kernels.over("convolve.crop_image", *over, padded, *tapers, scale, slot, *sizes, out)
+            self._kernels.over("convolve.crop_image", *over, padded, *tapers, *where, *sizes, to.images)
             return
         total = self.backend.xp.zeros(over, grid.real)
         for p in range(grid.w_planes.count):
-            gridded = self._gridded(name, placed, vis, planes, p)
+            gridded = self._gridded(name, placed, vis, to.planes, p)
             if gridded is not None:
                 padded, w = self.backend.ifft2(gridded), grid.w_planes.w(p)
                 self._kernels.over("convolve.add_w_plane", *over, padded, self._height, w, *sizes, total)
         tapers_w = (self._taper_y, self._taper_x, self._taper_w)
-        self._kernels.over("convolve.finish_w_planes", *over, total, *tapers_w, scale, slot, grid.ny, grid.nx, out)
+        self._kernels.over("convolve.finish_w_planes", *over, total, *tapers_w, *where, grid.ny, grid.nx, to.images)
 
     def _padded(self, planes: int, kind: np.dtype) -> DeviceArray:
         """Room for the padded images of one group, of which the last ones, beyond `planes`, are zero."""
@@ -334,19 +313,3 @@ class TileGridder:
         given = (model, *tapers, self._height, w, slot, grid.ny, grid.nx, *grid.fft)
         self._kernels.over("convolve.pad_w_plane", len(slot), *grid.fft, *given, padded)
         return self.backend.fft2(padded)
-
-    def _predict(
-        self,
-        placed: PlacedSamples,
-        planes: np.ndarray,
-        slot: DeviceArray,
-        model: DeviceArray,
-        predicted: DeviceArray,
-    ) -> None:
-        """Visibilities of one group; with w, each plane of w adds its part."""
-        w = self.grid.w_planes
-        for p in range(w.count) if w else (-1,):
-            items = self._items(placed, planes, p)
-            if len(items.tile):
-                spectrum = self._w_spectrum(model, slot, w.w(p)) if w else self._spectrum(model, slot)
-                self._on_items("grid.degrid_samples", 1, placed, placed.vis, items, p, spectrum, predicted)

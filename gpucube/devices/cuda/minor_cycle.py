@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpucube.devices.base import ACTIVE_SET_CUT, DeviceArray, MinorCycle
+from gpucube.devices.base import DeviceArray, MinorCycle
 from gpucube.devices.cuda.backend import Backend, Kernels
+from gpucube.devices.cycles import ACTIVE_SET_CUT
 
 STATIC_SHARED_BYTES = 2048
 """Shared memory of the active set's kernel beside the set itself, rounded up."""

@@ -31,33 +31,16 @@ MAX_SAMPLES = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class UvGrid:
-    """The grid of one image size, gridding kernel and precision.
+    """The grid of one image size, gridding kernel and precision."""
 
-    Attributes
-    ----------
-    nx, ny : int
-        Pixels of the images.
-    cell_x, cell_y : float
-        Radians.
-    kernel : GriddingKernel
-    real : numpy.dtype
-        float32 or float64: precision of the grid and its FFTs. Images are float32 in either case.
-    w_planes : WPlanes or None
-        None neglects w.
-    side : int
-        Cells of a tile with its halo, each way; 0 for the one in `SIDES`.
-    max_samples : int
-        See `MAX_SAMPLES`.
-    """
-
-    nx: int
+    nx: int  # pixels of the images
     ny: int
-    cell_x: float
+    cell_x: float  # radians
     cell_y: float
     kernel: GriddingKernel
-    real: np.dtype
-    w_planes: WPlanes | None = None
-    side: int = 0
+    real: np.dtype  # float32 or float64: precision of the grid and its FFTs; images are float32 in either case
+    w_planes: WPlanes | None = None  # None neglects w
+    side: int = 0  # cells of a tile with its halo, each way; 0 for the one in SIDES
     max_samples: int = MAX_SAMPLES
 
     def __post_init__(self) -> None:
@@ -108,19 +91,11 @@ class UvGrid:
 
 @dataclass(frozen=True, kw_only=True)
 class UvGrids:
-    """The grids of a job. Without w `image` and `narrow` are one and the same object.
+    """The grids of a job. Without w `image` and `narrow` are one and the same object."""
 
-    Attributes
-    ----------
-    image : UvGrid
-        For dirty images and residuals.
-    narrow, wide : UvGrid
-        For PSFs of the image's size, and of twice that.
-    """
-
-    image: UvGrid
-    narrow: UvGrid
-    wide: UvGrid
+    image: UvGrid  # for dirty images and residuals
+    narrow: UvGrid  # for PSFs of the image's size
+    wide: UvGrid  # for PSFs of twice that
 
 
 def choose_grids(settings: ImagingSettings) -> UvGrids:
