@@ -154,7 +154,7 @@ def use_host_kind(checkout: Path) -> None:
 
     import gpucube.run
 
-    gpucube.run.hardware_for = lambda parameters: HostCuda().hardware()
+    gpucube.run.hardware_for = lambda *_: HostCuda().hardware()
 
 
 HOST_DEVICES: tuple[tuple[str, Callable[[Path], None]], ...] = (

@@ -8,6 +8,7 @@ with `explain`.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -30,6 +31,17 @@ def explain(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise GpucubeError(f"{what}: {error.strerror}") from None
+
+
+@contextmanager
+def explain_failing_disk() -> Iterator[None]:
+    """Turn an `OSError` that only a failing disk or a full one causes into one line, wherever the body meets it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE):
+            raise
+        raise GpucubeError(f"cannot write {error.filename or 'to disk'}: {error.strerror}") from None
 
 
 # --- space ---

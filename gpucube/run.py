@@ -7,7 +7,6 @@ leaves the disk in order however the run ends.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import platform
@@ -18,8 +17,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any, Protocol
-
-import numpy as np
 
 from gpucube import disk
 from gpucube.data.ingest import Ingest
@@ -46,6 +43,7 @@ from gpucube.output.fits_cube import (
     write_beam_table,
     write_single_beam,
 )
+from gpucube.output.fits_header import CubeDescription, has_beam_table
 from gpucube.output.footprint import Footprint
 from gpucube.output.journal import Journal, is_locked
 from gpucube.output.paths import RunPaths
@@ -337,7 +335,7 @@ def claimed_outputs(job: Job) -> Iterator[tuple[Journal, Footprint]]:
         Journal(parameters.imagename, job.identity, parameters.resume) as journal,
     ):
         try:
-            with _disk_errors_in_one_line():
+            with disk.explain_failing_disk():
                 yield journal, footprint
         except BaseException as error:
             safe = len(journal.safe)
@@ -350,17 +348,6 @@ def claimed_outputs(job: Job) -> Iterator[tuple[Journal, Footprint]]:
         footprint.keep_products()
         clear_leftover(job.plan.scratch, parameters.imagename)
         journal.remove()
-
-
-@contextmanager
-def _disk_errors_in_one_line() -> Iterator[None]:
-    """Report a file system that fails, wherever it is noticed, as the user's and not as a defect of gpucube."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE):
-            raise
-        raise GpucubeError(f"cannot write {error.filename or 'to disk'}: {error.strerror}") from None
 
 
 def _how_to_resume(error: BaseException, safe: int, nchan: int) -> BaseException:
@@ -412,7 +399,12 @@ def make_store(
     if not journal.cubes:
         # every check has passed: only now are older products removed
         journal.clear()
-        cubes = _create_cubes(job)
+        cubes = create_cubes(
+            os.path.abspath(parameters.imagename),
+            parameters.products,
+            describe_cubes(job),
+            overwrite=parameters.overwrite or parameters.resume,
+        )
         for cube in cubes.values():
             footprint.made_product(cube.path)
     if store is None:
@@ -480,9 +472,9 @@ def finish(job: Job, work: ImageJob, workers: Workers, records: Sequence[Channel
         if plane.beam
     }
     table = [[fitted.get((s, r.channel)) for r in records] for s in range(len(work.stokes))]
-    for name in ("image", "residual", "psf", "dirty"):
-        if name in work.cubes and (name != "image" or work.restoring_beam == "channel"):
-            write_beam_table(work.cubes[name], table)
+    for name, cube in work.cubes.items():
+        if has_beam_table(name, work.restoring_beam):
+            write_beam_table(cube, table)
     if work.restoring_beam == "common" and "image" in work.cubes:
         # readers refuse a beam of zero: a cube without any data gets a beam of one pixel
         pixel = Beam(bmaj=job.geometry.cell_y, bmin=job.geometry.cell_y, bpa=0.0)
@@ -540,39 +532,28 @@ def clean_parameters(parameters: Parameters) -> CleanParameters:
     return CleanParameters(**{name: getattr(parameters, name) for name in names})
 
 
-def _create_cubes(job: Job) -> dict[str, CubeFile]:
+def describe_cubes(job: Job) -> CubeDescription:
+    """What the headers of all products have in common; every parameter that changes the cube is in their history."""
     parameters, selection = job.parameters, job.selection
     shown = {name: value for name, value in parameters.as_json_dict().items() if name not in NOT_IN_FINGERPRINT}
-    history = [f"gpucube {__version__}"]
-    history += [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in shown.items()]
-    return create_cubes(
-        os.path.abspath(parameters.imagename),
-        parameters.products,
-        job.geometry,
-        job.axis,
-        selection.stokes,
-        history,
-        telescope=selection.observation.telescope,
-        objectname=selection.object_name,
-        observer=selection.observation.observer,
-        dateobs=_iso_date(selection.observation.start_time_mjd_s),
+    return CubeDescription(
+        geometry=job.geometry,
+        axis=job.axis,
+        stokes=selection.stokes,
         restoring_beam=job.restoring_beam,
-        overwrite=parameters.overwrite or parameters.resume,
+        observation=selection.observation,
+        object_name=selection.object_name,
+        history=(
+            f"gpucube {__version__}",
+            *(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in shown.items()),
+        ),
     )
-
-
-def _iso_date(mjd_seconds: float) -> str:
-    if mjd_seconds <= 0:
-        return ""
-    return str(np.datetime64("1858-11-17T00:00:00.000") + np.timedelta64(round(mjd_seconds * 1000), "ms"))
 
 
 def _working_cubes(job: Job, cubes: dict[str, CubeFile]) -> dict[str, CubeFile]:
     """Residual and model in the scratch folder, where a common beam needs them and the user did not ask for them."""
     hidden = [name for name in ("residual", "model") if name not in cubes] if job.restoring_beam == "common" else []
-    return create_cubes(
-        job.paths.working.imagename, hidden, job.geometry, job.axis, job.selection.stokes, (), overwrite=True
-    )
+    return create_cubes(job.paths.working.imagename, hidden, replace(describe_cubes(job), history=()), overwrite=True)
 
 
 def _restore_working_cubes(job: Job, journal: Journal) -> None:

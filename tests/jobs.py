@@ -32,6 +32,7 @@ from gpucube.execution.tuning import DEFAULT_TUNING, Tuning
 from gpucube.imaging.job import ImageJob
 from gpucube.imaging.stopping import CleanParameters
 from gpucube.output.fits_cube import create_cubes
+from gpucube.output.fits_header import CubeDescription
 from gpucube.schema.parameters import make_parameters
 from gpucube.sky.beam import RestoringBeam
 from gpucube.sky.directions import Direction
@@ -133,7 +134,7 @@ def make_job(
     **settings: Any,
 ) -> ImageJob:
     """A job with its cubes on disk: Briggs 0.5 and the stopping rule of `SETTINGS`; `settings` change `ImagingSettings`."""
-    cubes = create_cubes(imagename, products, image_geometry, axis, stokes, ())
+    cubes = create_cubes(imagename, products, CubeDescription(geometry=image_geometry, axis=axis, stokes=tuple(stokes)))
     chosen = ImagingSettings(geometry=image_geometry, **({"weighting": "briggs", "robust": 0.5} | settings))
     clean = clean or CleanParameters(niter=SETTINGS["niter"], nsigma=SETTINGS["nsigma"])
     return ImageJob(

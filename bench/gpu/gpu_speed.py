@@ -48,6 +48,7 @@ from gpucube.execution.threads import ThreadWorkers
 from gpucube.imaging.job import ImageJob
 from gpucube.imaging.loop import image_chunk
 from gpucube.output.fits_cube import create_cubes
+from gpucube.output.fits_header import CubeDescription
 from gpucube.output.records import ChannelRecord
 from gpucube.sky.directions import Direction
 from gpucube.sky.frames import FRAMES
@@ -225,9 +226,10 @@ class Bench:
         axis = SpectralAxis(
             frequency=frequency, width=np.full(len(frequency), width), frame=FRAMES["LSRK"], restfreq=None
         )
-        products, geometry = ("image", "residual", "model"), self.job.settings.geometry
+        description = CubeDescription(geometry=self.job.settings.geometry, axis=axis)
+        products = ("image", "residual", "model")
         name = f"{self._folder.name}/cube"
-        return replace(self.job, cubes=create_cubes(name, products, geometry, axis, ("I",), (), overwrite=True))
+        return replace(self.job, cubes=create_cubes(name, products, description, overwrite=True))
 
 
 def geometry(size: int) -> ImageGeometry:

@@ -46,6 +46,7 @@ from gpucube.execution.threads import ThreadWorkers
 from gpucube.imaging.job import ImageJob
 from gpucube.imaging.loop import image_chunk
 from gpucube.output.fits_cube import create_cubes, sync
+from gpucube.output.fits_header import CubeDescription
 from gpucube.output.records import ChannelRecord, StopCode
 from gpucube.schema.parameters import make_parameters
 from gpucube.simulate import simulate_ms
@@ -152,7 +153,11 @@ class Scene:
         axis = SpectralAxis(
             frequency=frequency, width=np.full(len(frequency), self.width), frame=FRAMES["LSRK"], restfreq=None
         )
-        cubes = create_cubes(imagename, PRODUCTS, self.job.settings.geometry, axis, self.job.stokes, ())
+        cubes = create_cubes(
+            imagename,
+            PRODUCTS,
+            CubeDescription(geometry=self.job.settings.geometry, axis=axis, stokes=self.job.stokes),
+        )
         return replace(self.job, cubes=cubes)
 
     def chunks(self, size: int) -> list[list[int]]:

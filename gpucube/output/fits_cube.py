@@ -1,12 +1,9 @@
-"""PLANES: finished channels go straight to their place in the cube on disk.
+"""The cubes on disk: every plane goes straight to its place, from whichever process made it.
 
-In: the cube's axes (`gpucube.geometry`), then one plane at a time from whichever process made it. Out: one FITS file
-per product, `<imagename>.<product>.fits` with axes RA, DEC, FREQ, STOKES, created at full length (sparse) before the
-first channel is imaged. The place of a plane follows from its indices alone, so processes write without knowing of
-each other and nothing is joined afterwards. Per-channel beams go to the `BEAMS` table behind the data (CASA's
-convention, keyword CASAMBM); channels that no linear axis describes are listed in a `CHANNELS` table.
-
-Standards: FITS 4.0; WCS papers I to III; AIPS Memo 114 for STOKES and VELREF as CASA writes them.
+In: the description of the cubes (`CubeDescription`), then one plane at a time. Out: one FITS file per product,
+``<imagename>.<product>.fits`` with axes RA, DEC, FREQ, STOKES, created at full length (sparse) before the first channel is
+imaged. The place of a plane follows from its indices alone, so processes write without knowing of each other and nothing
+has to be joined afterwards. Beams that are known only at the end are filled in last.
 """
 
 from __future__ import annotations
@@ -15,33 +12,29 @@ import math
 import os
 import zlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 
 from gpucube import disk
 from gpucube.errors import GpucubeError
-from gpucube.output.fits_header import _BEAM_ROW, _add_date, _padded, _primary_header, _printable, _tables
+from gpucube.output.fits_header import BEAM_ROW, CubeDescription, extensions, padded, primary_header
 from gpucube.output.paths import RunPaths
-from gpucube.sky.beam import Beam, RestoringBeam
-from gpucube.sky.geometry import ImageGeometry
-from gpucube.sky.spectral import SpectralAxis
-
-if TYPE_CHECKING:
-    pass
+from gpucube.sky.beam import Beam
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CubeFile:
-    """Where the planes of one product lie: all that a writing process needs.
+    """Where the planes of one product are: all that a writing process needs.
 
     Attributes
     ----------
     path : str
         The FITS file.
     data_offset : int
-        Bytes before the first plane.
+        Bytes before the first plane; a multiple of the FITS block.
     nstokes, nchan, ny, nx : int
         Axes of the data, slowest first.
     """
@@ -61,7 +54,7 @@ class CubeFile:
     @property
     def data_end(self) -> int:
         """First byte behind the data and their padding, where the tables begin."""
-        return _padded(self.data_offset + self.nstokes * self.nchan * self.plane_bytes)
+        return padded(self.data_offset + self.nstokes * self.nchan * self.plane_bytes)
 
     def plane_offset(self, stokes_index: int, channel: int) -> int:
         """First byte of a plane.
@@ -130,43 +123,27 @@ def sync(cube: CubeFile) -> None:
     GpucubeError
         The file system refuses.
     """
-    with disk.explain(f"cannot write {cube.path}"):
+    with _explained(cube):
         disk.sync(cube.path)
 
 
 def create_cubes(
     imagename: str | os.PathLike[str],
     products: Sequence[str],
-    geometry: ImageGeometry,
-    axis: SpectralAxis,
-    stokes: Sequence[str],
-    history: Sequence[str],
+    description: CubeDescription,
     *,
-    telescope: str = "",
-    objectname: str = "",
-    observer: str = "",
-    dateobs: str = "",
-    restoring_beam: RestoringBeam = "channel",
     overwrite: bool = False,
 ) -> dict[str, CubeFile]:
     """Create the FITS file of every product at full length, ready for `write_plane`.
 
     Parameters
     ----------
-    imagename : str
-        Path prefix of the products; a missing folder is made.
+    imagename : str or path
+        What the names of the products begin with; a missing folder is made.
     products : sequence of str
         Keys of `PRODUCT_UNITS`.
-    geometry, axis, stokes
-        The cube's axes; `stokes` are keys of `STOKES_CODES`.
-    history : sequence of str
-        One line per parameter; long ones are wrapped, what FITS cannot hold is escaped.
-    telescope, objectname, observer, dateobs : str
-        TELESCOP, OBJECT, OBSERVER, DATE-OBS (UTC, ISO 8601); left out if empty.
-    restoring_beam : "channel", "common" or Beam
-        Beam of the image product: one per channel (`write_beam_table`); one for all, known only at the end, whose cards
-        are reserved (`write_single_beam`; 0 until then); or the given one. Residual, psf and dirty cubes always carry a
-        table; model and mask carry no beam.
+    description : CubeDescription
+        Axes, beam and words of the headers.
     overwrite : bool
         Replace all products of this imagename.
 
@@ -182,24 +159,19 @@ def create_cubes(
         parameters are not evenly spaced. Then nothing is left behind, and existing products are as they were.
     """
     paths = RunPaths(os.fspath(imagename))
-    existing = paths.existing()
-    if existing and not overwrite:
-        raise GpucubeError(f"{existing[0]} exists; give another imagename, or overwrite=True to replace it")
-    for path in existing:
-        if path.is_dir() and not path.is_symlink():
-            raise GpucubeError(f"{path} is no file, and so cannot be replaced; give another imagename")
-    shape = (len(stokes), axis.nchan, geometry.ny, geometry.nx)
-    heads, tails = {}, {}
-    for product in products:
-        header = _primary_header(product, geometry, axis, stokes, history, restoring_beam)
-        for key, text in zip(("OBJECT", "TELESCOP", "OBSERVER"), (objectname, telescope, observer), strict=True):
-            if text:
-                header.insert("ORIGIN", (key, _printable(text)[:68]))
-        if dateobs:
-            _add_date(header, dateobs)
-        heads[product] = header.tostring().encode("ascii")
-        tails[product] = _tables(product, axis, len(stokes), restoring_beam)
-    cubes = {product: CubeFile(paths.product(product), len(heads[product]), *shape) for product in products}
+    existing = _replaceable(paths, overwrite)
+    heads = {product: primary_header(product, description) for product in products}
+    tails = {product: extensions(product, description) for product in products}
+    shape = {
+        "nstokes": len(description.stokes),
+        "nchan": description.axis.nchan,
+        "ny": description.geometry.ny,
+        "nx": description.geometry.nx,
+    }
+    cubes = {
+        product: CubeFile(path=paths.product(product), data_offset=len(head), **shape)
+        for product, head in heads.items()
+    }
     needed = sum(cube.data_end + len(tails[product]) for product, cube in cubes.items())
     # under other names until all of them exist: a failure must cost the user neither space nor the old products
     fresh = {product: f"{cube.path}.new" for product, cube in cubes.items()}
@@ -209,7 +181,7 @@ def create_cubes(
             for product, cube in cubes.items():
                 with disk.create(fresh[product]) as file:
                     file.write(heads[product])
-                    file.truncate(cube.data_end)
+                    file.truncate(cube.data_end)  # planes that are not written yet take no blocks
                     file.seek(cube.data_end)
                     file.write(tails[product])
             for path in existing:
@@ -223,18 +195,40 @@ def create_cubes(
     return cubes
 
 
+def _replaceable(paths: RunPaths, overwrite: bool) -> list[Path]:
+    """The earlier products that will be replaced.
+
+    Raises
+    ------
+    GpucubeError
+        There are some, and they must not or cannot be replaced.
+    """
+    existing = paths.existing()
+    if existing and not overwrite:
+        raise GpucubeError(f"{existing[0]} exists: give another `imagename`, or `overwrite=True` to replace it")
+    for path in existing:
+        if path.is_dir() and not path.is_symlink():
+            raise GpucubeError(f"{path} is a folder and cannot be replaced: give another `imagename`")
+    return existing
+
+
 def write_beam_table(cube: CubeFile, beams: Sequence[Sequence[Beam | None]]) -> None:
     """Fill the BEAMS table.
 
-    Readers accept no empty row, so a channel without a beam gets that of the nearest channel of the same Stokes
-    parameter that has one (the lower one of two), and if there is none, a round beam one pixel wide.
+    Readers accept no empty row. So a channel without a beam gets the beam of the nearest channel of the same Stokes
+    parameter that has one (the lower one of two). If there is none, it gets a round beam one pixel wide.
 
     Parameters
     ----------
     cube : CubeFile
-        Of a product that carries a table.
+        A product that carries a table.
     beams : sequence of sequence of (Beam or None)
         By Stokes index, then channel.
+
+    Raises
+    ------
+    GpucubeError
+        The file system refuses.
     """
     from astropy.io import fits
 
@@ -245,7 +239,7 @@ def write_beam_table(cube: CubeFile, beams: Sequence[Sequence[Beam | None]]) -> 
             raise ValueError(f"{cube.path} has no BEAMS table")
         rows_offset = file.tell()
     pixel = Beam(bmaj=math.radians(cell), bmin=math.radians(cell), bpa=0.0)
-    rows = np.zeros((cube.nstokes, cube.nchan), dtype=_BEAM_ROW)
+    rows = np.zeros((cube.nstokes, cube.nchan), dtype=BEAM_ROW)
     for index, of_channel in enumerate(beams):
         have = np.flatnonzero([beam is not None for beam in of_channel])
         middles = (have[1:] + have[:-1]) / 2
@@ -253,17 +247,17 @@ def write_beam_table(cube: CubeFile, beams: Sequence[Sequence[Beam | None]]) -> 
             beam = of_channel[have[nearest]] if have.size else pixel
             arcsec = math.degrees(beam.bmaj) * 3600, math.degrees(beam.bmin) * 3600
             rows[index, channel] = (*arcsec, math.degrees(beam.bpa), channel, index)
-    disk.write_at(cube.path, rows.tobytes(), rows_offset)
+    with _explained(cube):
+        disk.write_at(cube.path, rows.tobytes(), rows_offset)
 
 
 def write_single_beam(cube: CubeFile, beam: Beam) -> None:
-    """Put the beam of all channels into the header's BMAJ, BMIN, BPA cards.
+    """Put the beam of all channels into the header's BMAJ, BMIN and BPA cards, which the image was created with.
 
-    Parameters
-    ----------
-    cube : CubeFile
-        Of an image created with one beam (`beams` a `Beam` or None).
-    beam : Beam
+    Raises
+    ------
+    GpucubeError
+        The file system refuses.
     """
     from astropy.io import fits
 
@@ -272,4 +266,9 @@ def write_single_beam(cube: CubeFile, beam: Beam) -> None:
     for key, angle in (("BMAJ", beam.bmaj), ("BMIN", beam.bmin), ("BPA", beam.bpa)):
         place = next(at for at in range(0, len(header), 80) if header.startswith(f"{key:<8}= ".encode(), at))
         comment = fits.Card.fromstring(header[place : place + 80]).comment
-        disk.write_at(cube.path, fits.Card(key, math.degrees(angle), comment).image.encode("ascii"), place)
+        with _explained(cube):
+            disk.write_at(cube.path, fits.Card(key, math.degrees(angle), comment).image.encode("ascii"), place)
+
+
+def _explained(cube: CubeFile) -> AbstractContextManager[None]:
+    return disk.explain(f"cannot write {cube.path}")

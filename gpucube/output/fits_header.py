@@ -1,22 +1,31 @@
-"""FITS headers and tables of the cubes."""
+"""Headers and table extensions of the cubes, as the bytes that lie before and behind the pixels.
+
+In: the axes of a cube and the words about it (`CubeDescription`). Out: for each product the primary header, and the
+extensions that follow the data. `BEAMS` is CASA's table of one beam per plane (keyword CASAMBM). `CHANNELS` lists
+frequencies and widths where no linear axis describes them.
+
+Standards: FITS 4.0; WCS papers I to III; AIPS Memo 114 for STOKES and VELREF as CASA writes them.
+"""
 
 from __future__ import annotations
 
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpucube.data.measurementset import Observation
 from gpucube.errors import GpucubeError
 from gpucube.sky.beam import Beam, RestoringBeam
 from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
+from gpucube.version import __version__
 
 if TYPE_CHECKING:
     from astropy.io import fits
-
 
 BLOCK = 2880
 """Bytes of a FITS block."""
@@ -34,15 +43,168 @@ PRODUCT_UNITS = {
 STOKES_CODES = {"I": 1, "pseudoI": 1, "Q": 2, "U": 3, "V": 4}
 """FITS value of each Stokes parameter."""
 
-_BEAM_TABLE_PRODUCTS = ("residual", "psf", "dirty")
+BEAM_ROW = np.dtype([("BMAJ", ">f4"), ("BMIN", ">f4"), ("BPA", ">f4"), ("CHAN", ">i4"), ("POL", ">i4")])
+"""A row of the BEAMS table: arcsec, arcsec, degrees, channel, Stokes index."""
 
-_BEAM_ROW = np.dtype([("BMAJ", ">f4"), ("BMIN", ">f4"), ("BPA", ">f4"), ("CHAN", ">i4"), ("POL", ">i4")])
+CHANNEL_ROW = np.dtype([("CHAN", ">i4"), ("FREQ", ">f8"), ("WIDTH", ">f8")])
+"""A row of the CHANNELS table: channel, Hz, Hz."""
 
-_CHANNEL_ROW = np.dtype([("CHAN", ">i4"), ("FREQ", ">f8"), ("WIDTH", ">f8")])
+_UNEVEN = (
+    "**** WARNING **** WARNING **** WARNING **** WARNING **** WARNING ****",
+    "THE CHANNELS ARE NOT EVENLY SPACED: the FREQ axis of this header is",
+    "only a straight line through the first and the last channel.",
+    "The true frequencies and widths are in the table extension CHANNELS.",
+)
+
+Card = tuple[str, Any] | tuple[str, Any, str]
+"""Keyword, value and perhaps a comment."""
 
 
-def _padded(size: int) -> int:
+@dataclass(frozen=True, kw_only=True)
+class CubeDescription:
+    """What the headers of all products of a run have in common.
+
+    Attributes
+    ----------
+    geometry : ImageGeometry
+    axis : SpectralAxis
+    stokes : tuple of str
+        Keys of `STOKES_CODES`, evenly spaced.
+    restoring_beam : "channel", "common" or Beam
+        Beam of the image product: one per channel, in the BEAMS table; one for all that is known only at the end, whose
+        cards are reserved; or the given one.
+    observation : Observation
+        Telescope, observer and date. What is not known is left out.
+    object_name : str
+        Name of the target; left out if empty.
+    history : tuple of str
+        One line per parameter. Long lines are wrapped, and characters that FITS cannot hold are escaped.
+    """
+
+    geometry: ImageGeometry
+    axis: SpectralAxis
+    stokes: tuple[str, ...] = ("I",)
+    restoring_beam: RestoringBeam = "channel"
+    observation: Observation = field(default_factory=Observation)
+    object_name: str = ""
+    history: tuple[str, ...] = ()
+
+
+def padded(size: int) -> int:
+    """The size in bytes, filled up to whole blocks."""
     return -(-size // BLOCK) * BLOCK
+
+
+def has_beam_table(product: str, restoring_beam: RestoringBeam) -> bool:
+    """Whether a product carries a BEAMS table. Models and masks have no beam, and an image may have one for all channels."""
+    return product in ("residual", "psf", "dirty") or (product == "image" and restoring_beam == "channel")
+
+
+def primary_header(product: str, cube: CubeDescription) -> bytes:
+    """The primary header of a product.
+
+    Raises
+    ------
+    GpucubeError
+        The Stokes parameters are not evenly spaced.
+    """
+    from astropy.io import fits
+
+    # Card by card: astropy.wcs.WCS.to_header leaves out cards that have default values and writes others in the way of the
+    # wcslib that is installed, but the bytes of a header must not depend on that.
+    header = fits.Header(
+        [
+            *_shape_cards(cube),
+            *_beam_cards(product, cube.restoring_beam),
+            ("BTYPE", "Intensity"),
+            ("BUNIT", PRODUCT_UNITS[product]),
+            *_sky_cards(cube.geometry),
+            *_axis_cards(3, "FREQ", float(cube.axis.frequency[0]), cube.axis.increment(), 1.0, "Hz"),
+            *_axis_cards(4, "STOKES", *_stokes_axis(cube.stokes), 1.0, ""),
+            ("PV2_1", 0.0),
+            ("PV2_2", 0.0),
+            *_frame_cards(cube.axis),
+            *_observation_cards(cube.observation, cube.object_name),
+            ("ORIGIN", f"gpucube {__version__}"),
+        ]
+    )
+    for line in () if cube.axis.is_regular() else _UNEVEN:
+        header.add_comment(line)
+    for line in cube.history:
+        for part in textwrap.wrap(_printable(line), 72, subsequent_indent="  ", break_on_hyphens=False):
+            header.add_history(part)
+    return _encoded(header)
+
+
+def _shape_cards(cube: CubeDescription) -> list[Card]:
+    axes = (cube.geometry.nx, cube.geometry.ny, cube.axis.nchan, len(cube.stokes))
+    sizes: list[Card] = [(f"NAXIS{number}", size) for number, size in enumerate(axes, 1)]
+    return [("SIMPLE", True), ("BITPIX", -32), ("NAXIS", len(axes)), *sizes, ("EXTEND", True)]
+
+
+def _beam_cards(product: str, restoring_beam: RestoringBeam) -> list[Card]:
+    if has_beam_table(product, restoring_beam):
+        return [("CASAMBM", True, "CASA multiple BEAMS table present")]
+    if product != "image":
+        return []
+    beam = restoring_beam if isinstance(restoring_beam, Beam) else Beam(bmaj=0.0, bmin=0.0, bpa=0.0)
+    return [
+        ("BMAJ", math.degrees(beam.bmaj), "[deg] FWHM, major axis"),
+        ("BMIN", math.degrees(beam.bmin), "[deg] FWHM, minor axis"),
+        ("BPA", math.degrees(beam.bpa), "[deg] from north through east"),
+    ]
+
+
+def _sky_cards(g: ImageGeometry) -> list[Card]:
+    ra, dec = math.degrees(g.centre.ra) % 360, math.degrees(g.centre.dec)
+    equinox: list[Card] = [] if g.centre.frame == "ICRS" else [("EQUINOX", 2000.0)]
+    return [
+        ("RADESYS", g.centre.frame),
+        *equinox,
+        ("LONPOLE", 180.0),
+        ("LATPOLE", dec),
+        *_axis_cards(1, "RA---SIN", ra, -math.degrees(g.cell_x), g.nx // 2 + 1.0, "deg"),
+        *_axis_cards(2, "DEC--SIN", dec, math.degrees(g.cell_y), g.ny // 2 + 1.0, "deg"),
+    ]
+
+
+def _axis_cards(number: int, ctype: str, value: float, step: float, pixel: float, unit: str) -> list[Card]:
+    cards = {"CTYPE": ctype, "CRVAL": value, "CDELT": step, "CRPIX": pixel, "CUNIT": unit}
+    return [(f"{name}{number}", content) for name, content in cards.items()]
+
+
+def _stokes_axis(stokes: Sequence[str]) -> tuple[float, float]:
+    """First value and step of the STOKES axis."""
+    codes = [STOKES_CODES[name] for name in stokes]
+    steps = set(np.diff(codes).tolist()) or {1}
+    if len(steps) > 1 or 0 in steps:
+        raise GpucubeError(
+            f"`stokes={','.join(stokes)}` cannot be one FITS axis, whose values must be evenly spaced"
+            " (as in I, IV, QU, IQU, IQUV): image them in separate runs"
+        )
+    return float(codes[0]), float(steps.pop())
+
+
+def _frame_cards(axis: SpectralAxis) -> list[Card]:
+    cards: list[Card] = []
+    if axis.restfreq:
+        cards.append(("RESTFRQ", axis.restfreq, "[Hz] rest frequency"))
+    cards.append(("SPECSYS", axis.frame.specsys))
+    if axis.frame.velref is not None:
+        cards.append(("VELREF", 256 + axis.frame.velref, "1 LSR, 2 HEL, 3 OBS, +256 Radio"))
+    return cards
+
+
+def _observation_cards(observation: Observation, object_name: str) -> list[Card]:
+    from astropy.time import Time
+
+    texts = {"OBJECT": object_name, "TELESCOP": observation.telescope, "OBSERVER": observation.observer}
+    cards: list[Card] = [(name, _printable(text)[:68]) for name, text in texts.items() if text]
+    if observation.start_time_mjd_s > 0:
+        since_epoch = np.timedelta64(round(1000 * observation.start_time_mjd_s), "ms")
+        date = str(np.datetime64("1858-11-17T00:00:00.000") + since_epoch)
+        cards += [("DATE-OBS", date), ("MJD-OBS", float(Time(date, scale="utc").mjd)), ("TIMESYS", "UTC")]
+    return cards
 
 
 def _printable(text: str) -> str:
@@ -50,128 +212,34 @@ def _printable(text: str) -> str:
     return text.encode("unicode_escape").decode("ascii")
 
 
-def _primary_header(
-    product: str,
-    geometry: ImageGeometry,
-    axis: SpectralAxis,
-    stokes: Sequence[str],
-    history: Sequence[str],
-    restoring_beam: RestoringBeam,
-) -> fits.Header:
-    """Header of a product, without the cards that depend on the observation's text."""
-    from astropy.io import fits
-
-    from gpucube.version import __version__
-
-    first_stokes, stokes_step = _stokes_axis(stokes)
-    header = fits.Header()
-    header["SIMPLE"] = True
-    header["BITPIX"] = -32
-    header["NAXIS"] = 4
-    header["NAXIS1"] = geometry.nx
-    header["NAXIS2"] = geometry.ny
-    header["NAXIS3"] = axis.nchan
-    header["NAXIS4"] = len(stokes)
-    header["EXTEND"] = True
-    if product in _BEAM_TABLE_PRODUCTS or (product == "image" and restoring_beam == "channel"):
-        header["CASAMBM"] = (True, "CASA multiple BEAMS table present")
-    elif product == "image":
-        beam = restoring_beam if isinstance(restoring_beam, Beam) else Beam(bmaj=0.0, bmin=0.0, bpa=0.0)
-        header["BMAJ"] = (math.degrees(beam.bmaj), "[deg] FWHM, major axis")
-        header["BMIN"] = (math.degrees(beam.bmin), "[deg] FWHM, minor axis")
-        header["BPA"] = (math.degrees(beam.bpa), "[deg] from north through east")
-    header["BTYPE"] = "Intensity"
-    header["BUNIT"] = PRODUCT_UNITS[product]
-    header["RADESYS"] = geometry.centre.frame
-    if geometry.centre.frame != "ICRS":
-        header["EQUINOX"] = 2000.0
-    header["LONPOLE"] = 180.0
-    header["LATPOLE"] = math.degrees(geometry.centre.dec)
-    header["CTYPE1"] = "RA---SIN"
-    header["CRVAL1"] = math.degrees(geometry.centre.ra) % 360
-    header["CDELT1"] = -math.degrees(geometry.cell_x)
-    header["CRPIX1"] = geometry.nx // 2 + 1.0
-    header["CUNIT1"] = "deg"
-    header["CTYPE2"] = "DEC--SIN"
-    header["CRVAL2"] = math.degrees(geometry.centre.dec)
-    header["CDELT2"] = math.degrees(geometry.cell_y)
-    header["CRPIX2"] = geometry.ny // 2 + 1.0
-    header["CUNIT2"] = "deg"
-    header["CTYPE3"] = "FREQ"
-    header["CRVAL3"] = float(axis.frequency[0])
-    header["CDELT3"] = axis.increment()
-    header["CRPIX3"] = 1.0
-    header["CUNIT3"] = "Hz"
-    header["CTYPE4"] = "STOKES"
-    header["CRVAL4"] = float(first_stokes)
-    header["CDELT4"] = float(stokes_step)
-    header["CRPIX4"] = 1.0
-    header["CUNIT4"] = ""
-    header["PV2_1"] = 0.0
-    header["PV2_2"] = 0.0
-    if axis.restfreq:
-        header["RESTFRQ"] = (axis.restfreq, "[Hz] rest frequency")
-    header["SPECSYS"] = axis.frame.specsys
-    if axis.frame.velref is not None:
-        header["VELREF"] = (256 + axis.frame.velref, "1 LSR, 2 HEL, 3 OBS, +256 Radio")
-    header["ORIGIN"] = f"gpucube {__version__}"
-    if not axis.is_regular():
-        for line in (
-            "**** WARNING **** WARNING **** WARNING **** WARNING **** WARNING ****",
-            "THE CHANNELS ARE NOT EVENLY SPACED: the FREQ axis of this header is",
-            "only a straight line through the first and the last channel.",
-            "The true frequencies and widths are in the table extension CHANNELS.",
-        ):
-            header.add_comment(line)
-    for line in history:
-        for part in textwrap.wrap(_printable(line), 72, subsequent_indent="  ", break_on_hyphens=False):
-            header.add_history(part)
-    return header
+def _encoded(header: fits.Header) -> bytes:
+    return bytes(header.tostring(), "ascii")
 
 
-def _stokes_axis(stokes: Sequence[str]) -> tuple[int, int]:
-    """First value and step of the STOKES axis."""
-    codes = [STOKES_CODES[name] for name in stokes]
-    steps = set(np.diff(codes).tolist()) or {1}
-    if len(steps) > 1 or 0 in steps:
-        raise GpucubeError(
-            f"stokes={','.join(stokes)} cannot be one FITS axis, whose values must be evenly spaced"
-            " (as in I, IV, QU, IQU, IQUV); image them in separate runs"
-        )
-    return codes[0], steps.pop()
-
-
-def _add_date(header: fits.Header, dateobs: str) -> None:
-    from astropy.time import Time
-
-    header.insert("ORIGIN", ("DATE-OBS", dateobs))
-    header.insert("ORIGIN", ("MJD-OBS", float(Time(dateobs, scale="utc").mjd)))
-    header.insert("ORIGIN", ("TIMESYS", "UTC"))
-
-
-def _tables(product: str, axis: SpectralAxis, nstokes: int, restoring_beam: RestoringBeam) -> bytes:
-    """The table extensions behind the data; BEAMS, always the first, has its rows still empty."""
+def extensions(product: str, cube: CubeDescription) -> bytes:
+    """The table extensions behind the data. BEAMS always comes first, and its rows are still empty."""
     tables = b""
-    if product in _BEAM_TABLE_PRODUCTS or (product == "image" and restoring_beam == "channel"):
-        rows = np.zeros(nstokes * axis.nchan, dtype=_BEAM_ROW)
-        units = ("arcsec", "arcsec", "deg", None, None)
-        tables += _table("BEAMS", rows, units, {"NCHAN": axis.nchan, "NPOL": nstokes})
-    if not axis.is_regular():
-        rows = np.zeros(axis.nchan, dtype=_CHANNEL_ROW)
-        rows["CHAN"], rows["FREQ"], rows["WIDTH"] = np.arange(axis.nchan), axis.frequency, axis.width
-        tables += _table("CHANNELS", rows, (None, "Hz", "Hz"), {})
+    nstokes, nchan = len(cube.stokes), cube.axis.nchan
+    if has_beam_table(product, cube.restoring_beam):
+        rows = np.zeros(nstokes * nchan, dtype=BEAM_ROW)
+        units = {"BMAJ": "arcsec", "BMIN": "arcsec", "BPA": "deg"}
+        tables += _table("BEAMS", rows, units, {"NCHAN": nchan, "NPOL": nstokes})
+    if not cube.axis.is_regular():
+        rows = np.zeros(nchan, dtype=CHANNEL_ROW)
+        rows["CHAN"], rows["FREQ"], rows["WIDTH"] = np.arange(nchan), cube.axis.frequency, cube.axis.width
+        tables += _table("CHANNELS", rows, {"FREQ": "Hz", "WIDTH": "Hz"}, {})
     return tables
 
 
-def _table(name: str, rows: np.ndarray, units: Sequence[str | None], cards: dict[str, int]) -> bytes:
-    """A binary table extension as the bytes of its header and rows, both padded to full blocks."""
+def _table(name: str, rows: np.ndarray, units: dict[str, str], cards: dict[str, int]) -> bytes:
+    """A binary table extension as the bytes of its header and rows, both filled up to whole blocks."""
     from astropy.io import fits
 
     formats = {"f4": "1E", "f8": "1D", "i4": "1J"}
     columns = [
-        fits.Column(name=column, format=formats[rows.dtype[column].str[1:]], unit=unit)
-        for column, unit in zip(rows.dtype.names, units, strict=True)
+        fits.Column(name=column, format=formats[rows.dtype[column].str[1:]], unit=units.get(column))
+        for column in rows.dtype.names or ()
     ]
     header = fits.BinTableHDU.from_columns(columns, nrows=len(rows), name=name, ver=1).header
     header.update(cards)
-    return header.tostring().encode("ascii") + rows.tobytes().ljust(_padded(rows.nbytes), b"\0")
+    return _encoded(header) + rows.tobytes().ljust(padded(rows.nbytes), b"\0")

@@ -14,6 +14,7 @@ from records import channel_record
 
 from gpucube.constants import ARCSEC
 from gpucube.output.fits_cube import create_cubes, write_beam_table, write_plane
+from gpucube.output.fits_header import CubeDescription
 from gpucube.output.records import StopCode
 from gpucube.report.plots import (
     Cube,
@@ -40,15 +41,10 @@ def write_cube(folder: Path, planes: np.ndarray, beams: Beam | list[Beam | None]
         restfreq=1.42040575e9,
     )
     per_channel = isinstance(beams, list)
-    written = create_cubes(
-        folder / "cube",
-        ["image"],
-        geometry(nx, ny, cell),
-        axis,
-        ["I"],
-        [],
-        restoring_beam="channel" if per_channel else beams,
-    )["image"]
+    description = CubeDescription(
+        geometry=geometry(nx, ny, cell), axis=axis, restoring_beam="channel" if per_channel else beams
+    )
+    written = create_cubes(folder / "cube", ["image"], description)["image"]
     for channel, plane in enumerate(planes):
         write_plane(written, 0, channel, plane.astype(np.float32))
     if per_channel:

@@ -11,18 +11,21 @@ import multiprocessing
 import pickle
 import resource
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
 from astropy import units
 from astropy.io import fits
+from astropy.time import Time
 from astropy.wcs import WCS
 from spectral_cube import SpectralCube, VaryingResolutionSpectralCube
 
 from gpucube.constants import ARCSEC
+from gpucube.data.measurementset import Observation
 from gpucube.errors import GpucubeError
 from gpucube.output.fits_cube import create_cubes, read_plane, sync, write_beam_table, write_plane, write_single_beam
-from gpucube.output.fits_header import PRODUCT_UNITS
+from gpucube.output.fits_header import PRODUCT_UNITS, CubeDescription
 from gpucube.sky.beam import Beam
 from gpucube.sky.directions import Direction
 from gpucube.sky.frames import FRAMES
@@ -40,6 +43,10 @@ def make_axis(frequency=RISING, frame="LSRK", restfreq=86.243e9) -> SpectralAxis
     return SpectralAxis(
         frequency=frequency, width=np.full(frequency.shape, 1e5), frame=FRAMES[frame], restfreq=restfreq
     )
+
+
+def describe(axis: SpectralAxis | None = None, **changes: Any) -> CubeDescription:
+    return CubeDescription(**({"geometry": GEOMETRY, "axis": axis or make_axis()} | changes))
 
 
 def make_beams(nstokes: int, nchan: int) -> list[list[Beam | None]]:
@@ -70,14 +77,14 @@ def test_every_product_is_standard_fits_with_its_unit_and_its_beams(tmp_path, pr
     cube = create_cubes(
         tmp_path / "out",
         [product],
-        GEOMETRY,
-        axis,
-        ("I",),
-        ["niter=10"],
-        telescope="ALMA",
-        objectname="DM Tau",
-        observer="O'Brien",
-        dateobs="2024-03-02T05:49:24.857",
+        describe(
+            axis,
+            history=("niter=10",),
+            object_name="DM Tau",
+            observation=Observation(
+                telescope="ALMA", observer="O'Brien", start_time_mjd_s=86400 * Time("2024-03-02T05:49:24.857").mjd
+            ),
+        ),
     )[product]
     for channel in range(axis.nchan):
         write_plane(cube, 0, channel, numbered_plane(0, channel))
@@ -98,6 +105,7 @@ def test_every_product_is_standard_fits_with_its_unit_and_its_beams(tmp_path, pr
             assert (header["OBJECT"], header["TELESCOP"], header["OBSERVER"]) == ("DM Tau", "ALMA", "O'Brien")
             assert (header["SPECSYS"], header["VELREF"], header["RESTFRQ"]) == ("LSRK", 257, 86.243e9)
             assert (header["RADESYS"], header["EQUINOX"]) == ("FK5", 2000.0)
+            assert (header["DATE-OBS"], header["TIMESYS"]) == ("2024-03-02T05:49:24.857", "UTC")
             assert hdus[0].data.shape == (1, 5, 24, 32)
             assert np.array_equal(hdus[0].data[0, 3], numbered_plane(0, 3))
         WCS(header)  # any remark of the WCS library about the header is an error here
@@ -105,7 +113,7 @@ def test_every_product_is_standard_fits_with_its_unit_and_its_beams(tmp_path, pr
 
 def test_unwritten_planes_take_no_disk_space(tmp_path):
     big = ImageGeometry(nx=2048, ny=2048, cell_x=ARCSEC, cell_y=ARCSEC, centre=Direction(ra=0.0, dec=0.0))
-    cube = create_cubes(tmp_path / "out", ["image"], big, make_axis(), ("I",), [])["image"]
+    cube = create_cubes(tmp_path / "out", ["image"], describe(geometry=big))["image"]
     status = (tmp_path / "out.image.fits").stat()
     assert status.st_size > 5 * cube.plane_bytes
     # a header and a table; the file system counts in pages
@@ -122,7 +130,7 @@ def test_pixels_lie_where_the_sine_projection_puts_them(tmp_path, radesys):
         cell_y=120 * ARCSEC,
         centre=Direction(ra=math.radians(-100), dec=math.radians(-35), frame=radesys),
     )
-    create_cubes(tmp_path / "out", ["image"], geometry, make_axis(), ("I",), [])
+    create_cubes(tmp_path / "out", ["image"], describe(geometry=geometry))
     wcs = WCS(fits.getheader(tmp_path / "out.image.fits")).celestial
     ra0, dec0 = geometry.centre.ra, geometry.centre.dec
     centre = np.array([math.cos(dec0) * math.cos(ra0), math.cos(dec0) * math.sin(ra0), math.sin(dec0)])
@@ -145,7 +153,7 @@ def test_pixels_lie_where_the_sine_projection_puts_them(tmp_path, radesys):
 @pytest.mark.parametrize("stokes", [("I",), ("I", "V"), ("Q", "U"), ("I", "Q", "U", "V"), ("pseudoI",)])
 def test_spectral_cube_finds_frequencies_and_beams(tmp_path, frequency, stokes):
     axis = make_axis(frequency)
-    cube = create_cubes(tmp_path / "out", ["image"], GEOMETRY, axis, stokes, [])["image"]
+    cube = create_cubes(tmp_path / "out", ["image"], describe(axis, stokes=stokes))["image"]
     beams = make_beams(len(stokes), axis.nchan)
     for index in range(len(stokes)):
         for channel in range(axis.nchan):
@@ -176,11 +184,7 @@ def test_single_beam_stands_in_the_header(tmp_path, at_creation):
     cubes = create_cubes(
         tmp_path / "out",
         ["image", "residual", "model"],
-        GEOMETRY,
-        make_axis(),
-        ("I",),
-        ["robust=0.5"],
-        restoring_beam=beam if at_creation else "common",
+        describe(history=("robust=0.5",), restoring_beam=beam if at_creation else "common"),
     )
     before = fits.getheader(cubes["image"].path)
     for channel in range(5):
@@ -203,7 +207,7 @@ def test_single_beam_stands_in_the_header(tmp_path, at_creation):
 def test_channel_without_beam_takes_the_nearest(tmp_path):
     """No reader accepts an empty row: nearest channel of the same Stokes, the lower of two; else one pixel."""
     axis = make_axis(86e9 + 1e5 * np.arange(6))
-    cube = create_cubes(tmp_path / "out", ["image"], GEOMETRY, axis, ("I", "Q"), [])["image"]
+    cube = create_cubes(tmp_path / "out", ["image"], describe(axis, stokes=("I", "Q")))["image"]
     beam = [Beam(bmaj=(4 + c) * ARCSEC, bmin=3 * ARCSEC, bpa=0.1) for c in range(6)]
     write_beam_table(cube, [[None, beam[1], None, beam[3], None, None], [None] * 6])
     table = fits.getdata(cube.path, "BEAMS")
@@ -217,7 +221,7 @@ def test_uneven_channels_are_listed_and_announced(tmp_path):
     axis = SpectralAxis(
         frequency=np.array(frequency), width=np.array([1e6, 2e6, 3e6]), frame=FRAMES["TOPO"], restfreq=None
     )
-    cubes = create_cubes(tmp_path / "out", ["image", "model"], GEOMETRY, axis, ("I",), [])
+    cubes = create_cubes(tmp_path / "out", ["image", "model"], describe(axis))
     write_beam_table(cubes["image"], make_beams(1, 3))
     for cube in cubes.values():
         with fits.open(cube.path) as hdus:
@@ -232,7 +236,7 @@ def test_uneven_channels_are_listed_and_announced(tmp_path):
 
 
 def test_even_channels_need_no_list(tmp_path):
-    cube = create_cubes(tmp_path / "out", ["model"], GEOMETRY, make_axis(), ("I",), [])["model"]
+    cube = create_cubes(tmp_path / "out", ["model"], describe())["model"]
     header = fits.getheader(cube.path)
     assert len(fits.open(cube.path)) == 1 and "COMMENT" not in header
 
@@ -240,7 +244,7 @@ def test_even_channels_need_no_list(tmp_path):
 def test_history_holds_every_parameter(tmp_path):
     long_list = "mask=" + ",".join(f"/data/mask{number:03d}.fits" for number in range(20))
     history = ["vis=/données/ångström.ms", "phasecenter=J2000\t4h33m\n+18d", long_list, "niter=1000"]
-    create_cubes(tmp_path / "out", ["image"], GEOMETRY, make_axis(), ("I",), history)
+    create_cubes(tmp_path / "out", ["image"], describe(history=tuple(history)))
     with fits.open(tmp_path / "out.image.fits") as hdus:
         hdus.verify("exception")
         cards = list(hdus[0].header["HISTORY"])
@@ -259,7 +263,7 @@ def _write_channels(cube, channels):
 
 def test_planes_of_two_processes_in_any_order_arrive(tmp_path):
     axis = make_axis(86e9 + 1e5 * np.arange(40))
-    cube = create_cubes(tmp_path / "out", ["image"], GEOMETRY, axis, ("I", "V"), [])["image"]
+    cube = create_cubes(tmp_path / "out", ["image"], describe(axis, stokes=("I", "V")))["image"]
     assert pickle.loads(pickle.dumps(cube)) == cube
     order = np.random.default_rng(1).permutation(39).tolist()
     spawn = multiprocessing.get_context("spawn")
@@ -282,7 +286,7 @@ def test_planes_of_two_processes_in_any_order_arrive(tmp_path):
 
 
 def test_plane_outside_the_cube_or_of_another_shape_is_a_defect(tmp_path):
-    cube = create_cubes(tmp_path / "out", ["image"], GEOMETRY, make_axis(), ("I",), [])["image"]
+    cube = create_cubes(tmp_path / "out", ["image"], describe())["image"]
     for stokes_index, channel in ((0, 5), (0, -1), (1, 0)):
         with pytest.raises(IndexError):
             write_plane(cube, stokes_index, channel, numbered_plane(0, 0))
@@ -293,7 +297,7 @@ def test_plane_outside_the_cube_or_of_another_shape_is_a_defect(tmp_path):
 
 
 def test_cube_deleted_during_the_run_is_told_in_one_line(tmp_path):
-    cube = create_cubes(tmp_path / "out", ["image"], GEOMETRY, make_axis(), ("I",), [])["image"]
+    cube = create_cubes(tmp_path / "out", ["image"], describe())["image"]
     (tmp_path / "out.image.fits").unlink()
     with pytest.raises(GpucubeError, match=r"cannot write channel 2 to .*out\.image\.fits: No such file"):
         write_plane(cube, 0, 2, numbered_plane(0, 2))
@@ -304,7 +308,7 @@ def test_disk_too_small_is_refused_before_anything_is_made(tmp_path):
     axis = make_axis(86e9 + 1e5 * np.arange(100_000))  # 360 TB a product
     refusal = r"the cubes need 720 TB of disk but .* has only .* free: choose another `imagename`"
     with pytest.raises(GpucubeError, match=refusal) as caught:
-        create_cubes(tmp_path / "new" / "out", ["image", "model"], huge, axis, ("I",), [])
+        create_cubes(tmp_path / "new" / "out", ["image", "model"], describe(axis, geometry=huge))
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -313,35 +317,35 @@ def test_disk_too_small_is_refused_before_anything_is_made(tmp_path):
 def test_earlier_products_are_kept_unless_overwrite(tmp_path, present):
     (tmp_path / present).write_text("precious")
     (tmp_path / "other.image.fits").write_text("not ours")
-    with pytest.raises(GpucubeError, match=rf"{present} exists; .*overwrite=True"):
-        create_cubes(tmp_path / "out", ["image"], GEOMETRY, make_axis(), ("I",), [])
+    with pytest.raises(GpucubeError, match=rf"{present} exists: .*overwrite=True"):
+        create_cubes(tmp_path / "out", ["image"], describe())
     assert {path.name for path in tmp_path.iterdir()} == {present, "other.image.fits"}
     assert (tmp_path / present).read_text() == "precious"
 
-    create_cubes(tmp_path / "out", ["image"], GEOMETRY, make_axis(), ("I",), [], overwrite=True)
+    create_cubes(tmp_path / "out", ["image"], describe(), overwrite=True)
     assert {path.name for path in tmp_path.iterdir()} == {"out.image.fits", "other.image.fits"}
     assert fits.getheader(tmp_path / "out.image.fits")["NAXIS3"] == 5
 
 
 def test_folder_is_made_and_an_impossible_one_refused(tmp_path):
-    create_cubes(tmp_path / "a" / "b" / "out", ["model"], GEOMETRY, make_axis(), ("I",), [])
+    create_cubes(tmp_path / "a" / "b" / "out", ["model"], describe())
     assert (tmp_path / "a" / "b" / "out.model.fits").is_file()
     (tmp_path / "file").write_text("")
     with pytest.raises(GpucubeError, match=r"cannot make the folder .*file.*: Not a directory|File exists"):
-        create_cubes(tmp_path / "file" / "out", ["model"], GEOMETRY, make_axis(), ("I",), [])
+        create_cubes(tmp_path / "file" / "out", ["model"], describe())
 
 
 def _create_with_file_size_limit(folder, limit, answer):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
-        create_cubes(folder / "out", ["model", "image"], GEOMETRY, make_axis(), ("I",), [], overwrite=True)
+        create_cubes(folder / "out", ["model", "image"], describe(), overwrite=True)
     except GpucubeError as error:
         answer.send(str(error))
 
 
 def test_failure_half_way_leaves_nothing_and_keeps_the_old(tmp_path):
     """The system refuses the second file (a file size limit between the two sizes, in a process of its own)."""
-    model, image = create_cubes(tmp_path / "size", ["model", "image"], GEOMETRY, make_axis(), ("I",), []).values()
+    model, image = create_cubes(tmp_path / "size", ["model", "image"], describe()).values()
     limit = model.data_end + 100
     kept = tmp_path / "kept"
     kept.mkdir()
@@ -362,13 +366,13 @@ def test_failure_half_way_leaves_nothing_and_keeps_the_old(tmp_path):
 @pytest.mark.parametrize("stokes", [("I", "Q", "V"), ("I", "pseudoI"), ("Q", "U", "I")])
 def test_unevenly_spaced_stokes_are_refused(tmp_path, stokes):
     with pytest.raises(GpucubeError, match=r"stokes=.*evenly spaced"):
-        create_cubes(tmp_path / "out", ["image"], GEOMETRY, make_axis(), stokes, [])
+        create_cubes(tmp_path / "out", ["image"], describe(stokes=stokes))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_two_runs_give_the_same_bytes(tmp_path):
     """No time stamp of its own: a repeated run can be compared byte by byte."""
     for name in ("one", "two"):
-        cube = create_cubes(tmp_path / name, ["image"], GEOMETRY, make_axis(), ("I",), [json.dumps({"gain": 0.1})])
+        cube = create_cubes(tmp_path / name, ["image"], describe(history=(json.dumps({"gain": 0.1}),)))
         write_beam_table(cube["image"], make_beams(1, 5))
     assert (tmp_path / "one.image.fits").read_bytes() == (tmp_path / "two.image.fits").read_bytes()
