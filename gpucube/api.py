@@ -1,47 +1,255 @@
-"""What users call from Python."""
+"""What users call from Python to image and to plan.
+
+In: parameters as users write them, with tclean's names and defaults wherever tclean has the concept. Out: a `Result`
+or a `Plan`. The signature and the parameters' descriptions come from the schema (``python -m gpucube.schema.reference
+signature`` and ``docstring``), and a test holds them to it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import inspect
+import os
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, Never, ParamSpec, TypeVar
 
-from gpucube import run
+import numpy as np
+
+from gpucube import disk, run
+from gpucube.data.mask import mask_file_content
 from gpucube.execution.plan import Plan
+from gpucube.output.paths import RunPaths
 from gpucube.result import Result
-from gpucube.schema.parameters import make_parameters
+from gpucube.schema.fields import DirectionLike, MaskLike, PathLike, QuantityLike
+from gpucube.schema.parameters import Parameters, make_parameters
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-def image_cube(vis: str | Sequence[str], imagename: str, **parameters: Any) -> Result:
+def image_cube(
+    vis: PathLike | Sequence[PathLike],
+    imagename: PathLike,
+    *,
+    field: int | str = "",
+    spw: int | str = "",
+    datacolumn: Literal["auto", "data", "corrected", "model"] = "auto",
+    stokes: str = "I",
+    specmode: Literal["cube"] = "cube",
+    start: int | None = None,
+    width: int = 1,
+    nchan: int = -1,
+    phasecenter: DirectionLike = "",
+    outframe: Literal[""] = "",
+    restfreq: QuantityLike | None = None,
+    imsize: int | Sequence[int] = 100,
+    cell: QuantityLike | Sequence[QuantityLike] = "1arcsec",
+    gridder: Literal["standard", "wgridder", "auto"] = "standard",
+    epsilon: float = 0.0001,
+    weighting: Literal["natural", "uniform", "briggs"] = "natural",
+    robust: float = 0.5,
+    uvtaper: QuantityLike | Sequence[QuantityLike] = (),
+    deconvolver: Literal["hogbom"] = "hogbom",
+    minorcycle: Literal["activeset", "textbook"] = "activeset",
+    majorcycle: Literal["auto", "visibility", "image"] = "auto",
+    niter: int = 0,
+    gain: float = 0.1,
+    threshold: QuantityLike = 0.0,
+    nsigma: float = 0.0,
+    cyclefactor: float = 1.0,
+    cycleniter: int = -1,
+    minpsffraction: float = 0.05,
+    maxpsffraction: float = 0.8,
+    nmajor: int = -1,
+    usemask: Literal["user"] = "user",
+    mask: MaskLike = "",
+    restoringbeam: QuantityLike | Sequence[QuantityLike] = "",
+    chunksize: int | str = "auto",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    workers: int | None = None,
+    memory: QuantityLike | None = None,
+    scheduler: str = "",
+    scratch: PathLike = "",
+    overwrite: bool = False,
+    resume: bool = False,
+    products: str | Sequence[str] = ("image", "residual", "model"),
+    quiet: bool = False,
+    **unknown: Never,
+) -> Result:
     """Image MeasurementSets into a deconvolved spectral cube.
+
+    Every channel runs its own major/minor loop until it alone has converged.
 
     Parameters
     ----------
-    vis : str or sequence of str
-        MeasurementSet, or several.
-    imagename : str
-        Products are called ``<imagename>.image.fits`` and so on.
-    **parameters
-        See docs/parameters.md; names, meanings and defaults are tclean's where tclean has them. `niter` counts per channel.
+    vis : the path of a MeasurementSet, or several paths
+        The MeasurementSet to image, or several to image together.
+    imagename : a path without ending, such as 'out/target'
+        How the names of all products begin: OUT gives OUT.image.fits and so on. A missing folder is made.
+    field : the number or the name of a field; default ''
+        The field to image. Empty for the only field that has data.
+    spw : text such as '0', '0,2', '0~3', '*' or '0:5~20;30~40,1'; default ''
+        Spectral windows and, after a colon, their channels. Numbers count from 0 and ranges include both ends. Empty for
+        everything.
+    datacolumn : 'auto', 'data', 'corrected' or 'model'; default 'auto'
+        Which visibilities to image. 'auto' takes CORRECTED_DATA if the MeasurementSet has it, otherwise DATA.
+    stokes : 'I', 'pseudoI', or several of I, Q, U, V in this order; default 'I'
+        Stokes parameters to image. 'I' uses a sample only if neither parallel hand is flagged; 'pseudoI' uses whichever
+        hand is not flagged.
+    specmode : 'cube'; default 'cube'
+        gpucube always makes a cube.
+    start : the number of a channel, from 0; default None
+        First of the selected channels that goes into the cube. By default the first one, or the last one if width is
+        negative.
+    width : a whole number of channels, not 0; default 1
+        How many selected channels are averaged into each channel of the cube. With a negative width the cube runs down from
+        start.
+    nchan : a whole number from 1, or -1; default -1
+        Number of channels of the cube. -1 for all channels from start on.
+    phasecenter : a direction such as 'J2000 12h30m00s +30d00m00s' or 'ICRS 187.5deg 30deg'; default ''
+        Centre of the image. Empty for the field's phase centre. Colons count hours in right ascension and degrees in
+        declination.
+    outframe : ''; default ''
+        The cube always keeps the frequency frame of the data.
+    restfreq : a frequency (Hz); default None
+        Rest frequency written to the cubes. By default the one in the MeasurementSet, if there is one.
+    imsize : an even number from 32 to 65536, or two; default 100
+        Size of the image in pixels; two numbers are nx and ny. Sizes without prime factors above 7 are quickest.
+    cell : an angle (arcsec), or two; default '1arcsec'
+        Size of a pixel; two angles are the sizes along x and y. Text needs a unit.
+    gridder : 'standard', 'wgridder' or 'auto'; default 'standard'
+        'standard' neglects the w term, as tclean's does. 'wgridder' takes it into account. 'auto' takes it into account
+        where neglecting it would matter.
+    epsilon : a number from 1e-10 to 0.01; default 0.0001
+        Relative accuracy of gridding and degridding.
+    weighting : 'natural', 'uniform' or 'briggs'; default 'natural'
+        Imaging weights. Every channel has its own (tclean's perchanweightdensity=True).
+    robust : a number from -2 to 2; default 0.5
+        Briggs's robustness, for weighting='briggs': -2 is close to uniform weights, 2 to natural ones.
+    uvtaper : bmaj, bmin and bpa, with widths such as '5klambda' or '2arcsec'; default ()
+        Gaussian taper of the weights. Angles are full widths at half maximum on the sky, lengths in wavelengths half widths
+        at half maximum in the aperture; bpa is the position angle. bmin and bpa may be left out.
+    deconvolver : 'hogbom'; default 'hogbom'
+        Algorithm of the minor cycle.
+    minorcycle : 'activeset' or 'textbook'; default 'activeset'
+        'activeset' updates only those pixels of the residual that may become peaks, 'textbook' the whole image.
+    majorcycle : 'auto', 'visibility' or 'image'; default 'auto'
+        How the residual is recomputed: from the visibilities, or in the image, which is exact where the w term is
+        neglected. 'auto' takes the cheaper way that is exact.
+    niter : a whole number from 0; default 0
+        Largest number of minor-cycle iterations PER CHANNEL (tclean counts over all channels). 0 makes the dirty cube.
+    gain : a number above 0, at most 1; default 0.1
+        Fraction of the peak that one iteration subtracts.
+    threshold : a flux density (Jy/beam); default 0.0
+        A channel is finished when its peak residual is below this.
+    nsigma : a number from 0; default 0.0
+        A channel is finished when its peak residual is below this many times its noise (1.4826 MAD of the residual).
+    cyclefactor : a number above 0; default 1.0
+        A minor cycle stops at cyclefactor times the largest sidelobe of the PSF times the peak it began with.
+    cycleniter : a whole number from 1, or -1; default -1
+        Largest number of iterations in one minor cycle. -1 for no limit.
+    minpsffraction : a number from 0 to 1; default 0.05
+        A minor cycle always stops at this fraction of the peak it began with.
+    maxpsffraction : a number from 0 to 1; default 0.8
+        A minor cycle always goes down at least to this fraction of the peak it began with.
+    nmajor : a whole number from 0, or -1; default -1
+        Largest number of major cycles per channel. -1 for no limit.
+    usemask : 'user'; default 'user'
+        The clean mask always comes from the user (see mask).
+    mask : the path of a FITS image, or in Python an array; default ''
+        Clean mask, one plane for all channels or one for each. Components are sought where it is not 0. Empty for the whole
+        image.
+    restoringbeam : '', 'common', '1arcsec' or ['1arcsec', '0.8arcsec', '30deg']; default ''
+        Beam of the restored image. Empty for each channel's own, 'common' for the smallest that fits all channels;
+        otherwise full widths at half maximum bmaj and bmin, and the position angle bpa.
+    chunksize : 'auto', a number of channels from 1, or -1; default 'auto'
+        How many channels are imaged together. -1 for one chunk per worker. The cube does not depend on it.
+    device : 'auto', 'cpu' or 'cuda'; default 'auto'
+        Where the imaging runs. 'auto' takes the GPUs if they can be used, otherwise the CPU cores.
+    workers : a whole number from 1; default None
+        Number of processes. By default the number of cores, or of GPUs.
+    memory : a memory size (bytes) such as '8GB'; default None
+        Host memory that the run may use. By default 80 % of what is available.
+    scheduler : an address such as 'tcp://host:8786'; default ''
+        Address of a running Dask scheduler. Empty for workers on this machine.
+    scratch : the path of a folder; default ''
+        Folder that holds the visibilities during the run. Empty for a folder beside the products.
+    overwrite : True or False; default False
+        Replace the products of an earlier run.
+    resume : True or False; default False
+        Finish a run that was cut off, with the same bits. Channels that are safe on disk are not imaged again.
+    products : several of image, residual, model, psf, dirty, mask; default ('image', 'residual', 'model')
+        Which cubes to write.
+    quiet : True or False; default False
+        Show no progress.
+    **unknown
+        Anything else raises `GpucubeError` with the nearest right name.
 
     Returns
     -------
     Result
+        One record per channel, and the paths of the products.
 
     Raises
     ------
     GpucubeError
         Bad parameters, bad input or too few resources, in one line.
+
+    Examples
+    --------
+    >>> result = gpucube.image_cube("target.ms", "out/target", imsize=512, cell="1arcsec")  # doctest: +SKIP
+    >>> result.failed_channels  # doctest: +SKIP
+    []
     """
-    return run.image(make_parameters(vis=vis, imagename=imagename, **parameters))
+    given = locals()
+    given |= given.pop("unknown")
+    with _checked(given, os.fspath(imagename)) as parameters:
+        return run.image(parameters)
 
 
-def plan_cube(vis: str | Sequence[str], imagename: str, **parameters: Any) -> Plan:
+@contextmanager
+def _checked(given: dict[str, Any], beside: str) -> Iterator[Parameters]:
+    """Check what a caller gave. A mask that is an array is written to a file `beside`, and goes if no run keeps it."""
+    if not isinstance(given.get("mask"), np.ndarray):
+        yield make_parameters(**given)
+        return
+    paths, content = RunPaths(beside), mask_file_content(given["mask"])
+    path = paths.given_mask(f"{zlib.crc32(content):08x}")
+    parameters = make_parameters(**(given | {"mask": path}))
+    with disk.folder_made(paths.folder):
+        fresh = not os.path.exists(path)
+        if fresh:  # a run that is resumed must find its mask unchanged
+            disk.write_whole(path, content)
+        try:
+            yield parameters
+        except BaseException:
+            if fresh and not os.path.exists(paths.journal):
+                disk.remove(path)
+            raise
+
+
+def _takes_the_parameters_of(model: Callable[P, object]) -> Callable[[Callable[..., T]], Callable[P, T]]:
+    """Give a function the signature of another one, for type checkers, help and completion."""
+
+    def decorate(function: Callable[..., T]) -> Callable[P, T]:
+        parameters = inspect.signature(model).parameters.values()
+        returned = inspect.signature(function).return_annotation
+        function.__signature__ = inspect.Signature(list(parameters), return_annotation=returned)  # type: ignore[attr-defined]  # read by `inspect`
+        return function
+
+    return decorate
+
+
+@_takes_the_parameters_of(image_cube)
+def plan_cube(vis: PathLike | Sequence[PathLike], imagename: PathLike, **parameters: object) -> Plan:
     """Work out what `image_cube` would do and need, without doing it.
 
     Parameters
     ----------
     vis, imagename, **parameters
-        The same as those of `image_cube`.
+        The parameters of `image_cube`.
 
     Returns
     -------
@@ -53,5 +261,6 @@ def plan_cube(vis: str | Sequence[str], imagename: str, **parameters: Any) -> Pl
     GpucubeError
         Bad parameters, bad input or too few resources, in one line.
     """
-    plan, _ = run.plan(make_parameters(vis=vis, imagename=imagename, **parameters))
-    return plan
+    given = {"vis": vis, "imagename": imagename} | parameters
+    with tempfile.TemporaryDirectory() as folder, _checked(given, f"{folder}/plan") as checked:
+        return run.plan(checked)[0]

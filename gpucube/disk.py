@@ -146,7 +146,7 @@ def append(file: int, data: bytes) -> None:
         raise
 
 
-def write_whole(path: AnyPath, text: str) -> None:
+def write_whole(path: AnyPath, content: str | bytes) -> None:
     """Write a file that exists with all its content or not at all.
 
     Raises
@@ -158,7 +158,7 @@ def write_whole(path: AnyPath, text: str) -> None:
     try:
         with explain(f"cannot write {path}"):
             with create(fresh) as file:
-                file.write(text.encode())
+                file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(fresh, path)

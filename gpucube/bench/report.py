@@ -15,7 +15,7 @@ from typing import Any
 from gpucube.bench.machine import machine
 from gpucube.bench.stages import DISTURBED, Outcome
 from gpucube.errors import GpucubeError
-from gpucube.run import versions
+from gpucube.version import versions
 
 FORMAT = 1
 """Number of the JSON's layout."""

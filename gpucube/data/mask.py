@@ -7,6 +7,7 @@ plane at a time, so that a mask as large as the cube takes no memory.
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from dataclasses import dataclass
@@ -159,3 +160,18 @@ def _check_place(path: str | os.PathLike[str], header: fits.Header, geometry: Im
             f"mask {path} lies elsewhere on the sky: its pixels are up to {distance:.3g} pixels off the cube's grid;"
             " regrid it to the cube's phase centre and cell"
         )
+
+
+def mask_file_content(mask: np.ndarray) -> bytes:
+    """Write an array as the FITS file of a mask that `load_mask` takes, by index and without coordinates.
+
+    Parameters
+    ----------
+    mask : numpy.ndarray
+        (ny, nx) for all channels or (nchan, ny, nx). Components may be found where it is finite and not 0.
+    """
+    from astropy.io import fits
+
+    content = io.BytesIO()
+    fits.PrimaryHDU((np.isfinite(mask) & (mask != 0)).astype(np.uint8)).writeto(content)
+    return content.getvalue()

@@ -13,11 +13,12 @@ In: the measured peak and noise of an exact residual. Out: the next `MinorCycle`
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 
 from gpucube.devices.base import MinorCycle
 from gpucube.output.records import StopCode
+from gpucube.schema.parameters import Parameters
 
 GROWTH = 3.0
 """A peak this many times above its last or its smallest value means divergence."""
@@ -45,6 +46,11 @@ class CleanParameters:
     minpsffraction: float = 0.05
     maxpsffraction: float = 0.8
     nmajor: int = -1
+
+    @classmethod
+    def of(cls, parameters: Parameters) -> CleanParameters:
+        """Take the parameters of iteration control from those of the run."""
+        return cls(**{field.name: getattr(parameters, field.name) for field in fields(cls)})
 
 
 class Action(Enum):

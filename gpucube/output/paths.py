@@ -59,6 +59,10 @@ class RunPaths:
         """What is safe of an unfinished run."""
         return f"{self.imagename}.journal"
 
+    def given_mask(self, digest: str) -> str:
+        """The clean mask of a run that was given one as an array. Another array has another digest."""
+        return f"{self.imagename}.mask-{digest}.fits"
+
     @property
     def scratch_folder(self) -> str:
         """Folder of the visibility store, absolute: a worker of an existing cluster may run in another folder."""

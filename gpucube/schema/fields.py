@@ -33,12 +33,14 @@ from gpucube.schema.spw import parse_spw
 from gpucube.words import did_you_mean, in_words
 
 if TYPE_CHECKING:
+    import numpy as np
     from astropy.coordinates import SkyCoord
     from astropy.units import Quantity
 
 PathLike: TypeAlias = str | os.PathLike[str]
 QuantityLike: TypeAlias = "str | float | Quantity"
 DirectionLike: TypeAlias = "str | SkyCoord | Sequence[float | str]"
+MaskLike: TypeAlias = "PathLike | np.ndarray"
 
 SMALLEST_IMAGE = 32
 
@@ -187,7 +189,7 @@ def parse_spw_text(value: Any) -> str:
 
 _PATH = BeforeValidator(parse_path)
 
-FitsFile = Annotated[str, Written("PathLike", "FILE", "the path of a FITS image"), _PATH]
+MaskFile = Annotated[str, Written("MaskLike", "FILE", "the path of a FITS image, or in Python an array"), _PATH]
 Folder = Annotated[str, Written("PathLike", "DIR", "the path of a folder"), _PATH]
 Address = Annotated[str, Written("str", "ADDRESS", "an address such as 'tcp://host:8786'"), AfterValidator(str.strip)]
 Paths = Annotated[

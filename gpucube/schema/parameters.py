@@ -171,7 +171,7 @@ class Parameters(BaseModel):
     usemask: Annotated[Literal["user"], Choice()] = _parameter("user", "Deconvolution")
     """The clean mask always comes from the user (see mask)."""
 
-    mask: fields.FitsFile = _parameter("", "Deconvolution")
+    mask: fields.MaskFile = _parameter("", "Deconvolution")
     """Clean mask, one plane for all channels or one for each. Components are sought where it is not 0.
     Empty for the whole image."""
 

@@ -1,0 +1,132 @@
+"""The Python face: what `dir`, `help`, type checkers and notebooks see, and what a result gives back."""
+
+from __future__ import annotations
+
+import inspect
+import pydoc
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from jobs import SETTINGS, image, payload
+
+import gpucube
+from gpucube.schema import reference
+from gpucube.schema.parameters import Parameters
+
+
+@pytest.fixture(scope="module")
+def result(tiny_ms: Any, tmp_path_factory: pytest.TempPathFactory) -> gpucube.Result:
+    return image(tiny_ms.ms, tmp_path_factory.mktemp("result") / "cube")
+
+
+def test_dir_and_help_show_every_public_name() -> None:
+    assert {"image_cube", "plan_cube", "open_run", "write_report", "simulate_ms", "Result"} <= set(dir(gpucube))
+    text = pydoc.plain(pydoc.render_doc(gpucube))
+    for name in set(gpucube.__all__) - {"__version__"}:
+        assert name in text
+
+
+@pytest.mark.parametrize("function", ["image_cube", "plan_cube"])
+def test_the_signature_is_the_schema(function: str) -> None:
+    found = inspect.signature(getattr(gpucube, function)).parameters
+    assert [name for name in found if name != "unknown"] == list(Parameters.model_fields)
+    for name, field in Parameters.model_fields.items():
+        if not field.is_required():
+            assert found[name].kind is inspect.Parameter.KEYWORD_ONLY
+            assert found[name].default == field.default
+
+
+def test_the_signature_and_the_docstring_are_those_that_the_schema_writes() -> None:
+    source = inspect.getsource(inspect.getmodule(gpucube.image_cube))  # type: ignore[arg-type]
+    for line in reference.signature().splitlines():
+        assert f"    {line}\n" in source, "run: python -m gpucube.schema.reference signature"
+    for line in reference.docstring().splitlines():
+        assert f"    {line}\n" in source, "run: python -m gpucube.schema.reference docstring"
+
+
+def test_help_describes_every_parameter() -> None:
+    text = pydoc.plain(pydoc.render_doc(gpucube.image_cube))
+    for name in Parameters.model_fields:
+        assert f"\n    {name} : " in text
+
+
+def test_a_wrong_name_gets_the_right_one(tmp_path: Path) -> None:
+    for function in (gpucube.image_cube, gpucube.plan_cube):
+        with pytest.raises(gpucube.GpucubeError, match="unknown parameter 'imzise': did you mean 'imsize'"):
+            function("a.ms", tmp_path / "cube", imzise=512)  # type: ignore[arg-type]
+
+
+def test_a_type_checker_refuses_a_wrong_name(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text('import gpucube\n\ngpucube.image_cube("a.ms", "b", imzise=512)\n')
+    command = [sys.executable, "-m", "mypy", "--follow-imports=silent", "--cache-dir", str(tmp_path), str(script)]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=Path(gpucube.__file__).parent.parent)
+    assert found.returncode == 1
+    assert 'Argument "imzise" to "image_cube"' in found.stdout
+
+
+def test_a_result_of_60_channels_shows_itself_on_one_screen(result: gpucube.Result) -> None:
+    many = gpucube.Result(channels=result.channels * 5, products=result.products, summary=result.summary)
+    lines = repr(many).splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 200
+    assert "channels    60" in repr(many)
+    assert "<table>" in many._repr_html_()
+
+
+def test_a_result_gives_a_table_with_units(result: gpucube.Result) -> None:
+    table = result.table()
+    assert len(table) == len(result.channels)
+    assert str(table["noise"].unit) == "Jy / beam"
+    blank = [record.channel for record in result.channels if record.noise is None]
+    assert blank == [2]
+    assert np.flatnonzero(np.isnan(table["noise"])).tolist() == blank
+    assert table["iterations"].sum() == sum(record.iterations for record in result.channels)
+
+
+def test_a_result_gives_its_cubes(result: gpucube.Result) -> None:
+    pixels = result.data("residual")
+    assert pixels.shape == (1, 12, 64, 64)
+    np.testing.assert_array_equal(pixels, fits.getdata(result.products["residual"]))
+    assert result.cube().shape == (12, 64, 64)
+    with pytest.raises(gpucube.GpucubeError, match="made no 'pb' cube: it made image"):
+        result.data("pb")
+
+
+def test_a_finished_run_is_opened_again(result: gpucube.Result, tmp_path: Path) -> None:
+    imagename = Path(result.products["summary"].removesuffix(".summary.json"))
+    again = gpucube.open_run(imagename)
+    assert again.channels == result.channels
+    assert again.products == result.products
+    with pytest.raises(gpucube.GpucubeError, match="no run of that name"):
+        gpucube.open_run(tmp_path / "nothing")
+
+
+def test_a_plan_makes_nothing(tiny_ms: Any, tmp_path: Path) -> None:
+    plan = gpucube.plan_cube(tiny_ms.ms, tmp_path / "cube", **SETTINGS)
+    assert plan.nchan == 12
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mask_may_be_an_array(tiny_ms: Any, tmp_path: Path) -> None:
+    """The same components are found as with the same mask in a file; a resumed run finds its mask unchanged."""
+    mask = np.zeros((64, 64), bool)
+    mask[20:30, 35:45] = True
+    fits.PrimaryHDU(mask.astype(np.int16)).writeto(tmp_path / "mask.fits")
+    by_file = gpucube.image_cube(tiny_ms.ms, tmp_path / "file", **(SETTINGS | {"mask": tmp_path / "mask.fits"}))
+    with_array = SETTINGS | {"mask": mask}
+    by_array = gpucube.image_cube(tiny_ms.ms, tmp_path / "new" / "array", **with_array)
+    assert payload(by_array) == payload(by_file)
+    again = gpucube.image_cube(tiny_ms.ms, tmp_path / "new" / "array", resume=True, **with_array)
+    assert again.channels == by_array.channels
+    # what cannot be imaged leaves nothing behind
+    with pytest.raises(gpucube.GpucubeError, match="shape 8x8"):
+        gpucube.image_cube(tiny_ms.ms, tmp_path / "wrong" / "cube", **(SETTINGS | {"mask": np.ones((8, 8))}))
+    assert not (tmp_path / "wrong").exists()
+    gpucube.plan_cube(tiny_ms.ms, tmp_path / "planned", **(SETTINGS | {"mask": mask}))
+    assert not list(tmp_path.glob("planned*"))
