@@ -17,11 +17,12 @@ from typing import Any, Literal, Never, ParamSpec, TypeVar
 
 import numpy as np
 
-from gpucube import disk, run
+from gpucube import run
+from gpucube import disk
 from gpucube.data.mask import mask_file_content
 from gpucube.execution.plan import Plan
-from gpucube.output.paths import RunPaths
 from gpucube.result import Result
+from gpucube.output.paths import RunPaths
 from gpucube.schema.fields import DirectionLike, MaskLike, PathLike, QuantityLike
 from gpucube.schema.parameters import Parameters, make_parameters
 
@@ -95,7 +96,7 @@ def image_cube(
         everything.
     datacolumn : 'auto', 'data', 'corrected' or 'model'; default 'auto'
         Which visibilities to image. 'auto' takes CORRECTED_DATA if the MeasurementSet has it, otherwise DATA.
-    stokes : 'I', 'pseudoI', or several of I, Q, U, V in this order; default 'I'
+    stokes : 'I', 'pseudoI', or several of I, Q, U, V in this order, such as 'IQUV' or 'QU'; default 'I'
         Stokes parameters to image. 'I' uses a sample only if neither parallel hand is flagged; 'pseudoI' uses whichever
         hand is not flagged.
     specmode : 'cube'; default 'cube'
@@ -113,11 +114,11 @@ def image_cube(
         declination.
     outframe : ''; default ''
         The cube always keeps the frequency frame of the data.
-    restfreq : a frequency (Hz); default None
+    restfreq : a frequency (Hz) such as '230.538GHz'; default None
         Rest frequency written to the cubes. By default the one in the MeasurementSet, if there is one.
-    imsize : an even number from 32 to 65536, or two; default 100
+    imsize : an even number from 32 to 65536, or two as in '512,256'; default 100
         Size of the image in pixels; two numbers are nx and ny. Sizes without prime factors above 7 are quickest.
-    cell : an angle (arcsec), or two; default '1arcsec'
+    cell : an angle (arcsec) such as '0.2arcsec', or two; default '1arcsec'
         Size of a pixel; two angles are the sizes along x and y. Text needs a unit.
     gridder : 'standard', 'wgridder' or 'auto'; default 'standard'
         'standard' neglects the w term, as tclean's does. 'wgridder' takes it into account. 'auto' takes it into account
@@ -128,9 +129,9 @@ def image_cube(
         Imaging weights. Every channel has its own (tclean's perchanweightdensity=True).
     robust : a number from -2 to 2; default 0.5
         Briggs's robustness, for weighting='briggs': -2 is close to uniform weights, 2 to natural ones.
-    uvtaper : bmaj, bmin and bpa, with widths such as '5klambda' or '2arcsec'; default ()
+    uvtaper : bmaj, or bmaj, bmin, bpa as in ['5klambda', '3klambda', '45deg']; default ()
         Gaussian taper of the weights. Angles are full widths at half maximum on the sky, lengths in wavelengths half widths
-        at half maximum in the aperture; bpa is the position angle. bmin and bpa may be left out.
+        at half maximum in the aperture; bpa is the position angle.
     deconvolver : 'hogbom'; default 'hogbom'
         Algorithm of the minor cycle.
     minorcycle : 'activeset' or 'textbook'; default 'activeset'
@@ -142,7 +143,7 @@ def image_cube(
         Largest number of minor-cycle iterations PER CHANNEL (tclean counts over all channels). 0 makes the dirty cube.
     gain : a number above 0, at most 1; default 0.1
         Fraction of the peak that one iteration subtracts.
-    threshold : a flux density (Jy/beam); default 0.0
+    threshold : a flux density (Jy/beam) such as '3mJy'; default 0.0
         A channel is finished when its peak residual is below this.
     nsigma : a number from 0; default 0.0
         A channel is finished when its peak residual is below this many times its noise (1.4826 MAD of the residual).
@@ -180,7 +181,7 @@ def image_cube(
         Replace the products of an earlier run.
     resume : True or False; default False
         Finish a run that was cut off, with the same bits. Channels that are safe on disk are not imaged again.
-    products : several of image, residual, model, psf, dirty, mask; default ('image', 'residual', 'model')
+    products : one or several of image, residual, model, psf, dirty, mask; default ('image', 'residual', 'model')
         Which cubes to write.
     quiet : True or False; default False
         Show no progress.
