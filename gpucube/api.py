@@ -17,12 +17,11 @@ from typing import Any, Literal, Never, ParamSpec, TypeVar
 
 import numpy as np
 
-from gpucube import run
-from gpucube import disk
+from gpucube import disk, run
 from gpucube.data.mask import mask_file_content
 from gpucube.execution.plan import Plan
-from gpucube.result import Result
 from gpucube.output.paths import RunPaths
+from gpucube.result import Result
 from gpucube.schema.fields import DirectionLike, MaskLike, PathLike, QuantityLike
 from gpucube.schema.parameters import Parameters, make_parameters
 
