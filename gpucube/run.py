@@ -19,7 +19,7 @@ from gpucube import disk
 from gpucube.claim import Job, check_outputs, claimed_outputs, finished_before, make_store, take_up_records
 from gpucube.data.mask import load_mask
 from gpucube.data.selection import Selection, select
-from gpucube.data.store import VisibilityStore
+from gpucube.data.store import PlaneKey, VisibilityStore
 from gpucube.devices.choice import Hardware, find_hardware
 from gpucube.devices.cycles import needs_w
 from gpucube.execution.dask_workers import gpus_of_workers
@@ -257,12 +257,12 @@ def image_channels(job: Job, work: ImageJob, workers: Workers, events: Events, j
 def finish(job: Job, work: ImageJob, workers: Workers, records: Sequence[ChannelRecord]) -> None:
     """FINISH: write the beam tables, restore with a common beam if one is wanted, and sync every product."""
     fitted = {
-        (s, record.channel): Beam.from_record(plane.beam)
+        PlaneKey(channel=record.channel, stokes=s): Beam.from_record(plane.beam)
         for record in records
         for s, plane in enumerate(record.planes.values())
         if plane.beam
     }
-    table = [[fitted.get((s, r.channel)) for r in records] for s in range(len(work.stokes))]
+    table = [[fitted.get(PlaneKey(channel=r.channel, stokes=s)) for r in records] for s in range(len(work.stokes))]
     for name, cube in work.cubes.items():
         if has_beam_table(name, work.restoring_beam):
             write_beam_table(cube, table)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 from gpucube.data.ingest import BlockReport, IngestJob
+from gpucube.data.store import PlaneKey
 from gpucube.devices.base import DeviceKind
 from gpucube.devices.choice import SeenGpus, gpus_here
 from gpucube.errors import GpucubeError
@@ -22,7 +23,7 @@ from gpucube.execution.machine import resident_peak
 from gpucube.execution.tasks import TOPIC, image_task, ingest_task, replay, restore_task
 from gpucube.execution.tuning import ClusterLimits
 from gpucube.imaging.job import NO_EVENTS, Events, ImageJob
-from gpucube.imaging.loop import fail_channel
+from gpucube.imaging.plane import fail_channel
 from gpucube.output.records import ChannelRecord
 from gpucube.sky.beam import Beam
 from gpucube.words import one_line
@@ -109,7 +110,7 @@ class DaskWorkers:
                 raise GpucubeError(f"the visibility store in {job.store.folder} was damaged while in use")
 
     def restore(
-        self, job: ImageJob, target: Beam, fitted: dict[tuple[int, int], Beam], chunks: Sequence[Sequence[int]]
+        self, job: ImageJob, target: Beam, fitted: Mapping[PlaneKey, Beam], chunks: Sequence[Sequence[int]]
     ) -> None:
         """Chunks in order, a few at a time."""
         self._begin_imaging()

@@ -13,12 +13,13 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 from gpucube.data.ingest import BlockReport, IngestJob, ingest_rows
+from gpucube.data.store import PlaneKey
 from gpucube.devices.base import Device, DeviceKind, ImagingSettings
 from gpucube.devices.choice import Devices
 from gpucube.errors import DeviceLost, GpucubeError
@@ -87,7 +88,7 @@ def image_task(
 
 @_errors_as_values
 def restore_task(
-    job: ImageJob, kind: DeviceKind, target: Beam, fitted: dict[tuple[int, int], Beam], channels: Sequence[int]
+    job: ImageJob, kind: DeviceKind, target: Beam, fitted: Mapping[PlaneKey, Beam], channels: Sequence[int]
 ) -> tuple[None, ProcessMemory]:
     """Restore a chunk."""
     from distributed import get_worker

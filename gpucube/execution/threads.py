@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from gpucube.data.ingest import BlockReport, IngestJob, ingest_rows
+from gpucube.data.store import PlaneKey
 from gpucube.devices.base import DeviceKind
 from gpucube.devices.choice import Devices
 from gpucube.execution.machine import resident_peak
@@ -65,7 +66,7 @@ class ThreadWorkers:
             raise _Cancelled
 
     def restore(
-        self, job: ImageJob, target: Beam, fitted: dict[tuple[int, int], Beam], chunks: Sequence[Sequence[int]]
+        self, job: ImageJob, target: Beam, fitted: Mapping[PlaneKey, Beam], chunks: Sequence[Sequence[int]]
     ) -> None:
         """Chunks in order, each by the next free thread."""
 

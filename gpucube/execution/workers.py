@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from gpucube.data.ingest import BlockReport, IngestJob
+from gpucube.data.store import PlaneKey
 from gpucube.devices.base import DeviceKind
 from gpucube.devices.cpu.kind import CpuKind
 from gpucube.execution.dask_cluster import connect, start_cluster
@@ -33,7 +34,7 @@ class Workers(Protocol):
         ...
 
     def restore(
-        self, job: ImageJob, target: Beam, fitted: dict[tuple[int, int], Beam], chunks: Sequence[Sequence[int]]
+        self, job: ImageJob, target: Beam, fitted: Mapping[PlaneKey, Beam], chunks: Sequence[Sequence[int]]
     ) -> None:
         """Run `gpucube.imaging.restore.restore_chunk` on each chunk of channels."""
         ...

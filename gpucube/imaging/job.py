@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from gpucube.data.mask import Mask
-from gpucube.data.store import VisibilityStore
+from gpucube.data.store import PlaneKey, VisibilityStore
 from gpucube.devices.base import ImagingSettings
 from gpucube.imaging.stopping import CleanParameters
 from gpucube.output.fits_cube import CubeFile, write_plane
@@ -104,7 +104,7 @@ class ImageJob:
     seconds_between_syncs: float = 5.0
     may_write: Callable[[], None] = _always
 
-    def write(self, product: str, stokes: int, channel: int, values: np.ndarray) -> str:
-        """Write a plane to its cube; returns its checksum."""
+    def write(self, product: str, key: PlaneKey, values: np.ndarray) -> str:
+        """Write a plane, (ny, nx), to its cube; returns its checksum."""
         self.may_write()
-        return write_plane(self.cubes[product], stokes, channel, values)
+        return write_plane(self.cubes[product], key.stokes, key.channel, values)

@@ -14,50 +14,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-import numpy as np
 
 from gpucube.data.store import PlaneKey
-from gpucube.devices.base import Device
+from gpucube.devices.base import Device, DevicePlane
 from gpucube.errors import GpucubeError
 from gpucube.imaging.job import NO_EVENTS, Events, ImageJob
-from gpucube.imaging.restore import restored
-from gpucube.imaging.stopping import Action, LoopState, after_cycle, next_cycle, observe, stop_level
+from gpucube.imaging.plane import ActivePlane, channel_record, charge, fail_channel, write_products
+from gpucube.imaging.stopping import Action, LoopState, after_cycle, next_cycle, observe
 from gpucube.output.fits_cube import sync
-from gpucube.output.records import ChannelRecord, PlaneRecord, StopCode
-from gpucube.sky.beam import Beam
+from gpucube.output.records import ChannelRecord, StopCode
 from gpucube.words import one_line
-
-
-@dataclass
-class _ActivePlane:
-    """One plane at work: its `data` on the device and how far it has come."""
-
-    key: PlaneKey
-    data: Any
-    state: LoopState = field(default_factory=LoopState)
-    beam: Beam | None = None
-    sidelobe: float = 0.0
-    model_flux: float = 0.0
-    checksums: dict[str, str] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def stopped(self) -> bool:
-        """Whether the plane needs no more cycles."""
-        return self.state.stop is not None
-
-
-_BLANK = (StopCode.NO_DATA, StopCode.FAILED)
-"""A plane with one of these stop codes is NaN in every image product."""
 
 
 def image_chunk(
     job: ImageJob,
-    device: Device[Any],
+    device: Device[DevicePlane],
     channels: Sequence[int],
     *,
     chunk: int = 0,
@@ -110,7 +82,7 @@ class _Chunk:
     """
 
     job: ImageJob
-    device: Device[Any]
+    device: Device[DevicePlane]
     chunk: int
     worker: str
     events: Events
@@ -121,8 +93,8 @@ class _Chunk:
     records: list[ChannelRecord] = field(default_factory=list)
     suspects: set[int] = field(default_factory=set)
     """Channels that were at work when something failed."""
-    active: list[_ActivePlane] = field(default_factory=list)
-    ended: dict[int, list[_ActivePlane]] = field(default_factory=dict)
+    active: list[ActivePlane] = field(default_factory=list)
+    ended: dict[int, list[ActivePlane]] = field(default_factory=dict)
     """Planes that have stopped, of channels whose other Stokes planes are still active."""
     unsafe: list[ChannelRecord] = field(default_factory=list)
     """Records of channels whose planes are written, but perhaps not on disk yet."""
@@ -164,28 +136,28 @@ class _Chunk:
             self.events.started(channel)
         return fresh
 
-    def _begin(self, channels: Sequence[int]) -> list[_ActivePlane]:
+    def _begin(self, channels: Sequence[int]) -> list[ActivePlane]:
         """Begin channels; returns the planes that need no cycle."""
-        planes = _begin(self.job, self.device, channels) if channels else []
+        planes = _begin_planes(self.job, self.device, channels) if channels else []
         self.active += [p for p in planes if not p.stopped]
         return [p for p in planes if p.stopped]
 
-    def _cycle(self) -> list[_ActivePlane]:
+    def _cycle(self) -> list[ActivePlane]:
         """One minor and one major cycle of all active planes; returns those that stopped."""
         planes = self.active
         if planes:
-            _cycle(self.job, self.device, planes)
+            _cycle_planes(self.job, self.device, planes)
         self.active = [p for p in planes if not p.stopped]
         return [p for p in planes if p.stopped]
 
-    def _finish(self, plane: _ActivePlane) -> None:
+    def _finish(self, plane: ActivePlane) -> None:
         """Write a plane and give its place away; with the last plane of a channel, close the channel."""
-        _finish_plane(self.job, self.device, plane)
+        write_products(self.job, self.device, plane)
         self.device.release([plane.data])
         together = self.ended.setdefault(plane.key.channel, [])
         together.append(plane)
         if len(together) == len(self.job.stokes):
-            self._close(_record(self.job, self.ended.pop(plane.key.channel)))
+            self._close(channel_record(self.job, self.ended.pop(plane.key.channel)))
 
     def _close(self, record: ChannelRecord) -> None:
         """File the record of a channel that has come to its end."""
@@ -224,7 +196,7 @@ class _Chunk:
             self.suspects.update(channels)
 
 
-def _begin(job: ImageJob, device: Device[Any], channels: Sequence[int]) -> list[_ActivePlane]:
+def _begin_planes(job: ImageJob, device: Device[DevicePlane], channels: Sequence[int]) -> list[ActivePlane]:
     """Load and grid fresh channels, judge their dirty images and make their PSFs."""
     begin = time.perf_counter()
     keys = [PlaneKey(channel=c, stokes=s) for c in channels for s in range(len(job.stokes))]
@@ -232,10 +204,10 @@ def _begin(job: ImageJob, device: Device[Any], channels: Sequence[int]) -> list[
     samples = [job.store.samples(key) for key in keys]
     gathered = time.perf_counter()
     data = device.begin(samples, masks)
-    planes = [_ActivePlane(key, d) for key, d in zip(keys, data, strict=True)]
+    planes = [ActivePlane(key, d) for key, d in zip(keys, data, strict=True)]
     for p in planes:
         p.seconds["upload"] = (gathered - begin) / len(planes)
-    _charge(planes, device, "grid", gathered)
+    charge(planes, device, "grid", gathered)
     for p in planes:
         if p.data.sum_weights == 0:
             p.state = LoopState(stop=StopCode.NO_DATA)
@@ -247,16 +219,16 @@ def _begin(job: ImageJob, device: Device[Any], channels: Sequence[int]) -> list[
     return planes
 
 
-def _make_psfs(device: Device[Any], planes: Sequence[_ActivePlane], wide: bool) -> None:
+def _make_psfs(device: Device[DevicePlane], planes: Sequence[ActivePlane], wide: bool) -> None:
     """Make the PSFs; fit their beams and measure their sidelobes."""
     begin, data = time.perf_counter(), [p.data for p in planes]
     device.make_psf(data, wide)
     for p, (beam, sidelobe) in zip(planes, device.beams(data), strict=True):
         p.beam, p.sidelobe = beam, sidelobe
-    _charge(planes, device, "psf", begin)
+    charge(planes, device, "psf", begin)
 
 
-def _judge(job: ImageJob, device: Device[Any], planes: Sequence[_ActivePlane]) -> None:
+def _judge(job: ImageJob, device: Device[DevicePlane], planes: Sequence[ActivePlane]) -> None:
     """Measure exact residuals and decide what becomes of each plane; roll back those that diverged."""
     begin = time.perf_counter()
     rolling, improved = [], []
@@ -269,129 +241,18 @@ def _judge(job: ImageJob, device: Device[Any], planes: Sequence[_ActivePlane]) -
             improved.append(p.data)
     device.keep_model(improved)
     device.roll_back(rolling)
-    _charge(planes, device, "measure", begin)
+    charge(planes, device, "measure", begin)
 
 
-def _cycle(job: ImageJob, device: Device[Any], planes: Sequence[_ActivePlane]) -> None:
+def _cycle_planes(job: ImageJob, device: Device[DevicePlane], planes: Sequence[ActivePlane]) -> None:
     """One minor cycle, one major cycle and one judgement of every plane."""
     begin = time.perf_counter()
     data = [p.data for p in planes]
     iterations = device.minor(data, [next_cycle(p.state, p.sidelobe, job.clean) for p in planes])
-    _charge(planes, device, "minor", begin)
+    charge(planes, device, "minor", begin)
     begin = time.perf_counter()
     device.major(data)
-    _charge(planes, device, "major", begin)
+    charge(planes, device, "major", begin)
     for p, n in zip(planes, iterations, strict=True):
         p.state = after_cycle(p.state, n)
     _judge(job, device, planes)
-
-
-def _charge(planes: Sequence[_ActivePlane], device: Device[Any], stage: str, begin: float) -> None:
-    """Share the time since `begin` among the planes of a batch, but for what the device spent apart."""
-    spent = {**device.substage_seconds, stage: time.perf_counter() - begin - sum(device.substage_seconds.values())}
-    device.substage_seconds.clear()
-    for p in planes:
-        for name, seconds in spent.items():
-            p.seconds[name] = p.seconds.get(name, 0.0) + seconds / len(planes)
-
-
-def _finish_plane(job: ImageJob, device: Device[Any], plane: _ActivePlane) -> None:
-    """Restore a plane and write all its products."""
-    if plane.state.stop in _BLANK or plane.beam is None:
-        plane.checksums = _write_blank(job, plane.key.channel, plane.key.stokes)
-        return
-    begin = time.perf_counter()
-    products: dict[str, np.ndarray] = {
-        name: device.fetch(plane.data, name) for name in ("dirty", "psf", "residual", "model") if name in job.cubes
-    }
-    if "image" in job.cubes and job.restoring_beam != "common":
-        target = plane.beam if job.restoring_beam == "channel" else job.restoring_beam
-        model, residual = (device.resident(plane.data, name) for name in ("model", "residual"))
-        products["image"] = restored(device, job.settings.geometry, model, residual, plane.beam, target)
-    _charge([plane], device, "restore", begin)
-    begin = time.perf_counter()
-    if "mask" in job.cubes:
-        products["mask"] = _mask_plane(job, plane.key.channel)
-    for name, values in products.items():
-        plane.checksums[name] = job.write(name, plane.key.stokes, plane.key.channel, values)
-    _charge([plane], device, "write", begin)
-    plane.model_flux = float(device.fetch(plane.data, "model").sum(dtype=np.float64))
-
-
-def fail_channel(job: ImageJob, channel: int, message: str) -> ChannelRecord:
-    """Blank a channel that could not be imaged, and say why."""
-    checksums = [_write_blank(job, channel, s) for s in range(len(job.stokes))]
-    return ChannelRecord(
-        channel=channel,
-        frequency_hz=float(job.frequency[channel]),
-        planes={
-            name: PlaneRecord(
-                stop_code=StopCode.FAILED,
-                visibilities=int(job.store.counts[:, s, channel].sum()),
-                message=" ".join(message.split()),
-            )
-            for s, name in enumerate(job.stokes)
-        },
-        checksums=_by_product(job, checksums),
-    )
-
-
-def _by_product(job: ImageJob, planes: Sequence[dict[str, str]]) -> dict[str, list[str]]:
-    """Checksums of the planes of a channel, in order of Stokes, by product; none of an image still to be restored."""
-    names = [name for name in job.cubes if name != "image" or job.restoring_beam != "common"]
-    return {name: [checksums[name] for checksums in planes] for name in names}
-
-
-def _write_blank(job: ImageJob, channel: int, stokes: int) -> dict[str, str]:
-    checksums = {}
-    blank = np.full(job.settings.geometry.shape, np.nan, np.float32)
-    for name in job.cubes:
-        values = blank
-        if name == "mask":
-            # an unreadable mask may be why the channel failed
-            with suppress(OSError, TypeError, ValueError):
-                values = _mask_plane(job, channel)
-        checksums[name] = job.write(name, stokes, channel, values)
-    return checksums
-
-
-def _mask_plane(job: ImageJob, channel: int) -> np.ndarray:
-    if job.mask is None:
-        return np.ones(job.settings.geometry.shape, np.float32)
-    return job.mask.plane(channel).astype(np.float32)
-
-
-def _record(job: ImageJob, planes: Sequence[_ActivePlane]) -> ChannelRecord:
-    """The record of a channel, of which all planes have stopped."""
-    planes = sorted(planes, key=lambda p: p.key.stokes)
-    channel = planes[0].key.channel
-    return ChannelRecord(
-        channel=channel,
-        frequency_hz=float(job.frequency[channel]),
-        planes={job.stokes[p.key.stokes]: _plane_record(job, p) for p in planes},
-        checksums=_by_product(job, [p.checksums for p in planes]),
-    )
-
-
-def _plane_record(job: ImageJob, plane: _ActivePlane) -> PlaneRecord:
-    state, key = plane.state, plane.key
-    selected = int(job.store.selected[key.pointing, key.channel])
-    counted = int(job.store.counts[key.index])
-    stop = state.stop if state.stop is not None else StopCode.FAILED
-    imaged = stop not in _BLANK
-    return PlaneRecord(
-        stop_code=stop,
-        iterations=state.iterations,
-        major_cycles=state.majors,
-        peak_residual=state.peak if imaged and state.peak >= 0 else None,
-        noise=state.noise if imaged else None,
-        limit=stop_level(state.noise, job.clean) if imaged else None,
-        model_flux=plane.model_flux,
-        beam=plane.beam.to_record() if imaged and plane.beam else None,
-        sum_weights=float(plane.data.sum_weights),
-        visibilities=int(plane.data.visibilities),
-        flagged_fraction=1.0 - counted / selected if selected else 1.0,
-        seconds={k: round(v, 6) for k, v in plane.seconds.items()},
-        retried=state.retried,
-        message="the residual is not finite" if stop is StopCode.FAILED else "",
-    )

@@ -1,12 +1,16 @@
-"""Restored images."""
+"""Restored images: the model convolved with the restoring beam, plus the residual.
+
+In: model and residual of a plane, the beam fitted to its PSF, and the beam wanted. Out: the image, in Jy per beam wanted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from gpucube.data.store import PlaneKey
 from gpucube.devices.base import Device
 from gpucube.imaging.job import ImageJob
 from gpucube.output.fits_cube import read_plane
@@ -28,13 +32,15 @@ def restored(
 
 
 def restore_chunk(
-    job: ImageJob, device: Device[Any], target: Beam, fitted: dict[tuple[int, int], Beam], channels: Iterable[int]
+    job: ImageJob, device: Device[Any], target: Beam, fitted: Mapping[PlaneKey, Beam], channels: Iterable[int]
 ) -> None:
-    """Restore finished channels with a beam known only at the end, from their residual and model on disk."""
-    for channel in channels:
-        for s in range(len(job.stokes)):
-            residual = read_plane(job.cubes["residual"], s, channel)
-            if (beam := fitted.get((s, channel))) is not None:
-                model = read_plane(job.cubes["model"], s, channel)
-                residual = restored(device, job.settings.geometry, model, residual, beam, target)
-            job.write("image", s, channel, residual)
+    """Restore finished channels with a beam known only at the end, from their residual and model on disk.
+
+    A plane that is not in `fitted` has no data: it is blank in its residual, and so in its image.
+    """
+    for key in (PlaneKey(channel=c, stokes=s) for c in channels for s in range(len(job.stokes))):
+        image = read_plane(job.cubes["residual"], key.stokes, key.channel)
+        if (beam := fitted.get(key)) is not None:
+            model = read_plane(job.cubes["model"], key.stokes, key.channel)
+            image = restored(device, job.settings.geometry, model, image, beam, target)
+        job.write("image", key, image)

@@ -403,7 +403,7 @@ def test_restoring_afterwards_with_one_beam_is_restoring_at_once_with_it(make_jo
     image_chunk(at_once, CpuDevice(at_once.settings), [4, 5, 2])
     later = make_job("later", beam="common")
     records = image_chunk(later, CpuDevice(later.settings), [4, 5, 2])
-    fitted = {(0, r.channel): Beam.from_record(r.beam) for r in records if r.beam}
+    fitted = {PlaneKey(channel=r.channel, stokes=0): Beam.from_record(r.beam) for r in records if r.beam}
     restore_chunk(later, CpuDevice(later.settings), beam, fitted, [4, 5, 2])
     assert np.isnan(planes(later, 2)["image"]).all()
     for channel in (4, 5):

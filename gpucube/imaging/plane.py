@@ -1,0 +1,173 @@
+"""One plane at work: its data on a device, how far it has come, and what is left of it, its products and its record.
+
+In: a plane that `gpucube.imaging.loop` has cleaned until it stopped. Out: its products in the cubes, and the
+`ChannelRecord` of its channel.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gpucube.data.store import PlaneKey
+from gpucube.devices.base import Device, DevicePlane
+from gpucube.imaging.job import ImageJob
+from gpucube.imaging.restore import restored
+from gpucube.imaging.stopping import LoopState, stop_level
+from gpucube.output.records import ChannelRecord, PlaneRecord, StopCode
+from gpucube.sky.beam import Beam
+
+BLANK = (StopCode.NO_DATA, StopCode.FAILED)
+"""A plane with one of these stop codes is NaN in every image product."""
+
+
+@dataclass
+class ActivePlane:
+    """A plane from its first gridding to its last product.
+
+    Attributes
+    ----------
+    key : PlaneKey
+    data : DevicePlane
+        What the device holds of it.
+    state : LoopState
+    beam : Beam or None
+        Fitted to the PSF; None before, and without data.
+    sidelobe : float
+        Largest |PSF| outside the main lobe.
+    model_flux : float
+        Jy.
+    checksums : dict
+        By product.
+    seconds : dict
+        By stage.
+    """
+
+    key: PlaneKey
+    data: DevicePlane
+    state: LoopState = field(default_factory=LoopState)
+    beam: Beam | None = None
+    sidelobe: float = 0.0
+    model_flux: float = 0.0
+    checksums: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the plane needs no more cycles."""
+        return self.state.stop is not None
+
+
+def charge(planes: Sequence[ActivePlane], device: Device[DevicePlane], stage: str, begin: float) -> None:
+    """Share the time since `begin` among the planes of a batch: to `stage`, and to the sub-stages of the device."""
+    spent = {**device.substage_seconds, stage: time.perf_counter() - begin - sum(device.substage_seconds.values())}
+    device.substage_seconds.clear()
+    for p in planes:
+        for name, seconds in spent.items():
+            p.seconds[name] = p.seconds.get(name, 0.0) + seconds / len(planes)
+
+
+def write_products(job: ImageJob, device: Device[DevicePlane], plane: ActivePlane) -> None:
+    """Restore a plane that has stopped, and write all its products."""
+    if plane.state.stop in BLANK or plane.beam is None:
+        plane.checksums = _write_blank(job, plane.key)
+        return
+    begin = time.perf_counter()
+    products: dict[str, np.ndarray] = {
+        name: device.fetch(plane.data, name) for name in ("dirty", "psf", "residual", "model") if name in job.cubes
+    }
+    if "image" in job.cubes and job.restoring_beam != "common":
+        target = plane.beam if job.restoring_beam == "channel" else job.restoring_beam
+        model, residual = device.resident(plane.data, "model"), device.resident(plane.data, "residual")
+        products["image"] = restored(device, job.settings.geometry, model, residual, plane.beam, target)
+    charge([plane], device, "restore", begin)
+    begin = time.perf_counter()
+    if "mask" in job.cubes:
+        products["mask"] = _mask_plane(job, plane.key)
+    for name, values in products.items():
+        plane.checksums[name] = job.write(name, plane.key, values)
+    charge([plane], device, "write", begin)
+    plane.model_flux = float(device.fetch(plane.data, "model").sum(dtype=np.float64))
+
+
+def _write_blank(job: ImageJob, key: PlaneKey) -> dict[str, str]:
+    """Write NaN to every image product; returns the checksums."""
+    checksums = {}
+    blank = np.full(job.settings.geometry.shape, np.nan, np.float32)
+    for name in job.cubes:
+        values = blank
+        if name == "mask":
+            # an unreadable mask may be why the channel failed
+            with suppress(OSError, TypeError, ValueError):
+                values = _mask_plane(job, key)
+        checksums[name] = job.write(name, key, values)
+    return checksums
+
+
+def _mask_plane(job: ImageJob, key: PlaneKey) -> np.ndarray:
+    """1 where components may lie, 0 elsewhere, float32 (ny, nx)."""
+    if job.mask is None:
+        return np.ones(job.settings.geometry.shape, np.float32)
+    return job.mask.plane(key.channel).astype(np.float32)
+
+
+def channel_record(job: ImageJob, planes: Sequence[ActivePlane]) -> ChannelRecord:
+    """The record of a channel whose planes have all been written."""
+    planes = sorted(planes, key=lambda p: p.key.stokes)
+    records = [_plane_record(job, p) for p in planes]
+    return _channel_record(job, planes[0].key.channel, records, [p.checksums for p in planes])
+
+
+def fail_channel(job: ImageJob, channel: int, message: str) -> ChannelRecord:
+    """Blank a channel that could not be imaged, and say why."""
+    keys = [PlaneKey(channel=channel, stokes=s) for s in range(len(job.stokes))]
+    records = [
+        PlaneRecord(
+            stop_code=StopCode.FAILED,
+            visibilities=int(job.store.counts[:, key.stokes, channel].sum()),
+            message=" ".join(message.split()),
+        )
+        for key in keys
+    ]
+    return _channel_record(job, channel, records, [_write_blank(job, key) for key in keys])
+
+
+def _channel_record(
+    job: ImageJob, channel: int, planes: Sequence[PlaneRecord], checksums: Sequence[dict[str, str]]
+) -> ChannelRecord:
+    """Planes and checksums are in the order of Stokes. An image that is still to be restored has no checksum."""
+    names = [name for name in job.cubes if name != "image" or job.restoring_beam != "common"]
+    return ChannelRecord(
+        channel=channel,
+        frequency_hz=float(job.frequency[channel]),
+        planes=dict(zip(job.stokes, planes, strict=True)),
+        checksums={name: [of_plane[name] for of_plane in checksums] for name in names},
+    )
+
+
+def _plane_record(job: ImageJob, plane: ActivePlane) -> PlaneRecord:
+    state, key = plane.state, plane.key
+    selected = int(job.store.selected[key.pointing, key.channel])
+    counted = int(job.store.counts[key.index])
+    stop = state.stop if state.stop is not None else StopCode.FAILED
+    imaged = stop not in BLANK
+    return PlaneRecord(
+        stop_code=stop,
+        iterations=state.iterations,
+        major_cycles=state.majors,
+        peak_residual=state.peak if imaged and state.peak >= 0 else None,
+        noise=state.noise if imaged else None,
+        limit=stop_level(state.noise, job.clean) if imaged else None,
+        model_flux=plane.model_flux,
+        beam=plane.beam.to_record() if imaged and plane.beam else None,
+        sum_weights=float(plane.data.sum_weights),
+        visibilities=int(plane.data.visibilities),
+        flagged_fraction=1.0 - counted / selected if selected else 1.0,
+        seconds={k: round(v, 6) for k, v in plane.seconds.items()},
+        retried=state.retried,
+        message="the residual is not finite" if stop is StopCode.FAILED else "",
+    )
