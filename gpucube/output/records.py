@@ -23,8 +23,8 @@ class StopCode(IntEnum):
 
     reason: str
 
-    def __new__(cls, value: int, reason: str) -> StopCode:
-        """Make a member from its number and its reason."""
+    def __new__(cls, value: int, reason: str = "") -> StopCode:
+        """Make a member of its number and its reason."""
         member = int.__new__(cls, value)
         member._value_, member.reason = value, reason
         return member

@@ -1,4 +1,4 @@
-"""PLANES: the cube on disk is standard FITS, every plane lies in its place, and nothing half-made stays behind.
+"""The cube on disk is standard FITS, every plane lies in its place, and nothing half-made stays behind.
 
 Oracles: astropy's FITS verification and WCS, spectral_cube, and a SIN projection written here with unit vectors.
 """
@@ -11,6 +11,9 @@ import multiprocessing
 import pickle
 import resource
 import warnings
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +22,21 @@ from astropy import units
 from astropy.io import fits
 from astropy.time import Time
 from astropy.wcs import WCS
+from numpy.typing import ArrayLike
 from spectral_cube import SpectralCube, VaryingResolutionSpectralCube
 
 from gpucube.constants import ARCSEC
 from gpucube.data.measurementset import Observation
 from gpucube.errors import GpucubeError
-from gpucube.output.fits_cube import create_cubes, read_plane, sync, write_beam_table, write_plane, write_single_beam
+from gpucube.output.fits_cube import (
+    CubeFile,
+    create_cubes,
+    read_plane,
+    sync,
+    write_beam_table,
+    write_plane,
+    write_single_beam,
+)
 from gpucube.output.fits_header import PRODUCT_UNITS, CubeDescription
 from gpucube.sky.beam import Beam
 from gpucube.sky.directions import Direction
@@ -38,19 +50,19 @@ GEOMETRY = ImageGeometry(
 RISING = 86e9 + 1e5 * np.arange(5)
 
 
-def make_axis(frequency=RISING, frame="LSRK", restfreq=86.243e9) -> SpectralAxis:
+def make_axis(frequency: ArrayLike = RISING, frame: str = "LSRK", restfreq: float | None = 86.243e9) -> SpectralAxis:
     frequency = np.asarray(frequency, dtype=float)
     return SpectralAxis(
         frequency=frequency, width=np.full(frequency.shape, 1e5), frame=FRAMES[frame], restfreq=restfreq
     )
 
 
-def describe(axis: SpectralAxis | None = None, **changes: Any) -> CubeDescription:
-    return CubeDescription(**({"geometry": GEOMETRY, "axis": axis or make_axis()} | changes))
+def describe(axis: SpectralAxis | None = None, geometry: ImageGeometry = GEOMETRY, **changes: Any) -> CubeDescription:
+    return CubeDescription(geometry=geometry, axis=axis or make_axis(), **changes)
 
 
-def make_beams(nstokes: int, nchan: int) -> list[list[Beam | None]]:
-    """Beams that tell channel and Stokes plane apart."""
+def make_beams(nstokes: int, nchan: int) -> list[list[Beam]]:
+    """Beams that are different for every channel and Stokes plane."""
     return [
         [Beam(bmaj=(4 + 0.1 * c + s) * ARCSEC, bmin=3 * ARCSEC, bpa=math.radians(10 * s - c)) for c in range(nchan)]
         for s in range(nstokes)
@@ -58,21 +70,21 @@ def make_beams(nstokes: int, nchan: int) -> list[list[Beam | None]]:
 
 
 def numbered_plane(stokes_index: int, channel: int) -> np.ndarray:
-    """A plane no two of which have a pixel in common."""
+    """A plane whose pixel values no other plane has."""
     size = GEOMETRY.ny * GEOMETRY.nx
     start = (stokes_index * 100 + channel) * size
     return np.arange(start, start + size, dtype=np.float32).reshape(GEOMETRY.shape)
 
 
-def read_spectral_cube(path):
-    """The cube as spectral_cube sees it; its remark that only the first Stokes plane is returned is no news."""
+def read_spectral_cube(path: str) -> SpectralCube:
+    """The cube as spectral_cube sees it; its warning that it returns only the first Stokes plane is ignored."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return SpectralCube.read(path)
 
 
 @pytest.mark.parametrize("product", PRODUCT_UNITS)
-def test_every_product_is_standard_fits_with_its_unit_and_its_beams(tmp_path, product):
+def test_every_product_is_standard_fits_with_its_unit_and_its_beams(tmp_path: Path, product: str) -> None:
     axis = make_axis()
     cube = create_cubes(
         tmp_path / "out",
@@ -111,7 +123,7 @@ def test_every_product_is_standard_fits_with_its_unit_and_its_beams(tmp_path, pr
         WCS(header)  # any remark of the WCS library about the header is an error here
 
 
-def test_unwritten_planes_take_no_disk_space(tmp_path):
+def test_unwritten_planes_take_no_disk_space(tmp_path: Path) -> None:
     big = ImageGeometry(nx=2048, ny=2048, cell_x=ARCSEC, cell_y=ARCSEC, centre=Direction(ra=0.0, dec=0.0))
     cube = create_cubes(tmp_path / "out", ["image"], describe(geometry=big))["image"]
     status = (tmp_path / "out.image.fits").stat()
@@ -121,7 +133,7 @@ def test_unwritten_planes_take_no_disk_space(tmp_path):
 
 
 @pytest.mark.parametrize("radesys", ["FK5", "ICRS"])
-def test_pixels_lie_where_the_sine_projection_puts_them(tmp_path, radesys):
+def test_pixels_lie_where_the_sine_projection_puts_them(tmp_path: Path, radesys: str) -> None:
     """The header's WCS against unit vectors, to a millionth of a pixel (16 digits of double, 14 in the cards)."""
     geometry = ImageGeometry(
         nx=32,
@@ -151,7 +163,9 @@ def test_pixels_lie_where_the_sine_projection_puts_them(tmp_path, radesys):
     "frequency", [RISING, RISING[::-1], RISING[:1]], ids=["rising", "falling frequency", "one channel"]
 )
 @pytest.mark.parametrize("stokes", [("I",), ("I", "V"), ("Q", "U"), ("I", "Q", "U", "V"), ("pseudoI",)])
-def test_spectral_cube_finds_frequencies_and_beams(tmp_path, frequency, stokes):
+def test_spectral_cube_finds_frequencies_and_beams(
+    tmp_path: Path, frequency: np.ndarray, stokes: tuple[str, ...]
+) -> None:
     axis = make_axis(frequency)
     cube = create_cubes(tmp_path / "out", ["image"], describe(axis, stokes=stokes))["image"]
     beams = make_beams(len(stokes), axis.nchan)
@@ -179,7 +193,7 @@ def test_spectral_cube_finds_frequencies_and_beams(tmp_path, frequency, stokes):
 
 
 @pytest.mark.parametrize("at_creation", [True, False], ids=["given beam", "common beam, known at the end"])
-def test_single_beam_stands_in_the_header(tmp_path, at_creation):
+def test_a_beam_for_all_channels_is_in_the_header(tmp_path: Path, at_creation: bool) -> None:
     beam = Beam(bmaj=5 * ARCSEC, bmin=4 * ARCSEC, bpa=math.radians(-70))
     cubes = create_cubes(
         tmp_path / "out",
@@ -204,7 +218,7 @@ def test_single_beam_stands_in_the_header(tmp_path, at_creation):
     assert "BMAJ" not in fits.getheader(cubes["model"].path)
 
 
-def test_channel_without_beam_takes_the_nearest(tmp_path):
+def test_channel_without_beam_takes_the_nearest(tmp_path: Path) -> None:
     """No reader accepts an empty row: nearest channel of the same Stokes, the lower of two; else one pixel."""
     axis = make_axis(86e9 + 1e5 * np.arange(6))
     cube = create_cubes(tmp_path / "out", ["image"], describe(axis, stokes=("I", "Q")))["image"]
@@ -216,7 +230,7 @@ def test_channel_without_beam_takes_the_nearest(tmp_path):
     assert table["BMAJ"][6:] == pytest.approx([2] * 6) and table["BMIN"][6:] == pytest.approx([2] * 6)
 
 
-def test_uneven_channels_are_listed_and_announced(tmp_path):
+def test_uneven_channels_are_listed_and_announced(tmp_path: Path) -> None:
     frequency = [1e9, 1.1e9, 1.5e9]
     axis = SpectralAxis(
         frequency=np.array(frequency), width=np.array([1e6, 2e6, 3e6]), frame=FRAMES["TOPO"], restfreq=None
@@ -235,13 +249,13 @@ def test_uneven_channels_are_listed_and_announced(tmp_path):
     assert isinstance(read_spectral_cube(cubes["image"].path), VaryingResolutionSpectralCube)
 
 
-def test_even_channels_need_no_list(tmp_path):
+def test_even_channels_need_no_list(tmp_path: Path) -> None:
     cube = create_cubes(tmp_path / "out", ["model"], describe())["model"]
     header = fits.getheader(cube.path)
     assert len(fits.open(cube.path)) == 1 and "COMMENT" not in header
 
 
-def test_history_holds_every_parameter(tmp_path):
+def test_history_holds_every_parameter(tmp_path: Path) -> None:
     long_list = "mask=" + ",".join(f"/data/mask{number:03d}.fits" for number in range(20))
     history = ["vis=/données/ångström.ms", "phasecenter=J2000\t4h33m\n+18d", long_list, "niter=1000"]
     create_cubes(tmp_path / "out", ["image"], describe(history=tuple(history)))
@@ -254,14 +268,14 @@ def test_history_holds_every_parameter(tmp_path):
     assert cards[2] + "".join(card.removeprefix("  ") for card in cards[3:-1]) == long_list
 
 
-def _write_channels(cube, channels):
+def _write_channels(cube: CubeFile, channels: Sequence[int]) -> None:
     for channel in channels:
         for stokes_index in range(cube.nstokes):
             write_plane(cube, stokes_index, channel, numbered_plane(stokes_index, channel))
     sync(cube)
 
 
-def test_planes_of_two_processes_in_any_order_arrive(tmp_path):
+def test_planes_of_two_processes_in_any_order_arrive(tmp_path: Path) -> None:
     axis = make_axis(86e9 + 1e5 * np.arange(40))
     cube = create_cubes(tmp_path / "out", ["image"], describe(axis, stokes=("I", "V")))["image"]
     assert pickle.loads(pickle.dumps(cube)) == cube
@@ -285,7 +299,7 @@ def test_planes_of_two_processes_in_any_order_arrive(tmp_path):
     assert (read_plane(cube, 1, 39) == 0).all()
 
 
-def test_plane_outside_the_cube_or_of_another_shape_is_a_defect(tmp_path):
+def test_plane_outside_the_cube_or_of_another_shape_is_a_defect(tmp_path: Path) -> None:
     cube = create_cubes(tmp_path / "out", ["image"], describe())["image"]
     for stokes_index, channel in ((0, 5), (0, -1), (1, 0)):
         with pytest.raises(IndexError):
@@ -296,14 +310,14 @@ def test_plane_outside_the_cube_or_of_another_shape_is_a_defect(tmp_path):
         write_plane(cube, 0, 0, numbered_plane(0, 0).T)
 
 
-def test_cube_deleted_during_the_run_is_told_in_one_line(tmp_path):
+def test_a_cube_deleted_during_the_run_is_reported_in_one_line(tmp_path: Path) -> None:
     cube = create_cubes(tmp_path / "out", ["image"], describe())["image"]
     (tmp_path / "out.image.fits").unlink()
     with pytest.raises(GpucubeError, match=r"cannot write channel 2 to .*out\.image\.fits: No such file"):
         write_plane(cube, 0, 2, numbered_plane(0, 2))
 
 
-def test_disk_too_small_is_refused_before_anything_is_made(tmp_path):
+def test_disk_too_small_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     huge = ImageGeometry(nx=30000, ny=30000, cell_x=ARCSEC, cell_y=ARCSEC, centre=Direction(ra=0.0, dec=0.0))
     axis = make_axis(86e9 + 1e5 * np.arange(100_000))  # 360 TB a product
     refusal = r"the cubes need 720 TB of disk but .* has only .* free: choose another `imagename`"
@@ -314,7 +328,7 @@ def test_disk_too_small_is_refused_before_anything_is_made(tmp_path):
 
 
 @pytest.mark.parametrize("present", [*(f"out.{product}.fits" for product in PRODUCT_UNITS), "out.summary.json"])
-def test_earlier_products_are_kept_unless_overwrite(tmp_path, present):
+def test_earlier_products_are_kept_unless_overwrite(tmp_path: Path, present: str) -> None:
     (tmp_path / present).write_text("precious")
     (tmp_path / "other.image.fits").write_text("not ours")
     with pytest.raises(GpucubeError, match=rf"{present} exists: .*overwrite=True"):
@@ -327,7 +341,7 @@ def test_earlier_products_are_kept_unless_overwrite(tmp_path, present):
     assert fits.getheader(tmp_path / "out.image.fits")["NAXIS3"] == 5
 
 
-def test_folder_is_made_and_an_impossible_one_refused(tmp_path):
+def test_folder_is_made_and_an_impossible_one_refused(tmp_path: Path) -> None:
     create_cubes(tmp_path / "a" / "b" / "out", ["model"], describe())
     assert (tmp_path / "a" / "b" / "out.model.fits").is_file()
     (tmp_path / "file").write_text("")
@@ -335,7 +349,7 @@ def test_folder_is_made_and_an_impossible_one_refused(tmp_path):
         create_cubes(tmp_path / "file" / "out", ["model"], describe())
 
 
-def _create_with_file_size_limit(folder, limit, answer):
+def _create_with_file_size_limit(folder: Path, limit: int, answer: Connection) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
         create_cubes(folder / "out", ["model", "image"], describe(), overwrite=True)
@@ -343,7 +357,7 @@ def _create_with_file_size_limit(folder, limit, answer):
         answer.send(str(error))
 
 
-def test_failure_half_way_leaves_nothing_and_keeps_the_old(tmp_path):
+def test_failure_half_way_leaves_nothing_and_keeps_the_old(tmp_path: Path) -> None:
     """The system refuses the second file (a file size limit between the two sizes, in a process of its own)."""
     model, image = create_cubes(tmp_path / "size", ["model", "image"], describe()).values()
     limit = model.data_end + 100
@@ -364,13 +378,13 @@ def test_failure_half_way_leaves_nothing_and_keeps_the_old(tmp_path):
 
 
 @pytest.mark.parametrize("stokes", [("I", "Q", "V"), ("I", "pseudoI"), ("Q", "U", "I")])
-def test_unevenly_spaced_stokes_are_refused(tmp_path, stokes):
+def test_unevenly_spaced_stokes_are_refused(tmp_path: Path, stokes: tuple[str, ...]) -> None:
     with pytest.raises(GpucubeError, match=r"stokes=.*evenly spaced"):
         create_cubes(tmp_path / "out", ["image"], describe(stokes=stokes))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_runs_give_the_same_bytes(tmp_path):
+def test_two_runs_give_the_same_bytes(tmp_path: Path) -> None:
     """No time stamp of its own: a repeated run can be compared byte by byte."""
     for name in ("one", "two"):
         cube = create_cubes(tmp_path / name, ["image"], describe(history=(json.dumps({"gain": 0.1}),)))
