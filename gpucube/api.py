@@ -226,7 +226,7 @@ def _checked(given: dict[str, Any], beside: str) -> Iterator[Parameters]:
             yield parameters
         except BaseException:
             if fresh and not os.path.exists(paths.journal):
-                disk.remove(path)
+                disk.remove_if_possible(path)
             raise
 
 

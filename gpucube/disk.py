@@ -1,9 +1,8 @@
 """The door to the file system: whatever gpucube writes, reserves, locks or removes passes through these functions.
 
 In: paths, bytes and open files. Out: files that are whole and safe, or one line that says what the system refused.
-Every kind of access has one function, so that a file system with habits of its own needs care in one place only.
-Functions raise `OSError` where only the caller knows what the file means to the user, who puts it in words
-with `explain`.
+Every kind of access has one function, so that the peculiarities of a file system need care in one place only. Functions
+raise `OSError` where only the caller knows what the file means to the user. The caller then says so with `explain`.
 """
 
 from __future__ import annotations
@@ -103,9 +102,13 @@ def reserve(path: AnyPath, nbytes: int) -> None:
 
 def create(path: AnyPath) -> BinaryIO:
     """Open a new file for writing in the place of a leftover one. A link is replaced, not followed."""
-    with suppress(FileNotFoundError):
-        os.unlink(path)
+    remove(path)
     return open(path, "xb")
+
+
+def replace(path: AnyPath, target: AnyPath) -> None:
+    """Give a file another name, in the place of the file that has this name."""
+    os.replace(path, target)
 
 
 @contextmanager
@@ -133,7 +136,7 @@ def write_at(path: AnyPath, data: bytes | memoryview, offset: int) -> None:
 
 
 def append(file: int, data: bytes) -> None:
-    """Append bytes to a file opened by `open_log` and return when they are safe; none are left there if that fails."""
+    """Append bytes to a file opened by `open_log`, and return when they are safe on disk. If that fails, append nothing."""
     length = os.fstat(file).st_size
     rest = memoryview(data)
     try:
@@ -142,8 +145,13 @@ def append(file: int, data: bytes) -> None:
         os.fsync(file)
     except OSError:
         with suppress(OSError):
-            os.ftruncate(file, length)
+            truncate(file, length)
         raise
+
+
+def truncate(file: int, length: int) -> None:
+    """Cut off an open file."""
+    os.ftruncate(file, length)
 
 
 def write_whole(path: AnyPath, content: str | bytes) -> None:
@@ -161,9 +169,9 @@ def write_whole(path: AnyPath, content: str | bytes) -> None:
                 file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(fresh, path)
+            replace(fresh, path)
     except BaseException:
-        remove(fresh)
+        remove_if_possible(fresh)
         raise
 
 
@@ -251,6 +259,12 @@ def folder_made(folder: AnyPath) -> Iterator[None]:
 
 
 def remove(path: AnyPath) -> None:
+    """Remove a file if it exists."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def remove_if_possible(path: AnyPath) -> None:
     """Remove a file if it exists and can be removed."""
     with suppress(OSError):
         os.unlink(path)

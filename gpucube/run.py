@@ -142,7 +142,7 @@ def image(
             finish(job, work, workers, records)
             stopwatch.end_stage("finish")
         summary = summarize(job, work, workers, records, resumed, stopwatch)
-        disk.remove(job.paths.report)  # it describes an older run, or this one when it was not finished
+        disk.remove_if_possible(job.paths.report)  # it describes an older run, or this one when it was not finished
         footprint.made_product(job.paths.summary)
         summary.write(parameters.imagename)
         return Result(channels=records, products=summary.products, summary=summary.model_dump())

@@ -185,12 +185,12 @@ def create_cubes(
                     file.seek(cube.data_end)
                     file.write(tails[product])
             for path in existing:
-                path.unlink()
+                disk.remove(path)
             for product, cube in cubes.items():
-                os.replace(fresh[product], cube.path)
+                disk.replace(fresh[product], cube.path)
         except BaseException:
             for name in fresh.values():
-                disk.remove(name)
+                disk.remove_if_possible(name)
             raise
     return cubes
 

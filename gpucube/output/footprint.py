@@ -21,7 +21,7 @@ class Footprint(ExitStack):
 
     def made_product(self, path: str) -> None:
         """Note a file that belongs to the result."""
-        self.callback(disk.remove, path)
+        self.callback(disk.remove_if_possible, path)
 
     def made_scratch(self, folder: str) -> None:
         """Note the scratch folder."""

@@ -19,7 +19,6 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
-from types import TracebackType
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
@@ -172,7 +171,7 @@ def _read_header(path: str, line: bytes) -> _Header:
     return _header.validate_python(plain)
 
 
-class Journal:
+class Journal(AbstractContextManager["Journal"]):
     """The journal of a run that is going on; a context manager.
 
     Parameters
@@ -241,7 +240,7 @@ class Journal:
         self.cubes = earlier.cubes
         self.safe = {record.channel for record in earlier.records}
         with self._explained():
-            os.ftruncate(self._file, earlier.nbytes)
+            disk.truncate(self._file, earlier.nbytes)
             # not through the journal's own descriptor, which can only append
             disk.write_at(self.path, self.lease.run.encode(), len(_RUN_PREFIX))
             disk.sync(self.path)
@@ -249,7 +248,7 @@ class Journal:
     def clear(self) -> None:
         """Discard an earlier run and revoke its lease: to be called before its cubes are replaced."""
         with self._explained():
-            os.ftruncate(self._file, 0)
+            disk.truncate(self._file, 0)
 
     def begin(self, cubes: dict[str, CubeFile]) -> None:
         """Write the header of a new run, and make the names of journal and cubes safe."""
@@ -289,7 +288,7 @@ class Journal:
             The file system refuses.
         """
         with disk.explain(f"cannot remove the journal {self.path}"):
-            os.unlink(self.path)
+            disk.remove(self.path)
 
     def close(self) -> None:
         """Close the file, which releases the lock; harmless if done twice."""
@@ -297,14 +296,7 @@ class Journal:
             os.close(self._file)
             self._file = -1
 
-    def __enter__(self) -> Journal:
-        """Return the journal, which was opened and locked when it was made."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close the file."""
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

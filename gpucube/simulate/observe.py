@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gpucube.constants import LIGHT_SPEED
-from gpucube.disk import explain, remove, remove_tree
+from gpucube.disk import explain, remove_if_possible, remove_tree
 from gpucube.errors import GpucubeError
 from gpucube.simulate.arrays import antenna_positions, antenna_uvw, track_times
 from gpucube.simulate.parameters import SimulationParameters
@@ -129,7 +129,7 @@ def _new_files(ms: Path, truth: Path, overwrite: bool) -> Iterator[None]:
         yield
     except BaseException as error:
         remove_tree(ms)
-        remove(truth)
+        remove_if_possible(truth)
         if isinstance(error, OSError | RuntimeError):  # casacore reports every failure as a RuntimeError
             raise GpucubeError(f"cannot write {ms}: {' '.join(str(error).split())}") from None
         raise
