@@ -34,7 +34,7 @@ def explain(what: str) -> Iterator[None]:
 
 @contextmanager
 def explain_failing_disk() -> Iterator[None]:
-    """Turn an `OSError` that only a failing disk or a full one causes into one line, wherever the body meets it."""
+    """Turn an `OSError` that means a full or failing disk into one line, wherever in the body it arises."""
     try:
         yield
     except OSError as error:

@@ -4,7 +4,7 @@
 * `fits_header` describes the cubes, `fits_cube` creates them and puts every plane in its place.
 * `records` are what is reported of each channel.
 * `journal` keeps the records of channels that are safe on disk until the run has finished. It holds the run's lock.
-* `fingerprint` is what the bits of a cube depend on, by which a resumed run is told from another one.
+* `fingerprint` holds what the bits of a cube depend on. `resume` refuses if it has changed.
 * `summary` is the last file of a run, written when everything else is safe.
 * `footprint` removes what a run that failed leaves behind.
 """

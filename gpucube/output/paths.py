@@ -46,7 +46,7 @@ class RunPaths:
 
     @property
     def summary(self) -> str:
-        """What a finished run tells about itself."""
+        """The summary of a finished run."""
         return f"{self.imagename}.summary.json"
 
     @property
@@ -56,7 +56,7 @@ class RunPaths:
 
     @property
     def journal(self) -> str:
-        """What is safe of an unfinished run."""
+        """The journal of an unfinished run."""
         return f"{self.imagename}.journal"
 
     def given_mask(self, digest: str) -> str:

@@ -1,4 +1,4 @@
-"""What a finished run tells about itself: ``OUT.summary.json``.
+"""The summary of a finished run, ``OUT.summary.json``.
 
 In: what was asked for, measured and found, with one record for each channel. Out: the same as JSON. The file is written
 last of all, and whole or not at all: its existence says that the run has finished. Reading checks it, because it may have
