@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +64,7 @@ def gpus_here() -> SeenGpus:
 
 
 def find_hardware(device: str, look: Callable[[], Sequence[SeenGpus]] = lambda: [gpus_here()]) -> Hardware:
-    """The hardware that ``"auto"``, ``"cpu"`` or ``"cuda"`` stands for.
+    """Find the hardware that ``"auto"``, ``"cpu"`` or ``"cuda"`` stands for.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def find_hardware(device: str, look: Callable[[], Sequence[SeenGpus]] = lambda: 
     seen = look()
     if reason := next((s.why_not for s in seen if s.why_not), ""):
         if device == "cuda":
-            raise GpucubeError(f"device='cuda' cannot be used: {reason}; or use device='cpu'")
+            raise GpucubeError(f"`device='cuda'` cannot be used: {reason}; or use `device='cpu'`")
         return Hardware(kind=CpuKind(), note=f"imaging on CPU cores: {reason}")
     return Hardware(kind=CudaKind(), gpu_count=sum(s.count for s in seen), gpu_memory=min(s.memory for s in seen))
 
@@ -91,7 +91,8 @@ def find_hardware(device: str, look: Callable[[], Sequence[SeenGpus]] = lambda: 
 class Devices:
     """The devices of one process, one for each thread, kept from chunk to chunk.
 
-    What a device has allocated, planned and tabulated for one chunk serves the next.
+    What a device has allocated, planned and tabulated for one chunk serves the next. As a context manager it also makes the
+    kind's process-wide settings (`DeviceKind.working`) and undoes them.
 
     Parameters
     ----------
@@ -103,10 +104,18 @@ class Devices:
     def __init__(self, kind: DeviceKind, lanes: int = 1):
         self._kind, self._lanes = kind, lanes
         self._kept = threading.local()
+        self._settings = ExitStack()
+
+    def __enter__(self) -> Devices:
+        self._settings.enter_context(self._kind.working())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._settings.close()
 
     @contextmanager
     def lend(self, settings: ImagingSettings) -> Iterator[Device[Any]]:
-        """The calling thread's device for these settings. After an exception it is not used again."""
+        """Lend the calling thread its device for these settings. After an exception the device is not used again."""
         made_for, device = getattr(self._kept, "made", (None, None))
         self._kept.made = None, None
         if device is None or made_for != settings:

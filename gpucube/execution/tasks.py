@@ -106,8 +106,7 @@ def _lend_device(worker: Any, kind: DeviceKind, settings: ImagingSettings) -> Ab
     with _lock:
         made_for, devices = getattr(worker, "gpucube_devices", (None, None))
         if devices is None or made_for != kind:
-            kind.working().__enter__()  # for as long as this process lives
-            devices = Devices(kind, worker.state.nthreads)
+            devices = Devices(kind, worker.state.nthreads).__enter__()  # for as long as this process lives
             worker.gpucube_devices = kind, devices
     return devices.lend(settings)
 

@@ -79,7 +79,7 @@ class ThreadWorkers:
 
     def _run(self, task: Callable[..., R], arguments: Sequence[tuple[object, ...]]) -> Iterator[R]:
         """What the task returns for each tuple of arguments, as it comes."""
-        with self._kind.working():
+        with self._devices:
             pool = ThreadPoolExecutor(self._workers, thread_name_prefix="worker")
             try:
                 waiting = {pool.submit(task, *a) for a in arguments}
