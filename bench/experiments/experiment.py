@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from gpucube.bench.command import DEVICES
-from gpucube.bench.machine import busy_percent, cores
+from gpucube.bench.machine import busy_percent
 from gpucube.devices.base import DeviceKind
 from gpucube.devices.choice import find_hardware
 from gpucube.errors import GpucubeError
+from gpucube.execution.machine import cores
 
 Measure = Callable[[DeviceKind, int, int], tuple[str, dict[str, Any]]]
 """From the kind of device, the number of workers and the number of timed runs to the page and the JSON document."""

@@ -25,6 +25,7 @@ from gpucube.bench import report
 from gpucube.devices.base import DeviceKind
 from gpucube.schema.validation import validated
 from gpucube.simulate import SimulationParameters, simulate_ms
+from gpucube.words import markdown_table
 
 CHANNELS, HARD = 100, 50
 SOURCES = 60
@@ -108,7 +109,7 @@ def page(result: dict[str, Any]) -> str:
         counts = [str(run[key]) for key in ("iterations", "major_cycles", "channels_cleaned")]
         rows.append([name, f"{run['wall_seconds']:.2f}", f"{run['image_seconds']:.2f}", *counts])
     alone = runs["the hard channel alone"]["image_seconds"] - runs["an easy channel alone"]["image_seconds"]
-    lines = [f"# `{result['command']}`", "", report.head(result) + ".", "", report.table(rows), ""]
+    lines = [f"# `{result['command']}`", "", report.head(result) + ".", "", markdown_table(rows), ""]
     lines.append(f"The hard channel alone takes {alone:.2f} s of IMAGE more than an easy one.")
     for name in ("99 easy, 1 hard, chunks of 1", "99 easy, 1 hard, one chunk"):
         added = runs[name]["image_seconds"] - runs["100 easy channels"]["image_seconds"]

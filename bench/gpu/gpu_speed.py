@@ -32,7 +32,8 @@ import numpy as np
 from accelerator import Accelerator, Gpu, Host
 
 from gpucube.bench.machine import Others, cores, machine
-from gpucube.bench.workloads import WORKLOADS, Workload, frequencies, make_store, settings_of
+from gpucube.bench.scene import make_store, scene_of
+from gpucube.bench.workloads import WORKLOADS, Workload
 from gpucube.constants import LIGHT_SPEED
 from gpucube.data.store import BYTES_A_SAMPLE, PlaneKey, Samples
 from gpucube.devices.base import ImagingSettings, MinorCycle
@@ -101,7 +102,7 @@ TINY = Sizes(
     (2, 24, 5),
     20,
     (1, 24, 3),
-    Workload("tiny", array="vla-d", channels=3, integrations=1, imsize=32, cell=60.0, bright=0.3, sources=2),
+    Workload(name="tiny", array="vla-d", channels=3, integrations=1, imsize=32, cell=60.0, bright=0.3, sources=2),
     0.0,
     2,
     2,
@@ -217,8 +218,7 @@ class Bench:
         """The workload's visibilities, in files that the page cache holds, and nothing to be written."""
         workload = self.sizes.workload
         store = make_store(workload, f"{self._folder.name}/store")
-        settings = settings_of(workload, store)
-        return ImageJob(store=store, settings=settings, clean=workload.clean(), frequency=frequencies(workload))
+        return scene_of(workload, store).job
 
     def with_cubes(self) -> ImageJob:
         """The same with cubes to be written; each call replaces them."""
@@ -576,7 +576,7 @@ def measure_memory(bench: Bench) -> Iterator[Figure]:
 def measure_repeat(bench: Bench) -> Iterator[Figure]:
     """The same chunk again and again, and in chunks of one channel: checksums of its planes must not change."""
     count, runs = min(bench.sizes.planes_repeated, bench.sizes.workload.channels), 10 if bench.repeat > 1 else 2
-    bright = bench.sizes.workload.bright_channels()
+    bright = bench.sizes.workload.bright_channels
     first = max(0, min(bright[0] - count // 2, bench.sizes.workload.channels - count))
     channels = range(first, first + count)
 

@@ -1,7 +1,8 @@
 """`python -m gpucube.bench`: what throughput a machine gives, and what limits it.
 
-In: a workload, as data (`workloads`), or a user's MeasurementSet. Out: a table and JSON with, for every stage of the main
-job, seconds, rates and the floor measured in the same run. `stages` runs a workload through the same INGEST and IMAGE as
-the main job and reads the seconds of its records; `floors` measures what the machine could do at best; `report` puts both
-side by side; `command` is the command line.
+In: a workload, as data (`workloads`), or a user's MeasurementSet. Out: a table and JSON with the seconds and rates of every
+stage of the main job, each beside a floor that was measured in the same run (`outcome`, `report`, `command`).
+
+`stages` runs a workload (`scene`) through the INGEST and IMAGE of the main job and reads the seconds of the channel records.
+`floors` measures what the machine can do at best, and `image_floors` makes the floors of IMAGE from that.
 """

@@ -1,8 +1,8 @@
-"""Floors: what the machine could do at best for the work that a stage has to do.
+"""Floors: what the machine can do at best for the work of a stage.
 
 In: sizes, and the samples of one channel. Out: seconds or bytes per second, measured now, on as many threads at once as
-the run used, because memory, caches and turbo clocks are shared. Library calls (ducc0, casacore, pwrite) and compiled
-loops that do no more than touch what must be touched; nothing of gpucube's own.
+the run used, because memory, caches and turbo clocks are shared. These are library calls (ducc0, casacore, pwrite) and
+compiled loops that do no more than touch what must be touched. Nothing of gpucube's own is timed.
 """
 
 from __future__ import annotations
@@ -11,32 +11,33 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ducc0
 import numba
 import numpy as np
-from casacore import tables
 
 from gpucube.data.store import Samples
 from gpucube.sky.geometry import ImageGeometry
 
-COPY_BYTES = 64 << 20
-WRITE_BYTES = 64 << 20
+COPY_BYTES = WRITE_BYTES = 64 << 20
 """Sizes of what is copied and written: beyond any cache, and short enough to be quick."""
 
+MEASURING_SECONDS = 0.3
+"""Each thread repeats its call for this long, three times at least."""
 
-def concurrently(make: Callable[[], Callable[[], object]], workers: int, seconds: float = 0.3) -> float:
-    """Mean over `workers` threads at once of the median seconds of one call.
+LONG_CALL = 4 * MEASURING_SECONDS
+"""A call that takes longer than this is made only once."""
 
-    Parameters
-    ----------
-    make : callable
-        Makes the call to be timed, with arrays of its own.
-    workers : int
-    seconds : float
-        Each thread repeats its call for this long, three times at least; a call that takes much longer is made once.
+MAGNITUDE = np.uint32(0x7FFFFFFF)
+"""The bits of a float32 without its sign: as integers, magnitudes compare like the numbers."""
+
+
+def concurrently(make: Callable[[], Callable[[], object]], workers: int) -> float:
+    """Seconds of a call that so many threads make at once: the mean over threads of the median.
+
+    `make` makes the call for one thread, with arrays of its own.
     """
     barrier = threading.Barrier(workers)
     medians = [0.0] * workers
@@ -45,12 +46,12 @@ def concurrently(make: Callable[[], Callable[[], object]], workers: int, seconds
         call = make()
         times: list[float] = []
         barrier.wait()
-        until = time.perf_counter() + seconds
+        until = time.perf_counter() + MEASURING_SECONDS
         while len(times) < 3 or time.perf_counter() < until:
             begin = time.perf_counter()
             call()
             times.append(time.perf_counter() - begin)
-            if times[0] > 4 * seconds:
+            if times[0] > LONG_CALL:
                 break
         # the first call also compiles and finds its memory
         medians[index] = statistics.median(times[1:] or times)
@@ -74,9 +75,9 @@ def copy_bandwidth(workers: int) -> float:
 
 
 def gridding(
-    samples: Samples, geometry: ImageGeometry, factor: int, w_term: bool, epsilon: float, workers: int
+    samples: Samples, geometry: ImageGeometry, factor: int, *, w_term: bool, epsilon: float, workers: int
 ) -> tuple[float, float]:
-    """Seconds in which ducc0 grids, and degrids, the samples of one channel to `factor` times the image."""
+    """Seconds in which ducc0 grids, and degrids, the samples of a channel to `factor` times the image."""
     shape = (factor * geometry.nx, factor * geometry.ny)
     options = {
         "uvw": np.array(samples.uvw),
@@ -105,30 +106,35 @@ def gridding(
 
 def transforms(geometry: ImageGeometry, workers: int) -> tuple[float, float]:
     """Seconds in which ducc0 transforms twice the image forward, and back."""
-    shape = (2 * geometry.ny, 2 * geometry.nx)
+    ny, nx = 2 * geometry.ny, 2 * geometry.nx
 
     def forward() -> Callable[[], object]:
-        image = np.ones(shape, np.float32)
-        spectrum = np.empty((shape[0], shape[1] // 2 + 1), np.complex64)
+        image, spectrum = np.ones((ny, nx), np.float32), np.empty((ny, nx // 2 + 1), np.complex64)
         return lambda: ducc0.fft.r2c(image, axes=(0, 1), nthreads=1, out=spectrum)
 
     def back() -> Callable[[], object]:
-        image = np.empty(shape, np.float32)
-        spectrum = np.ones((shape[0], shape[1] // 2 + 1), np.complex64)
-        return lambda: ducc0.fft.c2r(spectrum, axes=(0, 1), lastsize=shape[1], forward=False, nthreads=1, out=image)
+        image, spectrum = np.empty((ny, nx), np.float32), np.ones((ny, nx // 2 + 1), np.complex64)
+        return lambda: ducc0.fft.c2r(spectrum, axes=(0, 1), lastsize=nx, forward=False, nthreads=1, out=image)
 
     return concurrently(forward, workers), concurrently(back, workers)
 
 
 @numba.njit(nogil=True, cache=True)
-def _empty_minor(values: np.ndarray, iterations: int) -> float:
-    """A minor cycle without a PSF: the largest magnitude, and something subtracted from every pixel."""
+def _largest(values: np.ndarray) -> np.uint32:
+    """Bits of the largest magnitude."""
     bits = values.view(np.uint32)
+    top = np.uint32(0)
+    for k in range(values.size):
+        top = max(top, bits[k] & MAGNITUDE)
+    return top
+
+
+@numba.njit(nogil=True, cache=True)
+def _empty_minor(values: np.ndarray, iterations: int) -> float:
+    """A minor cycle without a PSF: find the largest magnitude, and subtract something from every pixel."""
     total = 0.0
     for _ in range(iterations):
-        top = np.uint32(0)
-        for k in range(values.size):
-            top = max(top, bits[k] & np.uint32(0x7FFFFFFF))
+        top = _largest(values)
         total += top
         flux = np.float32(1e-9 * (top & np.uint32(1)))
         for k in range(values.size):
@@ -136,28 +142,15 @@ def _empty_minor(values: np.ndarray, iterations: int) -> float:
     return total
 
 
-def minor_loop(cycles: list[tuple[int, int]], workers: int) -> float:
+def minor_loop(cycles: Sequence[tuple[int, int]], workers: int) -> float:
     """Seconds of compiled loops over (pixels, iterations) that find a peak and touch every pixel."""
 
     def make() -> Callable[[], object]:
-        values = [np.ones(max(pixels, 1), np.float32) for pixels, _ in cycles]
-
-        def call() -> None:
-            for array, (_, iterations) in zip(values, cycles, strict=True):
-                _empty_minor(array, iterations)
-
-        return call
+        planes = [np.ones(max(pixels, 1), np.float32) for pixels, _ in cycles]
+        counts = [iterations for _, iterations in cycles]
+        return lambda: list(map(_empty_minor, planes, counts))
 
     return concurrently(make, workers)
-
-
-@numba.njit(nogil=True, cache=True)
-def _largest(values: np.ndarray) -> np.uint32:
-    bits = values.view(np.uint32)
-    top = np.uint32(0)
-    for k in range(values.size):
-        top = max(top, bits[k] & np.uint32(0x7FFFFFFF))
-    return top
 
 
 def pixel_pass(pixels: int, workers: int) -> float:
@@ -171,14 +164,13 @@ def pixel_pass(pixels: int, workers: int) -> float:
 
 
 def disk_write(folder: Path, plane_bytes: int) -> tuple[float, float]:
-    """Bytes per second of writing planes one after the other into a file, and of an fsync behind them."""
+    """Bytes per second of writing planes one after the other into a file, and of an fsync after them."""
     data = np.ones(plane_bytes, np.uint8).data
     count = max(1, WRITE_BYTES // plane_bytes)
     path = folder / "floor.bin"
-    with open(path, "wb") as file:
-        file.truncate(count * plane_bytes)
-    descriptor = os.open(path, os.O_WRONLY)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
     try:
+        os.truncate(descriptor, count * plane_bytes)
         begin = time.perf_counter()
         for k in range(count):
             os.pwrite(descriptor, data, k * plane_bytes)
@@ -191,8 +183,10 @@ def disk_write(folder: Path, plane_bytes: int) -> tuple[float, float]:
     return count * plane_bytes / (written - begin), count * plane_bytes / max(synced - written, 1e-9)
 
 
-def casacore_read(ms: str, columns: list[str], rows: int, step: int) -> float:
+def casacore_read(ms: str, columns: Sequence[str], rows: int, step: int) -> float:
     """Seconds in which casacore reads `columns` of the first `rows` rows, `step` rows at a time, and nothing else."""
+    from casacore import tables
+
     with tables.table(ms, ack=False) as table:
         begin = time.perf_counter()
         for first in range(0, rows, step):

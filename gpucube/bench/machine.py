@@ -1,7 +1,7 @@
 """What a measurement was made on: processor, cores, memory, accelerator, system, date.
 
-In: nothing. Out: a dictionary for the head of a result file. Standard library and psutil only, so that a program that
-measures memory may import it.
+In: nothing. Out: a dictionary for the head of a result file. No large library is imported, so that a program that measures
+memory may import this module.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from gpucube.execution.machine import cores
 
 
 def machine() -> dict[str, Any]:
@@ -32,11 +34,6 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "date": datetime.date.today().isoformat(),
     }
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Others:

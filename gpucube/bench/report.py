@@ -1,21 +1,23 @@
-"""Outcomes as a table that a person can read, and as JSON.
+"""Outcomes as tables that a person can read, and as JSON.
 
-In: `stages.Outcome`. Out: Markdown tables whose last line says what binds, and the fields that docs/performance.md
-documents; and the comparison of a result with an older one.
+In: an `Outcome`. Out: the fields that docs/performance.md documents, Markdown tables whose last line says what binds, and the
+comparison of a result with an older one.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from gpucube.bench.machine import machine
-from gpucube.bench.stages import DISTURBED, Outcome
+from gpucube.bench.outcome import Outcome, Stage, spread
+from gpucube.bench.stages import DISTURBED
 from gpucube.errors import GpucubeError
 from gpucube.version import versions
+from gpucube.words import markdown_table, with_prefix
 
 FORMAT = 1
 """Number of the JSON's layout."""
@@ -31,16 +33,16 @@ ADVICE = {
 }
 """What binds, by kind of floor."""
 
-BUSY = ": too much for figures to be compared with those of another run"
+WORTH_A_NAME = 0.01
+"""Share of the wall time from which a stage is named among those that bind."""
 
 UNITS = {"vis": "vis/s", "it": "it/s", "pix": "pix/s", "cycle": "cycles/s", "B": "B/s"}
 
 
 def as_json(outcome: Outcome, stages: Sequence[str]) -> dict[str, Any]:
-    """An outcome as plain types; only the named stages."""
-    wall = statistics.median(outcome.walls)
+    """An outcome as plain types, with the named stages only."""
     records = outcome.records
-    result: dict[str, Any] = {
+    return {
         "workload": outcome.definition,
         "notes": outcome.notes,
         "device": outcome.device,
@@ -54,54 +56,47 @@ def as_json(outcome: Outcome, stages: Sequence[str]) -> dict[str, Any]:
         "iterations": sum(r.iterations for r in records),
         "major_cycles": sum(r.major_cycles for r in records),
         "channels_cleaned": sum(r.major_cycles > 0 for r in records),
-        "stages": {},
+        "stages": {name: _stage(stage, outcome.wall) for name, stage in outcome.stages.items() if name in stages},
         "binds": binding(outcome),
     }
-    for name, stage in outcome.stages.items():
-        if name in stages:
-            result["stages"][name] = {
-                "seconds": stage.seconds,
-                "median": stage.median,
-                "spread": spread(stage.seconds),
-                "share": stage.median / wall,
-                "bytes": stage.nbytes,
-                "work": stage.work,
-                "unit": stage.unit,
-                "rate": stage.work / stage.median if stage.median > 0 else None,
-                "limit_seconds": stage.limit,
-                "times_limit": stage.median / stage.limit if stage.limit else None,
-                "floor": stage.floor,
-                "kind": stage.kind,
-            }
-    return result
 
 
-def spread(values: Sequence[float]) -> float:
-    """Largest less smallest, over the median."""
-    middle = statistics.median(values)
-    return (max(values) - min(values)) / middle if middle > 0 else 0.0
+def _stage(stage: Stage, wall: float) -> dict[str, Any]:
+    floor, median = stage.floor, stage.median
+    return {
+        "seconds": list(stage.seconds),
+        "median": median,
+        "spread": spread(stage.seconds),
+        "share": median / wall,
+        "bytes": floor.nbytes,
+        "work": floor.work,
+        "unit": floor.unit,
+        "rate": floor.work / median if median > 0 else None,
+        "limit_seconds": floor.seconds,
+        "times_limit": median / floor.seconds if floor.seconds else None,
+        "floor": floor.name,
+        "kind": floor.kind,
+    }
 
 
 def binding(outcome: Outcome) -> str:
-    """One line: the kind of work with the largest share of the time."""
-    wall = statistics.median(outcome.walls)
-    kinds: dict[str, list[str]] = {}
+    """One line on the kind of work with the largest share of the time."""
+    kinds: dict[str, dict[str, Stage]] = {}
     for name, stage in outcome.stages.items():
-        kinds.setdefault(stage.kind, []).append(name)
-    totals = {kind: sum(outcome.stages[n].median for n in names) for kind, names in kinds.items()}
-    kind = max(totals, key=lambda k: totals[k])
-    names = sorted(kinds[kind], key=lambda n: -outcome.stages[n].median)
-    names = [n for n in names if outcome.stages[n].median > 0.01 * wall]
-    limits = [outcome.stages[n].limit for n in names]
+        kinds.setdefault(stage.floor.kind, {})[name] = stage
+    seconds = {kind: sum(stage.median for stage in stages.values()) for kind, stages in kinds.items()}
+    kind = max(seconds, key=lambda k: seconds[k])
+    large = {n: s for n, s in kinds[kind].items() if s.median > WORTH_A_NAME * outcome.wall}
+    names = sorted(large, key=lambda n: -large[n].median)
+    limits = [stage.floor.seconds for stage in large.values() if stage.floor.seconds]
     times = ""
-    if names and all(limits):
-        ratio = sum(outcome.stages[n].median for n in names) / sum(limits)  # type: ignore[arg-type]
-        times = f", {ratio:.1f} times the floor"
-    return f"binds: {ADVICE[kind]} ({', '.join(names)}: {totals[kind] / wall:.0%} of the time{times})"
+    if limits and len(limits) == len(large):
+        times = f", {sum(stage.median for stage in large.values()) / sum(limits):.1f} times the floor"
+    return f"binds: {ADVICE[kind]} ({', '.join(names)}: {seconds[kind] / outcome.wall:.0%} of the time{times})"
 
 
 def document(command: Sequence[str], results: Sequence[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    """The whole JSON file."""
+    """The whole JSON document."""
     return {
         "format": FORMAT,
         "command": " ".join(command),
@@ -120,22 +115,26 @@ def head(result: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as an aligned Markdown table; the first row is its head, numbers stand to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for k, row in enumerate(rows):
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
-        lines.append("| " + " | ".join(cells) + " |")
-        if k == 0:
-            lines.append("|" + "|".join("-" * (w + 1) + (":" if i else "-") for i, w in enumerate(widths)) + "|")
-    return "\n".join(lines)
-
-
 def page(result: dict[str, Any]) -> str:
-    """One workload's table."""
+    """The table of one workload."""
     w = result["workload"]
-    wall = statistics.median(result["wall_seconds"])
+    walls = result["wall_seconds"]
+    rows = [["stage", "seconds", "spread", "share", "bytes", "rate", "floor s", "x floor", "floor"]]
+    for name, stage in result["stages"].items():
+        limit, times = stage["limit_seconds"], stage["times_limit"]
+        rows.append(
+            [
+                name,
+                f"{stage['median']:.3f}",
+                f"{stage['spread']:.0%}",
+                f"{stage['share']:.1%}",
+                with_prefix(stage["bytes"], "B") if stage["bytes"] else "",
+                with_prefix(stage["rate"], UNITS[stage["unit"]]) if stage["rate"] and stage["unit"] else "",
+                f"{limit:.3f}" if limit else "",
+                f"{times:.1f}" if times else "",
+                stage["floor"],
+            ]
+        )
     lines = [
         f"## {w['name']}: {w.get('imaged', w['channels'])} channels x {w['rows']} rows, {w['imsize']} x {w['imsize']} "
         f"pixels of {w['cell']:.3g} arcsec",
@@ -146,91 +145,69 @@ def page(result: dict[str, Any]) -> str:
         f"peak memory {result['memory_peak'] / 2**20:.0f} MiB.",
         *(f"Note: {note}." for note in result["notes"]),
         "",
+        markdown_table(rows),
+        "",
     ]
-    rows = [["stage", "seconds", "spread", "share", "bytes", "rate", "floor s", "x floor", "floor"]]
-    for name, stage in result["stages"].items():
-        limit, times = stage["limit_seconds"], stage["times_limit"]
-        rows.append(
-            [
-                name,
-                f"{stage['median']:.3f}",
-                f"{stage['spread']:.0%}",
-                f"{stage['share']:.1%}",
-                quantity(stage["bytes"], "B") if stage["bytes"] else "",
-                quantity(stage["rate"], UNITS[stage["unit"]]) if stage["rate"] and stage["unit"] else "",
-                f"{limit:.3f}" if limit else "",
-                f"{times:.1f}" if times else "",
-                stage["floor"],
-            ]
-        )
-    lines += [table(rows), ""]
-    repeats = len(result["wall_seconds"])
     if result["others"]:
         busy = max(result["others"])
-        lines.append(
-            f"Other programs used up to {busy:.0%} of the machine meanwhile{BUSY if busy > DISTURBED else ''}."
-        )
+        warning = ": too much for figures to be compared with those of another run" if busy > DISTURBED else ""
+        lines.append(f"Other programs used up to {busy:.0%} of the machine meanwhile{warning}.")
     lines.append(
-        f"wall {wall:.2f} s (median of {repeats}, spread {result['wall_spread']:.0%}); the stages add up to "
-        f"{result['accounted']:.1%} of it; {result['binds']}"
+        f"wall {statistics.median(walls):.2f} s (median of {len(walls)}, spread {result['wall_spread']:.0%}); the stages "
+        f"add up to {result['accounted']:.1%} of it; {result['binds']}"
     )
     return "\n".join(lines) + "\n"
 
 
-def quantity(value: float, unit: str) -> str:
-    """Three digits with a prefix."""
-    for prefix in ("", "k", "M", "G", "T"):
-        if abs(value) < 999.5:
-            return f"{value:.3g} {prefix}{unit}"
-        value /= 1000.0
-    return f"{value:.3g} P{unit}"
-
-
 def read_result(path: Path) -> dict[str, Any]:
-    """An older result.
+    """Read an older result.
 
     Raises
     ------
     GpucubeError
-        It is none.
+        The file is not one.
     """
     try:
         old = json.loads(path.read_text())
     except OSError as error:
         raise GpucubeError(f"cannot read the older result {path}: {error.strerror}") from None
     except ValueError:
-        raise GpucubeError(f"{path} is not JSON: give a file written with --json") from None
+        old = None
     if not isinstance(old, dict) or old.get("format") != FORMAT or not isinstance(old.get("results"), list):
-        raise GpucubeError(f"{path} is no result of this version of gpucube.bench: give a file written with --json")
+        raise GpucubeError(f"{path} is not a result of this version of gpucube.bench: give a file written with --json")
     return old
 
 
 def comparison(new: dict[str, Any], old: dict[str, Any]) -> str:
-    """Stage by stage, the new result against an older one of the same workload, workers and chunk size."""
-
-    def key(result: dict[str, Any]) -> tuple[Any, ...]:
-        return json.dumps(result["workload"], sort_keys=True), result["workers"], result["chunksize"]
-
-    before = {key(result): result for result in old["results"]}
+    """The new result against an older one of the same workload, workers and chunk size, stage by stage."""
+    same = ("workload", "workers", "chunksize")
     lines = [f"## Compared with: {head(old)}", ""]
     for result in new["results"]:
         name = result["workload"]["name"]
-        if key(result) not in before:
+        before = [older for older in old["results"] if all(older[key] == result[key] for key in same)]
+        if before:
+            rows = [["stage", "seconds", "before", "ratio", ""], *_compared(result, before[-1])]
+            lines += [
+                f"### {name}",
+                "",
+                markdown_table(rows),
+                "",
+                "slower, faster: every repeat is beyond every older one.",
+                "",
+            ]
+        else:
             lines += [f"{name}: the older result has no run of the same workload, workers and chunk size.", ""]
-            continue
-        was = before[key(result)]
-        rows = [["stage", "seconds", "before", "ratio", ""]]
-        pairs = [("wall", result["wall_seconds"], was["wall_seconds"])]
-        pairs += [
-            (stage, result["stages"][stage]["seconds"], was["stages"][stage]["seconds"])
-            for stage in result["stages"]
-            if stage in was["stages"]
-        ]
-        for stage, now, then in pairs:
-            a, b = statistics.median(now), statistics.median(then)
-            verdict = (
-                "" if a == b == 0 else "slower" if min(now) > max(then) else "faster" if max(now) < min(then) else ""
-            )
-            rows.append([stage, f"{a:.3f}", f"{b:.3f}", f"{a / b:.2f}" if b > 0 else "", verdict])
-        lines += [f"### {name}", "", table(rows), "", "slower, faster: every repeat is beyond every older one.", ""]
     return "\n".join(lines)
+
+
+def _compared(new: dict[str, Any], old: dict[str, Any]) -> Iterator[list[str]]:
+    """Rows of the comparison: the wall time, and every stage that both results have."""
+    pairs = {"wall": (new["wall_seconds"], old["wall_seconds"])}
+    shared = [stage for stage in new["stages"] if stage in old["stages"]]
+    pairs |= {stage: (new["stages"][stage]["seconds"], old["stages"][stage]["seconds"]) for stage in shared}
+    for name, (now, then) in pairs.items():
+        a, b = statistics.median(now), statistics.median(then)
+        verdict = ""
+        if a or b:
+            verdict = "slower" if min(now) > max(then) else "faster" if max(now) < min(then) else ""
+        yield [name, f"{a:.3f}", f"{b:.3f}", f"{a / b:.2f}" if b > 0 else "", verdict]

@@ -1,0 +1,123 @@
+"""What a benchmark found: the seconds, the work and the floor of every stage.
+
+In: the measurements of `gpucube.bench.stages`. Out: an `Outcome`, which `gpucube.bench.report` shows.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gpucube.output.records import ChannelRecord
+
+INGEST_STAGES = ("read", "transpose")
+RECORD_STAGES = ("upload", "weights", "grid", "psf", "fft", "measure", "minor", "major", "restore", "write")
+"""The stages whose seconds are in the channel records."""
+
+IMAGE_STAGES = (*RECORD_STAGES, "sync", "idle")
+STAGES = INGEST_STAGES + IMAGE_STAGES
+
+
+def spread(values: Sequence[float]) -> float:
+    """(largest - smallest) / median."""
+    middle = statistics.median(values)
+    return (max(values) - min(values)) / middle if middle > 0 else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Floor:
+    """The work of a stage, and the least time in which the machine could do it.
+
+    Attributes
+    ----------
+    work, unit : float, str
+        Work done, for the rate, and its unit: ``"vis"``, ``"it"``, ``"pix"``, ``"cycle"`` or ``"B"``.
+    nbytes : float
+        Least number of bytes read and written.
+    seconds : float or None
+        None where nothing was measured.
+    name, kind : str
+        What was timed, and the resource that it stands for.
+    """
+
+    work: float = 0.0
+    unit: str = ""
+    nbytes: float = 0.0
+    seconds: float | None = None
+    name: str = ""
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The seconds of a stage in each repeat, all channels together, and its floor."""
+
+    seconds: Sequence[float]
+    floor: Floor = Floor()
+
+    @property
+    def median(self) -> float:
+        """Median of the seconds."""
+        return statistics.median(self.seconds)
+
+    def scaled(self, factor: float) -> Stage:
+        """The stage with so many times the work."""
+        floor = self.floor
+        limit = None if floor.seconds is None else factor * floor.seconds
+        floor = replace(floor, work=factor * floor.work, nbytes=factor * floor.nbytes, seconds=limit)
+        return Stage([factor * seconds for seconds in self.seconds], floor)
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """A workload that was run. It is filled while the workload runs.
+
+    Attributes
+    ----------
+    definition : dict
+        What was run.
+    notes : list of str
+        What was cut or scaled.
+    device, workers, chunksize : str, int, int
+        How it was run.
+    stages : dict
+        Name -> `Stage`.
+    walls : list of float
+        Wall seconds of each repeat.
+    others : list of float
+        Share of the machine that other programs used during each repeat.
+    records : list of ChannelRecord
+        Those of one repeat.
+    memory_peak : int
+        Largest resident size of the process so far, bytes.
+    """
+
+    definition: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    device: str = "cpu"
+    workers: int = 1
+    chunksize: int = 0
+    stages: dict[str, Stage] = field(default_factory=dict)
+    walls: list[float] = field(default_factory=list)
+    others: list[float] = field(default_factory=list)
+    records: list[ChannelRecord] = field(default_factory=list)
+    memory_peak: int = 0
+
+    def add(self, walls: Sequence[float], stages: Mapping[str, Stage], factor: float = 1.0) -> None:
+        """Add stages that took these wall seconds for 1 / `factor` of the work."""
+        walls = [factor * wall for wall in walls]
+        self.walls = [a + b for a, b in zip(self.walls, walls, strict=True)] if self.walls else walls
+        self.stages |= {name: stage.scaled(factor) for name, stage in stages.items()}
+
+    @property
+    def wall(self) -> float:
+        """Median wall seconds."""
+        return statistics.median(self.walls)
+
+    @property
+    def accounted(self) -> float:
+        """Sum of the stages over the wall time, median of the repeats."""
+        sums = [sum(stage.seconds[i] for stage in self.stages.values()) for i in range(len(self.walls))]
+        return statistics.median(s / w for s, w in zip(sums, self.walls, strict=True))

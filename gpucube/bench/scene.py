@@ -1,0 +1,138 @@
+"""The visibilities of a workload, and the job that images them.
+
+In: a `Workload`. Out: its `VisibilityStore`, with uvw tracks of a real layout, noise, flags, and point sources in the bright
+channels; and a `Scene`, which IMAGE works on. The store is written channel-major at once, so no MeasurementSet is made on
+the way. Antennas, tracks and exact visibilities come from `gpucube.simulate`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpucube.bench.workloads import PRODUCTS, Workload
+from gpucube.data.scratch import allocate
+from gpucube.data.store import Partition, VisibilityStore, sort_rows, write_rows
+from gpucube.execution.plan import make_chunks
+from gpucube.imaging.job import ImageJob
+from gpucube.output.fits_cube import create_cubes
+from gpucube.output.fits_header import CubeDescription
+from gpucube.simulate.arrays import ARRAYS, antenna_positions, antenna_uvw, track_times
+from gpucube.simulate.sky import point_sky, visibilities
+from gpucube.sky.frames import FRAMES
+from gpucube.sky.spectral import SpectralAxis
+
+FLAGGED = 0.05
+"""Share of the samples without weight."""
+
+BLOCK_SAMPLES = 2_000_000
+"""Samples that are made at a time."""
+
+LONE_WIDTH = 1e4
+"""Hz: width of the channel of a workload that has only one."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What IMAGE works on: the `channels` of a store. `width` is the width of a channel, Hz."""
+
+    job: ImageJob
+    channels: Sequence[int]
+    width: float
+
+    @property
+    def hardest(self) -> int:
+        """The channel with the most power."""
+        return self.channels[int(np.argmax(self.job.store.channel_power[list(self.channels)]))]
+
+    def with_cubes(self, imagename: str) -> ImageJob:
+        """The job with new cubes."""
+        frequency = self.job.frequency
+        axis = SpectralAxis(
+            frequency=frequency, width=np.full(len(frequency), self.width), frame=FRAMES["LSRK"], restfreq=None
+        )
+        description = CubeDescription(geometry=self.job.settings.geometry, axis=axis, stokes=self.job.stokes)
+        return replace(self.job, cubes=create_cubes(imagename, PRODUCTS, description))
+
+    def chunks(self, size: int) -> list[list[int]]:
+        """The channels in chunks, the costly ones first."""
+        power = self.job.store.channel_power[list(self.channels)]
+        return [[self.channels[i] for i in chunk] for chunk in make_chunks(size, power)]
+
+
+def scene_of(workload: Workload, store: VisibilityStore, **settings: Any) -> Scene:
+    """All channels of a workload; `settings` replaces fields of its `ImagingSettings`."""
+    frequency = workload.frequency
+    job = ImageJob(
+        store=store, settings=workload.settings(store, **settings), clean=workload.clean, frequency=frequency
+    )
+    width = abs(float(frequency[1] - frequency[0])) if len(frequency) > 1 else LONE_WIDTH
+    return Scene(job, range(workload.channels), width)
+
+
+def remove_cubes(job: ImageJob) -> None:
+    """Remove the cubes of a job."""
+    for cube in job.cubes.values():
+        Path(cube.path).unlink()
+
+
+def point_sources(workload: Workload, rng: np.random.Generator) -> list[tuple[float, float, np.ndarray]]:
+    """Sources within the inner 60 % of the image: l and m in radians, and the spectrum in Jy, (channels,)."""
+    reach = 0.3 * workload.imsize * workload.geometry.cell_x
+    flux = workload.peak * rng.uniform(0.1, 1.0, workload.sources)
+    flux[0] = workload.peak
+    places = rng.uniform(-reach, reach, (workload.sources, 2))
+    line = np.zeros(workload.channels)
+    line[workload.bright_channels] = 1.0
+    return [(l, m, f * line) for (l, m), f in zip(places, flux, strict=True)]
+
+
+def make_store(workload: Workload, folder: str) -> VisibilityStore:
+    """Write the visibilities of a workload, Stokes I made of two hands, into a new folder."""
+    simulation = workload.simulation(Path("unused.ms"))
+    rng = np.random.default_rng(simulation.seed)
+    frequency, bright = workload.frequency, list(workload.bright_channels)
+    positions, _ = antenna_positions(workload.array, simulation.antennas)
+    ra, dec = np.deg2rad(simulation.ra), np.deg2rad(simulation.dec)
+    site = ARRAYS[workload.array].site
+    times = track_times(site, ra, workload.integrations, simulation.integration, workload.track_hours)
+    antennas = antenna_uvw(positions, times, ra, dec)
+    one, two = np.triu_indices(len(positions), 1)
+    sky = point_sky([(l, m, s[bright]) for l, m, s in point_sources(workload, rng)], len(bright))
+    partition = Partition(
+        folder=folder,
+        index=0,
+        nrow=workload.rows,
+        nstokes=1,
+        output=tuple(range(workload.channels)),
+        frequency=tuple(frequency.tolist()),
+    )
+    allocate([partition])
+    sigma = workload.noise / math.sqrt(2.0)  # of the mean of two hands
+    counts = np.zeros((1, 1, workload.channels), np.int64)  # (npointing, nstokes, nchan)
+    power = np.zeros((1, 1, workload.channels))
+    step = max(1, BLOCK_SAMPLES // (workload.channels * len(one)))
+    for first in range(0, workload.integrations, step):
+        uvw = (antennas[first : first + step, one] - antennas[first : first + step, two]).reshape(-1, 3)
+        noise = rng.standard_normal((1, workload.channels, len(uvw), 2), np.float32) * np.float32(sigma)
+        vis = noise.view(np.complex64)[..., 0]  # (nstokes, nchan, nrow)
+        if bright:
+            vis[0, bright] += visibilities(sky, uvw, frequency[bright]).T
+        weight = np.full(vis.shape, 1.0 / sigma**2, np.float32)
+        weight[rng.random(vis.shape, np.float32) < FLAGGED] = 0.0
+        write_rows(partition, first * len(one), np.ascontiguousarray(uvw), vis, weight)
+        counts += (weight > 0).sum(2)
+        power += (weight * (vis.real**2 + vis.imag**2)).sum(2, dtype=float)
+    sort_rows(partition)
+    return VisibilityStore(
+        folder=folder,
+        partitions=(partition,),
+        counts=counts,
+        selected=np.full((1, workload.channels), workload.rows),
+        power=power / np.maximum(2 * counts, 1),
+    )
