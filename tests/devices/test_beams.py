@@ -38,8 +38,8 @@ def angle_difference(one: float, other: float) -> float:
 )
 @pytest.mark.parametrize("degrees", [-89, -60, -45, -10, 0, 17, 45, 80, 90])
 @pytest.mark.parametrize("cells", [(1.0, 1.0), (1.0, 0.8)], ids=["square", "rectangular"])
-def test_fit_recovers_a_gaussian(axes, degrees, cells):
-    """Tolerance 1e-4 (asked: 1e-3): the data are float32 with errors of 6e-8; the angle of a round beam is free."""
+def test_the_fit_recovers_a_gaussian(axes, degrees, cells):
+    """Within 1e-4: the data are float32 with errors of 6e-8; the angle of a round beam is free."""
     cell_x, cell_y = (cell * ARCSEC for cell in cells)
     beam = Beam(bmaj=axes[0] * ARCSEC, bmin=axes[1] * ARCSEC, bpa=math.radians(degrees))
     fitted = fit_beam(gaussian(beam, cell_x, cell_y, 190, 220), cell_x, cell_y)
@@ -52,7 +52,7 @@ def test_fit_recovers_a_gaussian(axes, degrees, cells):
 
 
 @pytest.mark.parametrize("degrees", [-70, -20, 30, 75])
-def test_position_angle_is_that_of_radio_beam(degrees):
+def test_the_position_angle_agrees_with_radio_beam(degrees):
     """radio_beam draws its kernel for images whose x grows to the west."""
     package_beam = radio_beam.Beam(9 * units.arcsec, 5 * units.arcsec, degrees * units.deg)
     kernel = package_beam.as_kernel(1 * units.arcsec, x_size=65, y_size=65).array
@@ -63,8 +63,8 @@ def test_position_angle_is_that_of_radio_beam(degrees):
     assert math.degrees(fitted.bpa) == pytest.approx(degrees, abs=0.5)
 
 
-def test_positive_angle_turns_from_north_to_east():
-    """Drawn by hand: a streak from the lower right (south-west) to the upper left (north-east) has bpa near +45."""
+def test_a_positive_angle_turns_from_north_to_east():
+    """A streak drawn by hand from the lower right (south-west) to the upper left (north-east) has a bpa near +45 degrees."""
     psf = np.zeros((33, 33), dtype=np.float32)
     for step in range(-4, 5):
         psf[16 + step, 16 - step] = math.exp(-((step / 4) ** 2))
@@ -85,7 +85,7 @@ def simulated_psf(rng: np.random.Generator, n: int, tracks: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_fit_to_a_real_psf_is_the_least_squares_solution(seed):
+def test_the_fit_to_a_real_psf_is_the_least_squares_solution(seed):
     """scipy's least squares on the same pixels, with axes and angle as unknowns; 1e-4 is the optimiser's accuracy."""
     psf = simulated_psf(np.random.default_rng(seed), 96, 40)
     labels, _ = ndimage.label(psf > 0.35, structure=np.ones((3, 3)))
@@ -109,9 +109,12 @@ def test_fit_to_a_real_psf_is_the_least_squares_solution(seed):
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("tracks", [1, 3, 40])
-def test_fit_ends_where_the_sum_of_squares_is_least(tracks, seed):
-    """A full Newton step from there, in the form's coefficients, is below 1e-8 of them; the fit asks for 1e-10 of its own
-    steps, which shorten the slower the worse the PSF resembles a Gaussian (one track: measured 1e-9 over 60 seeds)."""
+def test_the_fit_ends_where_the_sum_of_squares_is_least(tracks, seed):
+    """A full Newton step from the fit, in the form's coefficients, is below 1e-8 of them.
+
+    The fit stops when its own steps are below 1e-10. They shorten more slowly the less the PSF resembles a Gaussian: 1e-9 was
+    measured over 60 seeds for one track.
+    """
     psf = simulated_psf(np.random.default_rng(seed), 96, tracks).astype(float)
     beam = fit_beam(psf, ARCSEC, ARCSEC)
     assert 1.01 * ARCSEC < beam.bmin <= beam.bmaj < 95 * ARCSEC, "cut to the limits, where the fit does not end"
@@ -130,7 +133,7 @@ def test_fit_ends_where_the_sum_of_squares_is_least(tracks, seed):
     assert np.abs(np.linalg.solve(hessian, gradient)).max() < 1e-8 * np.abs(form).max()
 
 
-def test_lobe_larger_than_the_first_window_is_fitted_whole():
+def test_a_lobe_larger_than_the_first_window_is_fitted_whole():
     beam = Beam(bmaj=150 * ARCSEC, bmin=40 * ARCSEC, bpa=0.7)
     fitted = fit_beam(gaussian(beam, ARCSEC, ARCSEC, 300, 300), ARCSEC, ARCSEC)
     assert (fitted.bmaj, fitted.bmin, fitted.bpa) == pytest.approx((beam.bmaj, beam.bmin, beam.bpa), rel=1e-4)
@@ -139,7 +142,7 @@ def test_lobe_larger_than_the_first_window_is_fitted_whole():
 @pytest.mark.parametrize("shape", [(301, 300), (300, 92), (24, 300)])
 @pytest.mark.parametrize("axes", [(3, 2), (14, 4), (40, 11), (150, 40)])
 def test_a_window_around_the_lobe_gives_the_beam_of_the_whole_psf(axes, shape):
-    """To the last bit, from whatever window holds the lobe; from a smaller one nothing."""
+    """The same beam to the last bit from any window that holds the lobe; no beam from a smaller window."""
     psf = gaussian(Beam(bmaj=axes[0] * ARCSEC, bmin=axes[1] * ARCSEC, bpa=0.7), ARCSEC, ARCSEC, *shape)
     whole = fit_beam_in_window(psf, shape, ARCSEC, ARCSEC)
     assert fit_beam(psf, ARCSEC, ARCSEC) == whole
@@ -147,14 +150,14 @@ def test_a_window_around_the_lobe_gives_the_beam_of_the_whole_psf(axes, shape):
     needed = [max(abs(rows - shape[0] // 2)), max(abs(columns - shape[1] // 2))]
     for half in (1, 2, 7, FIRST_WINDOW, 23, 64, 149, 150, 200):
         window = psf[peak_window(shape, half)]
-        # the lobe is cut where it reaches the last row or column of a window and the image goes on
+        # the lobe is cut off where it reaches the last row or column of a window and the image continues
         held = all(half > need or have == n for need, have, n in zip(needed, window.shape, shape, strict=True))
         assert fit_beam_in_window(window, shape, ARCSEC, ARCSEC) == (whole if held else None), f"half {half}"
 
 
 @pytest.mark.parametrize("shape", [(64, 65), (7, 200), (2, 1)])
 @pytest.mark.parametrize("half", [1, 3, 31, 32, 33, 1000])
-def test_window_is_what_lies_within_half_its_size_of_the_peak(shape, half):
+def test_a_window_holds_the_pixels_within_its_half_width_of_the_peak(shape, half):
     y, x = np.mgrid[: shape[0], : shape[1]]
     near = (abs(y - shape[0] // 2) <= half) & (abs(x - shape[1] // 2) <= half)
     window = np.zeros(shape, bool)
@@ -205,13 +208,13 @@ delta[32, 32] = 1
     ],
     ids=["ridge", "steep", "Nyquist", "flat", "delta", "zero", "NaN", "tiny", "noise", "negative", "unnormalised"],
 )
-def test_no_psf_whatever_breaks_the_fit(psf):
+def test_no_psf_breaks_the_fit(psf):
     beam = fit_beam(psf, ARCSEC, ARCSEC)
     assert ARCSEC * 0.999 <= beam.bmin <= beam.bmaj <= max(psf.shape) * ARCSEC * 1.001
     assert -math.pi / 2 < beam.bpa <= math.pi / 2
 
 
-def test_single_baseline_gives_a_beam_as_long_as_the_field_across_its_fringes():
+def test_a_single_baseline_gives_a_beam_as_long_as_the_field_along_its_fringes():
     """Fringe cos(2 pi (u l + v m)): the ridge lies along the line u l + v m = 0 (l east, m north)."""
     beam = fit_beam(ridge(0.02, 0.01), ARCSEC, ARCSEC)
     assert beam.bmaj == pytest.approx(128 * ARCSEC)
@@ -219,8 +222,8 @@ def test_single_baseline_gives_a_beam_as_long_as_the_field_across_its_fringes():
 
 
 @pytest.mark.parametrize("degrees", [0, 35, -50, 90])
-def test_sidelobe_is_the_largest_value_outside_the_lobe(degrees):
-    """Against a mask over the whole image, with sidelobes of either sign put near and far."""
+def test_the_sidelobe_is_the_largest_value_outside_the_lobe(degrees):
+    """Compared with a mask over the whole image, with sidelobes of either sign near and far."""
     beam = Beam(bmaj=8 * ARCSEC, bmin=3 * ARCSEC, bpa=math.radians(degrees))
     rng = np.random.default_rng(degrees + 100)
     for _ in range(20):
@@ -231,8 +234,8 @@ def test_sidelobe_is_the_largest_value_outside_the_lobe(degrees):
         assert psf_sidelobe(psf, beam, ARCSEC, 1.1 * ARCSEC) == np.abs(psf[outside]).max()
 
 
-def test_sidelobe_does_not_depend_on_how_the_psf_lies_in_memory():
-    """Cut out of a larger array, turned, thinned out, mirrored, a single column or row; the same as for a plain copy."""
+def test_the_sidelobe_does_not_depend_on_the_layout_of_the_psf_in_memory():
+    """Cut out of a larger array, transposed, strided, mirrored, or a single column or row: the same as for a plain copy."""
     rng = np.random.default_rng(11)
     large, beam = rng.standard_normal((90, 80)).astype(np.float32), Beam(bmaj=6 * ARCSEC, bmin=3 * ARCSEC, bpa=0.4)
     views = [large[20:61, 10:60], large.T, large[::2, ::3], large[::-1, :50], large[:, ::-1], large[:, 3:4], large[5:6]]
@@ -243,14 +246,14 @@ def test_sidelobe_does_not_depend_on_how_the_psf_lies_in_memory():
         assert psf_sidelobe(psf, beam, ARCSEC, ARCSEC) == np.abs(psf[outside]).max()
 
 
-def test_sidelobe_of_a_small_beam_begins_two_pixels_out():
+def test_sidelobes_of_a_small_beam_begin_two_pixels_out():
     psf = delta.copy()
     psf[32, 34], psf[32, 35] = 0.5, -0.2
     assert psf_sidelobe(psf, Beam(bmaj=ARCSEC, bmin=ARCSEC, bpa=0.0), ARCSEC, ARCSEC) == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("place", [(32, 37), (2, 60), (32, 1), (63, 63)])
-def test_sidelobe_of_a_psf_with_a_nan_is_nan_unless_it_lies_in_the_lobe(place):
+def test_the_sidelobe_of_a_psf_with_a_nan_is_nan_unless_the_nan_lies_in_the_lobe(place):
     psf, beam = delta.copy(), Beam(bmaj=2 * ARCSEC, bmin=ARCSEC, bpa=0.0)
     psf[33, 32] = np.nan
     assert psf_sidelobe(psf, beam, ARCSEC, ARCSEC) == 0
@@ -258,7 +261,7 @@ def test_sidelobe_of_a_psf_with_a_nan_is_nan_unless_it_lies_in_the_lobe(place):
     assert math.isnan(psf_sidelobe(psf, beam, ARCSEC, ARCSEC))
 
 
-def test_beam_that_covers_the_field_has_no_sidelobe():
+def test_a_beam_that_covers_the_field_has_no_sidelobe():
     assert (
         psf_sidelobe(np.ones((64, 64), np.float32), Beam(bmaj=100 * ARCSEC, bmin=100 * ARCSEC, bpa=0.0), ARCSEC, ARCSEC)
         == 0

@@ -1,4 +1,4 @@
-"""The CPU's compiled loops on planes made up for the purpose: ties, signs, masks, and medians of awkward values."""
+"""The CPU's compiled loops: ties, signs, masks, and medians of values that are hard to sort."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def noise(plane: np.ndarray) -> float:
 
 
 def noise_by_sorting(plane: np.ndarray) -> float:
-    """1.4826 MAD in float32 steps; of an even number of pixels the lower middle one."""
+    """1.4826 MAD in float32 steps; medians of even numbers are the lower middle value."""
     rank = (plane.size - 1) // 2
     with np.errstate(over="ignore"):
         deviation = np.abs(plane - np.sort(plane, axis=None)[rank])
@@ -33,7 +33,7 @@ planes = arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=40), e
 @settings(max_examples=150, deadline=None)
 @given(planes)
 def test_noise_is_the_median_absolute_deviation_of_any_finite_plane(plane):
-    # selection only compares: exactly the value that sorting finds
+    # selection only compares values, so it finds exactly the value that sorting finds
     assert noise(plane) == noise_by_sorting(plane)
 
 
@@ -41,7 +41,7 @@ def test_noise_is_the_median_absolute_deviation_of_any_finite_plane(plane):
 @pytest.mark.parametrize(
     "kind", ["gaussian", "constant", "two values", "denormal", "huge range", "sorted", "one outlier"]
 )
-def test_noise_of_awkward_planes(shape, kind):
+def test_noise_of_planes_that_are_hard_to_sort(shape, kind):
     rng = np.random.default_rng(4)
     n = shape[0] * shape[1]
     values = {
@@ -62,7 +62,7 @@ def test_noise_of_awkward_planes(shape, kind):
         assert noise(plane) == 0.0
 
 
-def test_noise_leaves_the_plane_as_it_was():
+def test_measuring_the_noise_does_not_change_the_plane():
     plane = np.random.default_rng(1).standard_normal((50, 50)).astype(np.float32)
     before = plane.copy()
     noise(plane)
@@ -97,8 +97,8 @@ def test_ties_go_to_the_lowest_index_whatever_the_signs(mask, signs):
 
 @pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("mask", [EVERYWHERE, np.ones((6, 7), bool)], ids=["no mask", "mask of all"])
-def test_what_is_not_finite_is_the_peak(bad, mask):
-    """So that the controller sees it."""
+def test_a_value_that_is_not_finite_is_the_peak(bad, mask):
+    """So the stopping rule sees it."""
     plane = np.full((6, 7), 1e30, np.float32)
     plane[3, 3] = bad
     value, where = cpu_loops.peak(plane, mask)
@@ -126,7 +126,7 @@ def test_a_psf_spectrum_convolves_like_the_psf():
     """The image-space major cycle's convolution against a plain double sum."""
     rng = np.random.default_rng(3)
     ny, nx = 8, 10
-    # as a PSF is: cosines of any frequency, even about the centre; the first row and column have no partner
+    # like a PSF: cosines of any frequency, even about the centre; the first row and column have no partner
     y, x = np.arange(-ny, ny)[:, None], np.arange(-nx, nx)
     psf = sum(np.cos(2 * np.pi * (u * x + v * y)) for u, v in rng.uniform(-0.4, 0.4, (30, 2))).astype(np.float32)
     image = rng.standard_normal((ny, nx)).astype(np.float32)

@@ -1,6 +1,6 @@
-"""The main job on the CUDA device, from a MeasurementSet to cubes: the CPU device's answer, whatever the batch.
+"""The main job on the CUDA device, from a MeasurementSet to cubes: it agrees with the CPU device, whatever the batch.
 
-Where there is no GPU the kernels are run on the host: all of gpucube is the same but CuPy itself (docs/cuda.md).
+Without a GPU the kernels run on the host: everything is the same except CuPy itself (docs/cuda.md).
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def cuda(request: pytest.FixtureRequest) -> Hardware:
 
 
 def short_of(budget: int, cuda: Hardware) -> Hardware:
-    """The host's GPU with so many bytes of memory."""
+    """The GPU on the host with so many bytes of memory."""
     if not isinstance(cuda.kind, HostCuda):
-        pytest.skip("a GPU has the memory that it has")
+        pytest.skip("the memory of a GPU cannot be chosen")
     return replace(cuda.kind, budget=budget).hardware()
 
 
@@ -54,7 +54,7 @@ def image_on(hardware: Hardware, vis: Path, imagename: Path, **changes: Any) -> 
 
 @dataclass(frozen=True)
 class Altered(CudaKind):
-    """A kind whose backend has been tampered with."""
+    """A kind with an altered backend."""
 
     kind: CudaKind
     alter: Callable[[Backend], Backend]
@@ -76,7 +76,7 @@ class Altered(CudaKind):
     ],
     ids=["defaults", "w", "visibilities, textbook", "two Stokes, given beam"],
 )
-def test_the_cubes_are_the_cpu_devices(cuda, tiny_ms, tmp_path, changes) -> None:
+def test_the_cubes_agree_with_the_cpu_devices(cuda, tiny_ms, tmp_path, changes) -> None:
     settings = {"nchan": 5, "start": 2, "epsilon": 1e-6} | changes
     cpu = image(tiny_ms.ms, tmp_path / "cpu", device="cpu", **settings)
     found = image_on(cuda, tiny_ms.ms, tmp_path / "cuda", **settings)
@@ -100,7 +100,7 @@ def test_the_cubes_do_not_depend_on_the_batch(cuda, tiny_ms, tmp_path) -> None:
 
 
 def test_runs_repeat_bit_for_bit(cuda, tiny_ms, tmp_path, request) -> None:
-    """Ten times on a GPU, whose threads come in any order; on the host, where they do not, twice."""
+    """Ten times on a GPU, whose threads run in any order; twice on the host, where the order is fixed."""
     runs = 10 if "cuda-on-host" not in request.node.callspec.id else 2
     made = [
         payload(image_on(cuda, tiny_ms.ms, tmp_path / f"run{k}", start=3, nchan=3, gridder="wgridder"))
@@ -109,7 +109,7 @@ def test_runs_repeat_bit_for_bit(cuda, tiny_ms, tmp_path, request) -> None:
     assert all(m == made[0] for m in made[1:])
 
 
-def test_a_mask_is_kept_to(cuda, tiny_ms, tmp_path) -> None:
+def test_no_component_lies_outside_the_mask(cuda, tiny_ms, tmp_path) -> None:
     from astropy.io import fits
 
     allowed = np.zeros((64, 64), np.int16)
@@ -161,7 +161,7 @@ def test_chunks_are_as_large_as_the_memory_of_the_device(cuda, tiny_ms, tmp_path
 
 @pytest.mark.parametrize("shared_bytes", [227 << 10, 3 << 10], ids=["in shared memory", "spilled"])
 @pytest.mark.parametrize("form", ["textbook", "activeset"])
-def test_many_blocks_and_sets_that_spill_find_what_the_cpu_finds(form, shared_bytes) -> None:
+def test_many_blocks_and_spilled_sets_find_the_cpus_components(form, shared_bytes) -> None:
     """On an image too large for one block, and with less shared memory than the active set takes."""
     g = geometry(130, 128)
     settings = ImagingSettings(geometry=g, epsilon=1e-6, minorcycle=form, samples=700)
@@ -188,7 +188,7 @@ def test_many_blocks_and_sets_that_spill_find_what_the_cpu_finds(form, shared_by
 
 @needs_compiler
 def test_a_gpu_that_fails_for_good_ends_the_run_in_one_line(tiny_ms, tmp_path) -> None:
-    """As an illegal access does: every call after it fails. Channels must not be marked as failed for that."""
+    """After an illegal access every call fails. Channels must not be marked as failed for that."""
     broken: list[str] = []
 
     def breaking(backend: Backend) -> Backend:
@@ -209,8 +209,8 @@ def test_a_gpu_that_fails_for_good_ends_the_run_in_one_line(tiny_ms, tmp_path) -
 
 @pytest.mark.parametrize("w_term", [False, True])
 @pytest.mark.parametrize(("n", "size"), [(300, 128), (60_000, 32)], ids=["large images", "many samples"])
-def test_the_memory_that_planes_take_is_known_beforehand(n, size, w_term) -> None:
-    """On the host, where every array is counted: what numpy holds at most, over a whole life of three planes."""
+def test_the_memory_that_planes_take_is_predicted(n, size, w_term) -> None:
+    """On the host every array is counted: the peak of numpy's memory over the whole life of three planes."""
     g = geometry(size, size, 60.0)
     settings = ImagingSettings(
         geometry=g, weighting="briggs", epsilon=1e-4, w_term=w_term, majorcycle="auto", samples=n, w_max=3000.0
@@ -228,7 +228,7 @@ def test_the_memory_that_planes_take_is_known_beforehand(n, size, w_term) -> Non
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    # what fits by the model must fit; and the model must not leave half the memory unused
+    # planes that fit by the prediction must fit, and the prediction must not leave half of the memory unused
     assert 0.5 * predicted < peak < 1.1 * predicted
 
 

@@ -1,4 +1,4 @@
-"""Kernels on a GPU under NVIDIA's compute-sanitizer, where both are there: accesses out of bounds, races, barriers.
+"""Kernels on a GPU under NVIDIA's compute-sanitizer, where both are available: accesses out of bounds, races, barriers.
 
 It sees what the host build cannot: races between the threads of a block as a GPU runs them.
 """
@@ -22,7 +22,7 @@ pytestmark = [
 
 WITHOUT_POOL = """
 import sys, cupy, pytest
-cupy.cuda.set_allocator(None)  # one block for all arrays would hide what is written past the end of one
+cupy.cuda.set_allocator(None)  # one block for all arrays would hide writes past the end of an array
 sys.exit(pytest.main(["-m", "gpu", "-q", "-x", "-p", "no:cacheprovider", *sys.argv[1:]]))
 """
 

@@ -162,7 +162,7 @@ def test_messages_of_the_compiler_name_the_line_of_the_file():
     [
         (
             *("hogbom", "    if (lane == 0) partial[warp] = mine;\n    __syncthreads();"),
-            *("    if (lane == 0) partial[warp] = mine;", "hogbom.py::test_the_textbook_loop_is_the_cpus"),
+            *("    if (lane == 0) partial[warp] = mine;", "hogbom.py::test_the_textbook_loop_agrees_with_the_cpu"),
         ),
         (
             *("restore", "from_x[place] = my_x;\n        __syncthreads();", "from_x[place] = my_x;"),
@@ -172,7 +172,7 @@ def test_messages_of_the_compiler_name_the_line_of_the_file():
     ids=["no barrier before the peaks of the warps are read", "no barrier before the list is read"],
 )
 def test_a_missing_barrier_is_caught(tmp_path, name, right, wrong, tests):
-    """The very tests that pass on the kernel as it is fail on the one with the mistake."""
+    """The tests that pass on the kernel as it is fail on the kernel with the mistake."""
     shutil.copy(FOLDER / PRELUDE, tmp_path)
     (tmp_path / f"{name}.cu").write_text(with_mistake((FOLDER / f"{name}.cu").read_text(), right, wrong))
     code = (
@@ -230,11 +230,11 @@ def test_sanitizers_catch_what_is_out_of_bounds(tmp_path, right, wrong, report):
 
 @needs_sanitizers
 def test_kernels_are_clean_under_the_sanitizers():
-    """The kernels' own tests once more, threads shuffled, with every access checked."""
+    """The kernels' own tests once more, with threads shuffled and every access checked."""
     whole = [
         f"tests/devices/test_kernels_{name}.py" for name in ("weights", "statistics", "beam", "hogbom", "components")
     ]
-    # of gridding, what goes furthest out; all of it takes minutes
+    # only the tests of gridding that reach furthest out; all of them take minutes
     some = ["tests/devices/test_kernels_grid.py", "-k", "edges or without_weight or without_any_sample"]
     for tests in (whole, some):
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]

@@ -1,7 +1,7 @@
-"""What every device must do, by the verbs of `gpucube.devices.Device` alone; the oracles are exact sums in float64.
+"""What every device must do, through `gpucube.devices.base.Device` alone; the oracles are exact sums in float64.
 
 Accuracy: a gridder of accuracy epsilon makes errors of about epsilon times the sum of |w V| over the sum of w, whatever
-the image holds; results are float32, a relative 6e-8 of the largest value that took part.
+the image holds; results are float32, with relative errors of 6e-8 of the largest value that took part.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ WIDE = geometry(64, 48, 110.0, 90.0)
 
 
 def settings(g=SQUARE, **changes) -> ImagingSettings:
-    """For samples of up to 4000 wavelengths in w."""
+    """Settings for samples of up to 4000 wavelengths in w."""
     return ImagingSettings(geometry=g, **({"epsilon": 1e-6, "samples": 1000, "w_max": 4000.0} | changes))
 
 
 def begin(device_kind: DeviceKind, s, mask=None, wide: bool | None = None, **changes):
-    """A device with one plane on it, its PSF made if `wide` says of which size."""
+    """A device with one plane; its PSF is made unless `wide` is None."""
     device = device_kind.make(settings(**changes))
     (plane,) = device.begin([s], [mask])
     if wide is not None:
@@ -89,7 +89,7 @@ def test_the_dirty_image_is_the_direct_fourier_sum(device_kind, g, w, w_term, ep
 
 
 def test_a_wide_field_without_the_w_term_would_be_far_off():
-    """The oracle itself must see w, or the test above would prove nothing."""
+    """The oracle itself must be sensitive to w, or the test above would prove nothing."""
     s = samples(WIDE, w=3000.0)
     corner = [(0, 0), (63, 47)]
     with_w, without = (direct_dirty(s.uvw, s.frequency, s.vis, s.weight, WIDE, corner, w) for w in (True, False))
@@ -105,7 +105,7 @@ def test_the_psf_is_the_image_of_a_unit_source_at_the_centre(device_kind, g, w_t
     psf = device.fetch(plane, "psf")
     assert psf.shape == g.shape
     ones = with_sky(s, np.ones(len(s.vis)))
-    # the minor cycle's PSF is the same everywhere, so it cannot know of w
+    # the minor cycle's PSF is the same everywhere, so it cannot depend on w
     expected = dft_image(ones, g, s.weight, ones.vis)
     assert psf == pytest.approx(expected, abs=3e-6)
     assert psf[g.ny // 2, g.nx // 2] == pytest.approx(1.0, abs=3e-6)
@@ -130,7 +130,7 @@ def test_imaging_weights_follow_the_formulae(device_kind, robust, fill):
 
 
 def test_robust_goes_from_uniform_to_natural(device_kind):
-    """Briggs's own statement of what the parameter means; 1 % because neither end is reached quite."""
+    """This is how Briggs defines the parameter; within 1 %, because neither end is quite reached."""
     s = samples(SQUARE, n=3000)
 
     def psf(**weighting):
@@ -171,8 +171,8 @@ def test_a_taper_given_on_the_sky_convolves_the_psf_with_that_gaussian(device_ki
 
 @pytest.mark.parametrize("way", ["visibility", "image", "auto"])
 @pytest.mark.parametrize("w_term", [False, True])
-def test_the_residual_after_a_major_cycle_is_that_of_the_visibilities(device_kind, w_term, way):
-    """Whatever way is asked for: with w there is only one that is exact."""
+def test_the_residual_after_a_major_cycle_agrees_with_the_visibilities(device_kind, w_term, way):
+    """Whichever way is chosen: with w only one is exact."""
     g = WIDE
     s = samples(g, w=3000.0)
     components = [(20, 9, 1.0), (50, 40, -0.5), (0, 0, 0.3), (63, 24, 0.7)]
@@ -194,7 +194,7 @@ def test_the_residual_after_a_major_cycle_is_that_of_the_visibilities(device_kin
 @pytest.mark.parametrize("epsilon", [1e-3, 1e-4, 1e-6])
 @pytest.mark.parametrize("g", [SQUARE, RECTANGLE], ids=["square", "rectangle"])
 def test_both_ways_of_the_major_cycle_agree(device_kind, g, epsilon):
-    """Without w the operator is Toeplitz, so the way through the image is exact: only gridding errors part the two."""
+    """Without w the operator is Toeplitz, so the way through the image is exact: the two differ only by gridding errors."""
     s = samples(g, n=2000)
     residuals = []
     for way in ("visibility", "image"):
@@ -234,7 +234,7 @@ def test_imaging_of_a_model_is_a_symmetric_operator(device_kind, w_term):
     assert (of_a * a).sum() > 0
 
 
-def test_measured_are_the_peak_inside_the_mask_and_the_noise_of_the_whole_image(device_kind):
+def test_the_peak_is_measured_inside_the_mask_and_the_noise_on_the_whole_image(device_kind):
     s = samples(RECTANGLE)
     mask = np.zeros(RECTANGLE.shape, bool)
     mask[10:14, 50:60] = True
@@ -244,13 +244,13 @@ def test_measured_are_the_peak_inside_the_mask_and_the_noise_of_the_whole_image(
     median = np.sort(residual, axis=None)[(residual.size - 1) // 2]
     noise = 1.4826 * np.sort(np.abs(residual - median), axis=None)[(residual.size - 1) // 2]
     peaks = [float(np.abs(residual).max()), float(np.abs(residual[mask]).max()), -1.0]
-    # comparisons only: the same bits; the factor in double precision
+    # the noise is found by comparisons only, so it has the same bits; the factor is in double precision
     assert [p for p, _ in device.measure(planes)] == peaks
     assert [n for _, n in device.measure(planes)] == pytest.approx([noise] * 3, rel=1e-7)
 
 
 def clean_by_hand(residual, psf, gain: float, threshold: float, limit: int, mask=None):
-    """Högbom 1974 in float64, as plainly as it can be written: list of (y, x, flux), and the residual."""
+    """Högbom 1974 in float64, written as plainly as possible: a list of (y, x, flux), and the residual."""
     residual = residual.astype(float).copy()
     ny, nx = residual.shape
     components = []
@@ -286,12 +286,12 @@ def test_the_minor_cycle_finds_the_components_of_a_plain_hogbom(device_kind, bri
         mask = np.zeros(g.shape, bool)
         mask[25:35, 45:60] = mask[0, 63] = True
     device, plane = begin(device_kind, s, mask, g=g, wide=True, minorcycle=form)
-    # deep enough for some hundred iterations, and well above rounding, so that the same peaks win
+    # deep enough for some hundred iterations, and well above rounding, so that the same peaks are chosen
     components, _ = clean_by_hand(device.fetch(plane, "residual"), psf, 0.1, 0.05, 1000, mask)
     assert 50 < len(components) < 1000
     assert any(flux < 0 for _, _, flux in components)
-    # the active set holds what is above 0.9 of the threshold, so no pixel outside it can be the peak
-    # unless it grows: the PSF of this array does not make it
+    # the active set holds the pixels above 0.9 of the threshold, so no pixel outside it can be the peak
+    # unless it grows, which the PSF of this array does not cause
     assert device.minor([plane], [MinorCycle(threshold=0.05, max_iterations=1000, gain=0.1)]) == [len(components)]
     expected = np.zeros(g.shape)
     for y, x, flux in components:
@@ -309,7 +309,7 @@ def test_the_minor_cycle_finds_the_components_of_a_plain_hogbom(device_kind, bri
 
 
 @pytest.mark.parametrize("form", ["textbook", "activeset"])
-def test_the_minor_cycle_keeps_to_its_order(device_kind, bright_sky, form):
+def test_the_minor_cycle_stops_at_its_threshold_and_its_iterations(device_kind, bright_sky, form):
     g, s, _, _ = bright_sky
     mask = np.zeros(g.shape, bool)
     device, plane = begin(device_kind, s, g=g, wide=True, minorcycle=form)
@@ -331,7 +331,7 @@ def test_the_minor_cycle_keeps_to_its_order(device_kind, bright_sky, form):
 
 
 @pytest.mark.parametrize("way", ["visibility", "image"])
-def test_a_rolled_back_plane_is_as_it_was_when_kept(device_kind, bright_sky, way):
+def test_rolling_back_restores_the_plane_that_was_kept(device_kind, bright_sky, way):
     g, s, _, _ = bright_sky
     device, plane = begin(device_kind, s, g=g, wide=True, majorcycle=way)
     kept = {}
@@ -342,7 +342,7 @@ def test_a_rolled_back_plane_is_as_it_was_when_kept(device_kind, bright_sky, way
             device.keep_model([plane])
             kept = {name: device.fetch(plane, name).copy() for name in ("model", "residual")}
     assert not np.array_equal(device.fetch(plane, "model"), kept["model"])
-    for _ in range(2):  # what is kept survives being used
+    for _ in range(2):  # the kept plane survives a roll-back
         device.roll_back([plane])
         for name, values in kept.items():
             assert np.array_equal(device.fetch(plane, name), values)
@@ -373,7 +373,7 @@ def test_a_plane_does_not_depend_on_its_neighbours_in_the_batch(device_kind):
     assert together == alone
 
 
-def test_no_samples_make_a_plane_without_data(device_kind):
+def test_a_plane_without_samples_has_no_data(device_kind):
     s = samples(SQUARE)
     blank = replace(s, weight=np.zeros_like(s.weight))
     far = replace(s, uvw=s.uvw + 1e7)  # beyond the image's uv plane altogether
@@ -392,7 +392,7 @@ def test_one_visibility_is_enough(device_kind, weighting):
     expected = dft_image(one, SQUARE, one.weight, one.vis)
     assert device.fetch(plane, "dirty") == pytest.approx(expected, abs=gridding_error(one, 1e-6))
     assert device.fetch(plane, "psf")[32, 32] == pytest.approx(1.0, abs=3e-6)
-    # every crest of a single fringe is a peak: cleaning must still end
+    # every crest of a single fringe is a peak, and cleaning must still end
     device.minor([plane], [MinorCycle(threshold=0.0, max_iterations=10, gain=0.1)])
     device.major([plane])
     assert np.isfinite(device.fetch(plane, "residual")).all()

@@ -56,9 +56,9 @@ def test_gridding_one_visibility_keeps_the_promised_accuracy(epsilon, upsampling
     exact = np.exp(2j * np.pi * np.outer(position, np.arange(pixels) - pixels // 2) / padded)
     image = one_dimension(kernel, position, pixels, padded, taps(kernel, position)[1])
     rms = np.sqrt((np.abs(image - exact) ** 2).mean(0)).max()
-    # two dimensions add in quadrature; 300 positions tell the rms to a few per cent
+    # two dimensions add in quadrature; 300 positions give the rms to a few per cent
     assert rms * np.sqrt(2) < 1.1 * epsilon
-    # and the error that the choice was made by is the true one; pixels lie where they lie
+    # and the error by which the kernel was chosen is the true one
     assert 0.3 * kernel.error < rms < 1.1 * kernel.error
 
 
@@ -128,7 +128,7 @@ def test_a_kernel_serves_larger_ffts_than_it_was_made_for():
     assert aliasing_error(kernel.support, kernel.beta, 1.7) < kernel.error
 
 
-def test_what_cannot_be_reached_is_said():
+def test_an_accuracy_that_cannot_be_reached_is_refused():
     with pytest.raises(
         GpucubeError,
         match=r"in double precision with upsampling 1\.25: the best is [34567]\.\de-09",
@@ -142,7 +142,7 @@ def test_what_cannot_be_reached_is_said():
 
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_single_precision_reaches_a_millionth_and_only_with_enough_upsampling(dimensions):
-    """Corrections at the image's corners multiply rounding: what little upsampling allows is known beforehand."""
+    """Corrections at the image's corners multiply rounding: the accuracy that little upsampling allows is known beforehand."""
     for epsilon in (1e-2, 1e-4, 1e-6):
         kernel = make_kernel(epsilon, 2.0, dimensions, single=True)
         assert kernel.support == make_kernel(epsilon, 2.0, dimensions).support
@@ -155,7 +155,7 @@ def test_single_precision_reaches_a_millionth_and_only_with_enough_upsampling(di
         make_kernel(1e-8, 2.0, dimensions, single=True)
 
 
-def test_few_samples_want_small_ffts_and_many_want_narrow_kernels():
+def test_few_samples_get_small_ffts_and_many_get_narrow_kernels():
     few, many = choose_kernel(1e-5, 4096, 4096, 1000), choose_kernel(1e-5, 256, 256, 10**7)
     assert few.upsampling == UPSAMPLING[0]
     assert many.upsampling > few.upsampling
@@ -182,7 +182,7 @@ def test_w_planes_hold_the_phase_of_every_w(epsilon, w_range):
         summed += values[:, j, None] * np.exp(-2j * np.pi * np.outer(of_plane, height - planes.centre))
     summed *= planes.correction(kernel, height)
     exact = np.exp(-2j * np.pi * np.outer(w, height - planes.centre))
-    # epsilon is an rms at the worst pixel; its peak over positions is at most some two of it
+    # epsilon is an rms at the worst pixel; its peak over positions is at most about twice that
     assert np.abs(summed - exact).max() < 2 * epsilon
     assert planes.w(3) == planes.first + 3 * planes.spacing
 

@@ -1,4 +1,4 @@
-"""kernels/beam.cu against the CPU's `psf_sidelobe`: the same pixels count, whatever the ellipse, the size and the layout."""
+"""kernels/beam.cu compared with `psf_sidelobe`: the same pixels count, whatever the ellipse, the size and the layout."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BEAMS = [
 
 
 def central(psf: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The part of that shape whose pixel (ny // 2, nx // 2) is the array's (height // 2, width // 2)."""
+    """The part of the array of that shape whose pixel (ny // 2, nx // 2) is the array's (height // 2, width // 2)."""
     top, left = (size // 2 - n // 2 for size, n in zip(psf.shape, shape, strict=True))
     return psf[top : top + shape[0], left : left + shape[1]]
 
@@ -49,8 +49,8 @@ def sidelobes(psfs, slot, shape, beams, order=0, blocks=3):
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("wide", [False, True], ids=["image", "twice the field"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_sidelobe_is_the_cpus_to_the_last_bit(shape, wide, order):
-    """Around the image of a wide array lies what is larger than all in it, and must not be seen."""
+def test_the_sidelobe_agrees_with_the_cpu_to_the_last_bit(shape, wide, order):
+    """Around the image, a wide array holds larger values, which must not count."""
     rng = np.random.default_rng(8)
     size = tuple((1 + wide) * n for n in shape)
     psfs = np.full((len(BEAMS), *size), 1e30, np.float32)
@@ -66,7 +66,7 @@ def test_sidelobe_is_the_cpus_to_the_last_bit(shape, wide, order):
 
 
 @pytest.mark.parametrize("beam", BEAMS[:4])
-def test_every_pixel_is_judged_as_the_cpu_does(beam):
+def test_every_pixel_is_judged_as_on_the_cpu(beam):
     """One plane for each pixel of the image, which is 0 elsewhere."""
     shape = (23, 18)
     pixels = math.prod(shape)
@@ -76,8 +76,8 @@ def test_every_pixel_is_judged_as_the_cpu_does(beam):
     assert sidelobes(psfs, np.arange(pixels, dtype=np.int32), shape, [beam] * pixels, blocks=1).tolist() == expected
 
 
-def test_pixels_on_the_edge_of_the_ellipse_are_rounded_as_the_cpu_does():
-    """Ellipses drawn through a pixel: the last bit of float64 decides, so that any other arithmetic shows."""
+def test_pixels_on_the_edge_of_the_ellipse_are_rounded_as_on_the_cpu():
+    """Ellipses drawn through a pixel: the last bit of float64 decides, so any other arithmetic fails."""
     rng = np.random.default_rng(9)
     planes, size = 200, 41
     psfs, beams = np.zeros((planes, size, size), np.float32), []
@@ -94,7 +94,7 @@ def test_pixels_on_the_edge_of_the_ellipse_are_rounded_as_the_cpu_does():
 
 
 @pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_counts_outside_the_lobe_and_nowhere_else(bad):
+def test_values_that_are_not_finite_count_outside_the_lobe_and_nowhere_else(bad):
     beams = [BEAMS[2]] * 3
     psfs = np.full((3, 40, 50), 0.25, np.float32)
     psfs[1, 20, 25] = bad

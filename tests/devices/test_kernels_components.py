@@ -1,4 +1,4 @@
-"""kernels/components.cu and restore.cu against the CPU's loops: few components onto whole planes, to the last bit."""
+"""kernels/components.cu and restore.cu compared with the CPU's loops to the last bit."""
 
 from __future__ import annotations
 

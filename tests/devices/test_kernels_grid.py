@@ -33,14 +33,14 @@ F32, F64 = np.float32, np.float64
 PRECISIONS = [(1e-3, F32, 2.0), (1e-4, F32, 1.5), (1e-6, F32, 2.0), (1e-10, F64, 2.0)]
 FLAT = [*PRECISIONS, (1e-4, F32, 1.25)]
 """Kernels of 5, 7, 8, 13 and 9 cells: both widths of a row of threads in single precision, the wider in double. The last
-is for images without w: in three dimensions single precision cannot bear its corrections."""
+is for images without w: in three dimensions its corrections are too large for single precision."""
 
 
 BOTH = [(False, *case) for case in FLAT] + [(True, *case) for case in PRECISIONS]
 
 
 def make_gridder(backend, g, epsilon=1e-4, real=F32, upsampling=None, w_of=None, twice=1, **changes) -> TileGridder:
-    """For an image `twice` the size of `g`; `w_of`: the samples whose w it must hold."""
+    """A gridder for an image of `twice` the size of `g`; its planes of w hold the samples `w_of`."""
     upsampling = upsampling or (2.0 if epsilon < 1e-5 else 1.5)
     kernel = make_kernel(epsilon, upsampling, 3 if upsampling > 1.25 else 2, real == F32)
     w_planes = None
@@ -67,7 +67,7 @@ def place(gridder: TileGridder, planes):
 
 
 def slots_of(planes: int) -> np.ndarray:
-    """Where planes lie in a stack with a place to spare on either side: the last first."""
+    """Slots of planes in a stack that has a spare slot at either end; the last plane comes first."""
     return np.arange(planes, 0, -1, dtype=np.int32)
 
 
@@ -195,7 +195,7 @@ def test_dirty_images_of_a_ragged_batch_are_direct_fourier_sums(backend, g, epsi
 
 
 @pytest.mark.parametrize(("epsilon", "real", "upsampling"), PRECISIONS)
-def test_dirty_images_of_a_wide_field_know_of_w(backend, epsilon, real, upsampling):
+def test_dirty_images_of_a_wide_field_take_account_of_w(backend, epsilon, real, upsampling):
     planes = ragged(WIDE, w=3000.0)
     gridder = make_gridder(backend, WIDE, epsilon, real, upsampling, w_of=planes)
     images = image(gridder, place(gridder, planes), scale_of(planes))
@@ -275,12 +275,12 @@ def test_degridding_is_the_adjoint_of_gridding(backend, w_term, epsilon, real, u
     predicted = predict(gridder, placed, model)
     right = (weighted * predicted.conj()).real.sum()
     size = np.linalg.norm(weighted) * np.linalg.norm(predicted)
-    # float32 images in both cases; grids and FFTs too in single precision
+    # images are float32 in both cases; in single precision grids and FFTs are, too
     assert left == pytest.approx(right, abs=(1e-6 if real == F32 else 1e-7) * size)
 
 
 @pytest.mark.parametrize(("w_term", "epsilon", "real", "upsampling"), BOTH)
-def test_the_residual_is_the_image_of_what_the_model_leaves(backend, w_term, epsilon, real, upsampling):
+def test_the_residual_is_the_image_of_the_visibilities_minus_the_model(backend, w_term, epsilon, real, upsampling):
     planes = ragged(WIDE, w=3000.0 if w_term else 0.0)
     gridder = make_gridder(backend, WIDE, epsilon, real, upsampling, w_of=planes if w_term else None)
     model = sources(WIDE, len(planes))
@@ -315,7 +315,7 @@ def on_edges(g, fft_y: int, fft_x: int, tile: int):
 
 @pytest.mark.parametrize("w_term", [False, True])
 @pytest.mark.parametrize("side", [14, 0])
-def test_samples_on_the_edges_of_the_uv_plane_and_of_tiles_are_gridded_as_any_other(backend, side, w_term):
+def test_samples_on_the_edges_of_the_uv_plane_and_of_tiles_are_gridded_like_any_other(backend, side, w_term):
     g, epsilon = RECTANGLE, 1e-6
     gridder = make_gridder(backend, g, epsilon, side=side)
     s = on_edges(g, *gridder.grid.fft, gridder.grid.tile)
@@ -324,7 +324,7 @@ def test_samples_on_the_edges_of_the_uv_plane_and_of_tiles_are_gridded_as_any_ot
     placed = place(gridder, [s])
     expected = dft_image(s, g, s.weight, s.vis)
     assert image(gridder, placed, scale_of([s]))[0] == pytest.approx(expected, abs=tolerance(s, epsilon))
-    # predicted ones beside the imaging: also where a sample is its own conjugate
+    # predicted visibilities, also of samples that are their own conjugate
     model = sources(g, 1)
     against = turned(gridder, placed, [s], [dft_predict(s, g, model[0])])
     on_axis = s.uvw[backend.download(placed.order), 0] == 0
@@ -347,7 +347,7 @@ def test_tiles_and_items_of_any_size_give_the_same_image(backend, w_term):
         results.append(make_residual(gridder, placed, model, scale_of(planes)))
     assert len(counts) > 1, "odd and even numbers of tiles"
     for result in results[1:]:
-        # the order of float32 sums alone
+        # only the order of float32 sums differs
         assert result == pytest.approx(results[0], abs=2e-6 * float(np.abs(results[0]).max()))
 
 
@@ -400,7 +400,7 @@ def test_planes_that_share_rows_share_uvw(backend):
 
 
 @pytest.mark.parametrize("w_term", [False, True])
-def test_samples_without_weight_are_dropped_whatever_they_hold(backend, w_term):
+def test_samples_without_weight_are_dropped_whatever_their_values(backend, w_term):
     s = samples(WIDE, w=3000.0)
     good = s.weight > 0
     uvw, vis = s.uvw.copy(), s.vis.copy()
@@ -413,7 +413,7 @@ def test_samples_without_weight_are_dropped_whatever_they_hold(backend, w_term):
 
 
 @pytest.mark.parametrize("w_term", [False, True])
-def test_a_batch_without_any_sample_is_black(backend, w_term):
+def test_a_batch_without_any_sample_gives_empty_images(backend, w_term):
     s = samples(WIDE, w=3000.0)
     gridder = make_gridder(backend, WIDE, w_of=[s] if w_term else None)
     none = [cut(s, 0), cut(s, 0)]
@@ -424,7 +424,7 @@ def test_a_batch_without_any_sample_is_black(backend, w_term):
     assert predict(gridder, placed, sources(WIDE, 2)).shape == (0,)
 
 
-def test_convolution_with_the_psf_is_the_cpu_devices(backend):
+def test_convolution_with_the_psf_agrees_with_the_cpu_device(backend):
     planes = [samples(RECTANGLE, seed=seed) for seed in (1, 2, 3)]
     wide, plain = make_gridder(backend, RECTANGLE, 1e-6, twice=2), make_gridder(backend, RECTANGLE, 1e-6)
     scale, model = scale_of(planes), sources(RECTANGLE, 3)
@@ -443,7 +443,7 @@ def test_convolution_with_the_psf_is_the_cpu_devices(backend):
         assert residual[p] == pytest.approx(dirty[p] - convolve(model[p], spectrum[p]), abs=5e-6)
         alone = convolver.convolve(xp.asarray(model[p]), xp.asarray(spectrum[p]))
         assert np.array_equal(dirty[p] - backend.download(alone), residual[p])
-    # and it is what the visibilities leave: both ways of a major cycle agree to the gridding accuracy
+    # both ways of a major cycle agree to the gridding accuracy
     flux = float(np.abs(model).sum((1, 2)).max())
     assert residual == pytest.approx(make_residual(plain, placed, model, scale), abs=6e-6 * flux)
     assert np.abs(dirty - residual).max() > 0.1

@@ -1,4 +1,4 @@
-"""kernels/hogbom.cu against the CPU's loops: the same components in the same order, every pixel the same to the last bit."""
+"""kernels/hogbom.cu compared with the CPU's loops: the same components in the same order, every pixel to the last bit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EVERYWHERE = np.zeros((0, 0), bool)
 
 
 class Batch:
-    """Six slots of which five are cleaned, in another order: without mask, with one, with an empty one, silent, ties."""
+    """Six slots, of which five are cleaned in another order: no mask, a mask, an empty mask, nothing to clean, ties."""
 
     def __init__(self, shape: tuple[int, int], seed: int = 1):
         rng = np.random.default_rng(seed)
@@ -70,7 +70,7 @@ def assert_same(got: Batch, expected: Batch) -> None:
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_textbook_loop_is_the_cpus(shape, order):
+def test_the_textbook_loop_agrees_with_the_cpu(shape, order):
     expected, got = Batch(shape), Batch(shape)
     done = expected.on_cpu()
     if shape[0] > 1:
@@ -111,7 +111,7 @@ def active_set(batch: Batch, cut: np.ndarray, capacity: int, room: int = 0, orde
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("place", ["shared", "spilled", "some spilled"])
-def test_the_active_set_is_the_cpus(shape, place, order):
+def test_the_active_set_agrees_with_the_cpu(shape, place, order):
     expected, got = Batch(shape), Batch(shape)
     cut = 0.5 * got.threshold
     cut[3] = -1.0  # every pixel that the mask allows: none
@@ -126,7 +126,7 @@ def test_the_active_set_is_the_cpus(shape, place, order):
         assert sizes[b] == np.count_nonzero((np.abs(got.residual[s]) > cut[b]) & allowed)
 
 
-def test_a_set_without_room_is_left_alone_and_says_how_much_it_needs():
+def test_a_set_without_room_is_left_alone_and_reports_the_room_it_needs():
     before, got = Batch((33, 47)), Batch((33, 47))
     cut = 0.5 * got.threshold
     iterations, sizes = active_set(got, cut, capacity=20, room=30)
@@ -145,7 +145,7 @@ def test_a_set_without_room_is_left_alone_and_says_how_much_it_needs():
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("blocks", [1, 3, 12])
 @pytest.mark.parametrize("shape", SHAPES[1:])
-def test_one_launch_per_iteration_by_many_blocks_is_the_cpus_loop(shape, blocks, order):
+def test_one_launch_per_iteration_by_many_blocks_agrees_with_the_cpu(shape, blocks, order):
     expected, got = Batch(shape), Batch(shape)
     expected.limit[1] = got.limit[1] = 60
     done = expected.on_cpu()
@@ -154,14 +154,14 @@ def test_one_launch_per_iteration_by_many_blocks_is_the_cpus_loop(shape, blocks,
     geometry = (got.masks, got.mask_of, got.slot, *got.shape)
     partial = partial.view(np.float32).view(np.uint32)
     run("hogbom", "hogbom_start", (blocks, 5), (64,), got.residual, *geometry, partial, iterations, order=order)
-    for launch in range(max(done) + 3):  # more than are needed: the host does not look
+    for launch in range(max(done) + 3):  # more than are needed, since the host does not look
         state = (*got.arrays(), *got.orders(), launch % 2, partial, iterations)
         run("hogbom", "hogbom_step", (blocks, 5), (64,), *state, order=order)
     assert list(iterations[0]) == list(iterations[1]) == done
     assert_same(got, expected)
 
 
-def test_what_is_not_finite_goes_the_cpus_way():
+def test_values_that_are_not_finite_are_treated_as_on_the_cpu():
     expected, got = Batch((16, 16)), Batch((16, 16))
     for batch in (expected, got):
         batch.residual[0, 3, 4] = np.nan

@@ -29,14 +29,14 @@ CEILINGS = {
     "add_gaussians": 40,
     **{"uv_cells": 80, "grid_samples": 80, "grid_ones": 80, "degrid_samples": 80, "grid_residual": 80},
 }
-"""Kernels that wait for memory and want more threads than that; and some that compute in float64."""
+"""Kernels that wait for memory need more threads than that; some compute in float64 and need more registers."""
 
 VARIANTS: dict[str, list[tuple[str, ...]]] = {
     "grid": [("-DSUPPORT=4",), ("-DSUPPORT=7",), ("-DREAL=double", "-DSUPPORT=14")],
     "convolve": [(), ("-DREAL=double",)],
     "uv_tiles": [(), ("-DREAL=double",)],
 }
-"""Definitions that a source is compiled with; none for those not named."""
+"""Definitions that a source is compiled with; none for other sources."""
 
 CASES = [(path.stem, options) for path in kernel_files() for options in VARIANTS.get(path.stem, [()])]
 
@@ -55,8 +55,8 @@ def test_no_spills_and_few_registers(name, options, architecture):
 
 
 @pytest.mark.parametrize("name", [path.stem for path in kernel_files()])
-def test_sources_keep_the_rules(name):
-    """What the host cannot run, or what a GPU may hang on."""
+def test_sources_follow_the_rules(name):
+    """No construct that the host cannot run or that may hang a GPU."""
     source = kernel_source(name)
     for forbidden in ("#include", "asm(", "asm volatile", "tex2D", "cooperative_groups", "volatile", "__nanosleep"):
         assert forbidden not in source

@@ -1,4 +1,4 @@
-"""kernels/statistics.cu against the CPU's loops: peaks under masks, and exact medians of awkward planes."""
+"""kernels/statistics.cu compared with the CPU's loops: peaks under masks, and exact medians."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def awkward(shape: tuple[int, int]) -> np.ndarray:
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2), (7, 9), (64, 48), (101, 103)])
-def test_noise_is_the_cpus_to_the_last_bit(shape, order):
+def test_the_noise_agrees_with_the_cpu_to_the_last_bit(shape, order):
     planes = awkward(shape)
     slot = np.array([3, 0, 7, 1, 2, 6, 4, 5], np.int32)
     got = noises(planes, slot, order)
@@ -64,7 +64,7 @@ def test_noise_is_the_cpus_to_the_last_bit(shape, order):
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("shape", [(1, 1), (7, 9), (64, 48), (33, 70)])
-def test_peaks_are_the_cpus(shape, order):
+def test_peaks_agree_with_the_cpu(shape, order):
     rng = np.random.default_rng(6)
     planes = awkward(shape)
     masks = rng.random((3, *shape)) < 0.3
@@ -85,7 +85,7 @@ def test_ties_go_to_the_lowest_index_whatever_the_signs(order):
 
 
 @pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_the_peak(bad):
+def test_a_value_that_is_not_finite_is_the_peak(bad):
     planes = np.full((1, 6, 7), 1e30, np.float32)
     planes[0, 3, 3] = bad
     ((value, where),) = peaks(planes, np.zeros(1, np.int32), np.zeros((1, 6, 7), bool), np.full(1, -1, np.int32))

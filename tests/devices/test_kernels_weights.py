@@ -1,4 +1,4 @@
-"""kernels/weights.cu against the CPU's loops: several channels of any length at once, samples on every edge there is."""
+"""kernels/weights.cu compared with the CPU's loops: channels of different lengths at once, samples on every edge."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BRIGGS = (5.0 * 10.0**-0.5) ** 2
 
 
 def channel(n: int, half: tuple[int, int], per_metre: float, cells: tuple[float, float], seed: int):
-    """n samples, most inside the uv plane; the first ones where cells, halves and the plane end."""
+    """n samples, most inside the uv plane; the first lie on the edges of cells, of the half planes and of the plane."""
     rng = np.random.default_rng(seed)
     uv = rng.normal(0, 0.4, (n, 2)) * half
     hu, hv = half
@@ -61,7 +61,7 @@ def on_cpu(half, cells, per_metre, uvw, weight, weighting, taper):
 
 
 def on_device(half, cells, per_metre, first, first_row, uvw, weight, weighting, taper, order=0, blocks=3):
-    """The same of all channels."""
+    """The same for all channels."""
     n, size = len(per_metre), (half[1] + 1) * (2 * half[0] + 1)
     cell, lookup = np.full((2, first[-1]), 77, np.int32)
     inside, largest = np.zeros(n, np.int32), np.zeros(n, np.uint32)
@@ -84,7 +84,7 @@ def on_device(half, cells, per_metre, first, first_row, uvw, weight, weighting, 
 @pytest.mark.parametrize("tapered", [False, True])
 @pytest.mark.parametrize("weighting", ["natural", "uniform", "briggs"])
 @pytest.mark.parametrize("shape", [(32, 32), (31, 50), (2, 2)])
-def test_weights_are_those_of_the_cpu(shape, weighting, tapered):
+def test_weights_agree_with_the_cpu(shape, weighting, tapered):
     half, cells, per_metre, first, uvw, weight = chunk(shape)
     n = len(per_metre)
     taper = np.array([1e-5, 2e-6, 3e-5]) * tapered * np.ones((n, 1))

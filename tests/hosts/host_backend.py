@@ -1,6 +1,6 @@
 """The backend of the CUDA device for machines without a GPU: numpy arrays, kernels run on the host, scipy's FFTs.
 
-What it cannot show is said in docs/cuda.md. `budget` bounds nothing but what the device believes it may take.
+docs/cuda.md says what it cannot show. `budget` limits only what the device believes it may take.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def host_module(stem: str, options: tuple[str, ...] = ()) -> HostModule:
 
 
 def _destroying(transform: Callable) -> Callable:
-    """As a GPU's FFT may: what it was given is not there any more."""
+    """Destroy the input, as a GPU's FFT may."""
 
     def destroyed(given: np.ndarray, *shape: Any) -> np.ndarray:
         result = transform(given, *shape)
@@ -54,26 +54,26 @@ class HostCuda(CudaKind):
     shared_bytes: int = 227 << 10
 
     def backend(self, lanes: int) -> Backend:
-        """The host's, with its share of the budget."""
+        """The host's backend, with a share of the budget."""
         return host_backend(self.budget // lanes, self.shared_bytes)
 
     def working(self) -> AbstractContextManager[None]:
-        """There is no pool to be limited."""
+        """No settings: there is no memory pool."""
         return nullcontext()
 
     def cluster_factory(self) -> Callable[..., Any]:
-        """Processes with as many threads as lanes."""
+        """An ordinary local cluster."""
         from distributed import LocalCluster
 
         return LocalCluster
 
     def hardware(self, count: int = 1) -> Hardware:
-        """So many of them."""
+        """Hardware of so many such GPUs."""
         return Hardware(kind=self, gpu_count=count, gpu_memory=self.budget)
 
 
 def host_backend(budget: int = 1 << 34, shared_bytes: int = 227 << 10) -> Backend:
-    """`budget` in bytes; `shared_bytes` as an H200's."""
+    """Make a backend with a `budget` in bytes, and by default the shared memory of an H200."""
 
     def upload(arrays: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
         return np.concatenate([np.zeros(0, dtype), *(np.asarray(a, dtype).reshape(-1) for a in arrays)])

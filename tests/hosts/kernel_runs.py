@@ -28,11 +28,11 @@ ORDERS = [
     *HOST_ORDERS,
     pytest.param(ON_GPU, id="gpu", marks=needs_gpu),
 ]
-"""Threads and blocks upwards, downwards, shuffled (what is out of bounds is so in every order); and on a GPU."""
+"""Threads and blocks upwards, downwards and shuffled; and on a GPU. Accesses out of bounds are so in every order."""
 
 
 def run(file: str, kernel: str, grid: tuple, block: tuple, *args: Any, shared: int = 0, order: int = 0) -> None:
-    """Launch; Python numbers are taken as the kernel's int and double."""
+    """Launch a kernel; Python numbers become int and double."""
     values = [np.int32(a) if isinstance(a, int) else np.float64(a) if type(a) is float else a for a in args]
     if order == ON_GPU:
         _run_on_gpu(file, kernel, grid, block, values, shared)

@@ -1,8 +1,8 @@
 """Compile CUDA sources to machine code with the NVRTC wheel alone: no driver, no toolkit, no GPU.
 
-In: kernel source, an architecture, and names of template instantiations. Out: what each kernel uses there (registers,
-stack, spills, static shared memory), read from the report of ptxas, which NVRTC runs when it is asked for a real
-architecture (``-arch=sm_90``) with ``--ptxas-options=-v``.
+In: kernel source and an architecture. Out: what each kernel uses there (registers, stack, spills, static shared memory), read
+from the report of ptxas. NVRTC runs ptxas when it is asked for a real architecture (``-arch=sm_90``), with
+``--ptxas-options=-v``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class NvrtcError(RuntimeError):
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one kernel: registers of a thread, bytes of its stack and spills, bytes of static shared memory of a block."""
+    """What one kernel uses: registers of a thread, bytes of its stack and spills, bytes of static shared memory of a block."""
 
     registers: int
     stack: int
@@ -45,9 +45,7 @@ def missing_nvrtc() -> str | None:
     return None if nvrtc() else "NVRTC is not installed: pip install nvidia-cuda-nvrtc-cu12"
 
 
-def compile_for(
-    source: str, architecture: int, names: Sequence[str] = (), options: Sequence[str] = ()
-) -> dict[str, Resources]:
+def compile_for(source: str, architecture: int, options: Sequence[str] = ()) -> dict[str, Resources]:
     """Compile for ``sm_<architecture>``.
 
     Returns
@@ -63,8 +61,6 @@ def compile_for(
     library, program = nvrtc(), ctypes.c_void_p()
     library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None)
     try:
-        for name in names:
-            library.nvrtcAddNameExpression(program, name.encode())
         arguments = [f"-arch=sm_{architecture}", "--std=c++17", "--ptxas-options=-v", *options]
         status = library.nvrtcCompileProgram(
             program, len(arguments), (ctypes.c_char_p * len(arguments))(*[a.encode() for a in arguments])
