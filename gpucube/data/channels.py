@@ -25,47 +25,23 @@ from gpucube.errors import GpucubeError
 
 @dataclass(frozen=True, kw_only=True)
 class WindowChannels:
-    """The selected channels of one spectral window of one MeasurementSet.
+    """One spectral window of one MeasurementSet, and the channels selected from it."""
 
-    Attributes
-    ----------
-    label : str
-        How messages name it.
-    frequency, width : numpy.ndarray
-        Of *all* channels of the window, Hz, shape (nchan,); `width` is signed as in the MeasurementSet.
-    selected : numpy.ndarray
-        Indices of the selected channels in the order wanted, shape (nselected,).
-    """
-
-    label: str
-    frequency: np.ndarray
-    width: np.ndarray
-    selected: np.ndarray
+    label: str  # how messages name the window
+    frequency: np.ndarray  # (nchan,) centres of all its channels, Hz
+    width: np.ndarray  # (nchan,) Hz, signed as in the MeasurementSet
+    selected: np.ndarray  # (nselected,) indices of the selected channels in the order wanted
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelMap:
-    """The slots of one window and the input channels that each of them averages.
+    """The slots of one window: slot k averages ``members[offsets[k]:offsets[k + 1]]`` into the channel ``output[k]``."""
 
-    Attributes
-    ----------
-    output : numpy.ndarray
-        Output channel of each slot, ascending, int64, shape (nslot,).
-    offsets : numpy.ndarray
-        Slot k averages the members ``offsets[k]:offsets[k + 1]``, int64, shape (nslot + 1,).
-    members : numpy.ndarray
-        Input channels, int64, shape (nmember,).
-    member_frequency : numpy.ndarray
-        Frequency of each member, Hz, shape (nmember,).
-    frequency : numpy.ndarray
-        Mean frequency of the members of each slot, Hz, shape (nslot,). It scales uvw.
-    """
-
-    output: np.ndarray
-    offsets: np.ndarray
-    members: np.ndarray
-    member_frequency: np.ndarray
-    frequency: np.ndarray
+    output: np.ndarray  # (nslot,) int64, output channels, ascending
+    offsets: np.ndarray  # (nslot + 1,) int64
+    members: np.ndarray  # (nmember,) int64, input channels
+    member_frequency: np.ndarray  # (nmember,) Hz
+    frequency: np.ndarray  # (nslot,) mean of the members of each slot, Hz; scales uvw
 
     @property
     def span(self) -> tuple[int, int]:
@@ -75,10 +51,10 @@ class ChannelMap:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputChannels:
-    """The channels of the cube and their origin: `frequency` and `width` in Hz, shape (nchan,), and a map per window."""
+    """The channels of the cube, and the map of each window."""
 
-    frequency: np.ndarray
-    width: np.ndarray
+    frequency: np.ndarray  # (nchan,) Hz
+    width: np.ndarray  # (nchan,) Hz, positive
     maps: tuple[ChannelMap, ...]
 
 

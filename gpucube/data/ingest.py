@@ -6,8 +6,8 @@ rows of one source. `ingest_rows` does one job, in any thread or process, block 
     read block -> unusable uvw -> phase centre -> flags, Stokes, phase shift, channel map (`transpose`) -> write
 
 All channels of a row are at hand between reading and `transpose`, and nowhere else. Steps that need them belong there:
-continuum subtraction before Stokes parameters mix the correlations, Doppler factors where uvw changes, and regridding
-in the place of the channel map.
+continuum subtraction before Stokes parameters mix the correlations, Doppler factors of the rows where uvw changes, and
+spectral regridding in the place of the channel map.
 
 Reading holds the interpreter lock, because casacore does. Transposing and writing do not, and run beside it in threads.
 
@@ -39,23 +39,12 @@ BLOCKS_A_JOB = 16
 
 @dataclass(frozen=True, kw_only=True)
 class IngestJob:
-    """A run of rows to be read and written to one partition. Picklable.
+    """A run of rows to be read and written to one partition. Picklable."""
 
-    Attributes
-    ----------
-    source : Source
-        Its rows are those of the job only.
-    partition : Partition
-    first_row : int
-        Row of the partition that the first kept row of the job becomes.
-    block_rows : int
-        Rows of a block.
-    """
-
-    source: Source
+    source: Source  # its rows are those of the job only
     partition: Partition
-    first_row: int
-    block_rows: int
+    first_row: int  # row of the partition that the first kept row of the job becomes
+    block_rows: int  # rows of a block
 
     def through(self, folder: str) -> IngestJob:
         """Return the same job with another path to the folder of the store."""
@@ -64,25 +53,13 @@ class IngestJob:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockReport:
-    """What one block of rows held.
+    """What one block of rows held."""
 
-    Attributes
-    ----------
-    partition : int
-        Index of the partition that it was written to.
-    counts : numpy.ndarray
-        Samples that count, int64, shape (nstokes, nslot).
-    power : numpy.ndarray
-        Sum of w |V|^2 over them, float64, shape (nstokes, nslot).
-    nrow, nbytes : int
-        Rows and bytes read.
-    """
-
-    partition: int
-    counts: np.ndarray
-    power: np.ndarray
-    nrow: int
-    nbytes: int
+    partition: int  # index of the partition that it was written to
+    counts: np.ndarray  # (nstokes, nslot) int64, samples that count
+    power: np.ndarray  # (nstokes, nslot) float64, sum of w |V|^2 over them
+    nrow: int  # rows read
+    nbytes: int  # bytes read
 
 
 def plan_partitions(selection: Selection, folder: str) -> list[Partition]:
@@ -244,7 +221,7 @@ def usable_uvw(uvw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def to_phase_centre(uvw: np.ndarray, rotation: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Turn uvw to another phase centre.
+    """Rotate uvw to another phase centre.
 
     Parameters
     ----------
@@ -258,7 +235,7 @@ def to_phase_centre(uvw: np.ndarray, rotation: np.ndarray | None) -> tuple[np.nd
     uvw : numpy.ndarray
         Metres, shape (nrow, 3).
     delay : numpy.ndarray
-        Seconds, shape (nrow,): the change of w divided by c. Visibilities turn by exp(2 pi i frequency delay).
+        (old w - new w) / c, seconds, shape (nrow,). Visibilities are multiplied by exp(2 pi i frequency delay).
     """
     if rotation is None:
         return uvw, np.zeros(len(uvw))

@@ -30,20 +30,10 @@ _NEEDED_SUBTABLES = ("SPECTRAL_WINDOW", "POLARIZATION", "DATA_DESCRIPTION", "FIE
 
 @dataclass(frozen=True, kw_only=True)
 class SpectralWindow:
-    """A row of SPECTRAL_WINDOW.
+    """A row of SPECTRAL_WINDOW."""
 
-    Attributes
-    ----------
-    frequency : numpy.ndarray
-        Centres of the channels, Hz, float64, shape (nchan,).
-    width : numpy.ndarray
-        Widths of the channels, Hz, signed as in the table, float64, shape (nchan,).
-    frame : SpectralFrame
-        The frame that both are given in.
-    """
-
-    frequency: np.ndarray
-    width: np.ndarray
+    frequency: np.ndarray  # (nchan,) float64, centres of the channels, Hz
+    width: np.ndarray  # (nchan,) float64, Hz, signed as in the table
     frame: SpectralFrame
 
 
@@ -75,29 +65,14 @@ class Observation:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasurementSet:
-    """What the subtables of a MeasurementSet say.
-
-    Attributes
-    ----------
-    path : str
-    columns : frozenset of str
-        Columns of the main table.
-    spectral_windows : tuple of SpectralWindow
-    data_descriptions : tuple of DataDescription
-        By DATA_DESC_ID.
-    fields : tuple of Field
-        By FIELD_ID.
-    rest_frequencies : dict
-        (SOURCE_ID, spectral window or -1 for all) -> first rest frequency, Hz.
-    observation : Observation
-    """
+    """What the subtables of a MeasurementSet say."""
 
     path: str
-    columns: frozenset[str]
+    columns: frozenset[str]  # of the main table
     spectral_windows: tuple[SpectralWindow, ...]
-    data_descriptions: tuple[DataDescription, ...]
-    fields: tuple[Field, ...]
-    rest_frequencies: dict[tuple[int, int], float]
+    data_descriptions: tuple[DataDescription, ...]  # by DATA_DESC_ID
+    fields: tuple[Field, ...]  # by FIELD_ID
+    rest_frequencies: dict[tuple[int, int], float]  # (SOURCE_ID, spectral window or -1 for all) -> the first one, Hz
     observation: Observation
 
     def rest_frequency(self, field: Field, spw: int) -> float | None:

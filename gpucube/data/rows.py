@@ -24,59 +24,29 @@ SHORTEST_BLOCK = 512
 
 @dataclass(frozen=True, kw_only=True)
 class RowSelection:
-    """Rows of one DATA_DESC_ID and one field.
+    """The rows of one DATA_DESC_ID and one field that will be read."""
 
-    Attributes
-    ----------
-    number : numpy.ndarray
-        Row numbers in the main table, ascending, int64, shape (nrow,): all rows that will be read.
-    unflagged : numpy.ndarray
-        True where FLAG_ROW is not set, bool, shape (nrow,).
-    cross : numpy.ndarray
-        True where the two antennas differ, bool, shape (nrow,).
-    """
-
-    number: np.ndarray
-    unflagged: np.ndarray
-    cross: np.ndarray
+    number: np.ndarray  # (nrow,) int64, row numbers in the main table, ascending
+    cross: np.ndarray  # (nrow,) bool, True where the two antennas differ
+    keep: np.ndarray  # (nrow,) bool, True where the row goes into the store: `cross`, and FLAG_ROW is not set
 
     def __len__(self) -> int:
         return len(self.number)
 
-    @property
-    def keep(self) -> np.ndarray:
-        """True for the rows that go into the store, bool, shape (nrow,)."""
-        keep: np.ndarray = self.unflagged & self.cross
-        return keep
-
     def part(self, first: int, count: int) -> RowSelection:
         """Return `count` of the rows, from the `first`-th; fewer at the end."""
         span = slice(first, first + count)
-        return RowSelection(number=self.number[span], unflagged=self.unflagged[span], cross=self.cross[span])
+        return RowSelection(number=self.number[span], cross=self.cross[span], keep=self.keep[span])
 
 
 class Block(NamedTuple):
-    """The cells of a run of rows. A named tuple, because compiled loops take it as it is.
+    """The cells of a run of rows. A named tuple, because compiled loops take it as it is."""
 
-    Attributes
-    ----------
-    uvw : numpy.ndarray
-        Metres, float64, shape (nrow, 3).
-    data : numpy.ndarray
-        complex64, shape (nrow, nchan, ncorr).
-    flag : numpy.ndarray
-        bool, shape (nrow, nchan, ncorr).
-    weight : numpy.ndarray
-        float32, shape (nrow, nchan, ncorr), or (nrow, 1, ncorr) if one weight holds for all channels.
-    first_channel : int
-        Channel of the spectral window that ``data[:, 0]`` is.
-    """
-
-    uvw: np.ndarray
-    data: np.ndarray
-    flag: np.ndarray
-    weight: np.ndarray
-    first_channel: int = 0
+    uvw: np.ndarray  # (nrow, 3) float64, metres
+    data: np.ndarray  # (nrow, nchan, ncorr) complex64
+    flag: np.ndarray  # (nrow, nchan, ncorr) bool
+    weight: np.ndarray  # (nrow, nchan or 1, ncorr) float32; 1 if a weight holds for all channels
+    first_channel: int = 0  # channel of the spectral window that data[:, 0] is
 
     @property
     def nbytes(self) -> int:
@@ -96,13 +66,13 @@ def select_rows(path: str, field_id: int) -> dict[int, RowSelection]:
         if t.nrows() == 0:
             return {}
         description, field = t.getcol("DATA_DESC_ID"), t.getcol("FIELD_ID")
-        unflagged = ~t.getcol("FLAG_ROW")
         cross = t.getcol("ANTENNA1") != t.getcol("ANTENNA2")
+        keep = cross & ~t.getcol("FLAG_ROW")
     of_field = field == field_id
     found = {}
     for number in np.unique(description[of_field]):
         rows = np.flatnonzero(of_field & (description == number))
-        found[int(number)] = RowSelection(number=rows, unflagged=unflagged[rows], cross=cross[rows])
+        found[int(number)] = RowSelection(number=rows, cross=cross[rows], keep=keep[rows])
     return found
 
 

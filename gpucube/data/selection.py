@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gpucube.data.channels import ChannelMap, WindowChannels, output_channels
-from gpucube.data.measurementset import Field, MeasurementSet, Observation, SpectralWindow, describe
+from gpucube.data.measurementset import Field, MeasurementSet, Observation, describe
 from gpucube.data.rows import (
     BlockReader,
     RowSelection,
@@ -33,6 +33,7 @@ from gpucube.errors import GpucubeError
 from gpucube.schema.parameters import Parameters
 from gpucube.schema.spw import parse_spw
 from gpucube.sky.directions import Direction, uvw_rotation
+from gpucube.sky.frames import SpectralFrame
 from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
 
@@ -42,90 +43,35 @@ COLUMN_OF = {"data": "DATA", "corrected": "CORRECTED_DATA", "model": "MODEL_DATA
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """One spectral window of one MeasurementSet, with the rows and channels selected from it.
-
-    Attributes
-    ----------
-    ms : MeasurementSet
-    field : Field
-    column : str
-        Data column.
-    spw : int
-        Number of the spectral window.
-    correlations : tuple of int
-        casacore's codes of the correlation axis.
-    channels : numpy.ndarray
-        Selected channels in the order wanted, int, shape (nselected,).
-    rows : RowSelection
-    """
+    """One spectral window of one MeasurementSet, with the rows and channels selected from it."""
 
     ms: MeasurementSet
     field: Field
-    column: str
-    spw: int
-    correlations: tuple[int, ...]
-    channels: np.ndarray
+    column: str  # data column
+    spw: int  # number of the spectral window
+    correlations: tuple[int, ...]  # casacore's codes of the correlation axis
+    channels: WindowChannels
     rows: RowSelection
 
     @property
-    def spectral(self) -> SpectralWindow:
-        """Frequencies and frame of all its channels."""
-        return self.ms.spectral_windows[self.spw]
-
-    @property
-    def label(self) -> str:
-        """How messages name it."""
-        return f"{self.ms.path} spectral window {self.spw}"
-
-    def checked_shape(self) -> tuple[int, int]:
-        """Return (channels, correlations) of its data cells.
-
-        Raises
-        ------
-        GpucubeError
-            The first cell has another shape than the subtables say.
-        """
-        shape = cell_shape(self.ms.path, self.column, int(self.rows.number[0]))
-        expected = len(self.spectral.frequency), len(self.correlations)
-        if shape != expected:
-            raise GpucubeError(
-                f"{self.label}: {self.column} has (channels, correlations) = {shape}, the subtables say {expected}"
-            )
-        return shape
+    def frame(self) -> SpectralFrame:
+        """Frame of its frequencies."""
+        return self.ms.spectral_windows[self.spw].frame
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where the rows of one partition of the store come from, and what becomes of them.
+    """Where the rows of one partition of the store come from, and what becomes of them."""
 
-    Attributes
-    ----------
-    path : str
-        The MeasurementSet.
-    column, weight : str
-        Data column, and WEIGHT or WEIGHT_SPECTRUM.
-    rows : RowSelection
-    input_shape : tuple of int
-        (channels, correlations) of a data cell.
-    combinations : tuple of Combination
-        How to form each Stokes parameter.
-    channel_map : ChannelMap
-        Which input channels are averaged into which output channel.
-    rotation : numpy.ndarray or None
-        Matrix that takes uvw to the phase centre of the cube, shape (3, 3); None if uvw refers to it already.
-    pointing : int
-        The pointing that the rows belong to.
-    """
-
-    path: str
-    column: str
-    weight: str
+    path: str  # the MeasurementSet
+    column: str  # data column
+    weight: str  # WEIGHT or WEIGHT_SPECTRUM
     rows: RowSelection
-    input_shape: tuple[int, int]
-    combinations: tuple[Combination, ...]
+    input_shape: tuple[int, int]  # (channels, correlations) of a data cell
+    combinations: tuple[Combination, ...]  # one for each Stokes parameter
     channel_map: ChannelMap
-    rotation: np.ndarray | None
-    pointing: int = 0
+    rotation: np.ndarray | None  # (3, 3), takes uvw to the phase centre of the cube; None if uvw refers to it already
+    pointing: int = 0  # the pointing that the rows belong to
 
     @property
     def nrow(self) -> int:
@@ -162,29 +108,14 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What will be read, and the cube that it makes.
-
-    Attributes
-    ----------
-    sources : tuple of Source
-    geometry : ImageGeometry
-        The sky side of the cube.
-    axis : SpectralAxis
-        The frequency side of the cube.
-    stokes : tuple of str
-        The Stokes planes of the cube: ``("pseudoI",)`` or single letters.
-    object_name : str
-        Name of the field.
-    observation : Observation
-        Telescope, observer and date of the first MeasurementSet, for the headers.
-    """
+    """What will be read, and the cube that it makes."""
 
     sources: tuple[Source, ...]
     geometry: ImageGeometry
     axis: SpectralAxis
-    stokes: tuple[str, ...]
-    object_name: str
-    observation: Observation
+    stokes: tuple[str, ...]  # the Stokes planes of the cube: ("pseudoI",) or single letters
+    object_name: str  # name of the field
+    observation: Observation  # of the first MeasurementSet, for the headers
 
     @property
     def npointing(self) -> int:
@@ -211,22 +142,14 @@ def select(parameters: Parameters) -> Selection:
             f"no rows are left after selection: check `field={parameters.field!r}` and `spw={parameters.spw!r}`"
         )
     first = windows[0]
-    if len(frames := {w.spectral.frame.name for w in windows}) > 1:
+    if len(frames := {w.frame.name for w in windows}) > 1:
         raise GpucubeError(f"the selected spectral windows are in different frames ({', '.join(sorted(frames))})")
-    channels = output_channels(
-        [
-            WindowChannels(label=w.label, frequency=w.spectral.frequency, width=w.spectral.width, selected=w.channels)
-            for w in windows
-        ],
-        parameters.start,
-        parameters.width,
-        parameters.nchan,
-    )
+    channels = output_channels([w.channels for w in windows], parameters.start, parameters.width, parameters.nchan)
     centre = parameters.centre or first.field.centre
     cell_x, cell_y = parameters.cell_radians
     return Selection(
         sources=tuple(
-            _source(window, channel_map, parameters.stokes_names, centre)
+            _make_source(window, channel_map, parameters.stokes_names, centre)
             for window, channel_map in zip(windows, channels.maps, strict=True)
             if len(channel_map.output)
         ),
@@ -236,7 +159,7 @@ def select(parameters: Parameters) -> Selection:
         axis=SpectralAxis(
             frequency=channels.frequency,
             width=channels.width,
-            frame=first.spectral.frame,
+            frame=first.frame,
             restfreq=parameters.restfreq or first.ms.rest_frequency(first.field, first.spw),
         ),
         stokes=parameters.stokes_names,
@@ -246,7 +169,7 @@ def select(parameters: Parameters) -> Selection:
 
 
 def _find_windows(path: str, parameters: Parameters) -> list[Window]:
-    """The windows of one MeasurementSet that have rows, in the order in which `spw` names them."""
+    """Find the windows of one MeasurementSet that have rows, in the order in which `spw` names them."""
     ms = describe(path)
     field_id = choose_field(ms, parameters.field)
     column = choose_column(ms, parameters.datacolumn)
@@ -258,7 +181,7 @@ def _find_windows(path: str, parameters: Parameters) -> list[Window]:
             column=column,
             spw=spw,
             correlations=description.correlations,
-            channels=_checked_channels(ms, spw, channels),
+            channels=_window_channels(ms, spw, channels),
             rows=found[number],
         )
         for spw, channels in choose_windows(parameters.spw, len(ms.spectral_windows)).items()
@@ -267,15 +190,22 @@ def _find_windows(path: str, parameters: Parameters) -> list[Window]:
     ]
 
 
-def _source(window: Window, channel_map: ChannelMap, stokes_names: tuple[str, ...], centre: Direction) -> Source:
-    """The source that a window becomes."""
+def _make_source(window: Window, channel_map: ChannelMap, stokes_names: tuple[str, ...], centre: Direction) -> Source:
+    """Turn a window into a source. Its first data cell must have the shape that the subtables say."""
+    label, path = window.channels.label, window.ms.path
+    shape = cell_shape(path, window.column, int(window.rows.number[0]))
+    expected = len(window.channels.frequency), len(window.correlations)
+    if shape != expected:
+        raise GpucubeError(
+            f"{label}: {window.column} has (channels, correlations) = {shape}, the subtables say {expected}"
+        )
     return Source(
-        path=window.ms.path,
+        path=path,
         column=window.column,
         weight=weight_column(window.ms, window.rows),
         rows=window.rows,
-        input_shape=window.checked_shape(),
-        combinations=combinations(window.correlations, stokes_names, window.label),
+        input_shape=shape,
+        combinations=combinations(window.correlations, stokes_names, label),
         channel_map=channel_map,
         rotation=uvw_rotation(window.field.centre, centre),
     )
@@ -321,16 +251,15 @@ def choose_windows(spw: str, count: int) -> dict[int, np.ndarray | None]:
     return chosen
 
 
-def _checked_channels(ms: MeasurementSet, spw: int, channels: np.ndarray | None) -> np.ndarray:
-    """The channels selected from a window, all of them for None; refused if the window does not have them."""
-    nchan = len(ms.spectral_windows[spw].frequency)
+def _window_channels(ms: MeasurementSet, spw: int, channels: np.ndarray | None) -> WindowChannels:
+    """A window with the channels selected from it, all of them for None; refused if it does not have them."""
+    spectral, label = ms.spectral_windows[spw], f"{ms.path} spectral window {spw}"
+    nchan = len(spectral.frequency)
     if channels is None:
-        return np.arange(nchan)
+        channels = np.arange(nchan)
     if len(channels) and channels.max() >= nchan:
-        raise GpucubeError(
-            f"{ms.path} spectral window {spw} has channels 0 to {nchan - 1}; `spw` asks for channel {channels.max()}"
-        )
-    return channels
+        raise GpucubeError(f"{label} has channels 0 to {nchan - 1}; `spw` asks for channel {channels.max()}")
+    return WindowChannels(label=label, frequency=spectral.frequency, width=spectral.width, selected=channels)
 
 
 def choose_field(ms: MeasurementSet, field: str) -> int:

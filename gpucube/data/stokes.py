@@ -35,31 +35,22 @@ class Rule(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Combination:
-    """A Stokes parameter in terms of the correlations V[a] and V[b].
+    """A Stokes parameter in terms of two correlations, its hands.
 
-    Its value is factor_a * V[a] + factor_b * V[b] for `Rule.BOTH`, the weighted mean of V[a] and V[b] for `Rule.ANY`,
-    and V[a] for `Rule.SINGLE`. Its weight is that of the value: for `Rule.BOTH`, 4 / (1/w_a + 1/w_b).
-
-    Attributes
-    ----------
-    rule : Rule
-    a, b : int
-        Places on the correlation axis; `b` is -1 for `Rule.SINGLE`.
-    factor_a, factor_b : complex
+    Its value is factors[0] V[hands[0]] + factors[1] V[hands[1]] for `Rule.BOTH`, their weighted mean for `Rule.ANY`, and
+    V[hands[0]] for `Rule.SINGLE`. Its weight is that of the value: for `Rule.BOTH`, 4 / (1/w_0 + 1/w_1).
     """
 
     rule: Rule
-    a: int
-    b: int = -1
-    factor_a: complex = 1.0
-    factor_b: complex = 0.0
+    hands: tuple[int, int]  # places on the correlation axis; the second is -1 for `Rule.SINGLE`
+    factors: tuple[complex, complex]
 
 
 _PAIRS = {
-    "I": (("XX", "YY", 0.5, 0.5), ("RR", "LL", 0.5, 0.5)),
-    "Q": (("XX", "YY", 0.5, -0.5), ("RL", "LR", 0.5, 0.5)),
-    "U": (("XY", "YX", 0.5, 0.5), ("RL", "LR", -0.5j, 0.5j)),
-    "V": (("XY", "YX", -0.5j, 0.5j), ("RR", "LL", 0.5, -0.5)),
+    "I": (("XX", "YY", (0.5, 0.5)), ("RR", "LL", (0.5, 0.5))),
+    "Q": (("XX", "YY", (0.5, -0.5)), ("RL", "LR", (0.5, 0.5))),
+    "U": (("XY", "YX", (0.5, 0.5)), ("RL", "LR", (-0.5j, 0.5j))),
+    "V": (("XY", "YX", (-0.5j, 0.5j)), ("RR", "LL", (0.5, -0.5))),
 }
 
 
@@ -83,25 +74,27 @@ def combinations(corr_types: tuple[int, ...], stokes: tuple[str, ...], where: st
     Examples
     --------
     >>> (c,) = combinations((5, 8), ("V",), "target.ms")  # RR, LL
-    >>> c.factor_a, c.factor_b
+    >>> c.factors
     (0.5, -0.5)
     """
     names = [CORRELATION_NAMES.get(code, f"type {code}") for code in corr_types]
     return tuple(_combination(names, name, where) for name in stokes)
 
 
+def _single(hand: int) -> Combination:
+    return Combination(rule=Rule.SINGLE, hands=(hand, -1), factors=(1.0, 0.0))
+
+
 def _combination(names: list[str], wanted: str, where: str) -> Combination:
     parameter = "I" if wanted == "pseudoI" else wanted
     if parameter in names:
-        return Combination(rule=Rule.SINGLE, a=names.index(parameter))
-    for first, second, factor_a, factor_b in _PAIRS[parameter]:
+        return _single(names.index(parameter))
+    for first, second, factors in _PAIRS[parameter]:
         if first in names and second in names:
             rule = Rule.ANY if wanted == "pseudoI" else Rule.BOTH
-            return Combination(
-                rule=rule, a=names.index(first), b=names.index(second), factor_a=factor_a, factor_b=factor_b
-            )
+            return Combination(rule=rule, hands=(names.index(first), names.index(second)), factors=factors)
     if parameter == "I":
         for hand in ("XX", "YY", "RR", "LL"):
             if hand in names:
-                return Combination(rule=Rule.SINGLE, a=names.index(hand))
+                return _single(names.index(hand))
     raise GpucubeError(f"stokes {wanted} cannot be made from {where}: it has correlations {', '.join(names)}")

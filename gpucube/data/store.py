@@ -33,19 +33,10 @@ UV_TILES = 64
 
 @dataclass(frozen=True, kw_only=True)
 class PlaneKey:
-    """The name of a plane of the cube.
+    """The name of a plane of the cube."""
 
-    Attributes
-    ----------
-    channel : int
-        Output channel.
-    stokes : int
-        Number of the Stokes parameter, in the order of the cube.
-    pointing : int
-    """
-
-    channel: int
-    stokes: int
+    channel: int  # output channel
+    stokes: int  # number of the Stokes parameter, in the order of the cube
     pointing: int = 0
 
     @property
@@ -56,29 +47,15 @@ class PlaneKey:
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """The place of one partition on disk, and the planes that it has samples of.
-
-    Attributes
-    ----------
-    folder : str
-    index : int
-        Number of the partition in its store.
-    nrow, nstokes : int
-    output : tuple of int
-        Output channel of each slot, ascending.
-    frequency : tuple of float
-        Frequency of each slot, Hz; uvw * frequency / c is in wavelengths.
-    pointing : int
-        The pointing that all its rows belong to.
-    """
+    """The place of one partition on disk, and the planes that it has samples of."""
 
     folder: str
-    index: int
+    index: int  # number of the partition in its store
     nrow: int
     nstokes: int
-    output: tuple[int, ...]
-    frequency: tuple[float, ...]
-    pointing: int = 0
+    output: tuple[int, ...]  # output channel of each slot, ascending
+    frequency: tuple[float, ...]  # of each slot, Hz; uvw * frequency / c is in wavelengths
+    pointing: int = 0  # the pointing that all its rows belong to
 
     @property
     def shape(self) -> tuple[int, int, int]:

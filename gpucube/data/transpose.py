@@ -24,48 +24,28 @@ if TYPE_CHECKING:
 _ROWS, _SLOTS = 16, 64
 """Rows and slots of a tile: 16 rows of 64 channels and two hands are 16 KiB, half of an L1 cache."""
 
+_inlined = numba.njit(nogil=True, cache=True, inline="always")
+
 
 class KeptRows(NamedTuple):
-    """The rows of a block that go into the store.
+    """The rows of a block that go into the store."""
 
-    Attributes
-    ----------
-    number : numpy.ndarray
-        Row of the block, int64, shape (nkept,).
-    usable : numpy.ndarray
-        False where no sample of the row counts, because its uvw is garbage, bool, shape (nkept,).
-    delay : numpy.ndarray
-        Seconds by which the new phase centre is nearer, float64, shape (nkept,); 0 where the phase stays.
-    """
-
-    number: np.ndarray
-    usable: np.ndarray
-    delay: np.ndarray
+    number: np.ndarray  # (nkept,) int64, rows of the block
+    usable: np.ndarray  # (nkept,) bool, False where no sample counts, because uvw is garbage
+    delay: np.ndarray  # (nkept,) seconds by which the new phase centre is nearer; 0 where the phase stays
 
 
 class Planes(NamedTuple):
-    """The samples of a run of rows, by Stokes parameter and slot.
+    """The samples of a run of rows, by Stokes parameter and slot."""
 
-    Attributes
-    ----------
-    vis : numpy.ndarray
-        Jy, complex64, shape (nstokes, nslot, nrow).
-    weight : numpy.ndarray
-        1/Jy^2, float32, shape (nstokes, nslot, nrow); 0 where the sample does not count.
-    counts : numpy.ndarray
-        Samples that count, int64, shape (nstokes, nslot).
-    power : numpy.ndarray
-        Sum of w |V|^2 over them, float64, shape (nstokes, nslot).
-    """
-
-    vis: np.ndarray
-    weight: np.ndarray
-    counts: np.ndarray
-    power: np.ndarray
+    vis: np.ndarray  # (nstokes, nslot, nrow) complex64, Jy
+    weight: np.ndarray  # (nstokes, nslot, nrow) float32, 1/Jy^2; 0 where the sample does not count
+    counts: np.ndarray  # (nstokes, nslot) int64, samples that count
+    power: np.ndarray  # (nstokes, nslot) float64, sum of w |V|^2 over them
 
 
 class _Slots(NamedTuple):
-    """Slot k averages channels ``members[offsets[k]:offsets[k + 1]]`` of the block, of given `frequency`."""
+    """A `ChannelMap` in channels of the block."""
 
     offsets: np.ndarray
     members: np.ndarray
@@ -73,11 +53,11 @@ class _Slots(NamedTuple):
 
 
 class _Hands(NamedTuple):
-    """`Combination`s as arrays: rule (nstokes,), hands (nstokes, 2), factors (nstokes, 2)."""
+    """`Combination`s as arrays."""
 
-    rule: np.ndarray
-    hands: np.ndarray
-    factors: np.ndarray
+    rule: np.ndarray  # (nstokes,)
+    hands: np.ndarray  # (nstokes, 2)
+    factors: np.ndarray  # (nstokes, 2) complex128
 
 
 def transpose(block: Block, rows: KeptRows, channels: ChannelMap, combinations: Sequence[Combination]) -> Planes:
@@ -99,8 +79,8 @@ def transpose(block: Block, rows: KeptRows, channels: ChannelMap, combinations: 
     slots = _Slots(channels.offsets, channels.members - block.first_channel, channels.member_frequency)
     hands = _Hands(
         np.array([int(c.rule) for c in combinations]),
-        np.array([[c.a, c.b] for c in combinations]),
-        np.array([[c.factor_a, c.factor_b] for c in combinations], np.complex128),
+        np.array([c.hands for c in combinations]),
+        np.array([c.factors for c in combinations], np.complex128),
     )
     _transpose(block, rows, slots, hands, planes)
     return planes
@@ -146,19 +126,23 @@ def _transpose(block: Block, rows: KeptRows, slots: _Slots, combinations: _Hands
                 power[s, slot] += weighted_power
 
 
-@numba.njit(nogil=True, cache=True)
+@_inlined
 def _hand(
     data: np.ndarray, flag: np.ndarray, weight: np.ndarray, row: int, channel: int, hand: int
 ) -> tuple[complex, float]:
     """Value and weight of one correlation; weight 0 if it does not count."""
     vis = np.complex128(data[row, channel, hand])
     w = np.float64(weight[row, channel if weight.shape[1] > 1 else 0, hand])
-    # x - x is 0 only for finite x
-    finite = w - w == 0.0 and vis.real - vis.real == 0.0 and vis.imag - vis.imag == 0.0
-    return vis, w if finite and w > 0.0 and not flag[row, channel, hand] else 0.0
+    counts = not flag[row, channel, hand] and w > 0.0 and _finite(w) and _finite(vis.real) and _finite(vis.imag)
+    return vis, w if counts else 0.0
 
 
-@numba.njit(nogil=True, cache=True)
+@_inlined
+def _finite(x: float) -> bool:
+    return x - x == 0.0  # quicker than isfinite
+
+
+@_inlined
 def _combined(
     rule: int, factor_a: complex, factor_b: complex, vis_a: complex, w_a: float, vis_b: complex, w_b: float
 ) -> tuple[complex, float]:
@@ -175,7 +159,7 @@ def _combined(
     return vis_b, w_b
 
 
-@numba.njit(nogil=True, cache=True)
+@_inlined
 def _shifted(vis: complex, delay: float, frequency: float) -> complex:
     """Value at another phase centre."""
     if delay == 0.0:
