@@ -222,7 +222,7 @@ def make_store(
         footprint.made_scratch(plan.scratch)
         for report in workers.ingest(reading.jobs):
             reading.add(report)
-            progress.ingest(reading.rows_done, reading.nrow)
+            progress.rows_read(reading.rows_done, reading.nrow)
         store = reading.finish()
         save_state(store, job.identity)
     else:

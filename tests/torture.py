@@ -1,10 +1,10 @@
-"""Fault injection: processes of a run are killed at random moments, and the products must come out the same in every byte.
+"""Fault injection: processes of a run are killed at random moments, and the products must have the same bytes.
 
-In: number of kills, seed. Out: one line per kill, exit status 0 if every run ended with the bytes of the undisturbed run.
-A run takes place in threads of one process, on a local cluster, or on a cluster that was there before; the victim is the
-main process, a worker or the scheduler. A run must survive its worker by itself; after the loss of its scheduler it must end
-with one line; then, and after the loss of the main process, the same call with resume must finish it. What is begun in
-one place is resumed in another.
+In: a number of kills and a seed. Out: one line for each kill, and exit status 0 if every run ended with the bytes of the
+undisturbed run. A run takes place in threads of one process, on a local cluster, or on a cluster that existed before. The
+victim is the main process, a worker or the scheduler. A run must survive the loss of a worker by itself. Without its
+scheduler it must end with one line. After that, and after the loss of the main process, the same call with `resume`
+must finish it. A run that begins in one place is resumed in another.
 
 `make torture` runs this with 50 kills; tests/run/test_resume.py kills once in every way.
 """
@@ -43,7 +43,7 @@ OPTIONS = {
     "workers": 2,
     "products": "image,residual,model,psf,dirty",
 }
-"""Of every run: many cheap major cycles, so that there are many moments to be killed at."""
+"""Options of every run: many cheap major cycles, so that there are many moments at which it can be killed."""
 
 WAYS = (
     ("threads", "main"),
@@ -56,7 +56,7 @@ WAYS = (
 """Where a run takes place, and which of its processes is killed."""
 
 TIMEOUT = 180
-"""Seconds after which a run counts as hanging."""
+"""Seconds after which a run counts as hung."""
 
 
 class Torture(AssertionError):
@@ -64,7 +64,7 @@ class Torture(AssertionError):
 
 
 class Cluster:
-    """A Dask scheduler and two workers with their nannies, each a process of its own on the loopback interface."""
+    """A Dask scheduler and two workers with their nannies, each in a process of its own on the loopback interface."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -72,7 +72,7 @@ class Cluster:
         self.address = ""
 
     def start(self) -> None:
-        """Start what does not run."""
+        """Start the processes that are not running."""
         if self.address and self.scheduler.poll() is None:
             return
         self.stop()
@@ -96,7 +96,7 @@ class Cluster:
     def _run(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "dask", *arguments, "--no-dashboard"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        # a folder other than that of the runs: paths must not depend on it
+        # not the folder of the runs: paths must not depend on it
         self._processes.append(subprocess.Popen(command, cwd=self._folder, start_new_session=True, **quiet))
 
     @property
@@ -109,14 +109,14 @@ class Cluster:
         return worker_processes(self._processes[1].pid)
 
     def stop(self) -> None:
-        """Kill all."""
+        """Kill all processes."""
         for process in self._processes:
             kill_group(process)
         self._processes, self.address = [], ""
 
 
 def worker_processes(parent: int) -> list[psutil.Process]:
-    """Dask workers among the descendants of a process."""
+    """The Dask workers among the descendants of a process."""
     found = []
     with contextlib.suppress(psutil.Error):
         for process in psutil.Process(parent).children(recursive=True):
@@ -127,14 +127,14 @@ def worker_processes(parent: int) -> list[psutil.Process]:
 
 
 def kill_group(process: subprocess.Popen) -> None:
-    """Kill a process that leads a group, with its group."""
+    """Kill a process and the group that it leads."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def left_behind(leader: subprocess.Popen, seconds: float) -> list[str]:
-    """Processes of the group of a process that has ended, which get so many seconds to end, too."""
+    """Processes of the group of a process that has ended, if they do not end within so many seconds, too."""
     until = time.monotonic() + seconds
     while True:
         found = []
@@ -149,17 +149,17 @@ def left_behind(leader: subprocess.Popen, seconds: float) -> list[str]:
 
 @dataclass(frozen=True)
 class Watched:
-    """What a run took while it went on.
+    """What a run took.
 
     Attributes
     ----------
     early, late : dict of int to float
-        Resident bytes of every process (main and workers) while channels were imaged, at most, in the first tenth of what
-        was watched and in the rest; 0 stands for all processes together, until the run had ended.
+        Largest number of resident bytes of every process (main and workers) while channels were imaged: in the first tenth
+        of the time watched, and in the rest. The key 0 stands for all processes together, until the end of the run.
     files : int
-        Files at any one time at most, but for the store.
+        Largest number of files at any one time, without those of the store.
     summary : dict
-        Of the run.
+        The run's summary.
     """
 
     early: dict[int, float]
@@ -174,9 +174,10 @@ class Watched:
 
 
 def watch(ms: Path, folder: Path, place: str, warm_up: int, **changes: object) -> Watched:
-    """Run to the end, looking at memory and files several times a second once `warm_up` channels are done.
+    """Run to the end, and look at memory and files several times a second once `warm_up` channels are safe.
 
-    Each process of a local cluster of two must have done some of them: on a busy machine one begins long after the other.
+    Both workers of a local cluster must have imaged some channels before that: on a busy machine one starts long after the
+    other.
     """
     run, workers = start(ms, folder, place, temporary=str(folder), **changes), 2 if place == "local" else 1
     process, samples, files = psutil.Process(run.pid), [], 0
@@ -218,9 +219,9 @@ if __name__ == "__main__":
 def start(
     ms: Path, folder: Path, place: str, address: str = "", temporary: str = "", **changes: object
 ) -> subprocess.Popen:
-    """Start ``gpucube image``, working in `folder` with the relative imagename ``run/cube``.
+    """Start ``gpucube image`` in `folder` with the relative imagename ``run/cube``.
 
-    Headers hold the imagename: runs whose bytes are to be compared must have the same.
+    Headers hold the imagename, so runs whose bytes are compared must have the same.
     """
     folder.mkdir(exist_ok=True)
     options = OPTIONS | changes | ({"scheduler": address} if place == "cluster" else {})
@@ -235,19 +236,19 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # who runs tests in the background may have told them to ignore Ctrl-C, which is handed on
+        # a shell that runs tests in the background makes them ignore Ctrl-C, and children inherit that
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         env=os.environ | ({"TMPDIR": temporary, "DASK_TEMPORARY_DIRECTORY": temporary} if temporary else {}),
     )
 
 
 def payload(folder: Path) -> dict[str, bytes]:
-    """Every product's bytes, but for the summary."""
+    """The bytes of every product, without the summary."""
     return {p.name: p.read_bytes() for p in sorted((folder / "run").glob("*.fits"))}
 
 
 def ended(run: subprocess.Popen) -> str:
-    """Wait for the end of a run; returns what it wrote to standard error. One that hangs is a failure, and tells where."""
+    """Wait for the end of a run; returns what it wrote to standard error. A run that hangs fails, and says where."""
     try:
         return run.communicate(timeout=TIMEOUT)[1]
     except subprocess.TimeoutExpired:
@@ -258,7 +259,7 @@ def ended(run: subprocess.Popen) -> str:
 
 
 def finish(run: subprocess.Popen, folder: Path) -> dict[str, bytes]:
-    """Let a run come to its end, which must be a good one; returns its products."""
+    """Wait for the end of a run, which must be a success; returns its products."""
     errors = ended(run)
     if run.returncode != 0:
         raise Torture(f"the run in {folder} ended with status {run.returncode}: {errors}")
@@ -278,13 +279,13 @@ def disturb(
     rng: random.Random,
     **changes: object,
 ) -> tuple[subprocess.Popen, str]:
-    """Begin a run, kill one of its processes after `moment` seconds, look at how it ends.
+    """Start a run, kill one of its processes after `moment` seconds, and see how the run ends.
 
     Returns
     -------
     run : subprocess.Popen
     how : str
-        ``"went on"``, ``"ended"`` or ``"killed"``; empty if it had come to its end before.
+        ``"went on"``, ``"ended"`` or ``"killed"``; empty if it had ended before.
     """
     place, victim = way
     if place == "cluster":
@@ -298,7 +299,7 @@ def disturb(
     if victim == "main":
         run.kill()
         run.wait()
-        # not waited for: what the run has left may still be at work when it is resumed
+        # its workers may still be at work when the run is resumed
         return run, "killed"
     if victim == "scheduler":
         cluster.scheduler.kill()
@@ -322,12 +323,12 @@ def disturb(
 
 
 def torture(ms: Path, folder: Path, ways: Sequence[tuple[str, str]], seed: int, **changes: object) -> list[str]:
-    """Kill once in each of the ways, resume, compare.
+    """Kill once in each of the ways, resume, and compare the products.
 
     Returns
     -------
     list of str
-        A line for every kill.
+        One line for each kill.
 
     Raises
     ------
@@ -353,7 +354,7 @@ def torture(ms: Path, folder: Path, ways: Sequence[tuple[str, str]], seed: int, 
             work = folder / f"run{kills}"
             moment = rng.uniform(0.05, 1.0) * usual[way[0]]
             run, how = disturb(ms, work, way, moment, cluster, rng, **changes)
-            if not how:  # too late: it was quicker than usual
+            if not how:  # the run was quicker than usual
                 remove(work)
                 continue
             kills += 1
@@ -379,7 +380,7 @@ def torture(ms: Path, folder: Path, ways: Sequence[tuple[str, str]], seed: int, 
 
 
 def safe_channels(folder: Path) -> int:
-    """Channels that the journal of a run which was cut off holds."""
+    """Number of channels in the journal of an unfinished run."""
     try:
         return max(0, (folder / "run" / "cube.journal").read_bytes().count(b"\n") - 1)
     except FileNotFoundError:
@@ -387,7 +388,7 @@ def safe_channels(folder: Path) -> int:
 
 
 def workers_of(folder: Path) -> set[bytes]:
-    """Names of the workers that have done a channel of a run that goes on."""
+    """Names of the workers that have imaged channels of an unfinished run."""
     try:
         return set(re.findall(rb'"worker": "([^"]*)"', (folder / "run" / "cube.journal").read_bytes()))
     except FileNotFoundError:
@@ -402,7 +403,7 @@ def remove(folder: Path) -> None:
 
 
 def make_ms(folder: Path, **changes: object) -> Path:
-    """48 channels whose imaging takes seconds."""
+    """A MeasurementSet of 48 channels, whose imaging takes seconds."""
     from gpucube.schema.validation import validated
     from gpucube.simulate import SimulationParameters, simulate_ms
 
@@ -415,12 +416,12 @@ def make_ms(folder: Path, **changes: object) -> Path:
 
 
 def grow(folder: Path, channels: int) -> None:
-    """Watch memory and files while many channels go through two workers.
+    """Watch memory and files while two workers image many channels.
 
     Raises
     ------
     Torture
-        A process grew by 5 % or more after the first 500 channels, or there were more than 20 files besides the store.
+        A process grew by 5 % or more after the first 500 channels, or there were more than 20 files beside the store.
     """
     ms = make_ms(folder / "many", nchan=channels, antennas=8, ntime=10)
     seen = watch(ms, folder / "grow", "local", warm_up=500, cycleniter=-1, gain=0.1, majorcycle="auto")
@@ -431,10 +432,10 @@ def grow(folder: Path, channels: int) -> None:
 
 
 def main() -> int:
-    """Command line."""
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--channels", type=int, default=0, help="look at the memory of a run of so many channels, too")
+    parser.add_argument("--channels", type=int, default=0, help="also watch the memory of a run with so many channels")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)

@@ -96,7 +96,7 @@ class Progress:
             self._last_step = 0
             self._line()
 
-    def ingest(self, done_rows: int, total_rows: int) -> None:
+    def rows_read(self, done_rows: int, total_rows: int) -> None:
         """So many rows have been read."""
         with self._lock:
             self._rows = done_rows, total_rows

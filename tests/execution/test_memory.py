@@ -1,4 +1,4 @@
-"""Memory does not grow with the number of channels, and stays within the budget; few files lie about at any time."""
+"""Memory does not grow with the number of channels and stays within the budget, and a run keeps few files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_memory_and_files_do_not_grow_with_the_channels(many_channels: Path, tmp
 
 @pytest.mark.parametrize("gridder", ["standard", "wgridder"])
 def test_a_cube_larger_than_the_budget_streams_through(many_channels: Path, tmp_path: Path, gridder: str) -> None:
-    """1.2 GB of planes through 320 MB, of which the interpreter and its libraries take two thirds."""
+    """1.2 GB of planes go through 340 MB, two thirds of which the interpreter and its libraries take."""
     seen = watch(
         many_channels, tmp_path / "work", "threads", warm_up=0, imsize=320, niter=0, memory="340MB", gridder=gridder
     )

@@ -1,4 +1,4 @@
-"""The plan: chunk arithmetic, and what the job is refused for or warned of before anything is written."""
+"""The plan: chunks, memory and disk, and the jobs that are refused or warned about before anything is written."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_job_larger_than_the_disk_is_refused(tiny_ms, tmp_path, large):
         check_disk(plan)
 
 
-def test_unevenly_spaced_channels_are_warned_of(tiny_ms, tmp_path):
+def test_unevenly_spaced_channels_give_a_warning(tiny_ms, tmp_path):
     (warning,) = plan_of(tiny_ms.ms, tmp_path, spw="0:0~3;8~11").warnings
     assert "not evenly spaced" in warning
     assert plan_of(tiny_ms.ms, tmp_path, spw="0:4").warnings == ()

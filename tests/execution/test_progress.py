@@ -1,4 +1,4 @@
-"""Progress: plain lines at a measured pace where there is no terminal, a display in place where there is one."""
+"""Progress: plain lines now and then without a terminal, a display that stays in place on a terminal."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def record(channel: int, seconds: float = 1.0, code: StopCode = StopCode.NSIGMA)
     )
 
 
-def test_nothing_at_all_when_it_is_not_wanted() -> None:
+def test_nothing_is_written_if_it_is_not_enabled() -> None:
     for stream in (io.StringIO(), Terminal()):
         with Progress(3, enabled=False, stream=stream) as progress:
             progress.stage("reading")
-            progress.ingest(10, 10)
+            progress.rows_read(10, 10)
             progress.started(0)
             progress.finished(record(0))
         assert stream.getvalue() == ""
@@ -66,23 +66,23 @@ def test_a_line_every_five_seconds_when_little_happens() -> None:
         assert len(stream.getvalue().splitlines()) == 4
 
 
-def test_rows_are_told_while_reading() -> None:
+def test_rows_are_counted_while_reading() -> None:
     stream, clock = io.StringIO(), Clock()
     with Progress(4, stream=stream, clock=clock) as progress:
         progress.stage("reading")
         for rows in range(0, 200_001, 100):
-            progress.ingest(rows, 200_000)
+            progress.rows_read(rows, 200_000)
         lines = stream.getvalue().splitlines()
     assert lines[0] == "gpucube: reading, 0.0 s elapsed"
     assert len(lines) == 11
     assert "20,000 of 200,000 rows" in lines[1]
 
 
-def test_a_new_stage_is_told_once_and_forgets_the_rows_of_the_last() -> None:
+def test_a_new_stage_is_written_once_and_without_the_rows_of_the_last() -> None:
     stream = io.StringIO()
     with Progress(4, stream=stream, clock=Clock()) as progress:
         progress.stage("reading")
-        progress.ingest(10, 10)
+        progress.rows_read(10, 10)
         progress.stage("imaging")
         progress.stage("imaging")
         assert stream.getvalue().splitlines()[2:] == ["gpucube: imaging, 0.0 s elapsed"]
@@ -110,7 +110,7 @@ def test_the_slowest_channel_and_the_failures_are_named() -> None:
     assert last.endswith("1 failed")
 
 
-def test_an_exception_is_no_success() -> None:
+def test_an_exception_is_not_reported_as_success() -> None:
     stream = io.StringIO()
     with pytest.raises(RuntimeError), Progress(3, stream=stream) as progress:
         progress.finished(record(0))
@@ -121,7 +121,7 @@ def test_an_exception_is_no_success() -> None:
 def test_no_rows_and_no_channels_do_no_harm() -> None:
     stream = io.StringIO()
     with Progress(0, stream=stream) as progress:
-        progress.ingest(0, 0)
+        progress.rows_read(0, 0)
     assert stream.getvalue().splitlines()[-1].startswith("gpucube: 0 of 0 channels done")
 
 

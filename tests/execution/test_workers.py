@@ -1,4 +1,4 @@
-"""Who does the work must not matter, and what cannot be done must not take anything else with it."""
+"""The result does not depend on who does the work, and a failure costs nothing but the channel that failed."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ from gpucube.output.records import ChannelRecord, StopCode
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    """Address of a Dask scheduler with two workers, which gives a task up when it has killed one worker."""
+    """Address of a Dask scheduler with two workers; it gives up a task that has killed one worker."""
     with (
-        # a worker that is killed twice within the time would be given up for good
+        # Dask would give up a worker that is killed twice within this time
         dask.config.set({"distributed.scheduler.allowed-failures": 0, "distributed.deploy.lost-worker-timeout": "1 h"}),
         LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", host="127.0.0.1"
@@ -63,7 +63,7 @@ def workers(request: pytest.FixtureRequest) -> Iterator[Workers]:
 
 
 class DeadlyMask(Mask):
-    """The plane of channel 5 kills the process that asks for it, as the kernel does when memory runs out."""
+    """The plane of channel 5 kills the process that reads it, as the kernel does when memory runs out."""
 
     def plane(self, channel: int) -> np.ndarray:
         if channel == 5:
@@ -72,7 +72,7 @@ class DeadlyMask(Mask):
 
 
 class DeviceLosingMask(Mask):
-    """At the plane of channel 5 the GPU of the process stops working, and no other channel can be imaged there."""
+    """At the plane of channel 5 the GPU of the process stops working, so no other channel can be imaged there."""
 
     def plane(self, channel: int) -> np.ndarray:
         if channel == 5:
@@ -94,7 +94,9 @@ def run(job: ImageJob, workers: Workers) -> tuple[list[ChannelRecord], RecordedE
     return sorted(records, key=lambda r: r.channel), events
 
 
-def test_every_channel_is_announced_and_reported(workers: Workers, tiny_ms: Any, tmp_path: Path) -> None:
+def test_every_channel_is_reported_when_it_starts_finishes_and_is_safe(
+    workers: Workers, tiny_ms: Any, tmp_path: Path
+) -> None:
     with ExitStack() as stores:
         records, events = run(job_on(tiny_ms.ms, tmp_path, workers, stores, products=IMAGES), workers)
     assert [r.channel for r in records] == list(range(12))
@@ -128,7 +130,7 @@ def test_an_unreadable_plane_of_the_mask_fails_its_channels_alone(
 
 
 @pytest.mark.parametrize("mask", [DeadlyMask, DeviceLosingMask])
-def test_a_channel_that_kills_its_worker_is_found_and_given_up(
+def test_a_channel_that_kills_its_worker_is_isolated_and_marked_failed(
     cluster: str, tiny_ms: Any, tmp_path: Path, mask
 ) -> None:
     workers = DaskWorkers(connect(cluster, ClusterLimits()), CpuKind())
@@ -154,9 +156,9 @@ Doomed = Callable[[ClusterLimits], tuple[ImageJob, DaskWorkers]]
 
 @pytest.fixture
 def doomed(tiny_ms: Any, tmp_path: Path) -> Iterator[Doomed]:
-    """A job whose channel 5 kills the workers of a local cluster, which gives each up for good at once.
+    """A job whose channel 5 kills the workers of a local cluster, which gives up each of them at once and for good.
 
-    Dask does so when a worker has not come back in time; here no time is enough. One death gives a task up.
+    Dask gives up a worker that has not come back in time; here no time is enough. It gives up a task after one death.
     """
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}), ExitStack() as stores:
 
