@@ -27,7 +27,7 @@ from gpucube.execution.plan import Plan, make_chunks, make_plan
 from gpucube.execution.progress import Progress
 from gpucube.execution.tuning import DEFAULT_TUNING, Tuning
 from gpucube.execution.workers import Workers, make_workers
-from gpucube.imaging.job import Events, ImageJob, settings_of
+from gpucube.imaging.job import Events, ImageJob, NoEvents, settings_of
 from gpucube.imaging.stopping import CleanParameters
 from gpucube.output.fingerprint import fingerprint
 from gpucube.output.fits_cube import (
@@ -53,16 +53,10 @@ class Observer(Events, Protocol):
         ...
 
 
-class NoObserver:
+class NoObserver(NoEvents):
     """An observer that ignores everything; a base for those who want to hear of some events only."""
 
     def stage(self, name: str) -> None: ...
-
-    def started(self, channel: int) -> None: ...
-
-    def finished(self, record: ChannelRecord) -> None: ...
-
-    def safe(self, records: Sequence[ChannelRecord]) -> None: ...
 
 
 NO_OBSERVER = NoObserver()
@@ -230,7 +224,9 @@ def image_job(job: Job, store: VisibilityStore, journal: Journal) -> ImageJob:
     parameters = job.parameters
     uv_max, w_max = store.max_uvw_wavelengths()
     w_term = needs_w(job.geometry.w_phase(w_max), parameters.gridder, parameters.epsilon)
-    settings = settings_of(parameters, job.geometry, w_term, store.most_samples(), uv_max, w_max)
+    settings = settings_of(
+        parameters, job.geometry, w_term=w_term, samples=store.most_samples(), uv_max=uv_max, w_max=w_max
+    )
     return ImageJob(
         store=store,
         settings=settings,

@@ -135,7 +135,7 @@ def make_plan(
     paths = RunPaths.of(parameters)
     partitions = plan_partitions(selection, paths.scratch_folder)
     samples = max((p.nrow for p in partitions), default=0)
-    settings = settings_of(parameters, geometry, parameters.gridder == "wgridder", samples, math.inf, 0.0)
+    settings = settings_of(parameters, geometry, w_term=parameters.gridder == "wgridder", samples=samples)
     resources = kind.resources(settings, hardware.gpu_memory)
     ms_bytes = sum(s.bytes_selected() for s in selection.sources)
 

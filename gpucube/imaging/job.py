@@ -1,7 +1,8 @@
-"""A job for the workers that image channels, and the events that they report."""
+"""What a worker needs to image channels (`ImageJob`), and what it reports meanwhile (`Events`)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -20,9 +21,15 @@ from gpucube.sky.geometry import ImageGeometry
 
 
 def settings_of(
-    parameters: Parameters, geometry: ImageGeometry, w_term: bool, samples: int, uv_max: float, w_max: float
+    parameters: Parameters,
+    geometry: ImageGeometry,
+    *,
+    w_term: bool,
+    samples: int,
+    uv_max: float = math.inf,
+    w_max: float = 0.0,
 ) -> ImagingSettings:
-    """What a device is told of the job; `uv_max` is infinite and `w_max` 0 where they are not known yet."""
+    """The settings of a device for a job; `uv_max` and `w_max` are not known before the data have been read."""
     return ImagingSettings(
         geometry=geometry,
         weighting=parameters.weighting,
@@ -42,11 +49,11 @@ class Events(Protocol):
     """What happens to channels while a chunk is imaged. Called from worker threads, several at once."""
 
     def started(self, channel: int) -> None:
-        """A worker has taken up a channel; again if it has to be begun anew."""
+        """A worker has begun a channel. This comes again if the channel has to be begun anew."""
         ...
 
     def finished(self, record: ChannelRecord) -> None:
-        """A channel has come to its end, and its planes are written."""
+        """A channel has ended, and its planes are written."""
         ...
 
     def safe(self, records: Sequence[ChannelRecord]) -> None:
@@ -54,7 +61,9 @@ class Events(Protocol):
         ...
 
 
-class _NoEvents:
+class NoEvents:
+    """Events that nobody hears; a base for those who listen to some of them."""
+
     def started(self, channel: int) -> None: ...
 
     def finished(self, record: ChannelRecord) -> None: ...
@@ -62,8 +71,7 @@ class _NoEvents:
     def safe(self, records: Sequence[ChannelRecord]) -> None: ...
 
 
-NO_EVENTS: Events = _NoEvents()
-"""For callers that need not know."""
+NO_EVENTS = NoEvents()
 
 
 def _always() -> None:

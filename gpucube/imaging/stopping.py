@@ -1,13 +1,13 @@
-"""When a plane goes on, how deep its next minor cycle goes, and why it stops: pure arithmetic.
+"""The stopping rule: whether a plane is cleaned further, how deep its next minor cycle goes, and why it stops.
 
-In: the measured peak and noise of an exact residual. Out: the next `MinorCycle`, or a `StopCode`. The rules are tclean's
-(CASA documentation, "Synthesis imaging: iteration control"), applied to every plane on its own:
+In: the measured peak and noise of an exact residual. Out: the next `MinorCycle`, or a `StopCode`. This is pure arithmetic.
+The rules are tclean's (CASA documentation, "Synthesis imaging: iteration control"), applied to each plane on its own:
 
-* noise sigma = 1.4826 MAD of the residual; limit = max(threshold, nsigma * sigma);
-* cycle threshold = max(0.98 limit, peak * clamp(cyclefactor * psf sidelobe, minpsffraction, maxpsffraction));
+* noise sigma = 1.4826 MAD of the residual; stop level = max(threshold, nsigma * sigma);
+* cycle threshold = max(0.98 stop level, peak * clamp(cyclefactor * PSF sidelobe, minpsffraction, maxpsffraction));
 * a plane whose peak has grown threefold (stop codes 5 and 6) is rolled back to its best model and tried once more with
-  twice the cyclefactor and half the gain; if it grows again it ends on that best model;
-* so does, whatever its stop code, a plane that stops with a peak above the smallest it had: none ends worse than it was.
+  twice the cyclefactor and half the gain. If its peak grows again, it ends on its best model;
+* a plane that stops, for whatever reason, with a peak above the smallest that it had, ends on the model of the smallest.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ GROWTH = 3.0
 """A peak this many times above its last or its smallest value means divergence."""
 
 FINAL_DEPTH = 0.98
-"""The last minor cycle goes this much below the limit, for the noise, and so the limit, falls as sources are removed.
-Measured: half as many major cycles, the same model within 2 %, nearer to the truth (docs/decisions.md)."""
+"""The last minor cycle goes down to this fraction of the stop level, because the level falls with the noise as sources are
+removed. Measured: half as many major cycles, the same model within 2 %, nearer to the truth (docs/decisions.md, D7)."""
 
 ROUNDING = 1e-6
 """Peaks of float32 images that differ by no more than this fraction are the same."""
@@ -33,9 +33,12 @@ ROUNDING = 1e-6
 _UNLIMITED = 2**62
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CleanParameters:
-    """tclean's parameters of iteration control; fluxes in Jy/beam, `niter` per plane; `cycleniter`, `nmajor` -1 for no limit."""
+    """tclean's parameters of iteration control.
+
+    Fluxes are in Jy/beam, `niter` counts for each plane, and -1 means no limit for `cycleniter` and `nmajor`.
+    """
 
     niter: int = 0
     gain: float = 0.1
@@ -62,10 +65,13 @@ class Action(Enum):
     STOP = "stop"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LoopState:
-    """How far one plane has come. `peak` and `noise` are of its last exact residual, or of its best one if it was rolled
-    back; `best_peak` and `best_noise` of the model that is remembered."""
+    """How far one plane has come.
+
+    `peak` and `noise` (Jy/beam) belong to the last exact residual, or to the best one if the plane was rolled back;
+    `best_peak` and `best_noise` belong to the model that the device remembers.
+    """
 
     iterations: int = 0
     majors: int = 0
@@ -83,19 +89,19 @@ def stop_level(noise: float, clean: CleanParameters) -> float:
 
 
 def observe(state: LoopState, peak: float, noise: float, clean: CleanParameters) -> tuple[LoopState, Action]:
-    """Take note of a freshly computed residual and decide.
+    """Decide what to do with a plane whose residual has just been computed.
 
     Parameters
     ----------
     state : LoopState
-        Before.
+        Before this residual.
     peak, noise : float
-        Of the residual; `peak` < 0 means that the mask is empty.
+        Largest |residual| inside the mask and noise, Jy/beam. A negative peak means that the mask is empty.
 
     Returns
     -------
     LoopState
-        After; `stop` is set if the action stops.
+        After it; `stop` is set if the action stops.
     Action
     """
     if not (math.isfinite(peak) and math.isfinite(noise)):
@@ -126,14 +132,14 @@ def observe(state: LoopState, peak: float, noise: float, clean: CleanParameters)
 
 
 def _best(state: LoopState) -> LoopState:
-    """The plane as it is once it has been rolled back; the iterations done in vain still count."""
+    """The state of a plane that has been rolled back. The iterations done in vain still count."""
     return replace(state, peak=state.best_peak, noise=state.best_noise)
 
 
 def _stop_code(state: LoopState, peak: float, noise: float, clean: CleanParameters) -> StopCode | None:
     if peak < 0:
         return StopCode.ZERO_MASK
-    # a limit that only rose, with the noise of a plane that gets worse, is not reached
+    # a stop level that was only met because the noise of a diverging plane has risen does not count
     if peak <= stop_level(noise, clean) and peak <= (1 + ROUNDING) * state.best_peak:
         return StopCode.THRESHOLD if clean.threshold >= clean.nsigma * noise else StopCode.NSIGMA
     if state.iterations >= clean.niter:
@@ -146,7 +152,7 @@ def _stop_code(state: LoopState, peak: float, noise: float, clean: CleanParamete
 
 
 def next_cycle(state: LoopState, sidelobe: float, clean: CleanParameters) -> MinorCycle:
-    """How far the next minor cycle shall go."""
+    """How far the next minor cycle goes."""
     cyclefactor, gain = clean.cyclefactor, clean.gain
     if state.retried:
         cyclefactor, gain = 2.0 * cyclefactor, 0.5 * gain

@@ -353,7 +353,9 @@ def diverging_job(tmp_path: Path, cycleniter: int, threshold: float) -> tuple[Im
         power=np.ones((1, 1, 1)),
     )
     axis = SpectralAxis(frequency=np.array([s.frequency]), width=np.array([1e4]), frame=FRAMES["LSRK"], restfreq=None)
-    clean = CleanParameters(100_000, 1.0, threshold, cyclefactor=1e-3, minpsffraction=0.0, cycleniter=cycleniter)
+    clean = CleanParameters(
+        niter=100_000, gain=1.0, threshold=threshold, cyclefactor=1e-3, minpsffraction=0.0, cycleniter=cycleniter
+    )
     settings = {"weighting": "natural", "epsilon": 1e-5, "w_term": True}
     return jobs.make_job(store, g, axis, tmp_path / "cube", clean=clean, **settings), s
 
