@@ -15,7 +15,6 @@ import math
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
@@ -32,17 +31,8 @@ from gpucube.disk import explain, write_whole
 from gpucube.errors import GpucubeError
 from gpucube.output.paths import RunPaths
 from gpucube.output.records import ChannelRecord, StopCode
-from gpucube.report.findings import findings, stop_codes
-from gpucube.report.plots import (
-    Cube,
-    channel_maps,
-    convergence,
-    radio_velocity,
-    read_cube,
-    shown_channels,
-    velocity_text,
-)
-from gpucube.report.state import Run, read_run
+from gpucube.report import plots
+from gpucube.report.state import Run, findings, read_run, stop_codes, typical
 from gpucube.schema.parameters import Parameters
 from gpucube.version import __version__
 from gpucube.words import counted, size_text
@@ -96,6 +86,7 @@ def page(run: Run) -> str:
     """The whole page as HTML."""
     cube, unreadable = _image_cube(run)
     header = cube.header if cube else fits.Header()
+    noise = typical(run.noise())
     template = _environment().from_string(resources.files(__package__).joinpath("page.html.j2").read_text("utf-8"))
     return template.render(
         run=run,
@@ -106,13 +97,13 @@ def page(run: Run) -> str:
         header=header,
         phase_centre=_phase_centre(header),
         rest_frequency=_rest_frequency(header),
-        noise=_noise(run),
+        noise=noise,
         unreadable=unreadable,
         pictures=_pictures(run, cube),
         rows=_rows(run),
         most_rows=MOST_ROWS,
         is_bad=_is_bad,
-        decimals=_decimals(run),
+        decimals=_decimals(noise),
         parameters=_parameters(run.parameters),
         version=__version__,
         now=datetime.now(UTC),
@@ -158,13 +149,13 @@ def _beam(beam: Mapping[str, float] | None) -> str:
     return ", ".join(format(beam[name], text) for name, text in formats.items() if beam and name in beam)
 
 
-def _image_cube(run: Run) -> tuple[Cube | None, str]:
+def _image_cube(run: Run) -> tuple[plots.Cube | None, str]:
     """The image cube if it has pixels, and its path if it exists but cannot be read."""
     if run.summary is None and run.parameters.get("restoringbeam") == "common":
         return None, ""  # nothing is restored before all channels are there
     path = RunPaths(run.imagename).product("image")
     try:
-        cube = read_cube(path)
+        cube = plots.read_cube(path)
     except FileNotFoundError:
         return None, ""
     except (OSError, ValueError, TypeError, KeyError, IndexError):
@@ -186,30 +177,13 @@ def _rest_frequency(header: fits.Header) -> float:
     return value if isinstance(value, float) and value > 0 else 0.0
 
 
-def _noise(run: Run) -> float:
-    """Median over the channels, Jy/beam; 0 if no channel has data."""
-    known = [r.noise for r in run.records if r.noise is not None and math.isfinite(r.noise)]
-    return float(np.median(known)) if known else 0.0
+def _decimals(noise: float) -> int:
+    """Decimals of a table in mJy/beam that show three digits of the noise (Jy/beam); at least three."""
+    return max(3, 2 - math.floor(math.log10(1e3 * noise))) if noise > 0 else 3
 
 
-def _decimals(run: Run) -> int:
-    """Decimals of a table in mJy/beam that show three digits of the noise; at least three."""
-    noise = 1e3 * _noise(run)
-    return max(3, 2 - math.floor(math.log10(noise))) if noise > 0 else 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A picture inside the page: its heading, what it shows in words, and its data URI."""
-
-    heading: str
-    caption: str
-    alt: str
-    data: Markup
-
-
-def _pictures(run: Run, cube: Cube | None) -> list[Picture]:
-    """Maps of channels with emission, and the convergence of all channels."""
+def _pictures(run: Run, cube: plots.Cube | None) -> list[dict[str, str]]:
+    """Maps of channels with emission, and the convergence of all channels: heading, caption, words for "alt", data URI."""
     if not run.records:
         return []
     flux, noise = np.full((2, run.nchan), np.nan)
@@ -219,33 +193,33 @@ def _pictures(run: Run, cube: Cube | None) -> list[Picture]:
             flux[record.channel] = first.model_flux or first.peak_residual or 0.0
             noise[record.channel] = first.noise
     # chosen by the flux in the records, so that not all pixels of a large cube need be read
-    shown = shown_channels(flux, noise)
+    shown = plots.shown_channels(flux, noise)
     pictures = []
     if cube is not None and len(shown):
         frequency = {record.channel: record.frequency_hz for record in run.records}
         rest = _rest_frequency(cube.header)
         if rest:
-            velocity = radio_velocity(np.array([frequency[c] for c in shown]), rest)
+            velocity = plots.radio_velocity(np.array([frequency[c] for c in shown]), rest)
             order = np.argsort(velocity)
             shown, velocity = shown[order], velocity[order]
-            labels = [f"{c}: {velocity_text(v)}" for c, v in zip(shown, velocity, strict=True)]
+            labels = [f"{c}: {plots.velocity_text(v)}" for c, v in zip(shown, velocity, strict=True)]
         else:
             labels = [f"{c}: {frequency[c] / 1e9:.5f} GHz" for c in shown]
-        maps = Picture(
-            heading="Channel maps",
-            caption="Channels spread over the longest run of channels with emission, or the brightest ones. All maps have"
-            " one colour scale; the beam is in the lower left corner.",
-            alt=f"Maps of {counted(len(shown), 'channel')}: {', '.join(labels)}",
-            data=_png(channel_maps(cube, shown, labels, noise)),
-        )
+        maps = {
+            "heading": "Channel maps",
+            "caption": "Channels spread over the longest run of channels with emission, or the brightest ones."
+            " All maps have one colour scale; the beam is in the lower left corner.",
+            "alt": f"Maps of {counted(len(shown), 'channel')}: {', '.join(labels)}",
+            "data": _png(plots.channel_maps(cube, shown, labels, noise)),
+        }
         pictures.append(maps)
-    curves = Picture(
-        heading="Channel by channel",
-        caption="The table below holds the same numbers.",
-        alt="Curves against channel number: flux of the clean components; peak residual, limit and noise; iterations and"
-        " major cycles; beam; flagged samples; seconds",
-        data=_png(convergence(run.records, run.nchan)),
-    )
+    curves = {
+        "heading": "Channel by channel",
+        "caption": "The table below holds the same numbers.",
+        "alt": "Curves against channel number: flux of the clean components; peak residual, limit and noise; iterations"
+        " and major cycles; beam; flagged samples; seconds",
+        "data": _png(plots.convergence(run.records, run.nchan)),
+    }
     return [*pictures, curves]
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -24,10 +24,15 @@ from matplotlib.patches import Ellipse
 
 from gpucube.constants import ARCSEC, LIGHT_SPEED
 from gpucube.output.records import ChannelRecord, StopCode
+from gpucube.report.state import typical
 from gpucube.sky.beam import Beam
 
 INK, GREY = "#7a7a7a", "#9a9a9a"
 RED, BLUE, GREEN = "#d1495b", "#4a83b5", "#2a9d8f"
+INKED = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
+STYLE: dict[Any, Any] = {"font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False}
+STYLE |= dict.fromkeys(INKED, INK)
+
 MOST_MAPS = 8
 EMISSION = 6.0
 """A channel or pixel shows emission from this many times the noise on."""
@@ -35,24 +40,12 @@ EMISSION = 6.0
 
 @dataclass(frozen=True, kw_only=True)
 class Cube:
-    """The first Stokes plane of a FITS cube.
+    """The first Stokes plane of a FITS cube."""
 
-    Attributes
-    ----------
-    planes : numpy.ndarray
-        Memory-mapped, shape (nchan, ny, nx); NaN in channels without data.
-    cell_x, cell_y : float
-        Pixel size, arcsec.
-    beams : list of Beam or None
-        One per channel; None for a channel without a beam.
-    header : astropy.io.fits.Header
-        The primary header.
-    """
-
-    planes: np.ndarray
-    cell_x: float
+    planes: np.ndarray  # (nchan, ny, nx), memory-mapped, NaN in channels without data
+    cell_x: float  # arcsec
     cell_y: float
-    beams: list[Beam | None]
+    beams: list[Beam | None]  # one per channel, None without data
     header: fits.Header = field(default_factory=fits.Header)
 
     def flux_within(self, region: np.ndarray) -> np.ndarray:
@@ -69,10 +62,7 @@ class Cube:
 def read_cube(path: str | Path) -> Cube:
     """Open a cube without loading it. Its beams are in a BEAMS table or, if all channels share one, in the header.
 
-    Raises
-    ------
-    OSError, KeyError, IndexError, TypeError, ValueError
-        The file is missing, cut short or not such a cube.
+    A file that is cut short or no such cube raises `OSError`, `KeyError`, `IndexError`, `TypeError` or `ValueError`.
     """
     with fits.open(path, memmap=True) as hdus:
         header, planes = hdus[0].header, hdus[0].data[0]
@@ -141,22 +131,12 @@ def overview(
     true_flux: np.ndarray | None = None,
     title: str = "",
 ) -> Figure:
-    """One page about a cube: eight channel maps, the integrated spectrum, the noise.
+    """One page about a cube: eight channel maps (Jy/beam), the integrated spectrum, the noise.
 
-    Parameters
-    ----------
-    cube : Cube
-        Restored images, Jy/beam.
-    velocity : numpy.ndarray
-        km/s, shape (nchan,).
-    noise : numpy.ndarray
-        Residual noise, Jy/beam, NaN where there is no data, shape (nchan,).
-    image_flux, model_flux, true_flux : numpy.ndarray
-        Jy, shape (nchan,): of the restored image, of the clean components and, if known, of the simulated sky.
-    title : str
-        Title of the page.
+    All arrays have the shape (nchan,): velocity in km/s, residual noise in Jy/beam (NaN where there is no data), and the
+    flux of the restored image, of the clean components and, if known, of the simulated sky in Jy.
     """
-    with _style():
+    with rc_context(STYLE):
         figure = Figure(figsize=(11.0, 9.2), layout="constrained")
         figure.suptitle(title, fontsize=12, x=0.01, ha="left")
         maps: SubFigure
@@ -177,7 +157,7 @@ def overview(
         upper.set_ylabel("flux density (Jy)")
         upper.legend(frameon=False, loc="upper right")
         lower.step(velocity, 1e3 * noise, where="mid", color=GREEN, lw=1.4)
-        lower.set_ylim(0.0, 2e3 * _typical(noise) or 1.0)
+        lower.set_ylim(0.0, 2e3 * typical(noise) or 1.0)
         lower.set_ylabel("residual noise\n(mJy/beam)")
         lower.set_xlabel("radio velocity (km/s); channels without data are grey")
         width = np.median(np.abs(np.diff(velocity))) if len(velocity) > 1 else 1.0
@@ -190,7 +170,7 @@ def channel_maps(cube: Cube, shown: np.ndarray, labels: Sequence[str], noise: np
 
     `labels` has one text for each of them; `noise` (Jy/beam, shape (nchan,)) is NaN where there is no data.
     """
-    with _style():
+    with rc_context(STYLE):
         figure = Figure(figsize=(11.0, 5.4 if len(shown) > 4 else 3.0), layout="constrained")
         _draw_maps(figure, cube, shown, labels, noise)
         return figure
@@ -201,22 +181,6 @@ def velocity_text(kms: float) -> str:
     return f"{kms:.1f} km/s".replace("-", "\N{MINUS SIGN}")
 
 
-def _style() -> AbstractContextManager[None]:
-    return rc_context(
-        {
-            "font.size": 9,
-            "axes.titlesize": 10,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.edgecolor": INK,
-            "axes.labelcolor": INK,
-            "text.color": INK,
-            "xtick.color": INK,
-            "ytick.color": INK,
-        }
-    )
-
-
 def _draw_maps(
     figure: Figure | SubFigure, cube: Cube, shown: np.ndarray, labels: Sequence[str], noise: np.ndarray
 ) -> None:
@@ -224,7 +188,7 @@ def _draw_maps(
     # one plane after another: eight of a large image together would take gigabytes
     top = max((float(np.fmax.reduce(cube.planes[k], axis=None)) for k in shown), default=0.0)
     top = top if top > 0 else 1.0
-    sigma = _typical(noise) or top / 100.0
+    sigma = typical(noise) or top / 100.0
     ny, nx = cube.planes.shape[1:]
     rows, columns = slice(0, ny), slice(0, nx)
     if len(shown):
@@ -280,12 +244,6 @@ def _coarse(plane: np.ndarray, most: int = 800) -> np.ndarray:
     return plane
 
 
-def _typical(noise: np.ndarray) -> float:
-    """Median over the channels with data; 0 if there is none."""
-    known = noise[np.isfinite(noise)]
-    return float(np.median(known)) if len(known) else 0.0
-
-
 def _shade(axes: Axes, places: Iterable[float], width: float) -> None:
     """Grey bars behind the curves."""
     bars = [(place - width / 2, width) for place in places]
@@ -304,36 +262,33 @@ COSTS = {
 
 def convergence(records: Sequence[ChannelRecord], nchan: int) -> Figure:
     """One page about how every channel of `nchan` went: flux, residual and limit, cycles, beams, flags, seconds."""
-    channel = np.arange(nchan)
     imaged = [r for r in records if r.noise is not None]
 
     def values(get: Callable[[ChannelRecord], float | None], scale: float = 1.0) -> np.ndarray:
         """One value per channel, NaN for a channel without one."""
         column = np.full(nchan, np.nan)
-        for record in imaged:
-            value = get(record)
-            column[record.channel] = np.nan if value is None else scale * value
+        column[[r.channel for r in imaged]] = scale * np.array([get(r) for r in imaged], float)
         return column
 
-    def beam_axis(name: str) -> np.ndarray:
-        return values(lambda r: (r.beam or {}).get(name))
-
-    with _style():
+    with rc_context(STYLE):
         figure = Figure(figsize=(11.0, 11.0), layout="constrained")
         panels = figure.subplots(6, 1, sharex=True)
         flux, level, cycles, beam, flags, cost = panels
-        _draw_curves(flux, channel, "clean components\n(Jy)", {"flux": values(lambda r: r.model_flux)})
+        _draw_curves(flux, "clean components\n(Jy)", {"flux": values(lambda r: r.model_flux)})
         levels = {
             "peak residual": values(lambda r: r.peak_residual, 1e3),
             "limit": values(lambda r: r.limit, 1e3),
             "noise": values(lambda r: r.noise, 1e3),
         }
-        _draw_curves(level, channel, "mJy/beam", levels, log=True)
+        _draw_curves(level, "mJy/beam", levels, log=True)
         counts = {"iterations": values(lambda r: r.iterations), "major cycles": values(lambda r: r.major_cycles)}
-        _draw_curves(cycles, channel, "cycles", counts, log=True)
-        axes_of_beam = {"major axis": beam_axis("bmaj_arcsec"), "minor axis": beam_axis("bmin_arcsec")}
-        _draw_curves(beam, channel, "beam (arcsec)", axes_of_beam)
-        _draw_curves(flags, channel, "flagged (%)", {"flagged": values(lambda r: r.flagged_fraction, 100.0)})
+        _draw_curves(cycles, "cycles", counts, log=True)
+        beam_axes = {
+            "major axis": values(lambda r: (r.beam or {}).get("bmaj_arcsec")),
+            "minor axis": values(lambda r: (r.beam or {}).get("bmin_arcsec")),
+        }
+        _draw_curves(beam, "beam (arcsec)", beam_axes)
+        _draw_curves(flags, "flagged (%)", {"flagged": values(lambda r: r.flagged_fraction, 100.0)})
         flags.set_ylim(-3, 103)
         _draw_costs(cost, records, nchan)
         blank = [r.channel for r in records if r.stop_code in (StopCode.NO_DATA, StopCode.FAILED)]
@@ -344,11 +299,11 @@ def convergence(records: Sequence[ChannelRecord], nchan: int) -> Figure:
         return figure
 
 
-def _draw_curves(axes: Axes, channel: np.ndarray, label: str, curves: dict[str, np.ndarray], log: bool = False) -> None:
+def _draw_curves(axes: Axes, label: str, curves: dict[str, np.ndarray], log: bool = False) -> None:
     """One curve per entry; a logarithmic axis leaves out what is not positive. A curve named "limit" is a dashed line."""
     for (name, curve), colour in zip(curves.items(), (RED, BLUE, GREEN), strict=False):
         shown = np.where(curve > 0, curve, np.nan) if log else curve
-        axes.plot(channel, shown, "--" if name == "limit" else ".-", ms=3, lw=0.8, color=colour, label=name)
+        axes.plot(shown, "--" if name == "limit" else ".-", ms=3, lw=0.8, color=colour, label=name)
     positive = np.concatenate([curve[np.isfinite(curve) & (curve > 0)] for curve in curves.values()])
     if log and len(positive):
         low, high = positive.min() / 1.6, positive.max() * 1.6  # wide enough for one tick at least

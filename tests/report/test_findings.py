@@ -8,7 +8,7 @@ from dataclasses import replace
 from made_up import record, run_of
 
 from gpucube.output.records import StopCode
-from gpucube.report.findings import findings
+from gpucube.report.state import findings
 
 
 def test_what_needs_attention_is_named_the_worst_first() -> None:
