@@ -7,24 +7,18 @@ matrix (`erfa.c2t06a` with UT1 = UTC, no polar motion and no aberration). CASA's
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import erfa
 import numpy as np
 
 from gpucube.sky.directions import uvw_axes
 
-SIDEREAL_DAY = 86164.0905
-"""Seconds."""
-
-TT_MINUS_UTC = 69.184
-"""Seconds, since 2017."""
-
-GOLDEN_ANGLE = 2.399963
-"""Radians: the turn from one pad of a spiral to the next."""
-
-TRANSIT_DAY = 60371.0
-"""MJD of the day whose transit is observed."""
+SIDEREAL_DAY = 86164.0905  # seconds
+TT_MINUS_UTC = 69.184  # seconds, since 2017
+GOLDEN_ANGLE = 2.399963  # radians: the turn from one pad of a spiral to the next
+TRANSIT_DAY = 60371.0  # MJD of the day whose transit is observed
+HI_LINE = 1420.405752e6  # rest frequency of neutral hydrogen, Hz
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,62 +32,36 @@ class Site:
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayKind:
-    """A telescope in one configuration, and what is usually observed with it.
-
-    Attributes
-    ----------
-    site : Site
-        Where it stands.
-    telescope : str
-        Its name in CASA.
-    antennas : int
-        How many antennas it has.
-    dish : float
-        Diameter of an antenna, metres.
-    extent : float
-        Distance of the outermost antenna from the centre, metres.
-    feeds : str
-        ``"circular"`` or ``"linear"``.
-    dec, rest_freq, chan_width : float
-        Defaults of a simulated observation: degrees, Hz, Hz.
-    """
+    """A telescope in one configuration, and the defaults of a simulated observation with it."""
 
     site: Site
-    telescope: str
+    telescope: str  # its name in CASA
     antennas: int
-    dish: float
-    extent: float
-    feeds: str
-    dec: float
-    rest_freq: float
-    chan_width: float
+    dish: float  # diameter of an antenna, metres
+    extent: float  # distance of the outermost antenna from the centre, metres
+    feeds: str  # "circular" or "linear"
+    dec: float  # degrees
+    rest_freq: float  # Hz
+    chan_width: float  # Hz
 
 
-HI_LINE = 1420.405752e6
-"""Rest frequency of neutral hydrogen, Hz."""
-
-_VLA_SITE = Site(longitude=-107.618283, latitude=34.078749, height=2114.8)
-
-
-def _vla(extent: float) -> ArrayKind:
-    return ArrayKind(
-        site=_VLA_SITE,
-        telescope="EVLA",
-        antennas=27,
-        dish=25.0,
-        extent=extent,
-        feeds="circular",
-        dec=30.0,
-        rest_freq=HI_LINE,
-        chan_width=15.625e3,
-    )
-
+VLA_D = ArrayKind(
+    site=Site(longitude=-107.618283, latitude=34.078749, height=2114.8),
+    telescope="EVLA",
+    antennas=27,
+    dish=25.0,
+    extent=592.0,
+    feeds="circular",
+    dec=30.0,
+    rest_freq=HI_LINE,
+    chan_width=15.625e3,
+)
 
 ARRAYS = {
-    "vla-a": _vla(21000.0),
-    "vla-b": _vla(6400.0),
-    "vla-c": _vla(1950.0),
-    "vla-d": _vla(592.0),
+    "vla-a": replace(VLA_D, extent=21000.0),
+    "vla-b": replace(VLA_D, extent=6400.0),
+    "vla-c": replace(VLA_D, extent=1950.0),
+    "vla-d": VLA_D,
     "alma": ArrayKind(
         site=Site(longitude=-67.754929, latitude=-23.022886, height=5056.8),
         telescope="ALMA",
@@ -119,12 +87,12 @@ ARRAYS = {
 }
 
 
-def _vla_pads(extent: float) -> tuple[np.ndarray, list[str]]:
-    """Pads of a Y with nine antennas an arm whose distances follow a power law: east, north, up (m) and station names."""
-    enu, names = [], []
+def _vla_pads(antennas: int, extent: float) -> tuple[np.ndarray, list[str]]:
+    """Pads of a Y whose distances along an arm follow a power law: east, north, up (m) and station names."""
+    enu, names, per_arm = [], [], antennas // 3
     for arm, azimuth in (("W", 236.0), ("E", 115.0), ("N", 355.0)):
-        for k in range(1, 10):
-            radius = extent * (k / 9.0) ** 1.716
+        for k in range(1, per_arm + 1):
+            radius = extent * (k / per_arm) ** 1.716
             if arm == "N" and k == 1:
                 radius *= 1.35  # the northern arm starts off the centre
             angle = np.deg2rad(azimuth + 0.15 * np.sin(3.1 * k))
@@ -168,27 +136,10 @@ def _meerkat_pads(antennas: int, extent: float) -> tuple[np.ndarray, list[str]]:
 
 
 def antenna_positions(name: str, antennas: int) -> tuple[np.ndarray, list[str]]:
-    """Positions and station names of some antennas of an array, spread evenly over its layout.
-
-    Parameters
-    ----------
-    name : str
-        Key of `ARRAYS`.
-    antennas : int
-        How many antennas to use; all of them give the full array.
-
-    Returns
-    -------
-    positions : numpy.ndarray
-        ITRF, metres, shape (antennas, 3).
-    stations : list of str
-        Station names.
-    """
+    """ITRF positions (antennas, 3) in metres, and station names, of some antennas spread evenly over the layout of an array."""
     kind = ARRAYS[name]
-    if kind.site is _VLA_SITE:
-        enu, stations = _vla_pads(kind.extent)
-    else:
-        enu, stations = {"alma": _alma_pads, "meerkat": _meerkat_pads}[name](kind.antennas, kind.extent)
+    pads = {"EVLA": _vla_pads, "ALMA": _alma_pads, "MeerKAT": _meerkat_pads}[kind.telescope]
+    enu, stations = pads(kind.antennas, kind.extent)
     chosen = np.linspace(0, kind.antennas - 1, antennas).round().astype(int)
     lon, lat = np.deg2rad(kind.site.longitude), np.deg2rad(kind.site.latitude)
     east = np.array([-np.sin(lon), np.cos(lon), 0.0])
@@ -199,25 +150,9 @@ def antenna_positions(name: str, antennas: int) -> tuple[np.ndarray, list[str]]:
 
 
 def track_times(site: Site, ra: float, ntime: int, integration: float, track_hours: float) -> np.ndarray:
-    """Centres of the integrations, spread evenly over a track about transit.
+    """Centres of the integrations, spread evenly over a track about transit: UTC seconds since MJD 0, (ntime,).
 
-    Parameters
-    ----------
-    site : Site
-        Where the array stands.
-    ra : float
-        Right ascension of the field, radians.
-    ntime : int
-        Number of integrations.
-    integration : float
-        Length of one, seconds. The track is never shorter than all integrations together.
-    track_hours : float
-        Length of the track, hours.
-
-    Returns
-    -------
-    numpy.ndarray
-        UTC seconds since MJD 0, shape (ntime,).
+    `ra` is in radians and `integration` in seconds. The track is never shorter than all integrations together.
     """
     sidereal_time = erfa.gst06a(2400000.5, TRANSIT_DAY, 2400000.5, TRANSIT_DAY)
     hour_angle = sidereal_time + np.deg2rad(site.longitude) - ra
@@ -228,21 +163,9 @@ def track_times(site: Site, ra: float, ntime: int, integration: float, track_hou
 
 
 def antenna_uvw(positions: np.ndarray, times: np.ndarray, ra: float, dec: float) -> np.ndarray:
-    """Antenna coordinates along u, v, w, relative to the centre of the array.
+    """Antenna coordinates along u, v, w, relative to the centre of the array: metres, (ntime, nant, 3).
 
-    Parameters
-    ----------
-    positions : numpy.ndarray
-        ITRF, metres, shape (nant, 3).
-    times : numpy.ndarray
-        UTC seconds since MJD 0, shape (ntime,).
-    ra, dec : float
-        Phase centre, radians.
-
-    Returns
-    -------
-    numpy.ndarray
-        Metres, shape (ntime, nant, 3).
+    `positions` are ITRF (nant, 3) in metres, `times` UTC seconds since MJD 0, and `ra`, `dec` the phase centre in radians.
     """
     mjd = times / 86400.0
     terrestrial = erfa.c2t06a(2400000.5, mjd + TT_MINUS_UTC / 86400.0, 2400000.5, mjd, 0.0, 0.0)  # (ntime, 3, 3)

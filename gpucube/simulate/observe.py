@@ -26,14 +26,9 @@ from gpucube.simulate.arrays import antenna_positions, antenna_uvw, track_times
 from gpucube.simulate.parameters import SimulationParameters
 from gpucube.simulate.sky import Sky, line_sky, point_sky, visibilities
 
-BLOCK_BYTES = 64e6
-"""Complex128 visibilities that are computed at a time."""
-
-SCAN_LENGTH = 30
-"""Integrations per scan."""
-
-EDGE_NOISE = 1.5
-"""Noise of the band's edges with `weight_spectrum`, relative to the other channels."""
+BLOCK_BYTES = 64e6  # complex128 visibilities that are computed at a time
+SCAN_LENGTH = 30  # integrations
+EDGE_NOISE = 1.5  # noise of the band's edges with `weight_spectrum`, relative to the other channels
 
 
 @dataclass(frozen=True)
@@ -93,22 +88,12 @@ def simulate_ms(
     p = parameters
     truth = p.out.with_name(p.out.name.removesuffix(".ms") + ".truth.npz")
     rng = np.random.default_rng(p.seed)
-    if sources is not None:
-        sky = point_sky(sources, p.nchan)
-    else:
-        sky = line_sky(
-            imsize=p.imsize,
-            cell=p.cell_radians,
-            nchan=p.nchan,
-            peak=p.peak,
-            bright_frac=p.bright_frac,
-            continuum=p.continuum,
-            rng=rng,
-        )
+    sky = line_sky(p, rng) if sources is None else point_sky(sources, p.nchan)
     with _new_files(p.out, truth, p.overwrite):
-        tally = _write_ms(p, sky, rng)
-        _write_truth(truth, p, sky, tally)
-    summary = _summary(p, sky, tally) | {"seconds": round(time.perf_counter() - started, 2)}
+        observation = _Observation(p, sky, rng)
+        observation.write()
+        np.savez_compressed(truth, **observation.truth())
+    summary = observation.summary() | {"seconds": round(time.perf_counter() - started, 2)}
     return SimulationResult(p.out, truth, summary)
 
 
@@ -135,202 +120,171 @@ def _new_files(ms: Path, truth: Path, overwrite: bool) -> Iterator[None]:
         raise
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Baselines:
-    """What all blocks of rows share."""
+class _Observation:
+    """An observation: what all blocks of integrations share, and what is counted while the blocks go by."""
 
-    antenna1: np.ndarray  # (nbl,) int32
-    antenna2: np.ndarray  # (nbl,) int32
-    times: np.ndarray  # (ntime,) centres of the integrations, UTC seconds since MJD 0
-    uvw_of_antenna: np.ndarray  # (ntime, nant, 3) metres
-    spread: np.ndarray  # (nbl,) noise of a baseline relative to the mean
-    edge: np.ndarray  # (nchan,) noise of a channel relative to the middle of the band
-
-
-class _Tally:
-    """What is counted while the blocks go by."""
-
-    def __init__(self, nchan: int):
-        self.weight = np.zeros(nchan)  # sum of the Stokes I weights, 1/Jy^2
-        self.samples = np.zeros(nchan, np.int64)
+    def __init__(self, p: SimulationParameters, sky: Sky, rng: np.random.Generator):
+        self.p, self.sky, self.rng = p, sky, rng
+        self.positions, self.stations = antenna_positions(p.array, p.antennas)
+        self.times = track_times(p.kind.site, p.phase_centre[0], p.ntime, p.integration, p.track_hours)
+        self.antenna_uvw = antenna_uvw(self.positions, self.times, *p.phase_centre)  # (ntime, nant, 3) metres
+        self.antenna1, self.antenna2 = (index.astype(np.int32) for index in np.triu_indices(p.antennas, 1))  # (nbl,)
+        factor = np.ones(p.antennas) if p.equal_weights else rng.uniform(0.8, 1.25, p.antennas)
+        self.spread = np.sqrt(factor[self.antenna1] * factor[self.antenna2])  # (nbl,) noise relative to the mean
+        self.edge = np.ones(p.nchan)  # noise of a channel relative to the middle of the band
+        if p.weight_spectrum:
+            self.edge[: max(1, p.nchan // 40)] = EDGE_NOISE
+            self.edge[-max(1, p.nchan // 40) :] = EDGE_NOISE
+        self.weight = np.zeros(p.nchan)  # sum of the Stokes I weights, 1/Jy^2
+        self.samples = np.zeros(p.nchan, np.int64)
         self.flagged = 0
         self.flagged_rows = 0
         self.longest = 0.0  # metres
 
-    def add(self, columns: dict[str, np.ndarray], dead: np.ndarray, weight: np.ndarray) -> None:
-        """Count a block: `dead` has the shape (nrow, nchan, npol), `weight` (nrow, nchan)."""
+    def write(self) -> None:
+        """Write the MS."""
+        # not at the top: sky and arrays are of use where casacore is not installed
+        from gpucube.simulate.tables import create_main, write_constant_columns, write_subtables
+
+        p, nbl = self.p, len(self.antenna1)
+        main = create_main(p.out, nbl * p.ntime, p.npol, p.tile_chan or min(p.nchan, 64), p.weight_spectrum)
+        block = max(1, int(BLOCK_BYTES / (nbl * p.nchan * p.npol * 16)))
+        for first in range(0, p.ntime, block):
+            index = np.arange(first, min(p.ntime, first + block))
+            for column, values in self._observe(index).items():
+                main.putcol(column, values, first * nbl, len(index) * nbl)
+        write_constant_columns(main, p.integration)
+        main.flush()
+        write_subtables(main, p, self.positions, self.stations, self.times)
+        main.close()
+
+    def _observe(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """Observe the integrations `index`, and count: columns of the MS, each (nrow, ...)."""
+        p, ntime = self.p, len(index)
+        of_antenna = self.antenna_uvw[index]  # (ntime, nant, 3)
+        uvw = (of_antenna[:, self.antenna1] - of_antenna[:, self.antenna2]).reshape(-1, 3)  # (nrow, 3)
+        model = visibilities(self.sky, uvw, p.frequency)  # (nrow, nchan)
+        data = self._measure(model, np.tile(p.noise * self.spread, ntime)[:, None] * self.edge)
+        flag, flag_row = self._flags(index)
+        dead = flag | flag_row[:, None, None]  # (nrow, nchan, npol)
+        data[dead] = p.garbage
+        sigma = np.tile((p.noise or 1.0) * self.spread, ntime)  # without noise the weights still need a scale: 1 Jy
+        weight = 1.0 / (sigma[:, None] * self.edge) ** 2  # (nrow, nchan) 1/Jy^2
         good = ~dead.any(axis=2)
-        self.weight += (good * weight).sum(0) * min(dead.shape[2], 2)
+        self.weight += (good * weight).sum(0) * min(p.npol, 2)
         self.samples += good.sum(0)
         self.flagged += int(dead.sum())
-        self.flagged_rows += int(columns["FLAG_ROW"].sum())
-        self.longest = max(self.longest, float(np.abs(columns["UVW"][:, :2]).max()))
+        self.flagged_rows += int(flag_row.sum())
+        self.longest = max(self.longest, float(np.abs(uvw[:, :2]).max()))
+        time = np.repeat(self.times[index], len(self.antenna1))
+        columns = {
+            "DATA": data,
+            "FLAG": flag if p.flagrow_only else dead,
+            "FLAG_ROW": flag_row,
+            "UVW": uvw,
+            "ANTENNA1": np.tile(self.antenna1, ntime),
+            "ANTENNA2": np.tile(self.antenna2, ntime),
+            "TIME": time,
+            "TIME_CENTROID": time,
+            "SCAN_NUMBER": np.repeat(1 + index // SCAN_LENGTH, len(self.antenna1)).astype(np.int32),
+            "WEIGHT": np.repeat((1.0 / sigma**2)[:, None], p.npol, 1).astype(np.float32),
+            "SIGMA": np.repeat(sigma[:, None], p.npol, 1).astype(np.float32),
+        }
+        if p.weight_spectrum:
+            columns["WEIGHT_SPECTRUM"] = np.repeat(weight.astype(np.float32)[..., None], p.npol, 2)
+        return columns
+
+    def _measure(self, model: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+        """Add noise to every correlation: complex64 (nrow, nchan, npol).
+
+        The sky is unpolarised, so the cross hands hold noise only.
+        """
+        npol, normal = self.p.npol, self.rng.standard_normal
+        data = np.empty((*model.shape, npol), np.complex64)
+        for correlation in range(npol):
+            noise = normal(model.shape, np.float32) + 1j * normal(model.shape, np.float32)
+            parallel = npol != 4 or correlation in (0, 3)
+            data[..., correlation] = (model if parallel else 0) + noise * sigma
+        return data
+
+    def _flags(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """FLAG (nrow, nchan, npol) without the flagged rows, and FLAG_ROW (nrow,), of the integrations `index`."""
+        p, rng = self.p, self.rng
+        nrow = len(index) * len(self.antenna1)
+        flag_row = rng.random(nrow) < p.flag_rows
+        if p.flag_rows > 0:
+            bad_antenna, bad_from = p.antennas // 3, int(0.2 * p.ntime)
+            bad_time = (index >= bad_from) & (index < bad_from + max(1, p.ntime // 40))
+            bad_baseline = (self.antenna1 == bad_antenna) | (self.antenna2 == bad_antenna)
+            flag_row |= (bad_time[:, None] & bad_baseline).ravel()
+        flag = np.zeros((nrow, p.nchan, p.npol), bool)
+        flag |= (rng.random((nrow, p.nchan)) < p.flag_cells)[..., None]
+        if p.npol > 1:
+            single = rng.random((nrow, p.nchan)) < 0.001
+            if p.flag_cells > 0:
+                flag[..., 0] |= single
+        flag[:, list(p.flagged_channels), :] = True
+        return flag, flag_row
 
     def natural_rms(self) -> np.ndarray:
-        """Noise of a naturally weighted Stokes I image, Jy/beam, NaN for a channel without data."""
+        """Noise of a naturally weighted Stokes I image, Jy/beam (nchan,), NaN for a channel without data."""
         with np.errstate(divide="ignore"):
             return np.where(self.weight > 0, 1.0 / np.sqrt(self.weight), np.nan)
 
+    def bright_channels(self) -> np.ndarray:
+        """Channels in which some source is five sigma above the noise."""
+        brightest = self.sky.flux.max(0, initial=0.0)
+        return np.flatnonzero(brightest > 5 * np.median(self.natural_rms()[self.weight > 0]))
 
-def _write_ms(p: SimulationParameters, sky: Sky, rng: np.random.Generator) -> _Tally:
-    """Write the MS, and count what the truth and the summary report."""
-    # not at the top: sky and arrays are of use where casacore is not installed
-    from gpucube.simulate.tables import create_main, write_constant_columns, write_subtables
+    def truth(self) -> dict[str, Any]:
+        """What `SimulationResult.truth` holds."""
+        p, sky = self.p, self.sky
+        ra, dec = sky.radec(*p.phase_centre)
+        return {
+            "ra": ra,
+            "dec": dec,
+            "l": sky.l,
+            "m": sky.m,
+            "x": p.imsize / 2 - sky.l / p.cell_radians,
+            "y": p.imsize / 2 + sky.m / p.cell_radians,
+            "flux": sky.flux,
+            "kind": sky.kind,
+            "freq": p.frequency,
+            "chan_width": p.chan_width,
+            "phase_ra": p.phase_centre[0],
+            "phase_dec": p.phase_centre[1],
+            "imsize": p.imsize,
+            "cell_rad": p.cell_radians,
+            "natural_rms": self.natural_rms(),
+            "nvis": self.samples,
+            "flagged_channels": np.array(p.flagged_channels, int),
+            "bright": self.bright_channels(),
+            "args": p.model_dump_json(),
+        }
 
-    ra, dec = p.phase_centre
-    positions, stations = antenna_positions(p.array, p.antennas)
-    times = track_times(p.kind.site, ra, p.ntime, p.integration, p.track_hours)
-    antenna1, antenna2 = (index.astype(np.int32) for index in np.triu_indices(p.antennas, 1))
-    factor = np.ones(p.antennas) if p.equal_weights else rng.uniform(0.8, 1.25, p.antennas)
-    edge = np.ones(p.nchan)
-    if p.weight_spectrum:
-        edge[: max(1, p.nchan // 40)] = EDGE_NOISE
-        edge[-max(1, p.nchan // 40) :] = EDGE_NOISE
-    baselines = _Baselines(
-        antenna1=antenna1,
-        antenna2=antenna2,
-        times=times,
-        uvw_of_antenna=antenna_uvw(positions, times, ra, dec),
-        spread=np.sqrt(factor[antenna1] * factor[antenna2]),
-        edge=edge,
-    )
-    nbl = len(antenna1)
-    tally = _Tally(p.nchan)
-    main = create_main(p.out, nbl * p.ntime, p.npol, p.tile_chan or min(p.nchan, 64), p.weight_spectrum)
-    block = max(1, int(BLOCK_BYTES / (nbl * p.nchan * p.npol * 16)))
-    for first in range(0, p.ntime, block):
-        index = np.arange(first, min(p.ntime, first + block))
-        columns, dead, weight = _block(p, sky, baselines, index, rng)
-        for column, values in columns.items():
-            main.putcol(column, values, first * nbl, len(index) * nbl)
-        tally.add(columns, dead, weight)
-    write_constant_columns(main, p.integration)
-    main.flush()
-    write_subtables(main, p, positions, stations, times)
-    main.close()
-    return tally
-
-
-def _block(
-    p: SimulationParameters, sky: Sky, baselines: _Baselines, index: np.ndarray, rng: np.random.Generator
-) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """Columns of the integrations `index`, their flagged samples (nrow, nchan, npol), and weights (nrow, nchan), 1/Jy^2."""
-    antenna1, antenna2 = baselines.antenna1, baselines.antenna2
-    nbl, ntime = len(antenna1), len(index)
-    uvw_of_antenna = baselines.uvw_of_antenna[index]  # (ntime, nant, 3)
-    uvw = (uvw_of_antenna[:, antenna1] - uvw_of_antenna[:, antenna2]).reshape(ntime * nbl, 3)
-    model = visibilities(sky, uvw, p.frequency)  # (nrow, nchan)
-    data = _measure(p, model, np.tile(p.noise * baselines.spread, ntime)[:, None] * baselines.edge, rng)
-    flag, flag_row = _flags(p, baselines, index, rng)
-    dead = flag | flag_row[:, None, None]
-    data[dead] = p.garbage
-    sigma = np.tile((p.noise or 1.0) * baselines.spread, ntime)  # without noise the weights still need a scale: 1 Jy
-    columns = {
-        "DATA": data,
-        "FLAG": flag if p.flagrow_only else dead,
-        "FLAG_ROW": flag_row,
-        "UVW": uvw,
-        "ANTENNA1": np.tile(antenna1, ntime),
-        "ANTENNA2": np.tile(antenna2, ntime),
-        "TIME": np.repeat(baselines.times[index], nbl),
-        "TIME_CENTROID": np.repeat(baselines.times[index], nbl),
-        "SCAN_NUMBER": np.repeat(1 + index // SCAN_LENGTH, nbl).astype(np.int32),
-        "WEIGHT": np.repeat((1.0 / sigma**2)[:, None], p.npol, 1).astype(np.float32),
-        "SIGMA": np.repeat(sigma[:, None], p.npol, 1).astype(np.float32),
-    }
-    weight = 1.0 / (sigma[:, None] * baselines.edge) ** 2
-    if p.weight_spectrum:
-        columns["WEIGHT_SPECTRUM"] = np.repeat(weight.astype(np.float32)[..., None], p.npol, 2)
-    return columns, dead, weight
-
-
-def _measure(p: SimulationParameters, model: np.ndarray, sigma: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Add noise to every correlation: complex64, shape (nrow, nchan, npol).
-
-    The sky is unpolarised, so the cross hands hold noise only.
-    """
-    data = np.empty((*model.shape, p.npol), np.complex64)
-    for correlation in range(p.npol):
-        noise = rng.standard_normal(model.shape, np.float32) + 1j * rng.standard_normal(model.shape, np.float32)
-        parallel = p.npol != 4 or correlation in (0, 3)
-        data[..., correlation] = (model if parallel else 0) + noise * sigma
-    return data
-
-
-def _flags(
-    p: SimulationParameters, baselines: _Baselines, index: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """FLAG (nrow, nchan, npol) without the flagged rows, and FLAG_ROW (nrow,), of the integrations `index`."""
-    nrow = len(index) * len(baselines.antenna1)
-    flag_row = rng.random(nrow) < p.flag_rows
-    if p.flag_rows > 0:
-        bad_antenna, bad_from = p.antennas // 3, int(0.2 * p.ntime)
-        bad_time = (index >= bad_from) & (index < bad_from + max(1, p.ntime // 40))
-        bad_baseline = (baselines.antenna1 == bad_antenna) | (baselines.antenna2 == bad_antenna)
-        flag_row |= (bad_time[:, None] & bad_baseline).ravel()
-    flag = np.zeros((nrow, p.nchan, p.npol), bool)
-    flag |= (rng.random((nrow, p.nchan)) < p.flag_cells)[..., None]
-    if p.npol > 1:
-        single = rng.random((nrow, p.nchan)) < 0.001
-        if p.flag_cells > 0:
-            flag[..., 0] |= single
-    flag[:, list(p.flagged_channels), :] = True
-    return flag, flag_row
-
-
-def _write_truth(path: Path, p: SimulationParameters, sky: Sky, tally: _Tally) -> None:
-    source_ra, source_dec = sky.radec(*p.phase_centre)
-    np.savez_compressed(
-        path,
-        ra=source_ra,
-        dec=source_dec,
-        l=sky.l,
-        m=sky.m,
-        x=p.imsize / 2 - sky.l / p.cell_radians,
-        y=p.imsize / 2 + sky.m / p.cell_radians,
-        flux=sky.flux,
-        kind=sky.kind,
-        freq=p.frequency,
-        chan_width=p.chan_width,
-        phase_ra=p.phase_centre[0],
-        phase_dec=p.phase_centre[1],
-        imsize=p.imsize,
-        cell_rad=p.cell_radians,
-        natural_rms=tally.natural_rms(),
-        nvis=tally.samples,
-        flagged_channels=np.array(p.flagged_channels, int),
-        bright=_bright_channels(sky, tally),
-        args=p.model_dump_json(),
-    )
-
-
-def _bright_channels(sky: Sky, tally: _Tally) -> np.ndarray:
-    """Channels in which some source is five sigma above the noise."""
-    brightest = sky.flux.max(0, initial=0.0)
-    return np.flatnonzero(brightest > 5 * np.median(tally.natural_rms()[tally.weight > 0]))
-
-
-def _summary(p: SimulationParameters, sky: Sky, tally: _Tally) -> dict[str, Any]:
-    nrow = p.antennas * (p.antennas - 1) // 2 * p.ntime
-    samples = nrow * p.nchan * p.npol
-    finest = LIGHT_SPEED / p.frequency.max() / tally.longest  # fringe spacing of the longest baseline, radians
-    return {
-        "ms": str(p.out),
-        "rows": nrow,
-        "antennas": p.antennas,
-        "nchan": p.nchan,
-        "npol": p.npol,
-        "ntime": p.ntime,
-        "sources": len(sky.flux),
-        "bright_channels": len(_bright_channels(sky, tally)),
-        "data_mib": round(samples * 8 / 2**20, 1),
-        "flagged_fraction": round(tally.flagged / samples, 4),
-        "flagged_row_fraction": round(tally.flagged_rows / nrow, 4),
-        "longest_baseline_m": round(tally.longest, 1),
-        "beam_arcsec": _rounded(np.degrees(0.6 * finest) * 3600),
-        "largest_cell_arcsec": _rounded(np.degrees(finest / 2) * 3600),
-        "natural_rms_jy": _rounded(np.nanmedian(tally.natural_rms())),
-    }
+    def summary(self) -> dict[str, Any]:
+        """What `SimulationResult.summary` holds, but for the seconds."""
+        p = self.p
+        nrow = len(self.antenna1) * p.ntime
+        samples = nrow * p.nchan * p.npol
+        finest = LIGHT_SPEED / p.frequency.max() / self.longest  # fringe spacing of the longest baseline, radians
+        return {
+            "ms": str(p.out),
+            "rows": nrow,
+            "antennas": p.antennas,
+            "nchan": p.nchan,
+            "npol": p.npol,
+            "ntime": p.ntime,
+            "sources": len(self.sky.flux),
+            "bright_channels": len(self.bright_channels()),
+            "data_mib": round(samples * 8 / 2**20, 1),
+            "flagged_fraction": round(self.flagged / samples, 4),
+            "flagged_row_fraction": round(self.flagged_rows / nrow, 4),
+            "longest_baseline_m": round(self.longest, 1),
+            "beam_arcsec": _rounded(np.degrees(0.6 * finest) * 3600),
+            "largest_cell_arcsec": _rounded(np.degrees(finest / 2) * 3600),
+            "natural_rms_jy": _rounded(np.nanmedian(self.natural_rms())),
+        }
 
 
 def _rounded(value: float) -> float:

@@ -18,34 +18,24 @@ from numpy.typing import ArrayLike
 
 from gpucube.constants import LIGHT_SPEED
 from gpucube.errors import GpucubeError
+from gpucube.simulate.parameters import SimulationParameters
 from gpucube.sky.geometry import lmn_to_radec
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sky:
-    """Point sources.
+    """Point sources."""
 
-    Attributes
-    ----------
-    l, m : numpy.ndarray
-        Direction cosines to the east and to the north, shape (nsource,).
-    flux : numpy.ndarray
-        Jy, shape (nsource, nchan).
-    kind : numpy.ndarray
-        What each source belongs to (text), shape (nsource,).
-    """
-
-    l: np.ndarray
-    m: np.ndarray
-    flux: np.ndarray
-    kind: np.ndarray
+    l: np.ndarray  # (nsource,) direction cosine to the east
+    m: np.ndarray  # (nsource,) direction cosine to the north
+    flux: np.ndarray  # (nsource, nchan) Jy
+    kind: np.ndarray  # (nsource,) what each source belongs to, in a word
 
     @property
     def n_minus_one(self) -> np.ndarray:
-        """n - 1 = sqrt(1 - l^2 - m^2) - 1 of every source, shape (nsource,).
+        """n - 1 = sqrt(1 - l^2 - m^2) - 1 of every source, (nsource,).
 
-        This is the plain formula, which differs from the imager's (`gpucube.sky.geometry`) in the last bit. The bits of
-        simulated data depend on it.
+        The imager's formula (`gpucube.sky.geometry`) differs in the last bit, on which the bits of simulated data depend.
         """
         n: np.ndarray = np.sqrt(1.0 - self.l**2 - self.m**2)
         return n - 1.0
@@ -62,37 +52,13 @@ def _line(channel: np.ndarray, centre: float, sigma: float, peak: float) -> np.n
     return profile
 
 
-def line_sky(
-    *, imsize: int, cell: float, nchan: int, peak: float, bright_frac: float, continuum: int, rng: np.random.Generator
-) -> Sky:
-    """The default sky: rotating ring, point sources, one lone line, continuum.
-
-    Parameters
-    ----------
-    imsize : int
-        Image that the sources are laid out in, pixels.
-    cell : float
-        Pixel, radians.
-    nchan : int
-        Number of channels.
-    peak : float
-        Flux density of the brightest source, Jy.
-    bright_frac : float
-        Share of the channels with line emission.
-    continuum : int
-        Number of flat-spectrum sources.
-    rng : numpy.random.Generator
-        Places the continuum sources.
-
-    Returns
-    -------
-    Sky
-    """
-    sources: list[
-        tuple[str, float, float, np.ndarray]
-    ] = []  # kind, pixels to the east and to the north, Jy per channel
+def line_sky(p: SimulationParameters, rng: np.random.Generator) -> Sky:
+    """The default sky: rotating ring, point sources, one lone line, and continuum sources that `rng` places."""
+    imsize, nchan, peak = p.imsize, p.nchan, p.peak
+    # kind, pixels to the east and to the north, Jy per channel
+    sources: list[tuple[str, float, float, np.ndarray]] = []
     channel = np.arange(nchan)
-    middle, width = 0.45 * nchan, max(bright_frac * nchan, 1.0)
+    middle, width = 0.45 * nchan, max(p.bright_frac * nchan, 1.0)
     for radius, points in ((0.05, 16), (0.09, 28), (0.13, 40)):
         for t in np.arange(points) * 2 * np.pi / points:
             east = -0.08 * imsize + radius * imsize * np.cos(t)
@@ -109,33 +75,18 @@ def line_sky(
         sources.append(("point", east, north, _line(channel, centre, max(0.04 * width, 0.6), peak * (1.0 - 0.09 * k))))
     lone = np.round(0.36 * imsize)
     sources.append(("maser", lone, -lone, _line(channel, np.floor(0.8 * nchan), 0.2, peak)))
-    for k in range(continuum):
+    for k in range(p.continuum):
         east = np.round(rng.uniform(-0.7, 0.7) * imsize / 2.0)
         north = np.round(rng.uniform(-0.7, 0.7) * imsize / 2.0)
         sources.append(("continuum", east, north, np.full(nchan, peak * 0.2 / (k + 1))))
     kind, x, y, flux = zip(*sources, strict=True)
-    return Sky(l=np.array(x) * cell, m=np.array(y) * cell, flux=np.array(flux), kind=np.array(kind))
+    return Sky(l=np.array(x) * p.cell_radians, m=np.array(y) * p.cell_radians, flux=np.array(flux), kind=np.array(kind))
 
 
 def point_sky(sources: Iterable[tuple[float, float, ArrayLike]], nchan: int) -> Sky:
-    """A sky from a plain list of point sources.
+    """A sky of point sources.
 
-    Parameters
-    ----------
-    sources : iterable of (l, m, flux)
-        Direction cosines (radians near the centre) to the east and to the north, and flux in Jy: one number for all
-        channels, or one per channel.
-    nchan : int
-        Number of channels.
-
-    Returns
-    -------
-    Sky
-
-    Raises
-    ------
-    GpucubeError
-        If a source is below the horizon of the tangent plane or its spectrum has the wrong length.
+    Each source has direction cosines to the east and to the north, and a flux in Jy: one number or one per channel.
 
     Examples
     --------
@@ -157,21 +108,9 @@ def point_sky(sources: Iterable[tuple[float, float, ArrayLike]], nchan: int) -> 
 
 
 def visibilities(sky: Sky, uvw: np.ndarray, frequency: np.ndarray) -> np.ndarray:
-    """Noiseless visibilities by the direct Fourier sum.
+    """Noiseless visibilities by the direct Fourier sum: Jy, complex128 (nrow, nchan).
 
-    Parameters
-    ----------
-    sky : Sky
-        The sources.
-    uvw : numpy.ndarray
-        Metres, shape (nrow, 3).
-    frequency : numpy.ndarray
-        Hz, shape (nchan,).
-
-    Returns
-    -------
-    numpy.ndarray
-        Jy, complex128, shape (nrow, nchan).
+    `uvw` has the shape (nrow, 3) in metres, `frequency` (nchan,) in Hz.
     """
     model = np.zeros((len(uvw), len(frequency)), complex)
     for l, m, n1, spectrum in zip(sky.l, sky.m, sky.n_minus_one, sky.flux, strict=True):

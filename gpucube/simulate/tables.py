@@ -46,21 +46,9 @@ SLOW_COLUMNS = (*CONSTANT_COLUMNS, "TIME", "TIME_CENTROID", "INTERVAL", "EXPOSUR
 
 
 def create_main(path: Path, nrow: int, npol: int, tile_chan: int, weight_spectrum: bool) -> tables.table:
-    """Create the MS with its main table and empty subtables.
+    """Create the MS, which must not exist, with empty subtables. Return its main table, open for writing, with its rows.
 
-    Parameters
-    ----------
-    path : Path
-        Must not exist.
-    nrow, npol, tile_chan : int
-        Rows, correlations, and channels per tile of DATA.
-    weight_spectrum : bool
-        Whether to add the column WEIGHT_SPECTRUM.
-
-    Returns
-    -------
-    casacore.tables.table
-        The main table, open for writing, with its rows added.
+    `tile_chan` is the number of channels per tile of DATA.
     """
     description = tables.required_ms_desc("MAIN")
     managers: dict[str, dict[str, Any]] = {}
@@ -107,18 +95,7 @@ def write_subtables(
 ) -> None:
     """Fill every subtable.
 
-    Parameters
-    ----------
-    main : casacore.tables.table
-        The main table.
-    p : SimulationParameters
-        What is observed.
-    positions : numpy.ndarray
-        Antennas, ITRF, metres, shape (nant, 3).
-    stations : list of str
-        One name per antenna.
-    times : numpy.ndarray
-        Centres of the integrations, UTC seconds since MJD 0, shape (ntime,).
+    `positions` are ITRF (nant, 3) in metres, and `times` the centres of the integrations, UTC seconds since MJD 0.
     """
     root = main.name()
     direction = np.array([p.phase_centre])
@@ -129,7 +106,6 @@ def write_subtables(
             "NUM_CORR": p.npol,
             "CORR_TYPE": np.array(CORRELATIONS[p.kind.feeds, p.npol], np.int32),
             "CORR_PRODUCT": np.array(RECEPTOR_PAIRS[p.npol], np.int32),
-            "FLAG_ROW": False,
         },
         "SPECTRAL_WINDOW": {
             "NUM_CHAN": p.nchan,
@@ -145,9 +121,8 @@ def write_subtables(
             "IF_CONV_CHAIN": 0,
             "FREQ_GROUP": 0,
             "FREQ_GROUP_NAME": "none",
-            "FLAG_ROW": False,
         },
-        "DATA_DESCRIPTION": {"SPECTRAL_WINDOW_ID": 0, "POLARIZATION_ID": 0, "FLAG_ROW": False},
+        "DATA_DESCRIPTION": {"SPECTRAL_WINDOW_ID": 0, "POLARIZATION_ID": 0},
         "FIELD": {
             "DELAY_DIR": direction,
             "PHASE_DIR": direction,
@@ -157,7 +132,6 @@ def write_subtables(
             "NUM_POLY": 0,
             "SOURCE_ID": 0,
             "TIME": span[0],
-            "FLAG_ROW": False,
         },
         "OBSERVATION": {
             "TELESCOPE_NAME": p.kind.telescope,
@@ -168,7 +142,6 @@ def write_subtables(
             "SCHEDULE": np.array(["none"]),
             "SCHEDULE_TYPE": "",
             "RELEASE_DATE": 0.0,
-            "FLAG_ROW": False,
         },
         "STATE": {
             "SIG": True,
@@ -177,9 +150,8 @@ def write_subtables(
             "LOAD": 0.0,
             "SUB_SCAN": 0,
             "OBS_MODE": "OBSERVE_TARGET#ON_SOURCE",
-            "FLAG_ROW": False,
         },
-        "PROCESSOR": {"TYPE": "CORRELATOR", "SUB_TYPE": "", "TYPE_ID": -1, "MODE_ID": -1, "FLAG_ROW": False},
+        "PROCESSOR": {"TYPE": "CORRELATOR", "SUB_TYPE": "", "TYPE_ID": -1, "MODE_ID": -1},
         "HISTORY": {
             "TIME": span[0],
             "MESSAGE": "simulated observation",
@@ -204,6 +176,8 @@ def _put_row(table: tables.table, cells: dict[str, Any]) -> None:
     table.addrows(1)
     for column, value in cells.items():
         table.putcell(column, table.nrows() - 1, value)
+    if "FLAG_ROW" in table.colnames():
+        table.putcell("FLAG_ROW", table.nrows() - 1, False)
 
 
 def _write_antennas(
