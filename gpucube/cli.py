@@ -126,17 +126,7 @@ def _job_parser(command: str) -> _Parser:
 
 
 def read_config(path: str) -> dict[str, Any]:
-    """Read and check a YAML file of parameters.
-
-    Parameters
-    ----------
-    path : str
-        The file maps parameter names to values. It may leave `vis` and `imagename` to the command line.
-
-    Returns
-    -------
-    dict
-        The values as the file has them.
+    """Read and check a YAML file that maps names of parameters to values; `vis` and `imagename` may be missing.
 
     Raises
     ------
@@ -172,21 +162,8 @@ def read_config(path: str) -> dict[str, Any]:
 def job_parameters(command: str, arguments: Sequence[str]) -> Parameters:
     """Return the parameters of one job: those of the YAML file, overridden by those of the command line.
 
-    Parameters
-    ----------
-    command : str
-        ``"image"`` or ``"plan"``. For ``"plan"``, `imagename` defaults to the name of the MeasurementSet.
-    arguments : sequence of str
-        The words after the command.
-
-    Returns
-    -------
-    Parameters
-
-    Raises
-    ------
-    GpucubeError
-        The first mistake, in one line.
+    For the command ``"plan"``, `imagename` defaults to the name of the MeasurementSet. `arguments` are the words after the
+    command. The first mistake raises `GpucubeError`.
     """
     from gpucube.schema.parameters import make_parameters
     from gpucube.schema.tclean import ABSENT_PARAMETERS
@@ -319,17 +296,8 @@ def _run(arguments: Sequence[str], tuning: Tuning | None) -> int:
 def main(arguments: Sequence[str] | None = None, *, tuning: Tuning | None = None) -> int:
     """Run the command line.
 
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        Without the program's name. By default those of the process.
-    tuning : Tuning, optional
-        How `gpucube image` is done (`gpucube.run.image`).
-
-    Returns
-    -------
-    int
-        Exit status: 0, 1 (some channels failed), 2 (a mistake, in one line on standard error) or 130 (interrupted).
+    `arguments` are by default those of the process, without the program's name. `tuning` says how `gpucube image` is done.
+    The exit status is 0, 1 (some channels failed), 2 (a mistake, in one line on standard error) or 130 (interrupted).
     """
     try:
         with _sigterm_interrupts(), _warnings_in_one_line():

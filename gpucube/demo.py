@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -36,22 +35,9 @@ true flux. The components alone miss what lies below the limit.
 
 
 def run_demo(out: Path) -> int:
-    """Simulate, image and compare.
+    """Simulate, image and compare. An earlier demo in the folder `out` is replaced.
 
-    Parameters
-    ----------
-    out : Path
-        Folder for everything that is written; an earlier demo in it is replaced.
-
-    Returns
-    -------
-    int
-        Exit status: 0, or 1 if a channel failed.
-
-    Raises
-    ------
-    GpucubeError
-        If the folder cannot be used.
+    The exit status is 0, or 1 if a channel failed.
     """
     console = Console(highlight=False, soft_wrap=True)
     parameters = gpucube.SimulationParameters(
@@ -84,17 +70,20 @@ def run_demo(out: Path) -> int:
     cube = read_cube(result.products["image"])
     image_flux = cube.flux_within(source_region(truth, REGION_RADIUS))
     true_flux = truth["flux"].sum(axis=0)
+    blank = np.array([record.noise is None for record in records])
     figure = overview(
         cube,
         velocity,
-        noise=np.array([np.nan if record.noise is None else record.noise for record in records]),
+        noise=np.array([record.noise for record in records], float),
         image_flux=image_flux,
-        model_flux=np.array([np.nan if record.noise is None else record.model_flux for record in records]),
+        model_flux=np.where(blank, np.nan, [record.model_flux for record in records]),
         true_flux=true_flux,
         title="A simulated rotating ring, imaged channel by channel",
     )
     picture = out / f"{NAME}.png"
-    _save(figure, picture)
+    FigureCanvasAgg(figure)
+    with explain(f"cannot write {picture}"):
+        figure.savefig(picture, dpi=130)
     console.print(convergence_table(result, velocity, image_flux, true_flux))
     report = gpucube.write_report(out / NAME)
     for what, path in (("cube", result.products["image"]), ("picture", picture), ("report", report)):
@@ -117,13 +106,7 @@ def convergence_table(
 ) -> Table:
     """How the channels with emission or without data converged, for a terminal of 80 columns.
 
-    Parameters
-    ----------
-    result : Result
-    velocity : numpy.ndarray
-        km/s, shape (nchan,).
-    image_flux, true_flux : numpy.ndarray
-        Jy, shape (nchan,).
+    Velocity (km/s) and fluxes (Jy) have the shape (nchan,).
     """
     shown = [r for r in result.channels if true_flux[r.channel] > 0 or r.noise is None]
     others = len(result.channels) - len(shown)
@@ -153,9 +136,3 @@ def convergence_table(
 
 def _milli(value: float | None) -> str:
     return "" if value is None else f"{1e3 * value:.2f}"
-
-
-def _save(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure)
-    with explain(f"cannot write {path}"):
-        figure.savefig(path, dpi=130)

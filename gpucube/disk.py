@@ -57,25 +57,10 @@ def space_taken(path: AnyPath) -> int:
 
 
 def check_space(folder: AnyPath, needed: int, what: str, parameter: str, reusable: int = 0) -> None:
-    """Refuse a job that a disk cannot hold.
+    """Refuse a job that needs more bytes than the disk of a folder has.
 
-    Parameters
-    ----------
-    folder : path
-        A folder on the disk.
-    needed : int
-        Bytes.
-    what : str
-        Subject and verb of the message: ``"the cubes need"``.
-    parameter : str
-        Name of the parameter that chooses the disk.
-    reusable : int
-        Bytes that count as free, because they belong to files that will be replaced.
-
-    Raises
-    ------
-    GpucubeError
-        The disk is too small.
+    `what` is the subject and verb of the message (``"the cubes need"``) and `parameter` the one that chooses the disk.
+    `reusable` bytes count as free, because they belong to files that will be replaced.
     """
     free = free_space(folder) + reusable
     if needed > free:
@@ -86,13 +71,7 @@ def check_space(folder: AnyPath, needed: int, what: str, parameter: str, reusabl
 
 
 def reserve(path: AnyPath, nbytes: int) -> None:
-    """Make a file of at least one byte on real disk blocks: writing to a mapped hole on a full disk kills the process.
-
-    Raises
-    ------
-    GpucubeError
-        The file system refuses.
-    """
+    """Make a file of at least one byte on real disk blocks: writing to a mapped hole on a full disk kills the process."""
     with explain(f"cannot reserve {size_text(nbytes)} for {path}"), open(path, "wb") as file:
         os.posix_fallocate(file.fileno(), 0, max(1, nbytes))
 
@@ -155,13 +134,7 @@ def truncate(file: int, length: int) -> None:
 
 
 def write_whole(path: AnyPath, content: str | bytes) -> None:
-    """Write a file that exists with all its content or not at all.
-
-    Raises
-    ------
-    GpucubeError
-        The file system refuses.
-    """
+    """Write a file that exists with all its content or not at all."""
     fresh = f"{path}.new"
     try:
         with explain(f"cannot write {path}"):
@@ -238,13 +211,7 @@ def nearest_folder(path: AnyPath) -> Path:
 
 @contextmanager
 def folder_made(folder: AnyPath) -> Iterator[None]:
-    """Make a folder and its parents. If the body fails, those that were made and are empty are removed again.
-
-    Raises
-    ------
-    GpucubeError
-        The folder cannot be made.
-    """
+    """Make a folder and its parents. If the body fails, those that were made and are empty are removed again."""
     wanted = Path(folder).absolute()
     missing = [path for path in (wanted, *wanted.parents) if not path.exists()]
     try:

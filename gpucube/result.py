@@ -127,17 +127,15 @@ class Result:
             frequencies = [record.frequency_hz for record in imaged]
             beams = [record.beam for record in imaged]
             bmaj, bmin = (median(beam[name] for beam in beams if beam) for name in ("bmaj_arcsec", "bmin_arcsec"))
+            cycles = counted(sum(record.major_cycles for record in self.channels), "major cycle")
+            work = f"{sum(record.iterations for record in self.channels):,} iterations and {cycles}"
             lines += [
                 ("frequency", f"{min(frequencies) / 1e9:.6g} to {max(frequencies) / 1e9:.6g} GHz"),
                 ("beam", f"{bmaj:.4g} x {bmin:.4g} arcsec (median)"),
                 ("noise", f"{1e3 * median(record.noise or 0.0 for record in imaged):.4g} mJy/beam (median)"),
-                ("cleaned", f"{sum(record.model_flux for record in imaged):.4g} Jy in {self._cycles()}"),
+                ("cleaned", f"{sum(record.model_flux for record in imaged):.4g} Jy in {work}"),
             ]
         return [*lines, *self.products.items()]
-
-    def _cycles(self) -> str:
-        iterations = sum(record.iterations for record in self.channels)
-        return f"{iterations:,} iterations and {counted(sum(r.major_cycles for r in self.channels), 'major cycle')}"
 
     def __repr__(self) -> str:
         """The run in a few lines."""
@@ -152,27 +150,26 @@ class Result:
 
 def _row(record: ChannelRecord) -> dict[str, Any]:
     """A record as a row of `Result.table`."""
-    values = record.as_dict()
-    beam = values["beam"] or {}
-    number: Callable[[Any], float] = lambda value: math.nan if value is None else float(value)  # noqa: E731
+    beam = record.beam or {}
+    number: Callable[[float | None], float] = lambda value: math.nan if value is None else float(value)  # noqa: E731
     return {
-        "channel": values["channel"],
-        "frequency": values["frequency_hz"],
-        "stop_code": values["stop_code"],
-        "stop_reason": values["stop_reason"],
-        "iterations": values["iterations"],
-        "major_cycles": values["major_cycles"],
-        "peak_residual": number(values["peak_residual"]),
-        "noise": number(values["noise"]),
-        "limit": number(values["limit"]),
-        "model_flux": values["model_flux"],
+        "channel": record.channel,
+        "frequency": record.frequency_hz,
+        "stop_code": int(record.stop_code),
+        "stop_reason": record.stop_reason,
+        "iterations": record.iterations,
+        "major_cycles": record.major_cycles,
+        "peak_residual": number(record.peak_residual),
+        "noise": number(record.noise),
+        "limit": number(record.limit),
+        "model_flux": record.model_flux,
         "bmaj": number(beam.get("bmaj_arcsec")),
         "bmin": number(beam.get("bmin_arcsec")),
         "bpa": number(beam.get("bpa_deg")),
-        "sum_weights": values["sum_weights"],
-        "visibilities": values["visibilities"],
-        "flagged_fraction": values["flagged_fraction"],
-        "seconds": sum(values["seconds"].values()),
+        "sum_weights": record.sum_weights,
+        "visibilities": record.visibilities,
+        "flagged_fraction": record.flagged_fraction,
+        "seconds": sum(record.seconds.values()),
     }
 
 
