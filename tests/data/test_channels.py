@@ -1,7 +1,8 @@
-"""Which input channels make which output channel: the arithmetic of start, width, nchan and of overlapping windows."""
+"""The map from input channels to output channels: start, width, nchan, and overlapping windows."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,13 @@ from gpucube.errors import GpucubeError
 STEP = 1e5
 
 
-def window(first: float = 0.0, nchan: int = 12, step: float = STEP, selected=None, label: str = "w") -> WindowChannels:
+def window(
+    first: float = 0.0,
+    nchan: int = 12,
+    step: float = STEP,
+    selected: Sequence[int] | np.ndarray | None = None,
+    label: str = "w",
+) -> WindowChannels:
     """A window whose first channel lies `first` channels of 100 kHz above 100 GHz."""
     frequency = 100e9 + first * STEP + step * np.arange(nchan)
     chosen = np.arange(nchan) if selected is None else np.asarray(selected, int)
@@ -33,17 +40,19 @@ def members(channels: OutputChannels, of_window: int = 0) -> dict[int, list[int]
     [
         (None, 1, -1, [[c] for c in range(12)]),
         (3, 1, 4, [[3], [4], [5], [6]]),
-        (2, 3, -1, [[2, 3, 4], [5, 6, 7], [8, 9, 10]]),  # channel 11 would be a group of one: dropped
+        (2, 3, -1, [[2, 3, 4], [5, 6, 7], [8, 9, 10]]),  # channel 11 alone makes no group
         (0, 5, 2, [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]),
         (None, -1, -1, [[c] for c in range(11, -1, -1)]),
         (4, -1, 3, [[4], [3], [2]]),
         (None, -3, -1, [[9, 10, 11], [6, 7, 8], [3, 4, 5], [0, 1, 2]]),
-        (7, -3, -1, [[5, 6, 7], [2, 3, 4]]),  # 0 and 1 are no whole group: dropped
+        (7, -3, -1, [[5, 6, 7], [2, 3, 4]]),  # 0 and 1 make no group
         (0, 12, -1, [list(range(12))]),
         (11, 1, 1, [[11]]),
     ],
 )
-def test_start_width_nchan_count_selected_channels(start, width, nchan, expected):
+def test_start_width_nchan_count_selected_channels(
+    start: int | None, width: int, nchan: int, expected: list[list[int]]
+) -> None:
     w = window()
     channels = output_channels([w], start, width, nchan)
     got = members(channels)
@@ -56,12 +65,12 @@ def test_start_width_nchan_count_selected_channels(start, width, nchan, expected
         assert channels.maps[0].frequency[o] == pytest.approx(w.frequency[group].mean(), rel=1e-14)
 
 
-def test_counting_is_along_the_selection_not_along_the_window():
+def test_counting_is_along_the_selection_not_along_the_window() -> None:
     channels = output_channels([window(selected=[2, 3, 4, 8, 9, 10])], start=1, width=2)
     assert members(channels) == {0: [3, 4], 1: [8, 9]}
 
 
-def test_falling_frequency_keeps_the_order_of_the_data_and_positive_widths():
+def test_falling_frequency_keeps_the_order_of_the_data_and_positive_widths() -> None:
     w = window(step=-STEP)
     channels = output_channels([w], start=2, width=2, nchan=3)
     assert members(channels) == {0: [2, 3], 1: [4, 5], 2: [6, 7]}
@@ -80,7 +89,7 @@ def test_falling_frequency_keeps_the_order_of_the_data_and_positive_widths():
         ({"start": 1, "width": -3}, ["width=-3", "start=1"]),
     ],
 )
-def test_what_lies_beyond_the_selection_is_refused_in_one_line(arguments, words):
+def test_what_lies_beyond_the_selection_is_refused_in_one_line(arguments: dict[str, int], words: list[str]) -> None:
     with pytest.raises(GpucubeError) as caught:
         output_channels([window()], **arguments)
     assert "\n" not in str(caught.value)
@@ -88,12 +97,12 @@ def test_what_lies_beyond_the_selection_is_refused_in_one_line(arguments, words)
         assert word in str(caught.value)
 
 
-def test_an_empty_selection_is_refused():
+def test_an_empty_selection_is_refused() -> None:
     with pytest.raises(GpucubeError, match="no channel is selected"):
         output_channels([window(selected=[])])
 
 
-def test_windows_follow_one_another_in_the_order_selected():
+def test_windows_follow_one_another_in_the_order_selected() -> None:
     low, high = window(0, 4), window(100, 3)
     channels = output_channels([high, low])
     assert np.array_equal(channels.frequency, np.concatenate([high.frequency, low.frequency]))
@@ -101,7 +110,7 @@ def test_windows_follow_one_another_in_the_order_selected():
     assert members(channels, 1) == {3: [0], 4: [1], 5: [2], 6: [3]}
 
 
-def test_averaging_may_reach_across_neighbouring_windows():
+def test_averaging_may_reach_across_neighbouring_windows() -> None:
     channels = output_channels([window(0, 4), window(4, 4)], start=2, width=4)
     assert members(channels, 0) == {0: [2, 3]}
     assert members(channels, 1) == {0: [0, 1]}
@@ -110,7 +119,7 @@ def test_averaging_may_reach_across_neighbouring_windows():
     assert [m.frequency[0] for m in channels.maps] == pytest.approx([100e9 + 2.5 * STEP, 100e9 + 4.5 * STEP], rel=1e-14)
 
 
-def test_windows_that_merely_touch_are_neighbours():
+def test_windows_that_merely_touch_are_neighbours() -> None:
     first, second = window(6, 6), window(0, 6)
     channels = output_channels([first, second])
     # sharing a band edge is no overlap: not sorted, in the order selected
@@ -119,7 +128,7 @@ def test_windows_that_merely_touch_are_neighbours():
 
 @pytest.mark.parametrize("offset", [0.0, 0.2, -0.2, 0.49])
 @pytest.mark.parametrize("step", [STEP, -STEP])
-def test_windows_in_the_same_place_share_their_channels(offset, step):
+def test_windows_in_the_same_place_share_their_channels(offset: float, step: float) -> None:
     first, second = window(0, 6, step), window(offset, 6, step)
     channels = output_channels([first, second])
     assert np.array_equal(channels.frequency, first.frequency)
@@ -128,7 +137,7 @@ def test_windows_in_the_same_place_share_their_channels(offset, step):
 
 
 @pytest.mark.parametrize("step", [STEP, -STEP])
-def test_a_shifted_window_shares_what_it_can_and_adds_the_rest_in_order_of_frequency(step):
+def test_a_shifted_window_shares_what_it_can_and_adds_the_rest_in_order_of_frequency(step: float) -> None:
     # the second execution lies 3 channels before the first: 3 new channels in front, 3 shared, 3 only in the first
     first, second = window(0, 6, step), window(-3 * step / STEP, 6, step)
     channels = output_channels([first, second])
@@ -138,7 +147,7 @@ def test_a_shifted_window_shares_what_it_can_and_adds_the_rest_in_order_of_frequ
     assert members(channels, 1) == {c: [c] for c in range(6)}
 
 
-def test_a_window_of_the_other_sense_is_sorted_in_the_sense_of_the_first():
+def test_a_window_of_the_other_sense_is_sorted_in_the_sense_of_the_first() -> None:
     rising, falling = window(0, 4), window(5, 4, -STEP)  # 0 1 2 3 and 5 4 3 2
     channels = output_channels([rising, falling])
     assert channels.frequency == pytest.approx(100e9 + STEP * np.arange(6), rel=1e-14)
@@ -147,19 +156,19 @@ def test_a_window_of_the_other_sense_is_sorted_in_the_sense_of_the_first():
     assert channels.frequency == pytest.approx(100e9 + STEP * np.arange(5, -1, -1), rel=1e-14)
 
 
-def test_half_a_channel_apart_is_another_channel():
+def test_half_a_channel_apart_is_another_channel() -> None:
     channels = output_channels([window(0, 3), window(0.6, 3)])
     # 0.6, 1.6 join 1 and 2 (0.4 away); 2.6 is new
     assert channels.frequency == pytest.approx(100e9 + STEP * np.array([0, 1, 2, 2.6]), rel=1e-14)
     assert members(channels, 1) == {1: [0], 2: [1], 3: [2]}
 
 
-def test_overlapping_windows_of_different_resolution_are_refused():
+def test_overlapping_windows_of_different_resolution_are_refused() -> None:
     with pytest.raises(GpucubeError, match="fine overlaps another spectral window with channels of another width"):
         output_channels([window(0, 6), window(0, 12, STEP / 2, label="fine")])
 
 
-def test_two_channels_of_one_window_stay_two_even_where_both_would_join_the_same():
+def test_two_channels_of_one_window_stay_two_even_where_both_would_join_the_same() -> None:
     """Channels may be wider than their spacing; the second of the two is a channel of its own."""
     narrow = window(0, 1), window(-0.4, 2, 0.7 * STEP)  # at 0; at -0.4 and 0.3
     wide = [replace(w, width=np.full(len(w.frequency), 2 * STEP)) for w in narrow]
@@ -169,13 +178,13 @@ def test_two_channels_of_one_window_stay_two_even_where_both_would_join_the_same
     assert members(channels, 1) == {0: [0], 1: [1]}
 
 
-def test_different_resolutions_side_by_side_are_allowed():
+def test_different_resolutions_side_by_side_are_allowed() -> None:
     channels = output_channels([window(0, 3), window(50, 3, STEP / 2)])
     assert channels.width.tolist() == [STEP] * 3 + [STEP / 2] * 3
 
 
 @st.composite
-def _windows(draw) -> list[WindowChannels]:
+def _windows(draw: st.DrawFn) -> list[WindowChannels]:
     sense = draw(st.sampled_from([STEP, -STEP]))
     found = []
     for k in range(draw(st.integers(1, 4))):
@@ -188,7 +197,9 @@ def _windows(draw) -> list[WindowChannels]:
 
 @settings(max_examples=150, deadline=None)
 @given(_windows(), st.integers(1, 4), st.booleans())
-def test_every_input_channel_serves_at_most_one_output_and_every_output_is_made_of_something(windows, width, backwards):
+def test_an_input_channel_serves_one_output_at_most_and_every_output_has_an_input(
+    windows: list[WindowChannels], width: int, backwards: bool
+) -> None:
     try:
         channels = output_channels(windows, None, -width if backwards else width)
     except GpucubeError as error:

@@ -1,4 +1,4 @@
-"""INGEST against the MeasurementSet re-read in plain numpy: which samples count, with which value, weight and uvw.
+"""INGEST against the MeasurementSet read again in plain numpy: which samples count, with which value, weight and uvw.
 
 Values are float32 combined in float64 and rounded once: they agree to 1e-6 of the value.
 """
@@ -92,7 +92,7 @@ def assert_same(s: Samples, vis: np.ndarray, weight: np.ndarray) -> None:
     assert s.vis == pytest.approx(vis, rel=1e-6, abs=1e-6)
 
 
-def test_every_sample_of_every_channel(tiny_ms, ingested):
+def test_every_sample_of_every_channel(tiny_ms: Any, ingested: Ingested) -> None:
     selection, store = ingested(tiny_ms.ms)
     rows = kept_rows(tiny_ms.ms)
     frequency = column(Path(f"{tiny_ms.ms}/SPECTRAL_WINDOW"), "CHAN_FREQ")[0]
@@ -111,7 +111,7 @@ def test_every_sample_of_every_channel(tiny_ms, ingested):
     assert store.ms_bytes_read == sum(s.bytes_selected() for s in selection.sources)
 
 
-def test_samples_are_handed_out_with_neighbours_in_the_uv_plane_together(tiny_ms, ingested):
+def test_samples_are_handed_out_with_neighbours_in_the_uv_plane_together(tiny_ms: Any, ingested: Ingested) -> None:
     """In whatever order, every one is there once; and the steps from one to the next are shorter than the MS's."""
     _, store = ingested(tiny_ms.ms)
     s, original = store.samples(plane(5)).in_order(), in_ms_order(store, 5)
@@ -124,7 +124,7 @@ def test_samples_are_handed_out_with_neighbours_in_the_uv_plane_together(tiny_ms
     assert steps(s.uvw) < 0.5 * steps(original.uvw)
 
 
-def test_the_longest_baseline_and_the_largest_w_in_wavelengths(tiny_ms, make_ms, ingested):
+def test_the_longest_baseline_and_the_largest_w_in_wavelengths(tiny_ms: Any, make_ms: Any, ingested: Ingested) -> None:
     """What decides about the w term: of the highest channel of whatever partition reaches furthest."""
     high = make_ms(seed=2, ntime=2, nchan=2, rest_freq=1500e6).ms
     _, store = ingested(tiny_ms.ms, high)
@@ -136,7 +136,7 @@ def test_the_longest_baseline_and_the_largest_w_in_wavelengths(tiny_ms, make_ms,
     assert store.max_uvw_wavelengths() == pytest.approx(tuple(expected), rel=1e-12)
 
 
-def test_power_tells_emission_from_noise(tiny_ms, ingested):
+def test_power_tells_emission_from_noise(tiny_ms: Any, ingested: Ingested) -> None:
     """Weighted |V|^2 in units of the noise: 1 where there is noise only, more with a source."""
     _, store = ingested(tiny_ms.ms)
     for channel in (0, 5):
@@ -147,7 +147,7 @@ def test_power_tells_emission_from_noise(tiny_ms, ingested):
     assert store.power[0, 0, 5] > 2 * store.power[0, 0, 0]
 
 
-def test_what_is_flagged_or_makes_no_sense_does_not_count(tiny_ms, tmp_path, ingested):
+def test_what_is_flagged_or_makes_no_sense_does_not_count(tiny_ms: Any, tmp_path: Path, ingested: Ingested) -> None:
     channel = 6
     clean = np.flatnonzero(~column(tiny_ms.ms, "FLAG")[:, channel].any(1) & ~column(tiny_ms.ms, "FLAG_ROW"))[:20]
     dropped = clean[:14]
@@ -189,7 +189,9 @@ def test_what_is_flagged_or_makes_no_sense_does_not_count(tiny_ms, tmp_path, ing
 
 
 @pytest.mark.parametrize(("wanted", "lost"), [("I", 2), ("pseudoI", 0)])
-def test_one_flagged_hand_drops_stokes_i_but_not_pseudo_i(tiny_ms, tmp_path, ingested, wanted, lost):
+def test_one_flagged_hand_drops_stokes_i_but_not_pseudo_i(
+    tiny_ms: Any, tmp_path: Path, ingested: Ingested, wanted: str, lost: int
+) -> None:
     row_a, row_b = np.flatnonzero(~column(tiny_ms.ms, "FLAG")[:, 6].any(1) & ~column(tiny_ms.ms, "FLAG_ROW"))[:2]
 
     def change(t: tables.table) -> None:
@@ -215,7 +217,7 @@ def test_one_flagged_hand_drops_stokes_i_but_not_pseudo_i(tiny_ms, tmp_path, ing
     assert both.weight[whole] == pytest.approx(plain_weight[whole], rel=1e-6)
 
 
-def test_stokes_parameters_of_four_correlations(make_ms, ingested):
+def test_stokes_parameters_of_four_correlations(make_ms: Any, ingested: Ingested) -> None:
     ms = make_ms(npol=4, nchan=4, ntime=4).ms
     _, store = ingested(ms, stokes="IQUV")
     rows = kept_rows(ms)
@@ -239,7 +241,9 @@ def test_stokes_parameters_of_four_correlations(make_ms, ingested):
     ("start", "width", "groups"), [(1, 4, [(1, 2, 3, 4), (5, 6, 7, 8)]), (11, -5, [(7, 8, 9, 10, 11), (2, 3, 4, 5, 6)])]
 )
 @pytest.mark.parametrize("weight_spectrum", [False, True])
-def test_averaged_channels_are_weighted_means(make_ms, ingested, start, width, groups, weight_spectrum):
+def test_averaged_channels_are_weighted_means(
+    make_ms: Any, ingested: Ingested, start: int, width: int, groups: list[tuple[int, ...]], weight_spectrum: bool
+) -> None:
     ms = make_ms(weight_spectrum=weight_spectrum).ms
     selection, store = ingested(ms, start=start, width=width)
     frequency = column(Path(f"{ms}/SPECTRAL_WINDOW"), "CHAN_FREQ")[0]
@@ -255,7 +259,7 @@ def test_averaged_channels_are_weighted_means(make_ms, ingested, start, width, g
     assert store.ms_bytes_read == sum(s.bytes_selected() for s in selection.sources)
 
 
-def test_falling_frequency_stays_in_the_order_of_the_data(make_ms, ingested):
+def test_falling_frequency_stays_in_the_order_of_the_data(make_ms: Any, ingested: Ingested) -> None:
     ms = make_ms(chan_width=-STEP, seed=7).ms
     selection, store = ingested(ms, start=3, nchan=2)
     frequency = column(Path(f"{ms}/SPECTRAL_WINDOW"), "CHAN_FREQ")[0]
@@ -266,7 +270,9 @@ def test_falling_frequency_stays_in_the_order_of_the_data(make_ms, ingested):
 
 
 @pytest.mark.parametrize("filled_with", [None, 0.0])
-def test_an_empty_weight_spectrum_is_not_used(tiny_ms, tmp_path, ingested, filled_with):
+def test_an_empty_weight_spectrum_is_not_used(
+    tiny_ms: Any, tmp_path: Path, ingested: Ingested, filled_with: float | None
+) -> None:
     def change(t: tables.table) -> None:
         t.addcols(tables.maketabdesc(tables.makearrcoldesc("WEIGHT_SPECTRUM", 0.0, valuetype="float", ndim=2)))
         if filled_with is not None:
@@ -277,7 +283,7 @@ def test_an_empty_weight_spectrum_is_not_used(tiny_ms, tmp_path, ingested, fille
     assert_same(in_ms_order(store, 5), *kept_stokes_i(tiny_ms.ms, 5))
 
 
-def test_a_filled_weight_spectrum_is_used(make_ms, ingested):
+def test_a_filled_weight_spectrum_is_used(make_ms: Any, ingested: Ingested) -> None:
     ms = make_ms(weight_spectrum=True).ms
     selection, store = ingested(ms)
     assert selection.sources[0].weight == "WEIGHT_SPECTRUM"
@@ -289,7 +295,9 @@ def test_a_filled_weight_spectrum_is_used(make_ms, ingested):
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.2])
-def test_two_mss_share_channels_and_keep_their_own_frequency(tiny_ms, make_ms, ingested, offset):
+def test_two_mss_share_channels_and_keep_their_own_frequency(
+    tiny_ms: Any, make_ms: Any, ingested: Ingested, offset: float
+) -> None:
     other = make_ms(seed=2, ntime=7, rest_freq=1420.405752e6 + offset * STEP).ms
     selection, store = ingested(tiny_ms.ms, other)
     assert len(store.partitions) == 2
@@ -314,7 +322,7 @@ def test_two_mss_share_channels_and_keep_their_own_frequency(tiny_ms, make_ms, i
     assert store.ms_bytes_read == sum(s.bytes_selected() for s in selection.sources)
 
 
-def test_a_second_ms_at_other_frequencies_follows_the_first(tiny_ms, make_ms, ingested):
+def test_a_second_ms_at_other_frequencies_follows_the_first(tiny_ms: Any, make_ms: Any, ingested: Ingested) -> None:
     other = make_ms(seed=2, ntime=3, nchan=4, rest_freq=1421e6).ms
     selection, store = ingested(tiny_ms.ms, other)
     assert len(selection.axis.frequency) == 16
@@ -323,7 +331,7 @@ def test_a_second_ms_at_other_frequencies_follows_the_first(tiny_ms, make_ms, in
     assert store.partitions[1].output == (12, 13, 14, 15)
 
 
-def test_only_the_selected_channels_are_read(tiny_ms, ingested):
+def test_only_the_selected_channels_are_read(tiny_ms: Any, ingested: Ingested) -> None:
     selection, store = ingested(tiny_ms.ms, spw="0:4~6")
     assert len(selection.axis.frequency) == 3
     for k in range(3):
@@ -336,7 +344,7 @@ def test_only_the_selected_channels_are_read(tiny_ms, ingested):
     )
 
 
-def test_blocks_of_rows_join_without_a_seam(make_ms, ingested):
+def test_blocks_of_rows_join_without_a_seam(make_ms: Any, ingested: Ingested) -> None:
     """Blocks of 50 rows instead of one for all: the same bits."""
     ms = make_ms(ntime=8).ms
     _, whole = ingested(ms)
@@ -347,7 +355,7 @@ def test_blocks_of_rows_join_without_a_seam(make_ms, ingested):
     assert parts.ms_bytes_read == sum(s.bytes_selected() for s in selection.sources)
 
 
-def test_nothing_counts_where_every_row_is_flagged(tiny_ms, tmp_path, ingested):
+def test_nothing_counts_where_every_row_is_flagged(tiny_ms: Any, tmp_path: Path, ingested: Ingested) -> None:
     ms = altered(tiny_ms.ms, tmp_path, lambda t: t.putcol("FLAG_ROW", np.ones(900, bool)))
     _, store = ingested(ms)
     assert not store.counts.any()
@@ -360,7 +368,7 @@ PLACES = [(-0.004, 0.006), (-0.0045, 0.0052), (-0.001, -0.002)]
 FLUX = [1.0, 0.3, 0.5]
 
 
-def test_a_new_phase_centre_moves_the_source_there_to_the_middle_of_the_image(make_ms, ingested):
+def test_a_new_phase_centre_moves_the_source_there_to_the_middle_of_the_image(make_ms: Any, ingested: Ingested) -> None:
     made = make_ms(noise=0, sources=[(l, m, s) for (l, m), s in zip(PLACES, FLUX, strict=True)], nchan=4)
     truth = np.load(made.truth)
     centre = SkyCoord(truth["ra"][0] * units.rad, truth["dec"][0] * units.rad, frame="fk5")
@@ -390,7 +398,7 @@ def test_a_new_phase_centre_moves_the_source_there_to_the_middle_of_the_image(ma
     assert dft_image(s, g, s.weight, s.vis)[32, 32] == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_same_phase_centre_in_another_frame_changes_nothing(tiny_ms, ingested):
+def test_the_same_phase_centre_in_another_frame_changes_nothing(tiny_ms: Any, ingested: Ingested) -> None:
     _, plain = ingested(tiny_ms.ms)
     info = select_all(tiny_ms.ms).geometry.centre
     icrs = SkyCoord(info.ra * units.rad, info.dec * units.rad, frame="fk5").icrs
@@ -401,7 +409,7 @@ def test_the_same_phase_centre_in_another_frame_changes_nothing(tiny_ms, ingeste
     assert in_ms_order(store, 5).vis == pytest.approx(in_ms_order(plain, 5).vis, abs=1e-5)
 
 
-def test_the_scratch_folder_must_not_exist_and_is_left_alone(tiny_ms, tmp_path):
+def test_the_scratch_folder_must_not_exist_and_is_left_alone(tiny_ms: Any, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "precious").write_text("data")
@@ -410,7 +418,7 @@ def test_the_scratch_folder_must_not_exist_and_is_left_alone(tiny_ms, tmp_path):
     assert (folder / "precious").read_text() == "data"
 
 
-def test_the_store_is_four_files_a_partition_in_the_scratch_folder(tiny_ms, tmp_path):
+def test_the_store_is_four_files_a_partition_in_the_scratch_folder(tiny_ms: Any, tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "scratch"
     store = ingest(select_all(tiny_ms.ms), folder)
     assert len(list(folder.glob("partition0.*"))) == 4
@@ -425,19 +433,19 @@ def partition(folder: Path, nrow: int, nchan: int) -> Partition:
     )
 
 
-def test_a_scratch_folder_that_cannot_be_made_is_refused(tmp_path):
+def test_a_scratch_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(GpucubeError, match="cannot be made: Not a directory"):
         allocate([partition(tmp_path / "file" / "scratch", 10, 1)])
 
 
-def test_a_store_larger_than_the_disk_is_refused_and_leaves_nothing(tmp_path):
+def test_a_store_larger_than_the_disk_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(GpucubeError, match=r"needs .* TB of disk but .* has only .* free"):
         allocate([partition(tmp_path / "scratch", 10**15, 100)])
     assert os.listdir(tmp_path) == []
 
 
-def test_every_row_is_reported_as_read(tiny_ms, tmp_path):
+def test_every_row_is_reported_as_read(tiny_ms: Any, tmp_path: Path) -> None:
     reading = Ingest(select_all(tiny_ms.ms), str(tmp_path / "s"), block_rows=100)
     assert (reading.rows_done, reading.nrow) == (0, 900)
     seen = []
@@ -448,7 +456,7 @@ def test_every_row_is_reported_as_read(tiny_ms, tmp_path):
     assert seen == list(range(100, 1000, 100))
 
 
-def test_fields_are_chosen_by_number_or_name(tiny_ms, tmp_path, ingested):
+def test_fields_are_chosen_by_number_or_name(tiny_ms: Any, tmp_path: Path, ingested: Ingested) -> None:
     """Two fields in one MS: every other row is the second's, whose phase centre lies elsewhere."""
     copy = tmp_path / "two.ms"
     shutil.copytree(tiny_ms.ms, copy)
@@ -478,7 +486,7 @@ def test_fields_are_chosen_by_number_or_name(tiny_ms, tmp_path, ingested):
         assert np.array_equal(in_ms_order(store, 5).uvw, column(copy, "UVW")[odd])
 
 
-def test_the_data_column(tiny_ms, tmp_path, ingested):
+def test_the_data_column(tiny_ms: Any, tmp_path: Path, ingested: Ingested) -> None:
     def change(t: tables.table) -> None:
         t.addcols(tables.maketabdesc(tables.makearrcoldesc("CORRECTED_DATA", 0j, valuetype="complex", ndim=2)))
         t.putcol("CORRECTED_DATA", 2 * t.getcol("DATA"))

@@ -1,4 +1,4 @@
-"""Stokes parameters from correlations: the feed equations, backwards; and the weight of what comes out."""
+"""Stokes parameters from correlations: the feed equations inverted, and the weight of the result."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def form(names: tuple[str, ...], wanted: str, values: dict[str, complex]) -> com
 
 @pytest.mark.parametrize("basis", [("XX", "XY", "YX", "YY"), ("RR", "RL", "LR", "LL")])
 @pytest.mark.parametrize("wanted", ["I", "Q", "U", "V"])
-def test_the_feed_equations_are_inverted_whatever_the_order_of_the_correlations(basis, wanted):
+def test_the_feed_equations_are_inverted_whatever_the_order_of_the_correlations(
+    basis: tuple[str, ...], wanted: str
+) -> None:
     sky = {"I": 3.0, "Q": 0.7, "U": -1.1, "V": 0.4}
     values = feeds(*sky.values())
     for names in itertools.permutations(basis):
@@ -42,25 +44,25 @@ def test_the_feed_equations_are_inverted_whatever_the_order_of_the_correlations(
     ("names", "wanted"),
     [(("LL", "RR"), "I"), (("LL", "RR"), "V"), (("YY", "XX"), "I"), (("YY", "XX"), "Q"), (("XY", "YX"), "U")],
 )
-def test_two_hands_are_enough_for_what_they_carry(names, wanted):
+def test_two_hands_are_enough_for_what_they_carry(names: tuple[str, ...], wanted: str) -> None:
     sky = {"I": 3.0, "Q": 0.7, "U": -1.1, "V": 0.4}
     assert form(names, wanted, feeds(*sky.values())) == pytest.approx(sky[wanted], abs=1e-15)
 
 
 @pytest.mark.parametrize("hand", ["XX", "YY", "RR", "LL", "I"])
 @pytest.mark.parametrize("wanted", ["I", "pseudoI"])
-def test_a_single_hand_images_as_stokes_i(hand, wanted):
+def test_a_single_hand_images_as_stokes_i(hand: str, wanted: str) -> None:
     (c,) = combinations((CODE[hand],), (wanted,), "data")
     assert (c.rule, c.hands, c.factors[0]) == (Rule.SINGLE, (0, -1), 1.0)
 
 
-def test_pseudo_i_takes_whatever_hand_is_there():
+def test_pseudo_i_takes_whatever_hand_is_there() -> None:
     (c,) = combinations((8, 6, 7, 5), ("pseudoI",), "data")
     assert c.rule is Rule.ANY
     assert set(c.hands) == {0, 3}
 
 
-def test_several_parameters_come_in_the_order_asked_for():
+def test_several_parameters_come_in_the_order_asked_for() -> None:
     found = combinations((5, 8), ("V", "I"), "data")
     assert [c.factors[1].real for c in found] == [-0.5, 0.5]
 
@@ -76,7 +78,7 @@ def test_several_parameters_come_in_the_order_asked_for():
         (("RL",), "pseudoI"),
     ],
 )
-def test_a_missing_hand_is_named_in_one_line(names, wanted):
+def test_a_missing_hand_is_named_in_one_line(names: tuple[str, ...], wanted: str) -> None:
     with pytest.raises(GpucubeError) as caught:
         combinations(tuple(CODE[n] for n in names), (wanted,), "x.ms spectral window 0")
     message = str(caught.value)
@@ -89,7 +91,7 @@ def test_a_missing_hand_is_named_in_one_line(names, wanted):
     ("names", "wanted"), [(("XX", "YY"), "I"), (("XX", "YY"), "Q"), (("RR", "LL"), "pseudoI"), (("RR",), "I")]
 )
 @pytest.mark.parametrize("averaged", [1, 3])
-def test_the_weight_is_that_of_the_value(names, wanted, averaged):
+def test_the_weight_is_that_of_the_value(names: tuple[str, ...], wanted: str, averaged: int) -> None:
     """Noise of known variance goes in; what comes out has the variance 1 / weight that is written beside it."""
     nrow, rng = 40_000, np.random.default_rng(5)
     sigma = np.array([0.5, 2.0, 1.0])[:, None] * np.array([1.0, 3.0])[: len(names)]
