@@ -11,7 +11,6 @@ import html
 import math
 import os
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -151,26 +150,26 @@ class Result:
 def _row(record: ChannelRecord) -> dict[str, Any]:
     """A record as a row of `Result.table`."""
     beam = record.beam or {}
-    number: Callable[[float | None], float] = lambda value: math.nan if value is None else float(value)  # noqa: E731
-    return {
+    row = {
         "channel": record.channel,
         "frequency": record.frequency_hz,
         "stop_code": int(record.stop_code),
         "stop_reason": record.stop_reason,
         "iterations": record.iterations,
         "major_cycles": record.major_cycles,
-        "peak_residual": number(record.peak_residual),
-        "noise": number(record.noise),
-        "limit": number(record.limit),
+        "peak_residual": record.peak_residual,
+        "noise": record.noise,
+        "limit": record.limit,
         "model_flux": record.model_flux,
-        "bmaj": number(beam.get("bmaj_arcsec")),
-        "bmin": number(beam.get("bmin_arcsec")),
-        "bpa": number(beam.get("bpa_deg")),
+        "bmaj": beam.get("bmaj_arcsec"),
+        "bmin": beam.get("bmin_arcsec"),
+        "bpa": beam.get("bpa_deg"),
         "sum_weights": record.sum_weights,
         "visibilities": record.visibilities,
         "flagged_fraction": record.flagged_fraction,
         "seconds": sum(record.seconds.values()),
     }
+    return {name: math.nan if value is None else value for name, value in row.items()}
 
 
 def open_run(imagename: str | os.PathLike[str]) -> Result:

@@ -45,7 +45,7 @@ class Run:
 
 
 def read_run(imagename: str) -> Run:
-    """Read what a run has left on disk. Without a readable run, `GpucubeError` says what is there."""
+    """Read what a run has left on disk. `GpucubeError` says if there is no run or its files are damaged."""
     # In this order, because the run may end meanwhile: the summary is its last file, and the first that a new run removes
     running = is_locked(imagename)
     begun, summary = read_journal(imagename), Summary.read(imagename)

@@ -35,7 +35,8 @@ class Sky:
     def n_minus_one(self) -> np.ndarray:
         """n - 1 = sqrt(1 - l^2 - m^2) - 1 of every source, (nsource,).
 
-        The imager's formula (`gpucube.sky.geometry`) differs in the last bit, on which the bits of simulated data depend.
+        This plain formula differs from the imager's (`gpucube.sky.geometry`) in the last bit, and the bits of simulated data
+        depend on it.
         """
         n: np.ndarray = np.sqrt(1.0 - self.l**2 - self.m**2)
         return n - 1.0
