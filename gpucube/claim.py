@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,22 +28,14 @@ from gpucube.execution.progress import Progress
 from gpucube.execution.tuning import Tuning
 from gpucube.execution.workers import Workers
 from gpucube.output.fingerprint import NOT_IN_FINGERPRINT, difference
-from gpucube.output.fits_cube import (
-    CubeFile,
-    create_cubes,
-    plane_checksum,
-)
+from gpucube.output.fits_cube import CubeFile, create_cubes, plane_checksum
 from gpucube.output.fits_header import CubeDescription
-from gpucube.output.footprint import Footprint
 from gpucube.output.journal import Journal, is_locked
 from gpucube.output.paths import RunPaths
 from gpucube.output.records import ChannelRecord
 from gpucube.output.summary import Summary
 from gpucube.result import Result
 from gpucube.schema.parameters import Parameters
-from gpucube.sky.beam import RestoringBeam
-from gpucube.sky.geometry import ImageGeometry
-from gpucube.sky.spectral import SpectralAxis
 from gpucube.version import __version__
 
 
@@ -57,14 +49,10 @@ class Job:
     tuning: Tuning
     identity: dict[str, Any]
     plan: Plan
-    geometry: ImageGeometry
-    axis: SpectralAxis
     mask: Mask | None
-    restoring_beam: RestoringBeam
 
     @property
     def paths(self) -> RunPaths:
-        """Names of the files of the run."""
         return RunPaths.of(self.parameters)
 
     @property
@@ -73,16 +61,34 @@ class Job:
         return {name: self.paths.product(name) for name in self.parameters.products} | {"summary": self.paths.summary}
 
 
+class Footprint(ExitStack):
+    """The files that a run has made. They are removed at the end of a ``with`` block unless they are kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._scratch = self.enter_context(ExitStack())
+
+    def made_product(self, path: str) -> None:
+        """Note a file that belongs to the result."""
+        self.callback(disk.remove_if_possible, path)
+
+    def made_scratch(self, folder: str) -> None:
+        """Note the scratch folder."""
+        self._scratch.callback(disk.remove_tree, folder)
+
+    def keep_products(self) -> None:
+        """End a finished run: remove the scratch folder, keep the rest."""
+        self._scratch.close()
+        self.pop_all()
+
+    def keep_all(self) -> None:
+        """End a run that can be resumed: keep everything."""
+        self._scratch.pop_all()
+        self.pop_all()
+
+
 def check_outputs(parameters: Parameters) -> None:
-    """Refuse to touch what another run makes or has made.
-
-    The journal's lock is the final word. This check comes earlier, before any work is done.
-
-    Raises
-    ------
-    GpucubeError
-        Another run is at work, an unfinished run is there without `resume`, or products are there without `overwrite`.
-    """
+    """Refuse to touch what another run makes or has made, before any work is done. The journal's lock is the final word."""
     imagename, paths = parameters.imagename, RunPaths.of(parameters)
     if is_locked(imagename):
         raise GpucubeError(f"another run is making {imagename} now: wait until it ends, or give another `imagename`")
@@ -105,18 +111,8 @@ def check_outputs(parameters: Parameters) -> None:
 def finished_before(parameters: Parameters, identity: dict[str, Any], *, ours: bool = False) -> Result | None:
     """The result of the run that `resume` continues, if that run had finished.
 
-    Parameters
-    ----------
-    parameters : Parameters
-    identity : dict
-        Fingerprint of this run.
-    ours : bool
-        Whether this run holds the journal, so that the summary cannot change any more.
-
-    Raises
-    ------
-    GpucubeError
-        The finished run is another one, or one of its products is gone.
+    It is refused if its fingerprint is not `identity`, or a product is gone. `ours` says that this run holds the journal,
+    so that the summary cannot change any more.
     """
     imagename, paths = parameters.imagename, RunPaths.of(parameters)
     if not parameters.resume or (not ours and os.path.exists(paths.journal)):
@@ -140,24 +136,13 @@ def finished_before(parameters: Parameters, identity: dict[str, Any], *, ours: b
             )
     if not ours:
         clear_leftover(paths.scratch_folder, imagename)
-    return Result(
-        channels=summary.channels,
-        products=products | {"summary": paths.summary},
-        summary=summary.model_dump(),
-    )
+    products["summary"] = paths.summary
+    return Result(channels=summary.channels, products=products, summary=summary.model_dump())
 
 
 @contextmanager
 def claimed_outputs(job: Job) -> Iterator[tuple[Journal, Footprint]]:
-    """Lock the imagename for this run, and leave the disk in order however the run ends.
-
-    Raises
-    ------
-    GpucubeError
-        Another run holds the lock; the folder cannot be made; the file system failed meanwhile.
-    Interrupted
-        The run was interrupted when some channels were safe.
-    """
+    """Lock the imagename for this run, and leave the disk in order however the run ends."""
     parameters, footprint = job.parameters, Footprint()
     with (
         disk.folder_made(job.paths.folder),
@@ -168,8 +153,7 @@ def claimed_outputs(job: Job) -> Iterator[tuple[Journal, Footprint]]:
             with disk.explain_failing_disk():
                 yield journal, footprint
         except BaseException as error:
-            safe = len(journal.safe)
-            if safe:
+            if safe := len(journal.safe):
                 footprint.keep_all()
                 raise _how_to_resume(error, safe, job.plan.nchan) from None
             with suppress(GpucubeError):  # what ended the run may also keep the journal from going
@@ -197,52 +181,50 @@ def make_store(
 
     A run that is resumed takes up its cubes, and its store if it is whole.
     """
-    parameters, plan = job.parameters, job.plan
-    if journal.cubes:
-        journal.cubes = _check_cubes(job, journal.cubes)
-        for name in parameters.products:
-            footprint.made_product(journal.cubes[name].path)
-    store = load_state(plan.scratch, job.identity) if journal.cubes else None
+    parameters, scratch, resumed = job.parameters, job.plan.scratch, bool(journal.cubes)
+    cubes = _check_cubes(job, journal.cubes)
+    store = load_state(scratch, job.identity) if resumed else None
     if store is None:
-        clear_leftover(plan.scratch, parameters.imagename)
-    cubes: dict[str, CubeFile] = {}
-    if not journal.cubes:
+        clear_leftover(scratch, parameters.imagename)
+    if not resumed:
         # every check has passed: only now are older products removed
         journal.clear()
         cubes = create_cubes(
             os.path.abspath(parameters.imagename),
             parameters.products,
-            describe_cubes(job),
+            _describe_cubes(job),
             overwrite=parameters.overwrite or parameters.resume,
         )
-        for cube in cubes.values():
-            footprint.made_product(cube.path)
+    for name in parameters.products:
+        footprint.made_product(cubes[name].path)
     if store is None:
-        reading = Ingest(job.selection, plan.scratch, owner=parameters.imagename)
-        footprint.made_scratch(plan.scratch)
+        reading = Ingest(job.selection, scratch, owner=parameters.imagename)
+        footprint.made_scratch(scratch)
         for report in workers.ingest(reading.jobs):
             reading.add(report)
             progress.rows_read(reading.rows_done, reading.nrow)
         store = reading.finish()
         save_state(store, job.identity)
     else:
-        footprint.made_scratch(plan.scratch)
-    if not journal.cubes:
-        journal.begin(cubes | _working_cubes(job, cubes))
+        footprint.made_scratch(scratch)
+    if not resumed:
+        journal.begin(cubes | _working_cubes(job))
     else:
-        _restore_working_cubes(job, journal)
+        journal.cubes = cubes
+        if not all(os.path.exists(cube.path) for cube in cubes.values()):
+            _working_cubes(job)  # `take_up_records` will find that their channels have to be imaged again
     return store
 
 
-def describe_cubes(job: Job) -> CubeDescription:
+def _describe_cubes(job: Job) -> CubeDescription:
     """What the headers of all products have in common; every parameter that changes the cube is in their history."""
     parameters, selection = job.parameters, job.selection
     shown = {name: value for name, value in parameters.as_json_dict().items() if name not in NOT_IN_FINGERPRINT}
     return CubeDescription(
-        geometry=job.geometry,
-        axis=job.axis,
+        geometry=selection.geometry,
+        axis=selection.axis,
         stokes=selection.stokes,
-        restoring_beam=job.restoring_beam,
+        restoring_beam=parameters.beam,
         observation=selection.observation,
         object_name=selection.object_name,
         history=(
@@ -252,20 +234,11 @@ def describe_cubes(job: Job) -> CubeDescription:
     )
 
 
-def _working_cubes(job: Job, cubes: dict[str, CubeFile]) -> dict[str, CubeFile]:
+def _working_cubes(job: Job) -> dict[str, CubeFile]:
     """Residual and model in the scratch folder, where a common beam needs them and the user did not ask for them."""
-    hidden = [name for name in ("residual", "model") if name not in cubes] if job.restoring_beam == "common" else []
-    return create_cubes(job.paths.working.imagename, hidden, replace(describe_cubes(job), history=()), overwrite=True)
-
-
-def _restore_working_cubes(job: Job, journal: Journal) -> None:
-    """Make the working cubes of a resumed run again if they went with its scratch folder.
-
-    Their channels then fail the check of `take_up_records` and are imaged again.
-    """
-    shown = {name: cube for name, cube in journal.cubes.items() if name in job.parameters.products}
-    if any(not os.path.exists(cube.path) for cube in journal.cubes.values()):
-        _working_cubes(job, shown)
+    needed = ("residual", "model") if job.parameters.beam == "common" else ()
+    hidden = [name for name in needed if name not in job.parameters.products]
+    return create_cubes(job.paths.working.imagename, hidden, replace(_describe_cubes(job), history=()), overwrite=True)
 
 
 def _check_cubes(job: Job, cubes: dict[str, CubeFile]) -> dict[str, CubeFile]:

@@ -11,9 +11,9 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from gpucube import disk
 from gpucube.claim import Job, check_outputs, claimed_outputs, finished_before, make_store, take_up_records
@@ -30,11 +30,7 @@ from gpucube.execution.workers import Workers, make_workers
 from gpucube.imaging.job import Events, ImageJob, NoEvents, settings_of
 from gpucube.imaging.stopping import CleanParameters
 from gpucube.output.fingerprint import fingerprint
-from gpucube.output.fits_cube import (
-    sync,
-    write_beam_table,
-    write_single_beam,
-)
+from gpucube.output.fits_cube import sync, write_beam_table, write_single_beam
 from gpucube.output.fits_header import has_beam_table
 from gpucube.output.journal import Journal
 from gpucube.output.records import ChannelRecord
@@ -45,21 +41,14 @@ from gpucube.sky.beam import Beam, common_beam
 from gpucube.version import __version__, versions
 
 
-class Observer(Events, Protocol):
-    """Somebody who follows a run: its stages, and the events of its channels. Called from any thread."""
+class Observer(NoEvents):
+    """Somebody who follows a run: its stages and its `Events`. Called from any thread. This one ignores everything."""
 
     def stage(self, name: str) -> None:
-        """A stage begins: ``"reading"``, ``"imaging"`` or ``"finishing"``. What it raises ends the run."""
-        ...
+        """A stage begins: ``"reading"``, ``"imaging"`` or ``"finishing"``. What this raises ends the run."""
 
 
-class NoObserver(NoEvents):
-    """An observer that ignores everything; a base for those who want to hear of some events only."""
-
-    def stage(self, name: str) -> None: ...
-
-
-NO_OBSERVER = NoObserver()
+NO_OBSERVER = Observer()
 
 
 class Stopwatch:
@@ -75,7 +64,6 @@ class Stopwatch:
         self.stages[name], self._lap = now - self._lap, now
 
     def total(self) -> float:
-        """Seconds since the start."""
         return time.perf_counter() - self._began
 
 
@@ -98,10 +86,6 @@ def image(
     observer : Observer
         Hears of every stage and channel.
 
-    Returns
-    -------
-    Result
-
     Raises
     ------
     GpucubeError
@@ -121,7 +105,10 @@ def image(
     with claimed_outputs(job) as (journal, footprint):
         if finished := finished_before(parameters, identity, ours=True):
             return finished
-        with progress_of(job) as progress, workers_of(job) as workers:
+        with (
+            progress_of(job) as progress,
+            closing(make_workers(job.plan, hardware.kind, parameters.scheduler, tuning.cluster)) as workers,
+        ):
             reports = _Reports(progress=progress, journal=journal, observer=observer)
             stopwatch.end_stage("plan")
             reports.stage("reading")
@@ -145,25 +132,13 @@ def image(
 def plan(
     parameters: Parameters, *, hardware: Hardware | None = None, tuning: Tuning = DEFAULT_TUNING
 ) -> tuple[Plan, Hardware]:
-    """Work out what `image` would do and need, without doing it.
-
-    Raises
-    ------
-    GpucubeError
-        Bad input or too few resources, in one line.
-    """
+    """Work out what `image` would do and need, without doing it."""
     hardware = hardware or hardware_for(parameters, tuning)
     return make_plan(parameters, select(parameters), hardware, tuning), hardware
 
 
 def hardware_for(parameters: Parameters, tuning: Tuning = DEFAULT_TUNING) -> Hardware:
-    """What `parameters` ask for and this machine, or the scheduler's workers, have.
-
-    Raises
-    ------
-    GpucubeError
-        ``device="cuda"``, and no GPU can be used.
-    """
+    """What `parameters` ask for and this machine, or the scheduler's workers, have."""
     if parameters.scheduler:
         return find_hardware(parameters.device, lambda: gpus_of_workers(parameters.scheduler, tuning.cluster))
     return find_hardware(parameters.device)
@@ -172,19 +147,12 @@ def hardware_for(parameters: Parameters, tuning: Tuning = DEFAULT_TUNING) -> Har
 def prepare(
     parameters: Parameters, selection: Selection, hardware: Hardware, tuning: Tuning, identity: dict[str, Any]
 ) -> Job:
-    """Plan the run, and check what its plan does not cover.
-
-    Raises
-    ------
-    GpucubeError
-        Too little memory or disk; a mask that does not fit the cube.
-    """
+    """Plan the run, warn of what the plan warns of, and read the mask."""
     plan = make_plan(parameters, selection, hardware, tuning)
-    geometry, axis = selection.geometry, selection.axis
     for text in plan.warnings:
         warnings.warn(text, stacklevel=4)
     # the mask's path is absolute: a worker of an existing cluster may run in another folder
-    mask = load_mask(os.path.abspath(parameters.mask), geometry, axis) if parameters.mask else None
+    path = os.path.abspath(parameters.mask) if parameters.mask else ""
     return Job(
         parameters=parameters,
         selection=selection,
@@ -192,16 +160,13 @@ def prepare(
         tuning=tuning,
         identity=identity,
         plan=plan,
-        geometry=geometry,
-        axis=axis,
-        mask=mask,
-        restoring_beam=parameters.beam,
+        mask=load_mask(path, selection.geometry, selection.axis) if path else None,
     )
 
 
 @contextmanager
 def progress_of(job: Job) -> Iterator[Progress]:
-    """The progress display of a run."""
+    """The progress display of a run, at its first stage."""
     with Progress(job.plan.nchan, enabled=not job.parameters.quiet) as progress:
         if job.hardware.note:
             progress.stage(job.hardware.note)
@@ -209,33 +174,23 @@ def progress_of(job: Job) -> Iterator[Progress]:
         yield progress
 
 
-@contextmanager
-def workers_of(job: Job) -> Iterator[Workers]:
-    """The workers of a run, stopped at its end."""
-    workers = make_workers(job.plan, job.hardware.kind, job.parameters.scheduler, job.tuning.cluster)
-    try:
-        yield workers
-    finally:
-        workers.close()
-
-
 def image_job(job: Job, store: VisibilityStore, journal: Journal) -> ImageJob:
     """All that a worker needs to image channels of the store."""
-    parameters = job.parameters
+    parameters, geometry = job.parameters, job.selection.geometry
     uv_max, w_max = store.max_uvw_wavelengths()
-    w_term = needs_w(job.geometry.w_phase(w_max), parameters.gridder, parameters.epsilon)
+    w_term = needs_w(geometry.w_phase(w_max), parameters.gridder, parameters.epsilon)
     settings = settings_of(
-        parameters, job.geometry, w_term=w_term, samples=store.most_samples(), uv_max=uv_max, w_max=w_max
+        parameters, geometry, w_term=w_term, samples=store.most_samples(), uv_max=uv_max, w_max=w_max
     )
     return ImageJob(
         store=store,
         settings=settings,
         clean=CleanParameters.of(parameters),
-        frequency=job.axis.frequency,
+        frequency=job.selection.axis.frequency,
         stokes=job.selection.stokes,
         cubes=journal.cubes,
         mask=job.mask,
-        restoring_beam=job.restoring_beam,
+        restoring_beam=parameters.beam,
         seconds_between_syncs=job.tuning.seconds_between_syncs,
         may_write=journal.lease.check,
     )
@@ -264,7 +219,8 @@ def finish(job: Job, work: ImageJob, workers: Workers, records: Sequence[Channel
             write_beam_table(cube, table)
     if work.restoring_beam == "common" and "image" in work.cubes:
         # readers refuse a beam of zero: a cube without any data gets a beam of one pixel
-        pixel = Beam(bmaj=job.geometry.cell_y, bmin=job.geometry.cell_y, bpa=0.0)
+        cell = job.selection.geometry.cell_y
+        pixel = Beam(bmaj=cell, bmin=cell, bpa=0.0)
         target = common_beam(list(fitted.values())) if fitted else pixel
         workers.restore(work, target, fitted, make_chunks(job.plan.chunksize, work.store.channel_power))
         write_single_beam(work.cubes["image"], target)

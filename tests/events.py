@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from gpucube.output.records import ChannelRecord
-from gpucube.run import NoObserver
+from gpucube.run import Observer
 
 
 @dataclass
@@ -44,7 +44,7 @@ class RecordedEvents:
 
 
 @dataclass
-class AtStage(NoObserver):
+class AtStage(Observer):
     """Lets something happen when a stage begins."""
 
     name: str
@@ -56,7 +56,7 @@ class AtStage(NoObserver):
 
 
 @dataclass
-class WhenSafe(NoObserver):
+class WhenSafe(Observer):
     """Lets something happen, once, when so many channels have been journalled."""
 
     count: int

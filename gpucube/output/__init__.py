@@ -6,5 +6,4 @@
 * `journal` keeps the records of channels that are safe on disk until the run has finished. It holds the run's lock.
 * `fingerprint` holds what the bits of a cube depend on. `resume` refuses if it has changed.
 * `summary` is the last file of a run, written when everything else is safe.
-* `footprint` removes what a run that failed leaves behind.
 """

@@ -27,28 +27,17 @@ from gpucube.sky.beam import Beam
 
 @dataclass(frozen=True, kw_only=True)
 class CubeFile:
-    """Where the planes of one product are: all that a writing process needs.
-
-    Attributes
-    ----------
-    path : str
-        The FITS file.
-    data_offset : int
-        Bytes before the first plane; a multiple of the FITS block.
-    nstokes, nchan, ny, nx : int
-        Axes of the data, slowest first.
-    """
+    """Where the planes of one product are: all that a writing process needs."""
 
     path: str
-    data_offset: int
-    nstokes: int
+    data_offset: int  # bytes before the first plane, a multiple of the FITS block
+    nstokes: int  # the axes of the data, slowest first
     nchan: int
     ny: int
     nx: int
 
     @property
     def plane_bytes(self) -> int:
-        """Bytes of one plane."""
         return 4 * self.ny * self.nx
 
     @property
@@ -57,44 +46,21 @@ class CubeFile:
         return padded(self.data_offset + self.nstokes * self.nchan * self.plane_bytes)
 
     def plane_offset(self, stokes_index: int, channel: int) -> int:
-        """First byte of a plane.
-
-        Raises
-        ------
-        IndexError
-            Outside the cube.
-        """
+        """First byte of a plane."""
         if not (0 <= stokes_index < self.nstokes and 0 <= channel < self.nchan):
             raise IndexError(f"plane (stokes {stokes_index}, channel {channel}) is outside {self.path}")
         return self.data_offset + (stokes_index * self.nchan + channel) * self.plane_bytes
 
 
 def write_plane(cube: CubeFile, stokes_index: int, channel: int, plane: np.ndarray) -> str:
-    """Write one plane to its place; any number of processes and threads may do so at once.
+    """Write one plane, (ny, nx), as float32 to its place, and return its checksum as `plane_checksum` does.
 
-    Parameters
-    ----------
-    cube : CubeFile
-    stokes_index, channel : int
-        Indices along STOKES and FREQ.
-    plane : numpy.ndarray
-        (ny, nx), written as float32.
-
-    Returns
-    -------
-    str
-        Checksum of the bytes written, see `plane_checksum`.
-
-    Raises
-    ------
-    GpucubeError
-        If the file system refuses (disk full, file gone).
+    Any number of processes and threads may write at once.
     """
     if plane.shape != (cube.ny, cube.nx):
         raise ValueError(f"plane of shape {plane.shape} for a cube of {(cube.ny, cube.nx)}")
     offset = cube.plane_offset(stokes_index, channel)
-    data = plane.astype(">f4", order="C")
-    content = data.reshape(-1).view(np.uint8).data
+    content = plane.astype(">f4", order="C").reshape(-1).view(np.uint8).data
     with disk.explain(f"cannot write channel {channel} to {cube.path}"):
         disk.write_at(cube.path, content, offset)
     return f"{zlib.crc32(content):08x}"
@@ -116,13 +82,7 @@ def read_plane(cube: CubeFile, stokes_index: int, channel: int) -> np.ndarray:
 
 
 def sync(cube: CubeFile) -> None:
-    """Return when every byte written to the cube, by whatever process, is on disk.
-
-    Raises
-    ------
-    GpucubeError
-        The file system refuses.
-    """
+    """Return when every byte written to the cube, by whatever process, is on disk."""
     with _explained(cube):
         disk.sync(cube.path)
 
@@ -139,18 +99,11 @@ def create_cubes(
     Parameters
     ----------
     imagename : str or path
-        What the names of the products begin with; a missing folder is made.
+        What the names of the products begin with. A missing folder is made.
     products : sequence of str
         Keys of `PRODUCT_UNITS`.
-    description : CubeDescription
-        Axes, beam and words of the headers.
     overwrite : bool
         Replace all products of this imagename.
-
-    Returns
-    -------
-    dict of str to CubeFile
-        By product.
 
     Raises
     ------
@@ -162,14 +115,15 @@ def create_cubes(
     existing = _replaceable(paths, overwrite)
     heads = {product: primary_header(product, description) for product in products}
     tails = {product: extensions(product, description) for product in products}
-    shape = {
-        "nstokes": len(description.stokes),
-        "nchan": description.axis.nchan,
-        "ny": description.geometry.ny,
-        "nx": description.geometry.nx,
-    }
     cubes = {
-        product: CubeFile(path=paths.product(product), data_offset=len(head), **shape)
+        product: CubeFile(
+            path=paths.product(product),
+            data_offset=len(head),
+            nstokes=len(description.stokes),
+            nchan=description.axis.nchan,
+            ny=description.geometry.ny,
+            nx=description.geometry.nx,
+        )
         for product, head in heads.items()
     }
     needed = sum(cube.data_end + len(tails[product]) for product, cube in cubes.items())
@@ -196,13 +150,7 @@ def create_cubes(
 
 
 def _replaceable(paths: RunPaths, overwrite: bool) -> list[Path]:
-    """The earlier products that will be replaced.
-
-    Raises
-    ------
-    GpucubeError
-        There are some, and they must not or cannot be replaced.
-    """
+    """The earlier products that will be replaced. An error if they must not or cannot be."""
     existing = paths.existing()
     if existing and not overwrite:
         raise GpucubeError(f"{existing[0]} exists: give another `imagename`, or `overwrite=True` to replace it")
@@ -213,22 +161,10 @@ def _replaceable(paths: RunPaths, overwrite: bool) -> list[Path]:
 
 
 def write_beam_table(cube: CubeFile, beams: Sequence[Sequence[Beam | None]]) -> None:
-    """Fill the BEAMS table.
+    """Fill the BEAMS table with beams by Stokes index, then channel.
 
     Readers accept no empty row. So a channel without a beam gets the beam of the nearest channel of the same Stokes
     parameter that has one (the lower one of two). If there is none, it gets a round beam one pixel wide.
-
-    Parameters
-    ----------
-    cube : CubeFile
-        A product that carries a table.
-    beams : sequence of sequence of (Beam or None)
-        By Stokes index, then channel.
-
-    Raises
-    ------
-    GpucubeError
-        The file system refuses.
     """
     from astropy.io import fits
 
@@ -252,13 +188,7 @@ def write_beam_table(cube: CubeFile, beams: Sequence[Sequence[Beam | None]]) -> 
 
 
 def write_single_beam(cube: CubeFile, beam: Beam) -> None:
-    """Put the beam of all channels into the header's BMAJ, BMIN and BPA cards, which the image was created with.
-
-    Raises
-    ------
-    GpucubeError
-        The file system refuses.
-    """
+    """Put the beam of all channels into the BMAJ, BMIN and BPA cards that the image was created with."""
     from astropy.io import fits
 
     with open(cube.path, "rb") as file:

@@ -30,14 +30,7 @@ if TYPE_CHECKING:
 BLOCK = 2880
 """Bytes of a FITS block."""
 
-PRODUCT_UNITS = {
-    "image": "Jy/beam",
-    "residual": "Jy/beam",
-    "model": "Jy/pixel",
-    "psf": "",
-    "dirty": "Jy/beam",
-    "mask": "",
-}
+PRODUCT_UNITS = dict(image="Jy/beam", residual="Jy/beam", model="Jy/pixel", psf="", dirty="Jy/beam", mask="")
 """Brightness unit of every product."""
 
 STOKES_CODES = {"I": 1, "pseudoI": 1, "Q": 2, "U": 3, "V": 4}
@@ -66,8 +59,6 @@ class CubeDescription:
 
     Attributes
     ----------
-    geometry : ImageGeometry
-    axis : SpectralAxis
     stokes : tuple of str
         Keys of `STOKES_CODES`, evenly spaced.
     restoring_beam : "channel", "common" or Beam
@@ -75,8 +66,6 @@ class CubeDescription:
         cards are reserved; or the given one.
     observation : Observation
         Telescope, observer and date. What is not known is left out.
-    object_name : str
-        Name of the target; left out if empty.
     history : tuple of str
         One line per parameter. Long lines are wrapped, and characters that FITS cannot hold are escaped.
     """
@@ -101,13 +90,7 @@ def has_beam_table(product: str, restoring_beam: RestoringBeam) -> bool:
 
 
 def primary_header(product: str, cube: CubeDescription) -> bytes:
-    """The primary header of a product.
-
-    Raises
-    ------
-    GpucubeError
-        The Stokes parameters are not evenly spaced.
-    """
+    """The primary header of a product. An error if the Stokes parameters are not evenly spaced."""
     from astropy.io import fits
 
     # Card by card: astropy.wcs.WCS.to_header leaves out cards that have default values and writes others in the way of the

@@ -43,27 +43,13 @@ _RUN_LENGTH = 32
 
 @dataclass(frozen=True)
 class Lease:
-    """Permission to write into the cubes of a run, until the run has ended or another run has taken over its imagename.
+    """Permission to write into the cubes of a run, until the run has ended or another run has taken over its imagename."""
 
-    Attributes
-    ----------
-    path : str
-        The journal, as any worker can find it.
-    run : str
-        Name of the run.
-    """
-
-    path: str
-    run: str
+    path: str  # the journal, as any worker can find it
+    run: str  # name of the run
 
     def check(self) -> None:
-        """Return if the journal is still this run's.
-
-        Raises
-        ------
-        GpucubeError
-            It is not, or it cannot be read.
-        """
+        """Return if the journal is still this run's; otherwise raise."""
         expected = (_RUN_PREFIX + self.run).encode()
         with disk.explain(f"cannot read the journal {self.path}"):
             try:
@@ -90,51 +76,29 @@ _header = TypeAdapter(_Header)
 
 @dataclass(frozen=True, kw_only=True)
 class Unfinished:
-    """What the journal of a run holds.
-
-    Attributes
-    ----------
-    fingerprint : dict
-    cubes : dict
-        Product name -> `CubeFile`.
-    records : list of ChannelRecord
-        Channels that are safe, in order of channel.
-    nbytes : int
-        Length of the file up to the first line that is damaged.
-    """
+    """What the journal of a run holds."""
 
     fingerprint: dict[str, Any]
-    cubes: dict[str, CubeFile]
-    records: list[ChannelRecord]
-    nbytes: int
+    cubes: dict[str, CubeFile]  # by product
+    records: list[ChannelRecord]  # channels that are safe, in order of channel
+    nbytes: int  # length of the file up to the first line that is damaged
 
     @property
     def nchan(self) -> int:
-        """Channels of the cubes."""
         return next(iter(self.cubes.values())).nchan
 
 
 def read_journal(imagename: str) -> Unfinished | None:
     """Read the journal of a run that was cut off or is going on, without touching it.
 
-    Returns
-    -------
-    Unfinished or None
-        None if there is no journal, or if imaging has not begun.
-
-    Raises
-    ------
-    GpucubeError
-        The journal cannot be read, is damaged from its beginning, or has the format of another version.
+    None if there is no journal, or if imaging has not begun. An error if the journal cannot be read, is damaged from its
+    beginning, or has the format of another version.
     """
     path = RunPaths(imagename).journal
     lines = _whole_lines(path)
     if (first := next(lines, None)) is None:
         return None
-    try:
-        header = _read_header(path, first)
-    except ValueError:
-        raise GpucubeError(f"{path} is damaged: start again with `overwrite=True`") from None
+    header = _read_header(path, first)
     nchan = next(iter(header.cubes.values())).nchan
     nbytes, records = len(first), {}
     for line in lines:
@@ -163,42 +127,30 @@ def _whole_lines(path: str) -> Iterator[bytes]:
 
 
 def _read_header(path: str, line: bytes) -> _Header:
-    plain = from_json(line)
-    if isinstance(plain, dict) and plain.get("format", FORMAT) != FORMAT:
-        raise GpucubeError(
-            f"{path} has format {plain['format']}, this version knows {FORMAT}: start again with `overwrite=True`"
-        )
-    return _header.validate_python(plain)
+    try:
+        plain = from_json(line)
+        if isinstance(plain, dict) and plain.get("format", FORMAT) != FORMAT:
+            raise GpucubeError(
+                f"{path} has format {plain['format']}, this version knows {FORMAT}: start again with `overwrite=True`"
+            )
+        return _header.validate_python(plain)
+    except ValueError:
+        raise GpucubeError(f"{path} is damaged: start again with `overwrite=True`") from None
 
 
 class Journal(AbstractContextManager["Journal"]):
-    """The journal of a run that is going on; a context manager.
-
-    Parameters
-    ----------
-    imagename : str
-        Its folder exists.
-    identity : dict
-        Fingerprint of the run.
-    resume : bool
-        Take over what an earlier run left.
+    """The journal of a run that is going on; a context manager that holds the lock.
 
     Attributes
     ----------
-    path : str
-    lease : Lease
-    cubes : dict
-        Product name -> `CubeFile`; empty until `begin`, unless a run is resumed.
+    cubes : dict of str to CubeFile
+        By product; empty until `begin`, unless a run is resumed.
     safe : set of int
         Channels that are safe on disk.
-
-    Raises
-    ------
-    GpucubeError
-        Another run holds the lock; the file cannot be written; the run to be resumed has another fingerprint.
     """
 
     def __init__(self, imagename: str, identity: dict[str, Any], resume: bool = False):
+        """Lock the journal in a folder that exists; with `resume`, take over what a run of the same identity left."""
         self._imagename = imagename
         self.path = RunPaths(imagename).journal
         self.lease = Lease(os.path.abspath(self.path), secrets.token_hex(_RUN_LENGTH // 2))
@@ -230,8 +182,7 @@ class Journal(AbstractContextManager["Journal"]):
 
     def _take_over(self) -> None:
         """Take over an earlier run: cut off what is damaged and put the name of this run in the place of the old one."""
-        earlier = read_journal(self._imagename)
-        if earlier is None:
+        if (earlier := read_journal(self._imagename)) is None:
             return
         if changed := difference(earlier.fingerprint, self._identity):
             raise GpucubeError(
@@ -253,8 +204,8 @@ class Journal(AbstractContextManager["Journal"]):
     def begin(self, cubes: dict[str, CubeFile]) -> None:
         """Write the header of a new run, and make the names of journal and cubes safe."""
         self.clear()
-        self.cubes, self.safe = dict(cubes), set()
-        header = _Header(run=self.lease.run, format=FORMAT, fingerprint=self._identity, cubes=self.cubes)
+        self.cubes, self.safe = cubes, set()
+        header = _Header(run=self.lease.run, format=FORMAT, fingerprint=self._identity, cubes=cubes)
         self._append([json.dumps(asdict(header))])
         with self._explained():
             disk.sync(os.path.dirname(os.path.abspath(self.path)))
@@ -280,13 +231,7 @@ class Journal(AbstractContextManager["Journal"]):
             disk.append(self._file, "".join(line + "\n" for line in lines).encode())
 
     def remove(self) -> None:
-        """Remove the file: the run is finished, or nothing of it is worth keeping.
-
-        Raises
-        ------
-        GpucubeError
-            The file system refuses.
-        """
+        """Remove the file: the run is finished, or nothing of it is worth keeping."""
         with disk.explain(f"cannot remove the journal {self.path}"):
             disk.remove(self.path)
 

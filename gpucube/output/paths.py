@@ -12,27 +12,13 @@ from gpucube.schema.parameters import Parameters
 
 @dataclass(frozen=True)
 class RunPaths:
-    """Where the files of a run are.
-
-    Attributes
-    ----------
-    imagename : str
-        What the names of all products begin with.
-    scratch : str
-        Folder of the visibility store; ``<imagename>.scratch`` by default.
-
-    Examples
-    --------
-    >>> RunPaths("out/target").product("image")
-    'out/target.image.fits'
-    """
+    """Where the files of a run are: ``RunPaths("out/target").product("image")`` is ``out/target.image.fits``."""
 
     imagename: str
     scratch: str = ""
 
     @classmethod
     def of(cls, parameters: Parameters) -> RunPaths:
-        """The files of a run with these parameters."""
         return cls(parameters.imagename, parameters.scratch or "")
 
     @property
@@ -41,12 +27,10 @@ class RunPaths:
         return Path(self.imagename).absolute().parent
 
     def product(self, name: str) -> str:
-        """The FITS file of a product."""
         return f"{self.imagename}.{name}.fits"
 
     @property
     def summary(self) -> str:
-        """The summary of a finished run."""
         return f"{self.imagename}.summary.json"
 
     @property

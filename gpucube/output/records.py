@@ -24,7 +24,6 @@ class StopCode(IntEnum):
     reason: str
 
     def __new__(cls, value: int, reason: str = "") -> StopCode:
-        """Make a member of its number and its reason."""
         member = int.__new__(cls, value)
         member._value_, member.reason = value, reason
         return member
@@ -48,9 +47,8 @@ class PlaneRecord:
 
     Attributes
     ----------
-    stop_code : StopCode
-    iterations, major_cycles : int
-        Minor-cycle iterations and major cycles.
+    iterations : int
+        Minor-cycle iterations.
     peak_residual, noise, limit : float or None
         Jy/beam: largest absolute residual inside the mask, 1.4826 MAD of the residual, and the limit to which the plane
         was cleaned, all of the last exact residual. None without data.
@@ -70,6 +68,8 @@ class PlaneRecord:
         True if the plane diverged once, was rolled back and tried again.
     message : str
         What went wrong, for a plane that failed.
+    stop_reason : str
+        The stop code in words.
     """
 
     stop_code: StopCode = StopCode.NO_DATA
@@ -89,25 +89,21 @@ class PlaneRecord:
 
     @property
     def stop_reason(self) -> str:
-        """The stop code in words."""
         return self.stop_code.reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelRecord:
-    """The life of one output channel.
+    """The life of one output channel, counted from 0.
 
-    With several planes, iterations, major cycles, visibilities and seconds are sums. Stop code, residual and noise are
-    those of the plane that iterated longest. Model flux, beam and sum of weights are those of the first plane.
+    It has every attribute of a `PlaneRecord`. With several planes, iterations, major cycles, visibilities and seconds are
+    sums. Model flux, beam and sum of weights are those of the first plane. The channel was retried if any plane was. All
+    others are those of the plane that iterated longest.
 
     Attributes
     ----------
-    channel : int
-        Output channel, from 0.
-    frequency_hz : float
-        Its centre.
     planes : dict of str to PlaneRecord
-        By Stokes parameter, at least one.
+        By Stokes parameter.
     checksums : dict
         CRC-32 of each plane's bytes in the cube, by product, one per Stokes parameter.
     chunk, worker, device : int, str, str
@@ -132,67 +128,54 @@ class ChannelRecord:
 
     @property
     def stop_code(self) -> StopCode:
-        """Why the plane that iterated longest stopped."""
         return self._leading.stop_code
 
     @property
     def stop_reason(self) -> str:
-        """The stop code in words."""
         return self.stop_code.reason
 
     @property
     def iterations(self) -> int:
-        """Minor-cycle iterations of all planes."""
         return sum(plane.iterations for plane in self.planes.values())
 
     @property
     def major_cycles(self) -> int:
-        """Major cycles of all planes."""
         return sum(plane.major_cycles for plane in self.planes.values())
 
     @property
     def peak_residual(self) -> float | None:
-        """Largest absolute residual of the plane that iterated longest, Jy/beam."""
         return self._leading.peak_residual
 
     @property
     def noise(self) -> float | None:
-        """Noise of the plane that iterated longest, Jy/beam."""
         return self._leading.noise
 
     @property
     def limit(self) -> float | None:
-        """Limit to which the plane that iterated longest was cleaned, Jy/beam."""
         return self._leading.limit
 
     @property
     def model_flux(self) -> float:
-        """Sum of the model of the first plane, Jy."""
         return self._first.model_flux
 
     @property
     def beam(self) -> dict[str, float] | None:
-        """Beam of the first plane: ``bmaj_arcsec``, ``bmin_arcsec``, ``bpa_deg``."""
         return self._first.beam
 
     @property
     def sum_weights(self) -> float:
-        """Sum of the imaging weights of the first plane, 1/Jy^2."""
         return self._first.sum_weights
 
     @property
     def visibilities(self) -> int:
-        """Samples imaged, in all planes."""
         return sum(plane.visibilities for plane in self.planes.values())
 
     @property
     def flagged_fraction(self) -> float:
-        """Share of the selected samples that did not count, in the plane that iterated longest."""
         return self._leading.flagged_fraction
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds per stage, of all planes together."""
         total: dict[str, float] = {}
         for plane in self.planes.values():
             for stage, seconds in plane.seconds.items():
@@ -201,12 +184,10 @@ class ChannelRecord:
 
     @property
     def retried(self) -> bool:
-        """Whether any plane diverged once and was tried again."""
         return any(plane.retried for plane in self.planes.values())
 
     @property
     def message(self) -> str:
-        """What went wrong, for a channel that failed."""
         return self._leading.message
 
     def as_dict(self) -> dict[str, Any]:
@@ -219,13 +200,7 @@ class ChannelRecord:
 
     @classmethod
     def from_json(cls, line: str | bytes) -> ChannelRecord:
-        """The record that `to_json` wrote.
-
-        Raises
-        ------
-        ValueError
-            The line holds something else.
-        """
+        """The record that `to_json` wrote. ValueError if the line holds something else."""
         return _channel_record.validate_json(line)
 
 

@@ -20,47 +20,22 @@ from gpucube.output.records import ChannelRecord
 
 
 class Summary(BaseModel):
-    """What the file holds.
-
-    Attributes
-    ----------
-    parameters, fingerprint : dict
-        What was asked for, and what the cube's bits depend on.
-    versions : dict of str to str
-        Versions of gpucube and of the libraries that took part.
-    plan : dict
-        ``chunksize chunks workers device``.
-    products : dict of str to str
-        Product name -> path, and ``"summary"`` -> path.
-    ms_bytes_selected, ms_bytes_read : int
-        Bytes of the columns that are needed, and bytes that were read.
-    memory_predicted, memory_peak, device_memory_predicted, device_memory_peak : int
-        Bytes.
-    resumed_channels : int
-        Channels taken over from a run that was cut off.
-    gridder : str
-        The gridder that was used: ``"standard"`` or ``"wgridder"``.
-    stage_seconds : dict of str to float
-        ``plan read image finish``.
-    wall_seconds : float
-    warnings : list of str
-    channels : list of ChannelRecord
-    """
+    """What the file holds."""
 
     parameters: dict[str, Any]
-    fingerprint: dict[str, Any]
-    versions: dict[str, str]
-    plan: dict[str, Any]
-    products: dict[str, str]
-    ms_bytes_selected: int
+    fingerprint: dict[str, Any]  # what the bits of the cube depend on
+    versions: dict[str, str]  # of gpucube and of the libraries that took part
+    plan: dict[str, Any]  # ``chunksize chunks workers device``
+    products: dict[str, str]  # product name, or ``"summary"`` -> path
+    ms_bytes_selected: int  # bytes of the columns that are needed
     memory_predicted: int
     device_memory_predicted: int
-    resumed_channels: int
+    resumed_channels: int  # channels taken over from a run that was cut off
     ms_bytes_read: int
     memory_peak: int
     device_memory_peak: int
-    gridder: str
-    stage_seconds: dict[str, float]
+    gridder: str  # the gridder that was used: ``"standard"`` or ``"wgridder"``
+    stage_seconds: dict[str, float]  # ``plan read image finish``
     wall_seconds: float
     warnings: list[str]
     channels: list[ChannelRecord]
@@ -76,24 +51,11 @@ class Summary(BaseModel):
         return [record.as_dict() for record in channels]
 
     def write(self, imagename: str) -> None:
-        """Write the file.
-
-        Raises
-        ------
-        GpucubeError
-            The file system refuses.
-        """
         disk.write_whole(RunPaths(imagename).summary, json.dumps(self.model_dump(), indent=1))
 
     @classmethod
     def read(cls, imagename: str) -> Summary | None:
-        """Read the file of an imagename; None if there is none.
-
-        Raises
-        ------
-        GpucubeError
-            It cannot be read, or is not what gpucube writes.
-        """
+        """Read the file of an imagename. None if there is none, an error if it is not what gpucube writes."""
         path = RunPaths(imagename).summary
         with disk.explain(f"cannot read {path}"), suppress(FileNotFoundError), open(path, "rb") as file:
             try:

@@ -200,7 +200,7 @@ def test_without_a_readable_cube_the_page_has_the_rest(finished: Path, tmp_path:
         assert "cube.image.fits cannot be read as gpucube writes it" in found.text
 
 
-class InterruptedAfterFive(gpucube.run.NoObserver):
+class InterruptedAfterFive(gpucube.run.Observer):
     """Presses Ctrl-C when five channels are safe, after a look at the page of the running run."""
 
     def __init__(self, imagename: str):
