@@ -69,11 +69,9 @@ class Footprint(ExitStack):
         self._scratch = self.enter_context(ExitStack())
 
     def made_product(self, path: str) -> None:
-        """Note a file that belongs to the result."""
         self.callback(disk.remove_if_possible, path)
 
     def made_scratch(self, folder: str) -> None:
-        """Note the scratch folder."""
         self._scratch.callback(disk.remove_tree, folder)
 
     def keep_products(self) -> None:

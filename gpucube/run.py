@@ -74,17 +74,7 @@ def image(
     tuning: Tuning = DEFAULT_TUNING,
     observer: Observer = NO_OBSERVER,
 ) -> Result:
-    """Do the main job.
-
-    Parameters
-    ----------
-    parameters : Parameters
-    hardware : Hardware, optional
-        By default what `parameters` ask for and this machine has.
-    tuning : Tuning
-        Limits and times that change no bit of the result.
-    observer : Observer
-        Hears of every stage and channel.
+    """Do the main job, by default on the hardware that `parameters` ask for; `tuning` changes no bit of the result.
 
     Raises
     ------
@@ -237,12 +227,7 @@ def summarize(
         parameters=job.parameters.as_json_dict(),
         fingerprint=job.identity,
         versions=versions(),
-        plan={
-            "chunksize": plan.chunksize,
-            "chunks": plan.chunks,
-            "workers": plan.workers,
-            "device": job.hardware.kind.name,
-        },
+        plan=dict(chunksize=plan.chunksize, chunks=plan.chunks, workers=plan.workers, device=job.hardware.kind.name),
         products=job.products,
         ms_bytes_selected=plan.ms_bytes,
         memory_predicted=plan.memory_predicted,
