@@ -1,7 +1,8 @@
-"""Elliptical Gaussian beams: their pixels, spectrum and solid angle, and the beam common to several.
+"""Elliptical Gaussians: beams, with their pixels, spectrum and solid angle; the beam common to several; uv tapers.
 
 In: `Beam`s fitted to a PSF (`gpucube.devices.psf_fit`), given by the user or read from a file. Out: what the devices
-need to restore an image, the kernel that takes one beam to another, and the beam that contains all others.
+need to restore an image, the kernel that takes one beam to another, and the beam that contains all others. Position
+angles run from north (v) through east (u), in radians unless a name says otherwise.
 
 Spectrum: the Fourier transform of a Gaussian is a Gaussian (Bracewell 2000, "The Fourier transform", ch. 13).
 Deconvolution: difference of the second moments, the matrix form of Wild 1970 (Aust. J. Phys. 23, 113).
@@ -19,7 +20,6 @@ import numpy as np
 
 from gpucube.constants import ARCSEC
 from gpucube.errors import GpucubeError
-from gpucube.sky.gaussians import rotated_form, sampled_gaussian
 from gpucube.sky.geometry import ImageGeometry
 
 FOUR_LN2 = 4 * math.log(2)
@@ -31,15 +31,7 @@ EXPONENT_END = 16.0
 
 @dataclass(frozen=True, kw_only=True)
 class Beam:
-    """An elliptical Gaussian beam.
-
-    Attributes
-    ----------
-    bmaj, bmin : float
-        Full widths at half maximum, radians.
-    bpa : float
-        Position angle of the major axis from north through east, radians.
-    """
+    """An elliptical Gaussian beam: full widths at half maximum and the major axis's position angle, radians."""
 
     bmaj: float
     bmin: float
@@ -61,13 +53,9 @@ class Beam:
         return ee * dx**2, -en * dx * dy, nn * dy**2
 
     def sampled(self, geometry: ImageGeometry) -> np.ndarray:
-        """Sample the beam on the pixels of an image.
+        """The beam on the pixels around its peak (see `sampled_gaussian`).
 
-        Returns
-        -------
-        numpy.ndarray
-            float32, peak 1, with an odd number of rows and columns around the peak: as far as the exponent
-            `EXPONENT_END`, but no further than the image's own size to either side.
+        It goes as far as the exponent `EXPONENT_END`, but no further than the image's own size to either side.
         """
         a, b, c = form = self.quadratic_form(geometry)
         determinant = a * c - b * b
@@ -78,17 +66,8 @@ class Beam:
     def spectrum(self, geometry: ImageGeometry, xp: Any = np) -> Any:
         """Spectrum of the beam, scaled to unit sum, on twice the image; an axis may have no length.
 
-        Parameters
-        ----------
-        geometry : ImageGeometry
-        xp : module
-            Array namespace, numpy or cupy.
-
-        Returns
-        -------
-        array
-            float32, shape (2 ny, nx + 1), divided by the size of the FFT: multiply a real FFT by it and transform back
-            without a further factor.
+        It is an array of `xp` (numpy or cupy), float32, (2 ny, nx + 1), and holds the factor 1 / size of the FFT:
+        multiply a real FFT by it and transform back without a further factor.
         """
         ny, nx = geometry.shape
         ky, kx = xp.fft.fftfreq(2 * ny)[:, None] / geometry.cell_y, xp.fft.rfftfreq(2 * nx) / geometry.cell_x
@@ -103,17 +82,11 @@ class Beam:
         return np.array([[ee, en], [en, nn]])
 
     def deconvolve(self, beam: Beam) -> Beam | None:
-        """Find the kernel that turns `beam` into this beam.
+        """The kernel that turns `beam` into this beam by convolution; None if this beam does not contain `beam`.
 
-        Returns
-        -------
-        Beam or None
-            Convolving `beam` with the kernel gives this beam, but for the flux scale, which is the ratio of the solid
-            angles. An axis of zero length means no smoothing along it. None if this beam does not contain `beam`; an
-            excess below 1e-8 of the moments counts as rounding.
+        The flux scale is left out: it is the ratio of the solid angles. An axis of zero length means no smoothing along
+        it. An excess of `beam` below 1e-8 of the moments counts as rounding.
 
-        Examples
-        --------
         >>> Beam(bmaj=5.0, bmin=5.0, bpa=0.0).deconvolve(Beam(bmaj=4.0, bmin=4.0, bpa=0.0))
         Beam(bmaj=3.0, bmin=3.0, bpa=0.0)
         """
@@ -127,20 +100,14 @@ class Beam:
 
     def to_record(self) -> dict[str, float]:
         """The beam as `summary.json` holds it: ``bmaj_arcsec``, ``bmin_arcsec``, ``bpa_deg``."""
-        return {
-            "bmaj_arcsec": self.bmaj / ARCSEC,
-            "bmin_arcsec": self.bmin / ARCSEC,
-            "bpa_deg": math.degrees(self.bpa),
-        }
+        bmaj, bmin, bpa = self.bmaj / ARCSEC, self.bmin / ARCSEC, math.degrees(self.bpa)
+        return {"bmaj_arcsec": bmaj, "bmin_arcsec": bmin, "bpa_deg": bpa}
 
     @classmethod
     def from_record(cls, record: Mapping[str, float]) -> Beam:
         """The beam of a record made by `to_record`."""
-        return cls(
-            bmaj=record["bmaj_arcsec"] * ARCSEC,
-            bmin=record["bmin_arcsec"] * ARCSEC,
-            bpa=math.radians(record["bpa_deg"]),
-        )
+        bmaj, bmin = record["bmaj_arcsec"] * ARCSEC, record["bmin_arcsec"] * ARCSEC
+        return cls(bmaj=bmaj, bmin=bmin, bpa=math.radians(record["bpa_deg"]))
 
 
 RestoringBeam = Literal["channel", "common"] | Beam
@@ -152,29 +119,14 @@ def axis_position_angle(east: float, north: float) -> float:
     angle = math.atan2(east, north)
     if angle <= -math.pi / 2:
         return angle + math.pi
-    if angle > math.pi / 2:
-        return angle - math.pi
-    return angle
+    return angle - math.pi if angle > math.pi / 2 else angle
 
 
 def common_beam(beams: Sequence[Beam]) -> Beam:
-    """Smallest beam to which all the given ones can be convolved.
+    """Smallest beam to which all the given ones, in any order, can be convolved. None at all raise GpucubeError.
 
-    Parameters
-    ----------
-    beams : sequence of Beam
-        At least one; the order does not matter.
-
-    Returns
-    -------
-    Beam
-        One of the given beams if it contains all others; otherwise `radio_beam.Beams.common_beam`, whose ellipse is
-        within about 0.1 % of the smallest.
-
-    Raises
-    ------
-    GpucubeError
-        No beam is given.
+    It is one of the given beams if that contains all others; otherwise `radio_beam.Beams.common_beam`, whose ellipse is
+    within about 0.1 % of the smallest.
     """
     distinct = sorted(set(beams), key=lambda beam: (-beam.bmaj * beam.bmin, beam.bmaj, beam.bpa))
     if not distinct:
@@ -234,3 +186,33 @@ def _radio_beam_common(beams: Sequence[Beam], tolerance: float, epsilon: float) 
         bmin=float(found.minor.to_value(units.arcsec)) * scale,
         bpa=axis_position_angle(math.sin(angle), math.cos(angle)),
     )
+
+
+def rotated_form(along: float, across: float, angle: float) -> tuple[float, float, float]:
+    """Turn the quadratic form along s^2 + across t^2, with s along the position angle and t across it.
+
+    (ee, en, nn) are the elements of the symmetric matrix in (east, north).
+    """
+    sin, cos = math.sin(angle), math.cos(angle)
+    return along * sin**2 + across * cos**2, (along - across) * sin * cos, along * cos**2 + across * sin**2
+
+
+def sampled_gaussian(form: Sequence[float], half_y: int, half_x: int) -> np.ndarray:
+    """exp(-(a x^2 + 2 b x y + c y^2)) in pixels for the form (a, b, c): float32, (2 half_y + 1, 2 half_x + 1), peak 1."""
+    a, b, c = form
+    y, x = np.arange(-half_y, half_y + 1)[:, None], np.arange(-half_x, half_x + 1)
+    pixels: np.ndarray = np.exp(-(a * x * x + 2.0 * b * x * y + c * y * y)).astype(np.float32)
+    return pixels
+
+
+def taper_form(taper: tuple[float, ...]) -> np.ndarray:
+    """(t0, t1, t2) of the uv taper exp(-(t0 u^2 + t1 u v + t2 v^2)), with u and v in wavelengths.
+
+    `taper` holds the half widths at half maximum along and across the position angle, in wavelengths, and that angle in
+    degrees; it is empty for no taper.
+    """
+    if not taper:
+        return np.zeros(3)
+    along, across, angle = taper
+    uu, uv, vv = rotated_form(math.log(2) / along**2, math.log(2) / across**2, math.radians(angle))
+    return np.array([uu, 2.0 * uv, vv])

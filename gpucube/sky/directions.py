@@ -13,19 +13,11 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class Direction:
-    """A direction on the sky.
-
-    Attributes
-    ----------
-    ra, dec : float
-        Right ascension and declination, radians.
-    frame : str
-        The celestial frame by its FITS name: ``"FK5"`` (J2000) or ``"ICRS"``.
-    """
+    """A direction on the sky: right ascension and declination in radians, in a celestial frame."""
 
     ra: float
     dec: float
-    frame: str = "FK5"
+    frame: str = "FK5"  # FITS name: "FK5" (J2000) or "ICRS"
 
     def icrs(self) -> Direction:
         """Return the same direction in ICRS."""
@@ -38,29 +30,15 @@ class Direction:
 
 
 def uvw_axes(ra: float, dec: float) -> np.ndarray:
-    """Unit vectors of u (east), v (north) and w (towards the phase centre) in equatorial coordinates.
-
-    Parameters
-    ----------
-    ra, dec : float
-        Phase centre, radians.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (3, 3), one axis per row.
-    """
+    """Unit vectors of u (east), v (north) and w (towards the phase centre) in equatorial coordinates, one per row."""
     sr, cr, sd, cd = np.sin(ra), np.cos(ra), np.sin(dec), np.cos(dec)
     return np.array([[-sr, cr, 0.0], [-sd * cr, -sd * sr, cd], [cd * cr, cd * sr, sd]])
 
 
 def uvw_rotation(origin: Direction, target: Direction) -> np.ndarray | None:
-    """Matrix that takes uvw for the phase centre `origin` to the phase centre `target`.
+    """Matrix, to be multiplied from the left, that takes uvw for the phase centre `origin` to that for `target`.
 
-    Returns
-    -------
-    numpy.ndarray or None
-        axes(target) axes(origin)^T, shape (3, 3), to be multiplied from the left; None if both are the same direction.
+    It is axes(target) axes(origin)^T, shape (3, 3); None if both are the same direction.
     """
     if origin == target:
         return None

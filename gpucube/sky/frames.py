@@ -11,24 +11,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class SpectralFrame:
-    """A rest frame of frequencies.
+    """A rest frame of frequencies."""
 
-    Attributes
-    ----------
-    name : str
-        Name in casacore and tclean.
-    code : int
-        casacore's number for it, as in MEAS_FREQ_REF of a MeasurementSet.
-    specsys : str
-        Value of the FITS keyword SPECSYS.
-    velref : int or None
-        AIPS's number of the frame in VELREF (which adds 256 for radio velocities); None where it has none.
-    """
-
-    name: str
-    code: int
-    specsys: str
-    velref: int | None = None
+    name: str  # in casacore and tclean
+    code: int  # casacore's number, as in MEAS_FREQ_REF of a MeasurementSet
+    specsys: str  # value of the FITS keyword SPECSYS
+    velref: int | None = None  # AIPS's number in VELREF (which adds 256 for radio velocities), where it has one
 
 
 FRAMES: dict[str, SpectralFrame] = {

@@ -20,23 +20,13 @@ Cosine = TypeVar("Cosine", float, np.ndarray)
 
 @dataclass(frozen=True, kw_only=True)
 class ImageGeometry:
-    """The pixels of one pointing.
+    """The pixels of one pointing."""
 
-    Attributes
-    ----------
-    nx, ny : int
-        Pixels in right ascension and in declination, both even.
-    cell_x, cell_y : float
-        Pixel size in radians, positive.
-    centre : Direction
-        Phase centre.
-    """
-
-    nx: int
-    ny: int
-    cell_x: float
+    nx: int  # pixels in right ascension, even
+    ny: int  # pixels in declination, even
+    cell_x: float  # size of a pixel, radians
     cell_y: float
-    centre: Direction
+    centre: Direction  # phase centre
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -52,32 +42,16 @@ class ImageGeometry:
         return lmn_to_radec(east, north, up, self.centre.ra, self.centre.dec)
 
     def w_phase(self, w_wavelengths: float) -> float:
-        """Largest phase 2 pi |w| (1 - n) in the image, which its corners have, radians.
-
-        Parameters
-        ----------
-        w_wavelengths : float
-            Largest |w|, in wavelengths.
-        """
+        """Largest phase 2 pi |w| (1 - n) in the image, which its corners have, radians."""
         half_l, half_m = 0.5 * self.nx * self.cell_x, 0.5 * self.ny * self.cell_y
         r2 = half_l**2 + half_m**2
         return float(2.0 * np.pi * w_wavelengths * (one_minus_n(r2) if r2 < 1.0 else 1.0))
 
 
 def lmn_to_radec(l: np.ndarray, m: np.ndarray, n: np.ndarray, ra: float, dec: float) -> tuple[np.ndarray, np.ndarray]:
-    """Right ascension and declination of direction cosines, by the SIN projection (WCS paper II, section 5.1.5).
+    """Right ascension and declination of direction cosines about a phase centre, all angles in radians.
 
-    Parameters
-    ----------
-    l, m, n : numpy.ndarray
-        Direction cosines about the phase centre.
-    ra, dec : float
-        Phase centre, radians.
-
-    Returns
-    -------
-    ra, dec : numpy.ndarray
-        Radians.
+    The SIN projection is that of WCS paper II, section 5.1.5.
     """
     sin, cos = np.sin(dec), np.cos(dec)
     return ra + np.arctan2(l, n * cos - m * sin), np.arcsin(m * cos + n * sin)
@@ -90,24 +64,7 @@ def one_minus_n(r2: Cosine) -> Cosine:
 
 
 def n_minus_one(nx: int, ny: int, cell_x: float, cell_y: float) -> np.ndarray:
-    """n - 1 of every pixel of an image.
-
-    Parameters
-    ----------
-    nx, ny : int
-    cell_x, cell_y : float
-        Radians.
-
-    Returns
-    -------
-    numpy.ndarray
-        float64, shape (ny, nx).
-
-    Raises
-    ------
-    GpucubeError
-        A corner of the image lies beyond the horizon.
-    """
+    """n - 1 of every pixel, float64, (ny, nx). An image with a corner beyond the horizon raises GpucubeError."""
     l = (np.arange(nx) - nx // 2) * cell_x
     m = (np.arange(ny) - ny // 2) * cell_y
     r2 = np.add.outer(m * m, l * l)

@@ -11,23 +11,11 @@ from gpucube.sky.frames import SpectralFrame
 
 @dataclass(frozen=True, kw_only=True)
 class SpectralAxis:
-    """The channels of a cube.
+    """The channels of a cube, in Hz."""
 
-    Attributes
-    ----------
-    frequency : numpy.ndarray
-        Centre of every output channel, Hz, float64, shape (nchan,).
-    width : numpy.ndarray
-        Width of every output channel, Hz, positive, shape (nchan,).
-    frame : SpectralFrame
-        Frame of the frequencies.
-    restfreq : float or None
-        Rest frequency, Hz.
-    """
-
-    frequency: np.ndarray
-    width: np.ndarray
-    frame: SpectralFrame
+    frequency: np.ndarray  # centre of every output channel, float64, (nchan,)
+    width: np.ndarray  # of every output channel, positive, (nchan,)
+    frame: SpectralFrame  # of the frequencies
     restfreq: float | None
 
     @property

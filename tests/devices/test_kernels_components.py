@@ -7,7 +7,7 @@ import pytest
 from hosts.kernel_runs import ORDERS, needs_compiler, run
 
 from gpucube.devices.cpu import loops as cpu_loops
-from gpucube.sky.gaussians import sampled_gaussian
+from gpucube.sky.beam import sampled_gaussian
 
 pytestmark = needs_compiler
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpucube.sky.gaussians import sampled_gaussian, taper_form
+from gpucube.sky.beam import sampled_gaussian, taper_form
 
 
 @pytest.mark.parametrize("degrees", [0, 30, -75, 90])

@@ -26,8 +26,7 @@ from gpucube.devices.base import DeviceArray, ImagingSettings, MinorCycle, Produ
 from gpucube.devices.cpu import loops
 from gpucube.devices.cycles import ACTIVE_SET_CUT, SPARSE_COMPONENTS, MajorCycleCost, major_in_image
 from gpucube.devices.psf_fit import fit_beam, psf_sidelobe
-from gpucube.sky.beam import Beam
-from gpucube.sky.gaussians import taper_form
+from gpucube.sky.beam import Beam, taper_form
 
 SINGLE_PRECISION_EPSILON = 1e-5
 """Below this accuracy ducc0 needs double precision."""

@@ -28,8 +28,7 @@ from gpucube.devices.cuda.minor_cycle import Images, active_set, textbook
 from gpucube.devices.cycles import SPARSE_COMPONENTS
 from gpucube.devices.psf_fit import FIRST_WINDOW, fit_beam_in_window, lobe_ellipse, peak_window
 from gpucube.errors import DeviceLost
-from gpucube.sky.beam import Beam
-from gpucube.sky.gaussians import taper_form
+from gpucube.sky.beam import Beam, taper_form
 
 KERNEL_FILES = ("weights", "statistics", "beam", "hogbom", "components", "restore")
 
