@@ -6,7 +6,7 @@ several ways carries a `Written`; a `Literal` with a `Choice` and plain numbers 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
@@ -18,21 +18,17 @@ from gpucube.words import did_you_mean, in_words
 
 @dataclass(frozen=True)
 class Written:
-    """Metadata of a type: how its values are written.
+    """Metadata of a type: how its values are written, and what turns them into the base form."""
 
-    Attributes
-    ----------
-    annotation : str
-        Python type of what a user may write.
-    metavar : str
-        Placeholder of the command-line option.
-    accepts : str
-        Words that continue "expected ..."; empty for a number, whose limits are the words.
-    """
+    annotation: str  # Python type of what a user may write
+    metavar: str  # placeholder of the command-line option
+    accepts: str = ""  # continues "expected ..."; empty for a number, whose limits are the words
+    parse: Callable[[Any], Any] | None = None  # runs before pydantic's own check
 
-    annotation: str
-    metavar: str
-    accepts: str = ""
+    def __get_pydantic_core_schema__(self, written: Any, handler: Any) -> core_schema.CoreSchema:
+        """Parse the value before pydantic checks it."""
+        checked: core_schema.CoreSchema = handler(written)
+        return core_schema.no_info_before_validator_function(self.parse, checked) if self.parse else checked
 
 
 class Choice:
@@ -60,24 +56,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class About(Written):
-    """How one parameter is written, and where help and the reference page list it.
+    """How one parameter is written, and where help and the reference page list it."""
 
-    Attributes
-    ----------
-    description : str
-        Whole sentences.
-    group : str
-        Heading; empty in a model without groups.
-    usual : bool
-        Whether most users set it, so that help lists it first.
-    tclean : str or None
-        tclean's default if it differs, ``"same"`` if it does not, None if tclean has no such parameter.
-    """
-
-    description: str = ""
-    group: str = ""
-    usual: bool = False
-    tclean: str | None = None
+    description: str = ""  # whole sentences
+    group: str = ""  # heading; empty in a model without groups
+    usual: bool = False  # most users set it
+    tclean: str | None = None  # tclean's default if it differs, "same", or None if tclean has no such parameter
 
 
 def about(field: FieldInfo) -> About:
@@ -85,13 +69,9 @@ def about(field: FieldInfo) -> About:
     extra: Any = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     written = next((item for item in field.metadata if isinstance(item, Written)), None)
     written = written or _from_type(field.annotation)
-    return About(
-        written.annotation,
-        written.metavar,
-        written.accepts or _number_in_words(field),
-        " ".join((field.description or "").split()),
-        **extra,
-    )
+    accepts = written.accepts or _number_in_words(field)
+    description = " ".join((field.description or "").split())
+    return About(written.annotation, written.metavar, accepts, description=description, **extra)
 
 
 def _from_type(annotation: Any) -> Written:

@@ -13,18 +13,19 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from gpucube.fft_size import good_fft_size
 from gpucube.schema.about import Written
-from gpucube.schema.directions import BaseDirection, parse_direction
 from gpucube.schema.quantities import (
     ANGLE,
     FLUX_DENSITY,
     FREQUENCY,
     MEMORY,
+    BaseDirection,
     Kind,
+    parse_direction,
     parse_quantity,
     parse_taper_width,
     plain_number,
@@ -43,14 +44,9 @@ DirectionLike: TypeAlias = "str | SkyCoord | Sequence[float | str]"
 MaskLike: TypeAlias = "PathLike | np.ndarray"
 
 SMALLEST_IMAGE = 32
-
 LARGEST_IMAGE = 65536
-
 PRODUCTS = ("image", "residual", "model", "psf", "dirty", "mask")
 """Every cube that can be written."""
-
-
-# Helpers
 
 
 def refused() -> PydanticCustomError:
@@ -102,13 +98,13 @@ def parse_positive(value: Any, kind: Kind, *, unit_required: bool = False) -> fl
     return number
 
 
-def or_default(parse: Callable[[Any], Any], default: Any = None) -> BeforeValidator:
-    """Make a validator that takes None and empty text for the default, as tclean does."""
+def or_default(parse: Callable[[Any], Any], default: Any = None) -> Callable[[Any], Any]:
+    """Make a parser that takes None and empty text for the default, as tclean does."""
 
     def parse_or_default(value: Any) -> Any:
         return default if value is None or (isinstance(value, str) and not value.strip()) else parse(value)
 
-    return BeforeValidator(parse_or_default)
+    return parse_or_default
 
 
 def refuse_zero(value: int) -> int:
@@ -118,12 +114,15 @@ def refuse_zero(value: int) -> int:
     return value
 
 
-_NUMBER, _NOT_ZERO = BeforeValidator(parse_number), AfterValidator(refuse_zero)
+_NOT_ZERO = AfterValidator(refuse_zero)
+_QUANTITIES = "QuantityLike | Sequence[QuantityLike]"
 
-Integer = Annotated[int, Written("int", "N"), _NUMBER]
-Real = Annotated[float, Written("float", "X"), _NUMBER]
-FromZeroOrAll = Annotated[int, Written("int", "N", "a whole number from 0, or -1"), Field(ge=-1), _NUMBER]
-FromOneOrAll = Annotated[int, Written("int", "N", "a whole number from 1, or -1"), Field(ge=-1), _NOT_ZERO, _NUMBER]
+Integer = Annotated[int, Written("int", "N", parse=parse_number)]
+Real = Annotated[float, Written("float", "X", parse=parse_number)]
+FromZeroOrAll = Annotated[int, Field(ge=-1), Written("int", "N", "a whole number from 0, or -1", parse_number)]
+FromOneOrAll = Annotated[
+    int, Field(ge=-1), _NOT_ZERO, Written("int", "N", "a whole number from 1, or -1", parse_number)
+]
 
 
 # Data
@@ -187,26 +186,17 @@ def parse_spw_text(value: Any) -> str:
     return text
 
 
-_PATH = BeforeValidator(parse_path)
-
-MaskFile = Annotated[str, Written("MaskLike", "FILE", "the path of a FITS image, or in Python an array"), _PATH]
-Folder = Annotated[str, Written("PathLike", "DIR", "the path of a folder"), _PATH]
+MaskFile = Annotated[str, Written("MaskLike", "FILE", "the path of a FITS image, or in Python an array", parse_path)]
+Folder = Annotated[str, Written("PathLike", "DIR", "the path of a folder", parse_path)]
 Address = Annotated[str, Written("str", "ADDRESS", "an address such as 'tcp://host:8786'"), AfterValidator(str.strip)]
 Paths = Annotated[
     tuple[str, ...],
-    Written("PathLike | Sequence[PathLike]", "VIS", "the path of a MeasurementSet, or several paths"),
-    BeforeValidator(parse_paths),
+    Written("PathLike | Sequence[PathLike]", "VIS", "the path of a MeasurementSet, or several paths", parse_paths),
 ]
-Imagename = Annotated[
-    str, Written("PathLike", "OUT", "a path without ending, such as 'out/target'"), BeforeValidator(parse_imagename)
-]
-FieldName = Annotated[
-    str, Written("int | str", "FIELD", "the number or the name of a field"), BeforeValidator(parse_field)
-]
+Imagename = Annotated[str, Written("PathLike", "OUT", "a path without ending, such as 'out/target'", parse_imagename)]
+FieldName = Annotated[str, Written("int | str", "FIELD", "the number or the name of a field", parse_field)]
 Spw = Annotated[
-    str,
-    Written("int | str", "SPW", "text such as '0', '0,2', '0~3', '*' or '0:5~20;30~40,1'"),
-    BeforeValidator(parse_spw_text),
+    str, Written("int | str", "SPW", "text such as '0', '0,2', '0~3', '*' or '0:5~20;30~40,1'", parse_spw_text)
 ]
 
 
@@ -270,24 +260,27 @@ def parse_cell(value: Any) -> tuple[float, float]:
 
 Stokes = Annotated[
     str,
-    Written("str", "STOKES", "'I', 'pseudoI', or several of I, Q, U, V in this order, such as 'IQUV' or 'QU'"),
-    BeforeValidator(parse_stokes),
+    Written(
+        "str", "STOKES", "'I', 'pseudoI', or several of I, Q, U, V in this order, such as 'IQUV' or 'QU'", parse_stokes
+    ),
 ]
 Start = Annotated[
-    int | None, Written("int | None", "N", "the number of a channel, from 0"), Field(ge=0), or_default(parse_channels)
+    int | None, Field(ge=0), Written("int | None", "N", "the number of a channel, from 0", or_default(parse_channels))
 ]
 Width = Annotated[
-    int, Written("int", "N", "a whole number of channels, not 0"), _NOT_ZERO, or_default(parse_channels, 1)
+    int, _NOT_ZERO, Written("int", "N", "a whole number of channels, not 0", or_default(parse_channels, 1))
 ]
 Phasecenter = Annotated[
     BaseDirection | Literal[""],
-    Written("DirectionLike", "DIRECTION", "a direction such as 'J2000 12h30m00s +30d00m00s' or 'ICRS 187.5deg 30deg'"),
-    BeforeValidator(parse_phasecenter),
+    Written(
+        "DirectionLike",
+        "DIRECTION",
+        "a direction such as 'J2000 12h30m00s +30d00m00s' or 'ICRS 187.5deg 30deg'",
+        parse_phasecenter,
+    ),
 ]
 Restfreq = Annotated[
-    float | None,
-    Written("QuantityLike | None", "FREQUENCY", "a frequency (Hz) such as '230.538GHz'"),
-    BeforeValidator(parse_restfreq),
+    float | None, Written("QuantityLike | None", "FREQUENCY", "a frequency (Hz) such as '230.538GHz'", parse_restfreq)
 ]
 Imsize = Annotated[
     tuple[int, int],
@@ -295,13 +288,12 @@ Imsize = Annotated[
         "int | Sequence[int]",
         "N[,N]",
         f"an even number from {SMALLEST_IMAGE} to {LARGEST_IMAGE}, or two as in '512,256'",
+        parse_imsize,
     ),
-    BeforeValidator(parse_imsize),
 ]
 Cell = Annotated[
     tuple[float, float],
-    Written("QuantityLike | Sequence[QuantityLike]", "ANGLE[,ANGLE]", "an angle (arcsec) such as '0.2arcsec', or two"),
-    BeforeValidator(parse_cell),
+    Written(_QUANTITIES, "ANGLE[,ANGLE]", "an angle (arcsec) such as '0.2arcsec', or two", parse_cell),
 ]
 
 
@@ -355,23 +347,23 @@ def parse_restoringbeam(value: Any) -> tuple[float, float, float] | Literal["", 
 Uvtaper = Annotated[
     tuple[float, float, float] | tuple[()],
     Written(
-        "QuantityLike | Sequence[QuantityLike]",
+        _QUANTITIES,
         "BMAJ[,BMIN,BPA]",
         "bmaj, or bmaj, bmin, bpa as in ['5klambda', '3klambda', '45deg']",
+        parse_uvtaper,
     ),
-    BeforeValidator(parse_uvtaper),
 ]
 Threshold = Annotated[
-    float, Written("QuantityLike", "FLUX", "a flux density (Jy/beam) such as '3mJy'"), BeforeValidator(parse_threshold)
+    float, Written("QuantityLike", "FLUX", "a flux density (Jy/beam) such as '3mJy'", parse_threshold)
 ]
 Restoringbeam = Annotated[
     tuple[float, float, float] | Literal["", "common"],
     Written(
-        "QuantityLike | Sequence[QuantityLike]",
+        _QUANTITIES,
         "common|BMAJ[,BMIN,BPA]",
         "'', 'common', '1arcsec' or ['1arcsec', '0.8arcsec', '30deg']",
+        parse_restoringbeam,
     ),
-    BeforeValidator(parse_restoringbeam),
 ]
 
 
@@ -405,18 +397,15 @@ def parse_products(value: Any) -> tuple[str, ...]:
 
 
 Chunksize = Annotated[
-    int | Literal["auto"],
-    Written("int | str", "auto|N", "'auto', a number of channels from 1, or -1"),
-    BeforeValidator(parse_chunksize),
+    int | Literal["auto"], Written("int | str", "auto|N", "'auto', a number of channels from 1, or -1", parse_chunksize)
 ]
 Workers = Annotated[
-    int | None, Written("int | None", "N", "a whole number from 1"), Field(ge=1), or_default(parse_number)
+    int | None, Field(ge=1), Written("int | None", "N", "a whole number from 1", or_default(parse_number))
 ]
 Memory = Annotated[
-    int | None, Written("QuantityLike | None", "SIZE", "a memory size (bytes) such as '8GB'"), or_default(parse_memory)
+    int | None, Written("QuantityLike | None", "SIZE", "a memory size (bytes) such as '8GB'", or_default(parse_memory))
 ]
 Products = Annotated[
     tuple[str, ...],
-    Written("str | Sequence[str]", "NAME[,NAME]", f"one or several of {', '.join(PRODUCTS)}"),
-    BeforeValidator(parse_products),
+    Written("str | Sequence[str]", "NAME[,NAME]", f"one or several of {', '.join(PRODUCTS)}", parse_products),
 ]

@@ -30,19 +30,10 @@ GROUPS = ("Data", "Image", "Spectral axis", "Gridding", "Weighting", "Deconvolut
 """Headings under which help and the reference page list the parameters."""
 
 
-def _parameter(
-    default: Any,
-    group: str,
-    *,
-    usual: bool = False,
-    tclean: str | None = "same",
-    ge: float | None = None,
-    gt: float | None = None,
-    le: float | None = None,
-) -> Any:
+def _parameter(default: Any, group: str, *, usual: bool = False, tclean: str | None = "same", **limits: float) -> Any:
     """Make a field of the schema; `default` is as users write it. `gpucube.schema.about.About` explains the rest."""
     extra: dict[str, Any] = {"group": group, "usual": usual, "tclean": tclean}
-    return Field(default, json_schema_extra=extra, ge=ge, gt=gt, le=le)
+    return Field(default, json_schema_extra=extra, **limits)  # type: ignore[call-overload]  # ge, gt, le
 
 
 class Parameters(BaseModel):
@@ -258,26 +249,11 @@ class Parameters(BaseModel):
 
 
 def make_parameters(**values: Any) -> Parameters:
-    """Check the parameters of the main job.
+    """Check the parameters of the main job, given by name as the user wrote them.
 
-    Parameters
-    ----------
-    **values
-        By name, as the user wrote them; `vis` and `imagename` are required. See docs/parameters.md.
+    GpucubeError has one line: an unknown parameter with the nearest right name; one of tclean's that gpucube does not
+    have, with what to do instead; or a wrong value with what is accepted.
 
-    Returns
-    -------
-    Parameters
-        Frozen and in base units.
-
-    Raises
-    ------
-    GpucubeError
-        One line: an unknown parameter with the nearest right name; one of tclean's that gpucube does not have, with what
-        to do instead; or a wrong value with what is accepted.
-
-    Examples
-    --------
     >>> make_parameters(vis="a.ms", imagename="out/a", cell="0.2arcsec").cell
     (0.2, 0.2)
     """

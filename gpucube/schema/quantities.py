@@ -1,9 +1,11 @@
-"""Quantities as astronomers write them, turned into plain floats in a base unit.
+"""Quantities and directions as astronomers write them, turned into plain floats in base units.
 
 In: text such as ``"0.2arcsec"``, ``"3mJy"``, ``"230.538GHz"``, ``"5klambda"`` or ``"8GB"``, an astropy `Quantity`, or a
 bare number in the base unit. Out: a float (angle: arcsec; flux density: Jy; frequency: Hz; length: wavelengths; memory:
-bytes). A wrong value raises `ValueError` with one line that quotes it and shows a right one. The caller adds the
-parameter's name.
+bytes). A direction is text in tclean's syntax (``"J2000 12h30m00s +30d00m00s"``) or an astropy `SkyCoord`, and comes out
+as (right ascension, declination, frame) in radians, which JSON can hold. The frames are FK5 (J2000) and ICRS; a `SkyCoord`
+in any other frame is converted to ICRS. A wrong value raises `ValueError` with one line that quotes it and shows a right
+one. The caller adds the parameter's name.
 
 A small table of units takes the place of astropy, whose import would cost the command line half a second at every start.
 A `Quantity` is recognised by its method ``to_value``.
@@ -16,7 +18,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from gpucube.constants import ARCSEC_PER_RADIAN
 
@@ -26,30 +28,14 @@ _QUANTITY = re.compile(rf"\s*({_NUMBER})\s*([^\s\d][^\s]*)?\s*")
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A physical kind of quantity.
-
-    Attributes
-    ----------
-    name : str
-        What the quantity is, for messages.
-    example : str
-        A right value, for messages.
-    base : str
-        Base unit, as astropy spells it.
-    units : mapping
-        Spelling of each accepted unit -> its size in base units.
-    other_base : str
-        Another unit in astropy's spelling that means the same as the base unit; empty if there is none.
-    fold_case : bool
-        True where upper and lower case mean the same, which is never so for units with milli and mega.
-    """
+    """A physical kind of quantity. Its name and example are for messages."""
 
     name: str
     example: str
-    base: str
-    units: Mapping[str, float]
-    other_base: str = ""
-    fold_case: bool = False
+    base: str  # base unit, as astropy spells it
+    units: Mapping[str, float]  # spelling of each accepted unit -> its size in base units
+    other_base: str = ""  # another unit in astropy's spelling that means the same as the base unit
+    fold_case: bool = False  # upper and lower case mean the same, which is never so for units with milli and mega
 
     @property
     def expected(self) -> str:
@@ -78,18 +64,10 @@ FLUX_DENSITY = Kind(
     units={"Jy": 1.0, "mJy": 1e-3, "uJy": 1e-6, "µJy": 1e-6, "μJy": 1e-6, "nJy": 1e-9, "kJy": 1e3}
     | {"Jy/beam": 1.0, "mJy/beam": 1e-3, "uJy/beam": 1e-6},
 )
-FREQUENCY = Kind(
-    name="a frequency",
-    example="230.538GHz",
-    base="Hz",
-    units={"Hz": 1.0, "kHz": 1e3, "MHz": 1e6, "GHz": 1e9, "THz": 1e12},
-)
-WAVELENGTHS = Kind(
-    name="a length in wavelengths",
-    example="5klambda",
-    base="",
-    units={"lambda": 1.0, "klambda": 1e3, "Mlambda": 1e6},
-)
+_HERTZ = {"Hz": 1.0, "kHz": 1e3, "MHz": 1e6, "GHz": 1e9, "THz": 1e12}
+FREQUENCY = Kind(name="a frequency", example="230.538GHz", base="Hz", units=_HERTZ)
+_LAMBDA = {"lambda": 1.0, "klambda": 1e3, "Mlambda": 1e6}
+WAVELENGTHS = Kind(name="a length in wavelengths", example="5klambda", base="", units=_LAMBDA)
 MEMORY = Kind(
     name="a memory size",
     example="8GB",
@@ -102,29 +80,10 @@ MEMORY = Kind(
 
 
 def parse_quantity(value: Any, kind: Kind, *, unit_required: bool = False) -> float:
-    """Turn one quantity into a float in the kind's base unit.
+    """Turn one quantity into a finite float in the kind's base unit.
 
-    Parameters
-    ----------
-    value : str, int, float, numpy scalar or astropy Quantity
-        A bare number is in the base unit.
-    kind : Kind
-        `ANGLE`, `FLUX_DENSITY`, `FREQUENCY`, `WAVELENGTHS` or `MEMORY`.
-    unit_required : bool
-        Refuse text without a unit. A number that is not text is in the base unit all the same.
+    `unit_required` refuses text without a unit. A number that is not text is in the base unit all the same.
 
-    Returns
-    -------
-    float
-        Finite, in base units.
-
-    Raises
-    ------
-    ValueError
-        One line that quotes `value`, without the parameter's name.
-
-    Examples
-    --------
     >>> parse_quantity("2arcmin", ANGLE)
     120.0
     """
@@ -173,16 +132,8 @@ def _from_astropy(value: Any, kind: Kind) -> float:
 def parse_taper_width(value: Any) -> float:
     """Turn one width of a uv taper into a half width at half maximum in wavelengths.
 
-    Parameters
-    ----------
-    value : str, float or astropy Quantity
-        As tclean's ``uvtaper``: a length in wavelengths is the half width at half maximum in the aperture, an angle the
-        full width at half maximum on the sky. A bare number is in wavelengths.
-
-    Returns
-    -------
-    float
-        Wavelengths, positive. A sky Gaussian of full width theta has the aperture half width 2 ln 2 / (pi theta).
+    As in tclean, a length in wavelengths, or a bare number, is the half width at half maximum in the aperture, and an
+    angle the full width at half maximum on the sky: a Gaussian of full width theta has the half width 2 ln 2 / (pi theta).
     """
     is_angle = hasattr(value, "to_value") or (isinstance(value, str) and _unit_of(value) in ANGLE.units)
     if not is_angle:
@@ -198,3 +149,76 @@ def parse_taper_width(value: Any) -> float:
 def _unit_of(text: str) -> str | None:
     match = _QUANTITY.fullmatch(text)
     return match.group(2) if match else None
+
+
+# Directions
+
+_FRAMES: dict[str, Literal["FK5", "ICRS"]] = {"J2000": "FK5", "FK5": "FK5", "ICRS": "ICRS"}
+_SEXAGESIMAL = re.compile(r"([+-]?)(\d+)(?:[hd:.])(\d+)(?:[m:.])(\d+(?:\.\d*)?)s?")
+_DIRECTION = "expected a direction such as 'J2000 12h30m00s +30d00m00s' or 'ICRS 187.5deg 30deg'"
+
+BaseDirection = tuple[float, float, Literal["FK5", "ICRS"]]
+
+
+def parse_direction(value: Any) -> BaseDirection:
+    """Turn a direction into its base form.
+
+    Text holds the frame (``J2000`` or ``ICRS``), the right ascension (``12h30m00s``, ``12:30:00`` or an angle with its
+    unit) and the declination (``+30d00m00s``, ``+30.00.00``, ``+30:00:00`` or an angle with its unit). The right
+    ascension of text and of a `SkyCoord` comes out in [0, 2 pi).
+    """
+    if isinstance(value, str):
+        return _direction_from_text(value)
+    if hasattr(value, "transform_to"):
+        return _direction_from_astropy(value)
+    if isinstance(value, list | tuple) and len(value) == 3 and value[2] in ("FK5", "ICRS"):
+        return value[0], value[1], value[2]
+    raise ValueError(_DIRECTION)
+
+
+def _direction_from_astropy(value: Any) -> BaseDirection:
+    from astropy.coordinates import SkyCoord
+
+    try:
+        coordinate = SkyCoord(value)
+        if not coordinate.isscalar:
+            raise ValueError(f"{coordinate.size} directions are given; expected one")
+        is_j2000 = coordinate.frame.name == "fk5" and coordinate.equinox.jyear == 2000.0
+        coordinate = coordinate if is_j2000 else coordinate.icrs
+        ra, dec = float(coordinate.ra.rad), float(coordinate.dec.rad)
+    except (TypeError, AttributeError) as error:
+        raise ValueError(_DIRECTION) from error
+    return ra % (2.0 * math.pi), dec, "FK5" if is_j2000 else "ICRS"
+
+
+def _direction_from_text(text: str) -> BaseDirection:
+    words = text.split()
+    if len(words) != 3 or words[0].upper() not in _FRAMES:
+        raise ValueError(f"{text!r} is not a direction; {_DIRECTION}")
+    ra = _degrees(words[1], text, degrees_per_unit=15.0)
+    dec = _degrees(words[2], text, degrees_per_unit=1.0)
+    if not -360.0 <= ra <= 360.0 or not -90.0 <= dec <= 90.0:
+        raise ValueError(f"{text!r} lies outside the sphere; {_DIRECTION}")
+    return math.radians(ra) % (2.0 * math.pi), math.radians(dec), _FRAMES[words[0].upper()]
+
+
+def _degrees(word: str, text: str, degrees_per_unit: float) -> float:
+    """Degrees of an angle with its unit, or of a sexagesimal one.
+
+    `degrees_per_unit` is what the first number of ``12:30:00`` counts; a ``d`` or dots always mean degrees.
+    """
+    match = _SEXAGESIMAL.fullmatch(word)
+    if match is None:
+        try:
+            return parse_quantity(word, ANGLE, unit_required=True) / 3600.0
+        except ValueError as error:
+            raise ValueError(f"{text!r} is not a direction; {_DIRECTION}") from error
+    sign, whole, minutes, seconds = match.groups()
+    if float(minutes) >= 60 or float(seconds) >= 60:
+        raise ValueError(f"{text!r} has 60 or more minutes or seconds; {_DIRECTION}")
+    if "d" in word or (":" not in word and "h" not in word):
+        degrees_per_unit = 1.0
+    elif "h" in word and degrees_per_unit == 1.0:
+        raise ValueError(f"{text!r} has a declination in hours; {_DIRECTION}")
+    magnitude = float(whole) + float(minutes) / 60.0 + float(seconds) / 3600.0
+    return (-magnitude if sign == "-" else magnitude) * degrees_per_unit

@@ -46,16 +46,11 @@ def parameters() -> dict[str, About]:
 def default_text(name: str) -> str:
     """The default of a parameter as Python writes it; empty for a required one."""
     field = Parameters.model_fields[name]
-    if field.is_required():
-        return ""
-    return repr(field.default)
+    return "" if field.is_required() else repr(field.default)
 
 
 def signature() -> str:
-    """The parameters of `gpucube.image_cube`, one line each; all but the first two are keyword-only.
-
-    The annotations are those of what a user may write, with the names that `gpucube.schema.fields` defines.
-    """
+    """The parameters of `gpucube.image_cube`, one line each; all but the first two are keyword-only."""
     lines = []
     for name, it in parameters().items():
         default = default_text(name).replace("'", '"')
@@ -67,13 +62,7 @@ def signature() -> str:
 
 
 def docstring(width: int = 120) -> str:
-    """The section "Parameters" of the docstring of `gpucube.image_cube`, in numpydoc's layout.
-
-    Parameters
-    ----------
-    width : int
-        Longest line, without the indentation of the function's body.
-    """
+    """The section "Parameters" of the docstring of `gpucube.image_cube`, before the indentation of the body."""
     lines = []
     for name, it in parameters().items():
         default = default_text(name)

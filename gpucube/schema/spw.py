@@ -20,43 +20,16 @@ _EXPECTED = "expected spectral windows by number, such as '0', '0,2', '0~3', '*:
 
 @dataclass(frozen=True)
 class SpwRange:
-    """A run of spectral windows and the channels wanted of each.
-
-    Attributes
-    ----------
-    first : int
-        First spectral window, from 0.
-    last : int or None
-        Last one, included; None for the last that exists.
-    channels : tuple of (int, int)
-        First and last channel of each range wanted, both included, in the order given; empty for all channels.
-    """
+    """A run of spectral windows and the channels wanted of each."""
 
     first: int
-    last: int | None
-    channels: tuple[tuple[int, int], ...] = ()
+    last: int | None  # included; None for the last that exists
+    channels: tuple[tuple[int, int], ...] = ()  # first and last of each range, both included; empty for all
 
 
 def parse_spw(text: str) -> tuple[SpwRange, ...]:
-    """Parse a spectral-window selection.
+    """Parse a selection. Empty text means everything, and several of the ranges may name the same window.
 
-    Parameters
-    ----------
-    text : str
-        The selection; empty means everything, the same as ``"*"``.
-
-    Returns
-    -------
-    tuple of SpwRange
-        In the order given; several of them may name the same window.
-
-    Raises
-    ------
-    ValueError
-        One line that quotes the part that is wrong.
-
-    Examples
-    --------
     >>> parse_spw("0:5~20,1")
     (SpwRange(first=0, last=0, channels=((5, 20),)), SpwRange(first=1, last=1, channels=()))
     """

@@ -5,15 +5,10 @@ from __future__ import annotations
 from gpucube.sky.frames import FRAMES
 
 _NO_MFS = "gpucube makes cubes only; leave it out"
-
 _NO_MULTISCALE = "the deconvolver is 'hogbom'; leave it out"
-
 _NO_MOSAIC = "gpucube images one field without primary-beam terms; leave it out"
-
 _NO_SELECTION = "select beforehand, e.g. with CASA's split; leave it out"
-
 _NO_AUTOMASK = "give a FITS `mask`, or limit the depth with `nsigma` or `threshold`"
-
 _NO_RESTART = "every run starts afresh; leave it out"
 
 ABSENT_PARAMETERS: dict[str, str] = {
@@ -41,10 +36,7 @@ ABSENT_PARAMETERS: dict[str, str] = {
         + ("cfcache", "usepointing", "computepastep", "rotatepastep", "pointingoffsetsigdev", "normtype"),
         _NO_MOSAIC,
     ),
-    **dict.fromkeys(
-        ("selectdata", "timerange", "uvrange", "antenna", "scan", "observation", "intent"),
-        _NO_SELECTION,
-    ),
+    **dict.fromkeys(("selectdata", "timerange", "uvrange", "antenna", "scan", "observation", "intent"), _NO_SELECTION),
     **dict.fromkeys(
         ("pbmask", "sidelobethreshold", "noisethreshold", "lownoisethreshold", "negativethreshold", "smoothfactor")
         + ("minbeamfrac", "cutthreshold", "growiterations", "dogrowprune", "minpercentchange", "fastnoise"),

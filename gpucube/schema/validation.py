@@ -18,23 +18,9 @@ LONGEST_VALUE = 80
 
 
 def validated(model: type[Model], values: Mapping[str, Any]) -> Model:
-    """Make a pydantic model of what a user wrote.
+    """Make a model of what a user wrote for each field.
 
-    Parameters
-    ----------
-    model : type
-        A pydantic model.
-    values : mapping
-        Field name -> what the user wrote.
-
-    Returns
-    -------
-    instance of model
-
-    Raises
-    ------
-    GpucubeError
-        One line for the first mistake: an unknown name, or a wrong value and what the field accepts.
+    GpucubeError has one line for the first mistake: an unknown name, or a wrong value and what the field accepts.
     """
     for name in values:
         if name not in model.model_fields:

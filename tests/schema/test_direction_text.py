@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from astropy.coordinates import FK5, ICRS, SkyCoord
 
-from gpucube.schema.directions import parse_direction
+from gpucube.schema.quantities import parse_direction
 
 
 @pytest.mark.parametrize(
