@@ -73,7 +73,7 @@ def _join_negative_values(arguments: Sequence[str]) -> list[str]:
 
 def _add_options(parser: argparse.ArgumentParser, model: type[BaseModel], leave_out: Iterable[str]) -> None:
     """Add one option for each field of the schema."""
-    from gpucube.schema.about import about
+    from gpucube.schema.validation import about
 
     groups: dict[str, Any] = {}
     for name, field in model.model_fields.items():

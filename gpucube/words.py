@@ -1,4 +1,4 @@
-"""Numbers, lists and suggestions in words, for messages, reports and pages."""
+"""Numbers, lists, tables and suggestions in words, for messages, reports and pages."""
 
 from __future__ import annotations
 
@@ -57,3 +57,14 @@ def did_you_mean(name: object, right: Iterable[str], other_names: Mapping[str, s
     nearest = difflib.get_close_matches(written, folded, n=1, cutoff=0.6)
     found = (other_names or {}).get(written) or (folded[nearest[0]] if nearest else None)
     return f": did you mean {found!r}?" if found else ""
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Aligned Markdown table. The first row is the head; all columns but the first stand to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines.insert(1, "|" + "|".join("-" * (w + 1) + (":" if i else "-") for i, w in enumerate(widths)) + "|")
+    return "\n".join(lines)

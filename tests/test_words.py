@@ -1,10 +1,10 @@
-"""Numbers, lists and suggestions in words."""
+"""Numbers, lists, tables and suggestions in words."""
 
 from __future__ import annotations
 
 import pytest
 
-from gpucube.words import counted, did_you_mean, in_words, ranges, size_text, with_prefix
+from gpucube.words import counted, did_you_mean, in_words, markdown_table, ranges, size_text, with_prefix
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,7 @@ def test_the_nearest_name_is_suggested_in_its_own_case() -> None:
 
 def test_a_name_of_another_program_is_suggested_before_a_similar_one() -> None:
     assert did_you_mean("GPU", ["cpu", "cuda"], {"gpu": "cuda"}) == ": did you mean 'cuda'?"
+
+
+def test_columns_of_a_table_are_aligned() -> None:
+    assert markdown_table([["stage", "s"], ["grid", "12.5"]]) == "| stage |    s |\n|-------|-----:|\n| grid  | 12.5 |"

@@ -25,8 +25,7 @@ from gpucube.errors import GpucubeError
 from gpucube.execution.machine import available_memory
 from gpucube.execution.plan import host_memory
 from gpucube.imaging.stopping import CleanParameters
-from gpucube.schema.about import Written
-from gpucube.schema.validation import validated
+from gpucube.schema.validation import Written, validated
 from gpucube.simulate import SimulationParameters
 from gpucube.simulate.arrays import ARRAYS
 from gpucube.simulate.parameters import ArrayName

@@ -17,20 +17,9 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from gpucube.fft_size import good_fft_size
-from gpucube.schema.about import Written
-from gpucube.schema.quantities import (
-    ANGLE,
-    FLUX_DENSITY,
-    FREQUENCY,
-    MEMORY,
-    BaseDirection,
-    Kind,
-    parse_direction,
-    parse_quantity,
-    parse_taper_width,
-    plain_number,
-)
+from gpucube.schema import quantities
 from gpucube.schema.spw import parse_spw
+from gpucube.schema.validation import Written
 from gpucube.words import did_you_mean, in_words
 
 if TYPE_CHECKING:
@@ -78,7 +67,7 @@ def as_pair(value: Any, names: str) -> list[Any]:
 
 def parse_number(value: Any) -> Any:
     """Turn numpy's numbers and text such as ``"1e4"`` into a number of Python; pydantic checks the rest."""
-    value = plain_number(value)
+    value = quantities.plain_number(value)
     if isinstance(value, bool):
         raise refused()
     if isinstance(value, str):
@@ -90,9 +79,9 @@ def parse_number(value: Any) -> Any:
     return value
 
 
-def parse_positive(value: Any, kind: Kind, *, unit_required: bool = False) -> float:
+def parse_positive(value: Any, kind: quantities.Kind, *, unit_required: bool = False) -> float:
     """Turn a quantity that must be above 0 into base units."""
-    number = parse_quantity(value, kind, unit_required=unit_required)
+    number = quantities.parse_quantity(value, kind, unit_required=unit_required)
     if not number > 0:
         raise ValueError(f"{value!r} is not positive; {kind.expected}")
     return number
@@ -126,8 +115,6 @@ FromOneOrAll = Annotated[
 
 
 # Data
-
-
 def parse_path(value: Any) -> str:
     """Check a path. Whether the file exists is checked where it is used."""
     path = os.fspath(value) if isinstance(value, os.PathLike) else value
@@ -173,7 +160,7 @@ def parse_imagename(value: Any) -> str:
 
 def parse_field(value: Any) -> str:
     """Turn the number or name of a field into text."""
-    value = plain_number(value)
+    value = quantities.plain_number(value)
     if isinstance(value, bool) or not isinstance(value, str | int) or (isinstance(value, int) and value < 0):
         raise refused()
     return str(value).strip()
@@ -201,8 +188,6 @@ Spw = Annotated[
 
 
 # Image and spectral axis
-
-
 def parse_stokes(value: Any) -> str:
     """Turn a selection of Stokes parameters into capitals."""
     written = value.strip().upper() if isinstance(value, str) else ""
@@ -221,9 +206,9 @@ def parse_channels(value: Any) -> Any:
         raise ValueError("expected a number of channels; velocities and frequencies are not available") from error
 
 
-def parse_phasecenter(value: Any) -> BaseDirection | Literal[""]:
+def parse_phasecenter(value: Any) -> quantities.BaseDirection | Literal[""]:
     """Turn a direction into its base form; empty text stays as it is."""
-    return "" if isinstance(value, str) and not value.strip() else parse_direction(value)
+    return "" if isinstance(value, str) and not value.strip() else quantities.parse_direction(value)
 
 
 def parse_restfreq(value: Any) -> float | None:
@@ -231,7 +216,7 @@ def parse_restfreq(value: Any) -> float | None:
     values = as_list(value)
     if len(values) > 1:
         raise refused()
-    return parse_positive(values[0], FREQUENCY) if values else None
+    return parse_positive(values[0], quantities.FREQUENCY) if values else None
 
 
 def parse_imsize(value: Any) -> tuple[int, int]:
@@ -254,7 +239,7 @@ def _image_size(value: Any) -> int:
 
 def parse_cell(value: Any) -> tuple[float, float]:
     """Turn one pixel size or two into (x, y) in arcsec."""
-    x, y = (parse_positive(item, ANGLE, unit_required=True) for item in as_pair(value, "x and y"))
+    x, y = (parse_positive(item, quantities.ANGLE, unit_required=True) for item in as_pair(value, "x and y"))
     return x, y
 
 
@@ -271,7 +256,7 @@ Width = Annotated[
     int, _NOT_ZERO, Written("int", "N", "a whole number of channels, not 0", or_default(parse_channels, 1))
 ]
 Phasecenter = Annotated[
-    BaseDirection | Literal[""],
+    quantities.BaseDirection | Literal[""],
     Written(
         "DirectionLike",
         "DIRECTION",
@@ -298,14 +283,12 @@ Cell = Annotated[
 
 
 # Weighting and deconvolution
-
-
 def parse_position_angle(value: Any) -> float:
     """Turn a position angle into degrees; a bare number is in degrees."""
-    number = plain_number(value)
+    number = quantities.plain_number(value)
     if isinstance(number, int | float) and not isinstance(number, bool):
-        return parse_quantity(number * 3600.0, ANGLE) / 3600.0
-    return parse_quantity(value, ANGLE, unit_required=True) / 3600.0
+        return quantities.parse_quantity(number * 3600.0, quantities.ANGLE) / 3600.0
+    return quantities.parse_quantity(value, quantities.ANGLE, unit_required=True) / 3600.0
 
 
 def parse_uvtaper(value: Any) -> tuple[float, float, float] | tuple[()]:
@@ -315,14 +298,14 @@ def parse_uvtaper(value: Any) -> tuple[float, float, float] | tuple[()]:
         return ()
     if len(values) > 3:
         raise refused()
-    along = parse_taper_width(values[0])
-    across = parse_taper_width(values[1]) if len(values) > 1 else along
+    along = quantities.parse_taper_width(values[0])
+    across = quantities.parse_taper_width(values[1]) if len(values) > 1 else along
     return along, across, parse_position_angle(values[2]) if len(values) > 2 else 0.0
 
 
 def parse_threshold(value: Any) -> float:
     """Turn a flux density into Jy/beam."""
-    threshold = parse_quantity(value, FLUX_DENSITY)
+    threshold = quantities.parse_quantity(value, quantities.FLUX_DENSITY)
     if threshold < 0:
         raise ValueError("a threshold cannot be negative; expected e.g. '3mJy', or 0 for none")
     return threshold
@@ -337,8 +320,8 @@ def parse_restoringbeam(value: Any) -> tuple[float, float, float] | Literal["", 
         return "common"
     if len(values) not in (1, 3):
         raise refused()
-    bmaj = parse_positive(values[0], ANGLE, unit_required=True)
-    bmin = parse_positive(values[1], ANGLE, unit_required=True) if len(values) == 3 else bmaj
+    bmaj = parse_positive(values[0], quantities.ANGLE, unit_required=True)
+    bmin = parse_positive(values[1], quantities.ANGLE, unit_required=True) if len(values) == 3 else bmaj
     if bmaj < bmin:
         raise ValueError("the major axis is smaller than the minor one; expected bmaj, bmin, bpa")
     return bmaj, bmin, parse_position_angle(values[2]) if len(values) == 3 else 0.0
@@ -368,8 +351,6 @@ Restoringbeam = Annotated[
 
 
 # Resources and output
-
-
 def parse_chunksize(value: Any) -> int | Literal["auto"]:
     """Check the number of channels in a chunk."""
     if isinstance(value, str) and value.strip().lower() == "auto":
@@ -382,7 +363,7 @@ def parse_chunksize(value: Any) -> int | Literal["auto"]:
 
 def parse_memory(value: Any) -> int:
     """Turn a memory size into whole bytes."""
-    return max(1, int(parse_positive(value, MEMORY)))
+    return max(1, int(parse_positive(value, quantities.MEMORY)))
 
 
 def parse_products(value: Any) -> tuple[str, ...]:

@@ -18,9 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from gpucube.constants import ARCSEC_PER_RADIAN
 from gpucube.errors import GpucubeError
 from gpucube.schema import fields
-from gpucube.schema.about import Choice
 from gpucube.schema.tclean import ABSENT_PARAMETERS, ABSENT_VALUES
-from gpucube.schema.validation import validated
+from gpucube.schema.validation import Choice, validated
 
 if TYPE_CHECKING:
     from gpucube.sky.beam import RestoringBeam
@@ -31,7 +30,7 @@ GROUPS = ("Data", "Image", "Spectral axis", "Gridding", "Weighting", "Deconvolut
 
 
 def _parameter(default: Any, group: str, *, usual: bool = False, tclean: str | None = "same", **limits: float) -> Any:
-    """Make a field of the schema; `default` is as users write it. `gpucube.schema.about.About` explains the rest."""
+    """Make a field of the schema; `default` is as users write it. `gpucube.schema.validation.About` explains the rest."""
     extra: dict[str, Any] = {"group": group, "usual": usual, "tclean": tclean}
     return Field(default, json_schema_extra=extra, **limits)  # type: ignore[call-overload]  # ge, gt, le
 

@@ -13,9 +13,9 @@ import sys
 import textwrap
 from itertools import groupby
 
-from gpucube.schema.about import About, about
 from gpucube.schema.parameters import GROUPS, Parameters
 from gpucube.schema.tclean import ABSENT_PARAMETERS, ABSENT_VALUES
+from gpucube.schema.validation import About, about
 
 _HEAD = """\
 # Parameters

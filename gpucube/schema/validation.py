@@ -1,20 +1,109 @@
-"""A pydantic model made of what a user wrote, with one line for a mistake."""
+"""How values are written, and a pydantic model made of what a user wrote, with one line for a mistake.
+
+In: the fields of a model. Out: an `About` for each, made from its type, which the signature, the command line, the
+reference page and messages use. A type whose values users may write in several ways carries a `Written`; a `Literal` with
+a `Choice` and plain numbers with their limits speak for themselves.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import core_schema
 
 from gpucube.errors import GpucubeError
-from gpucube.schema.about import about
-from gpucube.words import did_you_mean
+from gpucube.words import did_you_mean, in_words
 
 Model = TypeVar("Model", bound=BaseModel)
 
 LONGEST_VALUE = 80
 """Characters of a wrong value that a message quotes."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """Metadata of a type: how its values are written, and what turns them into the base form."""
+
+    annotation: str  # Python type of what a user may write
+    metavar: str  # placeholder of the command-line option
+    accepts: str = ""  # continues "expected ..."; empty for a number, whose limits are the words
+    parse: Callable[[Any], Any] | None = None  # runs before pydantic's own check
+
+    def __get_pydantic_core_schema__(self, written: Any, handler: Any) -> core_schema.CoreSchema:
+        """Parse the value before pydantic checks it."""
+        checked: core_schema.CoreSchema = handler(written)
+        return core_schema.no_info_before_validator_function(self.parse, checked) if self.parse else checked
+
+
+class Choice:
+    """Metadata of a `Literal` whose values may be written in upper or lower case.
+
+    A message about a wrong value lists all right ones and suggests the nearest. `other_names` are names from other
+    programs and the values that they mean.
+    """
+
+    def __init__(self, **other_names: str) -> None:
+        self.other_names = other_names
+
+    def __get_pydantic_core_schema__(self, literal: Any, handler: Any) -> core_schema.CoreSchema:
+        """Check the value before pydantic does."""
+        right = get_args(literal)
+        return core_schema.no_info_before_validator_function(lambda value: self._choose(value, right), handler(literal))
+
+    def _choose(self, value: Any, right: Sequence[str]) -> str:
+        written = value.strip().lower() if isinstance(value, str) else None
+        for name in right:
+            if name.lower() == written:
+                return name
+        raise ValueError(f"expected {in_words(right)}{did_you_mean(value, right, self.other_names)}")
+
+
+@dataclass(frozen=True)
+class About(Written):
+    """How one parameter is written, and where help and the reference page list it."""
+
+    description: str = ""  # whole sentences
+    group: str = ""  # heading; empty in a model without groups
+    usual: bool = False  # most users set it
+    tclean: str | None = None  # tclean's default if it differs, "same", or None if tclean has no such parameter
+
+
+def about(field: FieldInfo) -> About:
+    """Collect what a field of a model says of itself."""
+    extra: Any = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    written = next((item for item in field.metadata if isinstance(item, Written)), None)
+    written = written or _from_type(field.annotation)
+    accepts = written.accepts or _number_in_words(field)
+    description = " ".join((field.description or "").split())
+    return About(written.annotation, written.metavar, accepts, description=description, **extra)
+
+
+def _from_type(annotation: Any) -> Written:
+    if annotation is bool:
+        return Written("bool", "", "True or False")
+    if get_origin(annotation) is Literal:
+        names = get_args(annotation)
+        return Written(f"Literal[{', '.join(map(repr, names))}]", "|".join(map(str, names)), in_words(names))
+    return Written(getattr(annotation, "__name__", str(annotation)), {int: "N", float: "X"}.get(annotation, "VALUE"))
+
+
+def _number_in_words(field: FieldInfo) -> str:
+    """``"a whole number from 0"``, from a number's type and limits; empty for other types."""
+    if field.annotation not in (int, float):
+        return ""
+    limits = {
+        name: getattr(item, name) for item in field.metadata for name in ("ge", "gt", "le") if hasattr(item, name)
+    }
+    words = "a whole number" if field.annotation is int else "a number"
+    if "ge" in limits:
+        return f"{words} from {limits['ge']:g}" + (f" to {limits['le']:g}" if "le" in limits else "")
+    if "gt" in limits:
+        return f"{words} above {limits['gt']:g}" + (f", at most {limits['le']:g}" if "le" in limits else "")
+    return words
 
 
 def validated(model: type[Model], values: Mapping[str, Any]) -> Model:

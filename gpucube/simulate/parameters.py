@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from gpucube.schema.about import Written
 from gpucube.schema.quantities import ANGLE, FLUX_DENSITY, FREQUENCY, Kind, parse_quantity
+from gpucube.schema.validation import Written
 from gpucube.simulate.arrays import ARRAYS, ArrayKind
 
 ArrayName = Literal["vla-a", "vla-b", "vla-c", "vla-d", "alma", "meerkat"]
