@@ -115,6 +115,8 @@ FromOneOrAll = Annotated[
 
 
 # Data
+
+
 def parse_path(value: Any) -> str:
     """Check a path. Whether the file exists is checked where it is used."""
     path = os.fspath(value) if isinstance(value, os.PathLike) else value
@@ -188,6 +190,8 @@ Spw = Annotated[
 
 
 # Image and spectral axis
+
+
 def parse_stokes(value: Any) -> str:
     """Turn a selection of Stokes parameters into capitals."""
     written = value.strip().upper() if isinstance(value, str) else ""
@@ -283,6 +287,8 @@ Cell = Annotated[
 
 
 # Weighting and deconvolution
+
+
 def parse_position_angle(value: Any) -> float:
     """Turn a position angle into degrees; a bare number is in degrees."""
     number = quantities.plain_number(value)
@@ -351,6 +357,8 @@ Restoringbeam = Annotated[
 
 
 # Resources and output
+
+
 def parse_chunksize(value: Any) -> int | Literal["auto"]:
     """Check the number of channels in a chunk."""
     if isinstance(value, str) and value.strip().lower() == "auto":
