@@ -159,8 +159,8 @@ def image_cube(
     usemask : 'user'; default 'user'
         The clean mask always comes from the user (see mask).
     mask : the path of a FITS image, or in Python an array; default ''
-        Clean mask, one plane for all channels or one for each. Components are sought where it is not 0. Empty for the whole
-        image.
+        Clean mask, one plane for all channels or one for each. Components are sought where it is not 0. Planes are placed
+        by the frequency or velocity of the FITS header, and by number where there is none. Empty for the whole image.
     restoringbeam : '', 'common', '1arcsec' or ['1arcsec', '0.8arcsec', '30deg']; default ''
         Beam of the restored image. Empty for each channel's own, 'common' for the smallest that fits all channels;
         otherwise full widths at half maximum bmaj and bmin, and the position angle bpa.

@@ -12,12 +12,12 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gpucube import disk
 from gpucube.claim import Job, check_outputs, claimed_outputs, finished_before, make_store, take_up_records
-from gpucube.data.mask import load_mask
+from gpucube.data.mask import Mask, load_mask
 from gpucube.data.selection import Selection, select
 from gpucube.data.store import PlaneKey, VisibilityStore
 from gpucube.devices.choice import Hardware, find_hardware
@@ -124,7 +124,7 @@ def plan(
 ) -> tuple[Plan, Hardware]:
     """Work out what `image` would do and need, without doing it."""
     hardware = hardware or hardware_for(parameters, tuning)
-    return make_plan(parameters, select(parameters), hardware, tuning), hardware
+    return _plan_and_mask(parameters, select(parameters), hardware, tuning)[0], hardware
 
 
 def hardware_for(parameters: Parameters, tuning: Tuning = DEFAULT_TUNING) -> Hardware:
@@ -138,11 +138,9 @@ def prepare(
     parameters: Parameters, selection: Selection, hardware: Hardware, tuning: Tuning, identity: dict[str, Any]
 ) -> Job:
     """Plan the run, warn of what the plan warns of, and read the mask."""
-    plan = make_plan(parameters, selection, hardware, tuning)
+    plan, mask = _plan_and_mask(parameters, selection, hardware, tuning)
     for text in plan.warnings:
         warnings.warn(text, stacklevel=4)
-    # the mask's path is absolute: a worker of an existing cluster may run in another folder
-    path = os.path.abspath(parameters.mask) if parameters.mask else ""
     return Job(
         parameters=parameters,
         selection=selection,
@@ -150,8 +148,20 @@ def prepare(
         tuning=tuning,
         identity=identity,
         plan=plan,
-        mask=load_mask(path, selection.geometry, selection.axis) if path else None,
+        mask=mask,
     )
+
+
+def _plan_and_mask(
+    parameters: Parameters, selection: Selection, hardware: Hardware, tuning: Tuning
+) -> tuple[Plan, Mask | None]:
+    """The plan, with the warnings of the mask, and the mask."""
+    plan = make_plan(parameters, selection, hardware, tuning)
+    if not parameters.mask:
+        return plan, None
+    # the path is absolute: a worker of an existing cluster may run in another folder
+    mask = load_mask(os.path.abspath(parameters.mask), selection.geometry, selection.axis)
+    return replace(plan, warnings=(*plan.warnings, *mask.warnings)), mask
 
 
 @contextmanager

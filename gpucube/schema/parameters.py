@@ -163,6 +163,7 @@ class Parameters(BaseModel):
 
     mask: fields.MaskFile = _parameter("", "Deconvolution")
     """Clean mask, one plane for all channels or one for each. Components are sought where it is not 0.
+    Planes are placed by the frequency or velocity of the FITS header, and by number where there is none.
     Empty for the whole image."""
 
     restoringbeam: fields.Restoringbeam = _parameter("", "Output")

@@ -388,7 +388,13 @@ def mask_cut_short(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2 // 2880 * 2880)
 
 
+def mask_of_another_band(path: Path) -> None:
+    header = fits.Header({"CTYPE3": "FREQ", "CRVAL3": 1.0, "CDELT3": 1.0, "CUNIT3": "GHz", "SPECSYS": "LSRK"})
+    fits.writeto(path, np.ones((12, 64, 64), np.float32), header)
+
+
 WRONG_MASKS = {
+    mask_of_another_band: r"m\.fits covers .* GHz and the cube .* GHz: they have no channel in common",
     mask_of_another_size: r"m\.fits has shape 32x32 .* the cube is 12x64x64",
     mask_of_another_length: r"m\.fits has shape 11x64x64 .* the cube is 12x64x64",
     mask_that_is_no_fits: r"cannot read mask .*m\.fits as FITS",

@@ -387,6 +387,26 @@ def test_each_channel_may_have_its_own_mask(tiny_ms: Any, tmp_path: Path) -> Non
     assert (planes(result, "mask") == mask).all()
 
 
+def test_a_mask_cube_is_placed_by_frequency(tiny_ms: Any, tmp_path: Path) -> None:
+    """A run's own mask, turned to fall in frequency and cut to four channels, gives the bits of a mask by index."""
+    mask = np.zeros((12, 64, 64), np.float32)
+    mask[3:5, 20:29, 36:45] = 1
+    by_index = image(tiny_ms.ms, tmp_path / "index", mask=write_mask(tmp_path / "m.fits", mask))
+    own = image(tiny_ms.ms, tmp_path / "own", mask=by_index.products["mask"])
+    with fits.open(by_index.products["mask"]) as hdus:
+        header, values = hdus[0].header, hdus[0].data
+        header["CRVAL3"] += 5 * header["CDELT3"]
+        header["CDELT3"] *= -1
+        fits.writeto(tmp_path / "cut.fits", values[:, 5:1:-1], header)
+    with pytest.warns(UserWarning, match=r"covers 4 of the cube's 12 channels \(2~5\): the others are not cleaned"):
+        cut = image(tiny_ms.ms, tmp_path / "cut", mask=tmp_path / "cut.fits")
+    assert not any("mask" in text for text in own.summary["warnings"])
+    assert any("the others are not cleaned" in text for text in cut.summary["warnings"])
+    for result in (own, cut):
+        assert planes(result, "model").tobytes() == planes(by_index, "model").tobytes()
+        assert planes(result, "mask").tobytes() == planes(by_index, "mask").tobytes()
+
+
 def test_zero_mask_leaves_the_dirty_cube(tiny_ms: Any, tmp_path: Path) -> None:
     result = image(tiny_ms.ms, tmp_path / "cube", mask=write_mask(tmp_path / "m.fits", np.zeros((64, 64))))
     assert {result.channels[c].stop_code for c in DATA_CHANNELS} == {7}
