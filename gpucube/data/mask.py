@@ -230,7 +230,8 @@ def _check_place(path: str | os.PathLike[str], header: fits.Header, wcs: WCS, ge
     except ValueError as error:
         raise _unreadable(path, error) from error
     names_frame = any(name in header for name in ("RADESYS", "RADECSYS", "EQUINOX", "EPOCH"))
-    frame = wcs.wcs.radesys.strip() if names_frame else geometry.centre.frame
+    written = wcs.wcs.radesys.strip().upper()
+    frame = {"J2000": "FK5", "": geometry.centre.frame}.get(written, written) if names_frame else geometry.centre.frame
     own_equinox = {"FK5": 2000.0, "FK4": 1950.0}.get(frame, wcs.wcs.equinox)
     equinox = (
         "" if wcs.wcs.equinox == own_equinox or math.isnan(wcs.wcs.equinox) else f" of equinox {wcs.wcs.equinox:g}"

@@ -195,6 +195,11 @@ def test_icrs_and_fk5_are_told_apart_where_pixels_are_small(tmp_path: Path) -> N
     assert load_mask(same_place, FINE, AXIS).plane(0).all()
 
 
+def test_j2000_is_another_name_of_fk5(tmp_path: Path) -> None:
+    path = write_mask(tmp_path / "mask.fits", np.ones((24, 32), "f4"), sky_header(RADESYS="J2000", **FINE_CELLS))
+    assert load_mask(path, FINE, AXIS).plane(0).all()
+
+
 def test_icrs_and_fk5_are_one_where_pixels_are_large(tmp_path: Path) -> None:
     path = write_mask(tmp_path / "mask.fits", np.ones((24, 32), "f4"), sky_header(RADESYS="ICRS"))
     assert load_mask(path, GEOMETRY, AXIS).plane(0).all()
@@ -246,9 +251,23 @@ def placed(tmp_path: Path, axis: SpectralAxis = LSRK, nplane: int = 5, **changes
         ({"CRVAL3": 86.0, "CDELT3": 1e-4, "CUNIT3": "GHz"}, IN_ORDER),
         ({"CTYPE3": "freq", "CUNIT3": ""}, IN_ORDER),
         ({"CTYPE3": "FREQ-LSR", "SPECSYS": ""}, IN_ORDER),
+        ({"CD3_3": -1e5, "CD1_1": -2 / 3600, "CD2_2": 2 / 3600, "CRVAL3": 86.0004e9}, BACKWARDS),
+        ({"CTYPE4": "STOKES", "CRPIX4": 1.0, "CRVAL4": 1.0, "CDELT4": 1.0}, IN_ORDER),
         ({"CRVAL3": 86.00005e9 + 5e3}, IN_ORDER[:0] + [[0], [0, 1], [1, 2], [2, 3], [3, 4]]),
     ],
-    ids=["same", "reversed", "CRPIX3", "kHz", "MHZ", "GHz", "lower case", "AIPS", "half a channel off"],
+    ids=[
+        "same",
+        "reversed",
+        "CRPIX3",
+        "kHz",
+        "MHZ",
+        "GHz",
+        "lower case",
+        "AIPS",
+        "CD matrix",
+        "axis dropped",
+        "half a channel off",
+    ],
 )
 def test_planes_are_placed_by_frequency(tmp_path: Path, changes: dict[str, Any], planes: list[list[int]]) -> None:
     assert placed(tmp_path, **changes)[1] == planes
@@ -359,6 +378,11 @@ def test_a_channel_is_cleaned_where_any_of_the_narrow_planes_inside_it_allows(tm
 def test_a_tenth_of_a_channel_off_is_the_same_channel(tmp_path: Path, off: float) -> None:
     mask, found = placed(tmp_path, CRVAL3=86e9 + off * 1e5)
     assert found == IN_ORDER and not mask.warnings
+
+
+def test_a_single_channel_takes_its_plane_out_of_a_mask_cube(tmp_path: Path) -> None:
+    single = SpectralAxis(frequency=AXIS.frequency[3:4], width=AXIS.width[3:4], frame=FRAMES["LSRK"], restfreq=None)
+    assert placed(tmp_path, single)[1] == [[3]]
 
 
 def test_planes_across_the_edge_of_a_channel_all_count_with_a_warning(tmp_path: Path) -> None:

@@ -414,6 +414,12 @@ def test_a_wrong_mask_is_named(
     assert re.search(WRONG_MASKS[make], refusal_on_command_line(tmp_path, capsys, tiny_ms.ms, mask=path))
 
 
+def test_a_plan_refuses_the_mask_that_a_run_would_refuse(tiny_ms: Any, tmp_path: Path) -> None:
+    mask_of_another_band(tmp_path / "m.fits")
+    with pytest.raises(gpucube.GpucubeError, match="they have no channel in common"):
+        gpucube.plan_cube(tiny_ms.ms, tmp_path / "cube", imsize=64, cell="20arcsec", mask=tmp_path / "m.fits")
+
+
 def test_a_missing_mask_is_named(tiny_ms: Any, tmp_path: Path) -> None:
     assert re.search(r"cannot read mask .*none\.fits", refusal(tmp_path, tiny_ms.ms, mask=tmp_path / "none.fits"))
 
