@@ -1,69 +1,121 @@
-"""What `gpu_speed.py` needs of a GPU beside gpucube's own `Backend`, and a stand-in where there is none.
+"""What `gpu_speed.py` needs of a GPU beside gpucube's own `Backend`.
 
-In: nothing. Out: `Gpu` or `Host`, alike in use: a backend, pinned memory, the peak of device memory during a call, the share
-of the time that the device is busy, and what the hardware is called. `Host` runs the kernels as the tests do
-(tests/hosts/host_backend.py): it exercises every line of the benchmark and measures nothing of interest.
+In: nothing. Out: an `Accelerator`: a kind of device, its backend, pinned memory, the peak of device memory during a call, the
+share of the time that the device is busy, and the names of the hardware. Tests bring an accelerator of their own, which runs
+the kernels on the host.
 """
 
 from __future__ import annotations
 
 import subprocess
-import sys
 import threading
 import time
-import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import metadata
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from gpucube.devices.base import DeviceKind
+from gpucube.devices.cuda.backend import Backend
 from gpucube.devices.cuda.cupy_backend import cupy_backend, why_not
 from gpucube.devices.cuda.kind import CudaKind
 from gpucube.errors import GpucubeError
 
+SAMPLING = 0.1
+"""Seconds between two looks at whether the GPU is busy."""
+
+LOOKS_BACK = 1.0
+"""Seconds: a look may tell of that time before it."""
+
+
+class Accelerator(Protocol):
+    """A device that can be measured.
+
+    Attributes
+    ----------
+    kind : DeviceKind
+        Makes its devices.
+    backend : Backend
+        Its arrays, FFTs and kernels.
+    least_seconds : float
+        What is timed is repeated until it takes this long.
+    """
+
+    kind: DeviceKind
+    backend: Backend
+    least_seconds: float
+
+    def synchronise(self) -> None:
+        """Wait for all work on the device, whichever stream it is on."""
+        ...
+
+    def pinned(self, size: int) -> np.ndarray:
+        """Allocate pinned host memory, uint8 (size,)."""
+        ...
+
+    def send(self, out: Any, pinned: np.ndarray) -> None:
+        """Copy pinned memory to the device."""
+        ...
+
+    def plan_bytes(self, array: Any, kind: str, shape: tuple[int, int] | None = None) -> int:
+        """Work area of an FFT plan over the last two of three axes, kind ``"R2C"``, ``"C2R"`` or ``"C2C"``."""
+        ...
+
+    def peak_memory(self, call: Callable[[], object]) -> tuple[int, int]:
+        """Largest number of bytes of arrays while a call runs, and bytes that the memory pool holds after it."""
+        ...
+
+    def busy(self, call: Callable[[], object]) -> tuple[list[float], str]:
+        """Run a call; sampled percentages of the time in which any kernel ran, and how, or why there are none."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Names and versions of the hardware and its software; ``gpu`` and ``cufinufft`` at least."""
+        ...
+
 
 class Gpu:
-    """The GPU that `CUDA_VISIBLE_DEVICES` puts first.
+    """The GPU that `CUDA_VISIBLE_DEVICES` puts first: an `Accelerator`.
 
     Raises
     ------
     GpucubeError
-        There is none that works.
+        No GPU works.
     """
+
+    least_seconds = 0.05
 
     def __init__(self) -> None:
         if reason := why_not():
-            raise GpucubeError(f"no GPU to measure: {reason}; --on-host exercises this script without one")
+            raise GpucubeError(f"no GPU to measure: {reason}")
         self.kind: DeviceKind = CudaKind()
         self.backend = cupy_backend()
         self._cupy = self.backend.xp
 
     def synchronise(self) -> None:
-        """Wait for all work on the device, whichever stream it is on."""
+        """Wait for all streams."""
         self._cupy.cuda.Device().synchronize()
 
     def pinned(self, size: int) -> np.ndarray:
-        """So many bytes of pinned host memory."""
+        """Pinned memory from CUDA."""
         import cupyx
 
         return cupyx.empty_pinned(size, np.uint8)
 
     def send(self, out: Any, pinned: np.ndarray) -> None:
-        """Copy pinned memory to the device."""
+        """Copy without staging."""
         out.set(pinned)
 
     def plan_bytes(self, array: Any, kind: str, shape: tuple[int, int] | None = None) -> int:
-        """Work area of a cuFFT plan over the last two of three axes, kind ``"R2C"``, ``"C2R"`` or ``"C2C"``."""
+        """Work area of cuFFT's plan."""
         from cupyx.scipy.fft import get_fft_plan
 
         return int(get_fft_plan(array, shape, axes=(1, 2), value_type=kind).work_area.mem.size)
 
     def peak_memory(self, call: Callable[[], object]) -> tuple[int, int]:
-        """Bytes that arrays take at most while a call runs, and what CuPy's pool holds after it, beside what was there."""
+        """Follow every allocation of CuPy's pool."""
         cupy = self._cupy
 
         class Watch(cupy.cuda.MemoryHook):
@@ -86,17 +138,9 @@ class Gpu:
         return watch.most, pool.total_bytes() - before
 
     def busy(self, call: Callable[[], object]) -> tuple[list[float], str]:
-        """Percent of the time in which any kernel ran while a call did, sampled; and how, or why there are none."""
-        bus = self._cupy.cuda.Device().pci_bus_id
-        command = [
-            "nvidia-smi",
-            "-i",
-            bus,
-            "--query-gpu=utilization.gpu",
-            "--format=csv,noheader,nounits",
-            "-lms",
-            "100",
-        ]
+        """Listen to nvidia-smi while the call runs."""
+        query = ["--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", f"{1000 * SAMPLING:.0f}"]
+        command = ["nvidia-smi", "-i", self._cupy.cuda.Device().pci_bus_id, *query]
         samples: list[tuple[float, float]] = []
 
         def listen(lines: Any) -> None:
@@ -118,19 +162,19 @@ class Gpu:
             sampler.terminate()
             listener.join()
             sampler.wait()
-        # a sample tells of up to a second before it
-        inside = [percent for at, percent in samples if begin + 1.0 < at < end]
-        return inside, f"nvidia-smi utilization.gpu every 100 ms, {len(inside)} samples"
+        inside = [percent for at, percent in samples if begin + LOOKS_BACK < at < end]
+        return inside, f"nvidia-smi utilization.gpu every {1000 * SAMPLING:.0f} ms, {len(inside)} samples"
 
     def describe(self) -> dict[str, Any]:
         """Name, driver, CUDA, CuPy."""
         runtime, device = self._cupy.cuda.runtime, self._cupy.cuda.Device()
         properties = runtime.getDeviceProperties(device.id)
-        try:
-            query = ["nvidia-smi", "-i", device.pci_bus_id, "--query-gpu=driver_version", "--format=csv,noheader"]
+        query = ["nvidia-smi", "-i", device.pci_bus_id, "--query-gpu=driver_version", "--format=csv,noheader"]
+        driver = cufinufft = ""
+        with suppress(OSError):
             driver = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
-        except OSError:
-            driver = ""
+        with suppress(metadata.PackageNotFoundError):
+            cufinufft = metadata.version("cufinufft")
         return {
             "gpu": properties["name"].decode(),
             "driver": driver,
@@ -139,60 +183,5 @@ class Gpu:
             "cupy": self._cupy.__version__,
             "memory_gib": round(properties["totalGlobalMem"] / 2**30, 1),
             "processors": properties["multiProcessorCount"],
-            "cufinufft": _version("cufinufft"),
+            "cufinufft": cufinufft,
         }
-
-
-class Host:
-    """Kernels run on the host, in threads of this process too."""
-
-    def __init__(self) -> None:
-        sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
-        from hosts.host_backend import HostCuda, host_backend
-
-        self.kind: DeviceKind = HostCuda()
-        self.backend = host_backend()
-
-    def synchronise(self) -> None:
-        """Nothing is ever under way."""
-
-    def pinned(self, size: int) -> np.ndarray:
-        """Ordinary memory."""
-        return np.empty(size, np.uint8)
-
-    def send(self, out: Any, pinned: np.ndarray) -> None:
-        """A copy."""
-        out[...] = pinned
-
-    def plan_bytes(self, array: Any, kind: str, shape: tuple[int, int] | None = None) -> int:
-        """Not known."""
-        return 0
-
-    def peak_memory(self, call: Callable[[], object]) -> tuple[int, int]:
-        """Of numpy's arrays."""
-        tracemalloc.start()
-        try:
-            call()
-            peak = tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-        return peak, peak
-
-    def busy(self, call: Callable[[], object]) -> tuple[list[float], str]:
-        """Runs the call; there is nothing to be said of it."""
-        call()
-        return [], ""
-
-    def describe(self) -> dict[str, Any]:
-        """What it is not."""
-        return {"gpu": "none: kernels run on the host", "cufinufft": ""}
-
-
-Accelerator = Gpu | Host
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""

@@ -51,13 +51,13 @@ class Scene:
         return self.channels[int(np.argmax(self.job.store.channel_power[list(self.channels)]))]
 
     def with_cubes(self, imagename: str) -> ImageJob:
-        """The job with new cubes."""
+        """The job with new cubes, in place of older ones of that name."""
         frequency = self.job.frequency
         axis = SpectralAxis(
             frequency=frequency, width=np.full(len(frequency), self.width), frame=FRAMES["LSRK"], restfreq=None
         )
         description = CubeDescription(geometry=self.job.settings.geometry, axis=axis, stokes=self.job.stokes)
-        return replace(self.job, cubes=create_cubes(imagename, PRODUCTS, description))
+        return replace(self.job, cubes=create_cubes(imagename, PRODUCTS, description, overwrite=True))
 
     def chunks(self, size: int) -> list[list[int]]:
         """The channels in chunks, the costly ones first."""
