@@ -38,28 +38,14 @@ REPEATED_BELOW = 5.0
 
 @dataclass
 class Cycles:
-    """What the cycles of one channel did, summed over the workers that imaged it.
+    """What the cycles of one channel did, summed over the workers that imaged it."""
 
-    Attributes
-    ----------
-    minor : list of (int, int)
-        Pixels of the active set and iterations of every minor cycle.
-    minor_seconds, major_seconds : float
-        Seconds of all minor cycles, and of all major cycles without their FFTs.
-    fft_seconds : float
-        Seconds of the FFTs of PSF and major cycles; 0 if major cycles go through the visibilities.
-    with_fft : int
-        Number of major cycles that used FFTs.
-    changed_pixels : int
-        Pixels of the model that changed before the other major cycles.
-    """
-
-    minor: list[tuple[int, int]] = field(default_factory=list)
+    minor: list[tuple[int, int]] = field(default_factory=list)  # pixels of the active set and iterations of each
     minor_seconds: float = 0.0
-    major_seconds: float = 0.0
-    fft_seconds: float = 0.0
-    with_fft: int = 0
-    changed_pixels: int = 0
+    major_seconds: float = 0.0  # without FFTs
+    fft_seconds: float = 0.0  # of PSF and major cycles; 0 if major cycles go through the visibilities
+    with_fft: int = 0  # major cycles that used FFTs
+    changed_pixels: int = 0  # of the model, before the other major cycles
 
     def __add__(self, other: Cycles) -> Cycles:
         return Cycles(**{name: value + getattr(other, name) for name, value in vars(self).items()})
@@ -133,22 +119,9 @@ def image_floors(
     folder: Path,
     bandwidth: float,
 ) -> dict[str, Floor]:
-    """Measure the floors.
+    """Measure the floors, from the records of all channels, median seconds by stage and the cycles of the hardest channel.
 
-    Parameters
-    ----------
-    scene : Scene
-    records : sequence of ChannelRecord
-        Those of all its channels.
-    seconds : mapping
-        Median seconds of every stage.
-    cycles : Cycles
-        Those of the hardest channel.
-    workers : int
-    folder : pathlib.Path
-        On the disk that the cubes were written to.
-    bandwidth : float
-        Bytes per second of a copy, on each of the workers.
+    `folder` lies on the disk of the cubes, and `bandwidth` is that of a copy on each of the workers, bytes per second.
     """
     settings, geometry = scene.job.settings, scene.job.settings.geometry
     nchan, pixels = len(scene.channels), geometry.nx * geometry.ny

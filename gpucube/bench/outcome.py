@@ -28,26 +28,14 @@ def spread(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Floor:
-    """The work of a stage, and the least time in which the machine could do it.
-
-    Attributes
-    ----------
-    work, unit : float, str
-        Work done, for the rate, and its unit: ``"vis"``, ``"it"``, ``"pix"``, ``"cycle"`` or ``"B"``.
-    nbytes : float
-        Least number of bytes read and written.
-    seconds : float or None
-        None where nothing was measured.
-    name, kind : str
-        What was timed, and the resource that it stands for.
-    """
+    """The work of a stage, and the least time in which the machine could do it."""
 
     work: float = 0.0
-    unit: str = ""
-    nbytes: float = 0.0
-    seconds: float | None = None
-    name: str = ""
-    kind: str = ""
+    unit: str = ""  # of the work: "vis", "it", "pix", "cycle" or "B"
+    nbytes: float = 0.0  # read and written at least
+    seconds: float | None = None  # None where nothing was measured
+    name: str = ""  # of what was timed
+    kind: str = ""  # of the resource that it stands for
 
 
 @dataclass(frozen=True)
@@ -72,38 +60,18 @@ class Stage:
 
 @dataclass(kw_only=True)
 class Outcome:
-    """A workload that was run. It is filled while the workload runs.
+    """A workload that was run. It is filled while the workload runs."""
 
-    Attributes
-    ----------
-    definition : dict
-        What was run.
-    notes : list of str
-        What was cut or scaled.
-    device, workers, chunksize : str, int, int
-        How it was run.
-    stages : dict
-        Name -> `Stage`.
-    walls : list of float
-        Wall seconds of each repeat.
-    others : list of float
-        Share of the machine that other programs used during each repeat.
-    records : list of ChannelRecord
-        Those of one repeat.
-    memory_peak : int
-        Largest resident size of the process so far, bytes.
-    """
-
-    definition: dict[str, Any]
-    notes: list[str] = field(default_factory=list)
+    definition: dict[str, Any]  # what was run
+    notes: list[str] = field(default_factory=list)  # what was cut or scaled
     device: str = "cpu"
     workers: int = 1
     chunksize: int = 0
     stages: dict[str, Stage] = field(default_factory=dict)
-    walls: list[float] = field(default_factory=list)
-    others: list[float] = field(default_factory=list)
-    records: list[ChannelRecord] = field(default_factory=list)
-    memory_peak: int = 0
+    walls: list[float] = field(default_factory=list)  # seconds of each repeat
+    others: list[float] = field(default_factory=list)  # share of the machine that other programs used meanwhile
+    records: list[ChannelRecord] = field(default_factory=list)  # of one repeat
+    memory_peak: int = 0  # of the process so far, bytes
 
     def add(self, walls: Sequence[float], stages: Mapping[str, Stage], factor: float = 1.0) -> None:
         """Add stages that took these wall seconds for 1 / `factor` of the work."""

@@ -160,13 +160,7 @@ def page(result: dict[str, Any]) -> str:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Read an older result.
-
-    Raises
-    ------
-    GpucubeError
-        The file is not one.
-    """
+    """Read an older result."""
     try:
         old = json.loads(path.read_text())
     except OSError as error:

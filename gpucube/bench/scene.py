@@ -18,13 +18,15 @@ import numpy as np
 from gpucube.bench.workloads import PRODUCTS, Workload
 from gpucube.data.scratch import allocate
 from gpucube.data.store import Partition, VisibilityStore, sort_rows, write_rows
+from gpucube.devices.base import ImagingSettings
+from gpucube.devices.cycles import needs_w
 from gpucube.execution.plan import make_chunks
 from gpucube.imaging.job import ImageJob
+from gpucube.imaging.stopping import CleanParameters
 from gpucube.output.fits_cube import create_cubes
 from gpucube.output.fits_header import CubeDescription
 from gpucube.simulate.arrays import ARRAYS, antenna_positions, antenna_uvw, track_times
 from gpucube.simulate.sky import point_sky, visibilities
-from gpucube.sky.frames import FRAMES
 from gpucube.sky.spectral import SpectralAxis
 
 FLAGGED = 0.05
@@ -33,46 +35,54 @@ FLAGGED = 0.05
 BLOCK_SAMPLES = 2_000_000
 """Samples that are made at a time."""
 
-LONE_WIDTH = 1e4
-"""Hz: width of the channel of a workload that has only one."""
-
 
 @dataclass(frozen=True)
 class Scene:
-    """What IMAGE works on: the `channels` of a store. `width` is the width of a channel, Hz."""
+    """What IMAGE works on: some `channels` of a store, and the axis of all of them."""
 
     job: ImageJob
+    axis: SpectralAxis
     channels: Sequence[int]
-    width: float
 
     @property
     def hardest(self) -> int:
         """The channel with the most power."""
-        return self.channels[int(np.argmax(self.job.store.channel_power[list(self.channels)]))]
+        return max(self.channels, key=lambda channel: float(self.job.store.channel_power[channel]))
 
     def with_cubes(self, imagename: str) -> ImageJob:
         """The job with new cubes, in place of older ones of that name."""
-        frequency = self.job.frequency
-        axis = SpectralAxis(
-            frequency=frequency, width=np.full(len(frequency), self.width), frame=FRAMES["LSRK"], restfreq=None
-        )
-        description = CubeDescription(geometry=self.job.settings.geometry, axis=axis, stokes=self.job.stokes)
+        description = CubeDescription(geometry=self.job.settings.geometry, axis=self.axis, stokes=self.job.stokes)
         return replace(self.job, cubes=create_cubes(imagename, PRODUCTS, description, overwrite=True))
 
     def chunks(self, size: int) -> list[list[int]]:
         """The channels in chunks, the costly ones first."""
-        power = self.job.store.channel_power[list(self.channels)]
-        return [[self.channels[i] for i in chunk] for chunk in make_chunks(size, power)]
+        return make_chunks(size, self.job.store.channel_power, self.channels)
+
+
+def image_job(workload: Workload, store: VisibilityStore, axis: SpectralAxis, **settings: Any) -> ImageJob:
+    """The job that images a store as the workload says; `settings` replaces fields of its `ImagingSettings`."""
+    uv_max, w_max = store.max_uvw_wavelengths()
+    values = {
+        "geometry": workload.geometry,
+        "weighting": workload.weighting,
+        "robust": workload.robust,
+        "w_term": needs_w(workload.geometry.w_phase(w_max), workload.gridder, ImagingSettings.epsilon),
+        "samples": store.most_samples(),
+        "uv_max": uv_max,
+        "w_max": w_max,
+    }
+    return ImageJob(
+        store=store,
+        settings=ImagingSettings(**(values | settings)),
+        clean=CleanParameters(niter=workload.niter, nsigma=workload.nsigma),
+        frequency=axis.frequency,
+    )
 
 
 def scene_of(workload: Workload, store: VisibilityStore, **settings: Any) -> Scene:
-    """All channels of a workload; `settings` replaces fields of its `ImagingSettings`."""
-    frequency = workload.frequency
-    job = ImageJob(
-        store=store, settings=workload.settings(store, **settings), clean=workload.clean, frequency=frequency
-    )
-    width = abs(float(frequency[1] - frequency[0])) if len(frequency) > 1 else LONE_WIDTH
-    return Scene(job, range(workload.channels), width)
+    """All channels of a workload."""
+    axis = workload.axis
+    return Scene(image_job(workload, store, axis, **settings), axis, range(workload.channels))
 
 
 def remove_cubes(job: ImageJob) -> None:
@@ -94,9 +104,9 @@ def point_sources(workload: Workload, rng: np.random.Generator) -> list[tuple[fl
 
 def make_store(workload: Workload, folder: str) -> VisibilityStore:
     """Write the visibilities of a workload, Stokes I made of two hands, into a new folder."""
-    simulation = workload.simulation(Path("unused.ms"))
+    simulation = workload.simulation()
     rng = np.random.default_rng(simulation.seed)
-    frequency, bright = workload.frequency, list(workload.bright_channels)
+    frequency, bright = workload.axis.frequency, list(workload.bright_channels)
     positions, _ = antenna_positions(workload.array, simulation.antennas)
     ra, dec = np.deg2rad(simulation.ra), np.deg2rad(simulation.dec)
     site = ARRAYS[workload.array].site

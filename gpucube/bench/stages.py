@@ -24,7 +24,7 @@ from gpucube.bench import floors
 from gpucube.bench.image_floors import image_floors, watch
 from gpucube.bench.machine import Others
 from gpucube.bench.outcome import IMAGE_STAGES, INGEST_STAGES, RECORD_STAGES, STAGES, Floor, Outcome, Stage
-from gpucube.bench.scene import Scene, make_store, remove_cubes, scene_of
+from gpucube.bench.scene import Scene, image_job, make_store, remove_cubes, scene_of
 from gpucube.bench.workloads import Workload, expected_seconds, fitted_to_machine
 from gpucube.data.ingest import Ingest
 from gpucube.data.selection import Selection, select
@@ -49,22 +49,8 @@ DISTURBED = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """How to measure.
-
-    Attributes
-    ----------
-    kind : DeviceKind
-    workers : int
-    chunksize : int or "auto"
-    repeat : int
-        Timed runs.
-    stages : tuple of str
-        INGEST or IMAGE is left out if none of its stages is named.
-    seconds : float
-        Time for imaging all channels once.
-    floors : bool
-        Whether to measure floors too.
-    """
+    """How to measure. INGEST or IMAGE is left out if `stages` names none of its stages, and so are floors if they are not
+    wanted. `repeat` runs are timed, and imaging all channels once may take `seconds`."""
 
     kind: DeviceKind
     workers: int
@@ -85,13 +71,7 @@ def say(text: str) -> None:
 
 
 def run_workload(workload: Workload, request: Request) -> Outcome:
-    """Measure a workload.
-
-    Raises
-    ------
-    GpucubeError
-        It does not fit the machine.
-    """
+    """Measure a workload."""
     with tempfile.TemporaryDirectory(prefix="gpucube-bench-") as name:
         folder = Path(name)
         workload, workers, notes = fitted_to_machine(workload, request.workers, request.seconds, folder)
@@ -111,8 +91,8 @@ def run_workload(workload: Workload, request: Request) -> Outcome:
                 notes.append(f"read and transpose: measured on {share:.1%} of the rows and scaled to all of them")
         if request.wants(IMAGE_STAGES):
             say(f"{workload.name}: making {workload.channels} channels of {workload.rows} rows")
-            scene = scene_of(workload, make_store(workload, str(folder / "store")))
-            measure_image(outcome, scene, request, folder, bandwidth)
+            store = make_store(workload, str(folder / "store"))
+            measure_image(outcome, scene_of(workload, store), request, folder, bandwidth)
         return outcome
 
 
@@ -121,11 +101,6 @@ def run_ms(ms: str, workload: Workload, request: Request) -> Outcome:
 
     A pixel is a third of the resolution. If it would take too long to image all channels, evenly spaced ones stand for
     all, and the seconds of INGEST count in proportion.
-
-    Raises
-    ------
-    GpucubeError
-        It cannot be read.
     """
     with tempfile.TemporaryDirectory(prefix="gpucube-bench-") as name:
         folder = Path(name)
@@ -150,9 +125,8 @@ def run_ms(ms: str, workload: Workload, request: Request) -> Outcome:
             outcome.notes.append(f"{len(channels)} of {axis.nchan} channels imaged: {request.seconds:.0f} s a run")
         if request.wants(IMAGE_STAGES):
             geometry = replace(like.geometry, centre=ingested.selection.geometry.centre)
-            settings = like.settings(store, geometry=geometry)
-            job = ImageJob(store=store, settings=settings, clean=like.clean, frequency=axis.frequency)
-            measure_image(outcome, Scene(job, channels, float(abs(axis.width[0]))), request, folder, bandwidth)
+            scene = Scene(image_job(like, store, axis, geometry=geometry), axis, channels)
+            measure_image(outcome, scene, request, folder, bandwidth)
         return outcome
 
 
@@ -249,13 +223,7 @@ class ImageRun:
 
 
 def image_once(job: ImageJob, kind: DeviceKind, workers: int, chunks: Sequence[Sequence[int]]) -> ImageRun:
-    """Run IMAGE once.
-
-    Raises
-    ------
-    GpucubeError
-        A channel failed.
-    """
+    """Run IMAGE once."""
     clock, others = _DiskClock(), Others()
     begin = time.perf_counter()
     batches = ThreadWorkers(workers, kind).image(job, chunks, clock)

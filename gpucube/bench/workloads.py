@@ -16,25 +16,25 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gpucube.constants import LIGHT_SPEED
-from gpucube.data.store import BYTES_A_SAMPLE, VisibilityStore
+from gpucube.constants import ARCSEC, LIGHT_SPEED
+from gpucube.data.store import BYTES_A_SAMPLE
 from gpucube.devices.base import ImagingSettings
 from gpucube.devices.cpu.kind import CpuKind
 from gpucube.devices.cycles import needs_w
 from gpucube.errors import GpucubeError
 from gpucube.execution.machine import available_memory
 from gpucube.execution.plan import host_memory
-from gpucube.imaging.stopping import CleanParameters
 from gpucube.schema.validation import Written, validated
 from gpucube.simulate import SimulationParameters
 from gpucube.simulate.arrays import ARRAYS
 from gpucube.simulate.parameters import ArrayName
 from gpucube.sky.directions import Direction
+from gpucube.sky.frames import FRAMES
 from gpucube.sky.geometry import ImageGeometry
+from gpucube.sky.spectral import SpectralAxis
 from gpucube.words import did_you_mean
 
-MEMORY_SHARE = 0.6
-DISK_SHARE = 0.5
+MEMORY_SHARE, DISK_SHARE = 0.6, 0.5
 """Shares of the available memory and of the free disk that a workload may take."""
 
 PRODUCTS = ("image", "residual", "model")
@@ -51,8 +51,8 @@ channels fit the time depends on these figures."""
 LEAST_PIXELS, LEAST_PIXELS_FOR_TIME = 16, 256
 """Pixels on a side below which an image is not cut, for memory and for time."""
 
-
 ImageSize = Annotated[int, Field(ge=LEAST_PIXELS, multiple_of=2), Written("int", "N", "an even number from 16")]
+Positive = Annotated[float, Field(gt=0)]
 
 
 class Workload(BaseModel):
@@ -60,27 +60,27 @@ class Workload(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    name: str = Field("own", description="name, for the tables")
-    description: str = Field("", description="what it stands for")
-    array: ArrayName = Field("vla-c", description="antenna layout, as `gpucube simulate --array`")
-    channels: int = Field(64, ge=1, description="number of channels")
-    integrations: int = Field(100, ge=1, description="number of integrations; rows are integrations times baselines")
-    track_hours: float = Field(4.0, gt=0, description="the integrations are spread evenly over these hours")
-    imsize: ImageSize = Field(512, description="pixels on a side")
-    cell: float = Field(4.0, gt=0, description="pixel size, arcsec")
-    bright: float = Field(0.2, ge=0, le=1, description="share of the channels that hold emission")
-    sources: int = Field(20, ge=1, description="number of point sources in each bright channel")
-    peak: float = Field(0.1, gt=0, description="flux density of the brightest source, Jy")
-    noise: float = Field(0.1, gt=0, description="noise of the real and imaginary part of one correlation, Jy")
-    weighting: Literal["natural", "uniform", "briggs"] = Field("briggs", description="as the parameter of the main job")
-    robust: float = Field(0.5, ge=-2, le=2, description="as the parameter of the main job")
-    gridder: Literal["auto", "standard", "wgridder"] = Field("standard", description="as the parameter of the main job")
-    niter: int = Field(100_000, ge=0, description="as the parameter of the main job")
-    nsigma: float = Field(3.0, gt=0, description="as the parameter of the main job")
+    name: str = "own"
+    description: str = ""
+    array: ArrayName = "vla-c"  # as the option of `gpucube simulate`
+    channels: int = Field(64, ge=1)
+    integrations: int = Field(100, ge=1)  # rows are integrations times baselines
+    track_hours: Positive = 4.0  # the integrations are spread evenly over these hours
+    imsize: ImageSize = 512  # pixels on a side
+    cell: Positive = 4.0  # arcsec
+    bright: float = Field(0.2, ge=0, le=1)  # share of the channels that hold emission
+    sources: int = Field(20, ge=1)  # point sources in each bright channel
+    peak: Positive = 0.1  # flux density of the brightest source, Jy
+    noise: Positive = 0.1  # of the real and of the imaginary part of one correlation, Jy
+    weighting: Literal["natural", "uniform", "briggs"] = "briggs"  # from here on as parameters of the main job
+    robust: float = Field(0.5, ge=-2, le=2)
+    gridder: Literal["auto", "standard", "wgridder"] = "standard"
+    niter: int = Field(100_000, ge=0)
+    nsigma: Positive = 3.0
 
     @model_validator(mode="after")
     def _can_be_simulated(self) -> Self:
-        self.simulation(Path("unused.ms"))
+        self.simulation()
         return self
 
     def changed(self, **fields: Any) -> Workload:
@@ -101,53 +101,26 @@ class Workload(BaseModel):
         return range(first, first + count)
 
     @property
-    def frequency(self) -> np.ndarray:
-        """Centre of every channel, Hz, (channels,)."""
-        array = ARRAYS[self.array]
-        return array.rest_freq + (np.arange(self.channels) - self.channels // 2) * array.chan_width
+    def axis(self) -> SpectralAxis:
+        """The channels."""
+        simulated = self.simulation()
+        width = simulated.chan_width
+        frequency = simulated.rest_freq + (np.arange(self.channels) - self.channels // 2) * width
+        widths = np.full(self.channels, abs(width))
+        return SpectralAxis(frequency=frequency, width=widths, frame=FRAMES["LSRK"], restfreq=None)
 
     @property
     def geometry(self) -> ImageGeometry:
         """The image."""
-        simulated = self.simulation(Path("unused.ms"))
-        cell = float(np.deg2rad(self.cell / 3600.0))
-        centre = Direction(ra=float(np.deg2rad(simulated.ra)), dec=float(np.deg2rad(simulated.dec)))
+        simulated, cell = self.simulation(), self.cell * ARCSEC
+        centre = Direction(ra=math.radians(simulated.ra), dec=math.radians(simulated.dec))
         return ImageGeometry(nx=self.imsize, ny=self.imsize, cell_x=cell, cell_y=cell, centre=centre)
 
-    @property
-    def clean(self) -> CleanParameters:
-        """Iteration control."""
-        return CleanParameters(niter=self.niter, nsigma=self.nsigma)
-
-    def simulation(self, out: Path, integrations: int | None = None) -> SimulationParameters:
+    def simulation(self, out: Path = Path("unused.ms"), integrations: int | None = None) -> SimulationParameters:
         """Parameters of a simulated MeasurementSet like it, with fewer integrations if wanted."""
-        values = {
-            "out": out,
-            "array": self.array,
-            "nchan": self.channels,
-            "ntime": integrations or self.integrations,
-            "track_hours": self.track_hours,
-            "noise": self.noise,
-            "peak": self.peak,
-            "imsize": self.imsize,
-            "cell": self.cell,
-            "flag_channels": "",
-        }
-        return validated(SimulationParameters, values)
-
-    def settings(self, store: VisibilityStore, **changes: Any) -> ImagingSettings:
-        """What a device needs to know to image a store; `changes` replaces fields of the settings."""
-        uv_max, w_max = store.max_uvw_wavelengths()
-        values = {
-            "geometry": self.geometry,
-            "weighting": self.weighting,
-            "robust": self.robust,
-            "w_term": needs_w(self.geometry.w_phase(w_max), self.gridder, ImagingSettings.epsilon),
-            "samples": store.most_samples(),
-            "uv_max": uv_max,
-            "w_max": w_max,
-        }
-        return ImagingSettings(**(values | changes))
+        same = {name: getattr(self, name) for name in ("array", "track_hours", "noise", "peak", "imsize", "cell")}
+        own = {"out": out, "nchan": self.channels, "ntime": integrations or self.integrations, "flag_channels": ""}
+        return validated(SimulationParameters, same | own)
 
 
 def _built_in() -> dict[str, Workload]:
@@ -160,13 +133,7 @@ WORKLOADS = _built_in()
 
 
 def find_workload(name: str) -> Workload:
-    """Find a built-in workload, or read one from a YAML file (a name that ends in .yaml or .yml).
-
-    Raises
-    ------
-    GpucubeError
-        There is no such workload; the file cannot be read, or has a wrong field or value.
-    """
+    """Find a built-in workload, or read one from a YAML file (a name that ends in .yaml or .yml)."""
     if name.endswith((".yaml", ".yml")):
         return read_workload(Path(name))
     if name not in WORKLOADS:
@@ -207,28 +174,10 @@ def expected_seconds(workload: Workload, workers: int) -> float:
 def fitted_to_machine(
     workload: Workload, workers: int, seconds: float, folder: Path
 ) -> tuple[Workload, int, list[str]]:
-    """Cut a workload down to the memory, the disk and the time.
+    """Cut a workload and its workers down to the memory, the disk of `folder` and the time, with a note for each cut.
 
-    Parameters
-    ----------
-    workload : Workload
-    workers : int
-    seconds : float
-        Time for imaging all channels once; infinite for no limit.
-    folder : pathlib.Path
-        Where the store and the cubes will lie.
-
-    Returns
-    -------
-    workload : Workload
-    workers : int
-    notes : list of str
-        One for each cut.
-
-    Raises
-    ------
-    GpucubeError
-        Not even one channel fits.
+    `seconds` is the time for imaging all channels once. There is no cut below one channel: if the disk cannot hold that,
+    `GpucubeError` is raised.
     """
     notes = []
     allowed = MEMORY_SHARE * available_memory()
