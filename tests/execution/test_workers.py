@@ -116,7 +116,13 @@ def test_an_unreadable_plane_of_the_mask_fails_its_channels_alone(
     fits.writeto(path, np.ones((12, 64, 64), np.float32))
     os.truncate(path, 2880 + 9 * 64 * 64 * 4 + 100)
     with ExitStack() as stores:
-        job = job_on(tiny_ms.ms, tmp_path, workers, stores, mask=Mask(path=str(path), hdu=0, leading=(12,)))
+        job = job_on(
+            tiny_ms.ms,
+            tmp_path,
+            workers,
+            stores,
+            mask=Mask(path=str(path), hdu=0, leading=(12,), planes=tuple((c,) for c in range(12))),
+        )
         records, _ = run(job, workers)
     good = image(tiny_ms.ms, tmp_path / "good")
     for record in records:
@@ -136,7 +142,9 @@ def test_a_channel_that_kills_its_worker_is_isolated_and_marked_failed(
     workers = DaskWorkers(connect(cluster, ClusterLimits()), CpuKind())
     with ExitStack() as stores:
         stores.callback(workers.close)
-        job = job_on(tiny_ms.ms, tmp_path, workers, stores, mask=mask(path="", hdu=0, leading=()), products=IMAGES)
+        job = job_on(
+            tiny_ms.ms, tmp_path, workers, stores, mask=mask(path="", hdu=0, leading=(), planes=()), products=IMAGES
+        )
         records, _ = run(job, workers)
     good = image(tiny_ms.ms, tmp_path / "good")
     assert [r.channel for r in records] == list(range(12))
@@ -165,7 +173,7 @@ def doomed(tiny_ms: Any, tmp_path: Path) -> Iterator[Doomed]:
         def make(limits: ClusterLimits) -> tuple[ImageJob, DaskWorkers]:
             workers = DaskWorkers(start_cluster(2, CpuKind(), 0, limits), CpuKind())
             stores.callback(workers.close)
-            mask = DeadlyMask(path="", hdu=0, leading=())
+            mask = DeadlyMask(path="", hdu=0, leading=(), planes=())
             return job_on(tiny_ms.ms, tmp_path, workers, stores, mask=mask, products=("image",)), workers
 
         yield make

@@ -224,7 +224,7 @@ def test_mosaic_without_a_field_number_names_the_fields(real_data: RealData, tmp
     path = real_data("antennae_mosaic_alma")
     with pytest.raises(gpucube.GpucubeError, match=r"23 fields fit.*by its number"):
         gpucube.image_cube(path, imagename=tmp_path / "a", imsize=64, cell="0.2arcsec", quiet=True)
-    with pytest.raises(gpucube.GpucubeError, match="11 fields fit field='AntNorth_FIELD_1'"):
+    with pytest.raises(gpucube.GpucubeError, match="11 fields fit `field='AntNorth_FIELD_1'`"):
         gpucube.image_cube(
             path, imagename=tmp_path / "a", field="AntNorth_FIELD_1", imsize=64, cell="0.2arcsec", quiet=True
         )
