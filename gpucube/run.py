@@ -21,7 +21,7 @@ from gpucube.data.mask import Mask, load_mask
 from gpucube.data.selection import Selection, select
 from gpucube.data.store import PlaneKey, VisibilityStore
 from gpucube.devices.choice import Hardware, find_hardware
-from gpucube.devices.cycles import needs_w
+from gpucube.devices.cycle_rules import needs_w
 from gpucube.execution.dask_workers import gpus_of_workers
 from gpucube.execution.plan import Plan, make_chunks, make_plan
 from gpucube.execution.progress import Progress

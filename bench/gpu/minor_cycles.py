@@ -13,7 +13,7 @@ from gpucube.constants import LIGHT_SPEED
 from gpucube.data.store import Samples
 from gpucube.devices.base import Device, MinorCycle
 from gpucube.devices.cuda.backend import Kernels
-from gpucube.devices.cycles import ACTIVE_SET_CUT
+from gpucube.devices.cycle_rules import ACTIVE_SET_CUT
 
 TEXTBOOK_BYTES = 12
 """Bytes of memory that an iteration over the whole image moves for each pixel: residual read and written, PSF read."""

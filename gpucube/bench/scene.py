@@ -19,7 +19,7 @@ from gpucube.bench.workloads import PRODUCTS, Workload
 from gpucube.data.scratch import allocate
 from gpucube.data.store import Partition, VisibilityStore, sort_rows, write_rows
 from gpucube.devices.base import ImagingSettings
-from gpucube.devices.cycles import needs_w
+from gpucube.devices.cycle_rules import needs_w
 from gpucube.execution.plan import make_chunks
 from gpucube.imaging.job import ImageJob
 from gpucube.imaging.stopping import CleanParameters

@@ -20,7 +20,7 @@ from gpucube.constants import ARCSEC, LIGHT_SPEED
 from gpucube.data.store import BYTES_A_SAMPLE
 from gpucube.devices.base import ImagingSettings
 from gpucube.devices.cpu.kind import CpuKind
-from gpucube.devices.cycles import needs_w
+from gpucube.devices.cycle_rules import needs_w
 from gpucube.errors import GpucubeError
 from gpucube.execution.machine import available_memory
 from gpucube.execution.plan import host_memory

@@ -24,7 +24,7 @@ from gpucube.constants import LIGHT_SPEED
 from gpucube.data.store import Samples
 from gpucube.devices.base import DeviceArray, ImagingSettings, MinorCycle, Product
 from gpucube.devices.cpu import loops
-from gpucube.devices.cycles import ACTIVE_SET_CUT, SPARSE_COMPONENTS, MajorCycleCost, major_in_image
+from gpucube.devices.cycle_rules import ACTIVE_SET_CUT, SPARSE_COMPONENTS, MajorCycleCost, major_in_image
 from gpucube.devices.psf_fit import fit_beam, psf_sidelobe
 from gpucube.sky.beam import Beam, taper_form
 

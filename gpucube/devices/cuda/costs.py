@@ -5,7 +5,7 @@ Only ratios matter.
 
 from __future__ import annotations
 
-from gpucube.devices.cycles import MajorCycleCost
+from gpucube.devices.cycle_rules import MajorCycleCost
 
 FFT_SECONDS = 4e-13
 """One FFT, per pixel and octave."""

@@ -25,7 +25,7 @@ from gpucube.devices.cuda.convolver import Convolver
 from gpucube.devices.cuda.gridder import PlacedSamples, SampleBatch, Target, TileGridder
 from gpucube.devices.cuda.memory import DeviceMemory
 from gpucube.devices.cuda.minor_cycle import Images, active_set, textbook
-from gpucube.devices.cycles import SPARSE_COMPONENTS
+from gpucube.devices.cycle_rules import SPARSE_COMPONENTS
 from gpucube.devices.psf_fit import FIRST_WINDOW, fit_beam_in_window, lobe_ellipse, peak_window
 from gpucube.errors import DeviceLost
 from gpucube.sky.beam import Beam, taper_form

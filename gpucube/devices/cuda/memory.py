@@ -12,7 +12,7 @@ from gpucube.devices.base import ImagingSettings
 from gpucube.devices.cuda.backend import FftMemory, fft_group
 from gpucube.devices.cuda.costs import MAJOR_CYCLE
 from gpucube.devices.cuda.uv_grid import UvGrid, choose_grids
-from gpucube.devices.cycles import major_in_image
+from gpucube.devices.cycle_rules import major_in_image
 from gpucube.errors import GpucubeError
 
 FLOAT, DOUBLE, INT, LONG, COMPLEX64 = 4, 8, 4, 8, 8

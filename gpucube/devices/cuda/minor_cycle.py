@@ -14,7 +14,7 @@ import numpy as np
 
 from gpucube.devices.base import DeviceArray, MinorCycle
 from gpucube.devices.cuda.backend import Backend, Kernels
-from gpucube.devices.cycles import ACTIVE_SET_CUT
+from gpucube.devices.cycle_rules import ACTIVE_SET_CUT
 
 STATIC_SHARED_BYTES = 2048
 """Shared memory of the active set's kernel beside the set itself, rounded up."""
