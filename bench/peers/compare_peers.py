@@ -2,10 +2,10 @@
 
 In: a MeasurementSet (make_ms.sh) and the programs (setup_peers.sh). Out: in DIR one folder of images per run, logs, and
 the figures as JSON and as Markdown tables with the hardware and versions. Every program makes the same cube: Stokes I,
-Briggs 0.5 with the density of each channel, Hogbom with gain 0.1 down to 3 sigma, no limit on iterations that any
-reaches; or its dirty image alone. Whole processes are measured, start-up included; only ratios taken from one run mean
-anything. Where the truth lies beside the MeasurementSet every cube's quality is measured (quality.py) and
-compare_tclean_quality.py's verdicts follow; the exit status is 1 if one fails. Peers that are not there are named.
+Briggs 0.5 with the density of each channel, Hogbom with gain 0.1 down to 3 sigma, with a limit on iterations that none
+reaches; or its dirty image alone. Whole processes are measured, start-up included. Only ratios from one run mean
+anything. If the truth lies beside the MeasurementSet, the quality of every cube is measured (quality.py), and the verdicts of
+compare_tclean_quality.py follow; the exit status is 1 if one of them is FAIL. The page names peers that are not installed.
 
     python bench/peers/compare_peers.py --ms small.ms --imsize 256 --cell 10arcsec --out out \
         --casa-python peers/casa/bin/python
@@ -35,9 +35,10 @@ from quality import measure_quality, read_product
 from run_wsclean import summarise_log, wsclean_command
 
 from gpucube.bench.machine import machine
+from gpucube.constants import LIGHT_SPEED
+from gpucube.words import markdown_table
 
 HERE = Path(__file__).resolve().parent
-LIGHT_SPEED = 299_792_458.0
 
 Figures = dict[str, Any]
 
@@ -61,13 +62,13 @@ PROGRAMS = (
     Program("tclean-dirty", "tclean, dirty only", "tclean", False),
     Program("ducc0", "ducc0, dirty only", "ducc0", False),
 )
-"""In the order of the tables; a dirty image is compared with gpucube's dirty image alone, a clean one with its clean one."""
+"""In the order of the tables. Costs of dirty images are compared with those of gpucube's dirty images."""
 
 KEYS = tuple(program.key for program in PROGRAMS)
 
 
 def describe_ms(ms: Path) -> Figures:
-    """Size and resolution of the MeasurementSet; reads it all, so that every program finds it cached."""
+    """Size and resolution of the MeasurementSet. All of it is read, so every program finds it cached."""
     with table(str(ms), ack=False) as main, table(f"{ms}::SPECTRAL_WINDOW", ack=False) as windows:
         nchan, ncorr = main.getcell("DATA", 0).shape
         if windows.nrows() != 1:
@@ -87,7 +88,7 @@ def describe_ms(ms: Path) -> Figures:
 
 
 def gpucube_command(options: argparse.Namespace, name: Path, dirty: bool) -> list[str]:
-    """`python -m gpucube image`; cleaned, it writes the dirty and PSF cubes too."""
+    """`python -m gpucube image`; if it cleans, it writes the dirty and PSF cubes too."""
     command = [sys.executable, "-m", "gpucube", "image", str(options.ms), "--imagename", str(name)]
     command += ["--imsize", str(options.imsize), "--cell", options.cell, "--weighting", "briggs", "--robust", "0.5"]
     if dirty:
@@ -102,7 +103,7 @@ def gpucube_account(name: Path) -> Figures:
 
 
 def last_line_account(output: str) -> Figures:
-    """What one of the run_*.py says of its work: JSON in the last line of its output."""
+    """The work that one of the run_*.py reports: JSON in the last line of its output."""
     return json.loads(output.splitlines()[-1])
 
 
@@ -115,7 +116,7 @@ def script(options: argparse.Namespace, python: str, script_name: str, name: Pat
 def prepare(
     program: Program, options: argparse.Namespace, name: Path, nchan: int
 ) -> tuple[list[str], Callable[[str], Figures]]:
-    """The command of a run, and what makes its record of the work done out of its output."""
+    """The command of a run, and the function that reads the work done from its output."""
     match program.key:
         case "gpucube" | "gpucube-dirty":
             return gpucube_command(options, name, not program.cleans), lambda _: gpucube_account(name)
@@ -133,7 +134,7 @@ def prepare(
 
 
 def image_name(options: argparse.Namespace, key: str, number: int = 0) -> Path:
-    """Image name of a run: a folder of its own holds all that the program writes."""
+    """Image name of a run, in a folder of its own that holds all that the program writes."""
     return options.out / f"run-{key}-{number}" / key
 
 
@@ -197,7 +198,7 @@ def ratios(runs: list[Figures]) -> dict[str, Figures]:
     Returns
     -------
     dict
-        By title: ``wall``, ``cpu`` and ``peak`` (memory of all processes); a kind that gpucube has not run has none.
+        By title: ``wall``, ``cpu`` and ``peak`` (memory of all processes); nothing for a kind that gpucube has not run.
     """
     found = {}
     for cleans, own in ((True, "gpucube"), (False, "gpucube-dirty")):
@@ -214,12 +215,12 @@ def ratios(runs: list[Figures]) -> dict[str, Figures]:
 
 
 def merge(old: Figures, new: Figures) -> Figures:
-    """The old result with the rows of every program that the new one has run put in place of the old ones.
+    """The old result, with the rows of every program that was run again replaced.
 
     Raises
     ------
     SystemExit
-        They are of different machines, data or versions, so that their ratios would mean nothing.
+        The machines, data or versions differ, so ratios would mean nothing.
     """
     hardware = ("cpu", "cores", "memory_gib", "accelerators")
     both = old["versions"].keys() & new["versions"].keys()
@@ -239,7 +240,7 @@ def merge(old: Figures, new: Figures) -> Figures:
 
 
 def add_quality(runs: list[Figures], options: argparse.Namespace, truth_file: Path, data: Figures) -> None:
-    """Measure the images of this call's runs; dirty images against gpucube's, the dirty-only one where there are two."""
+    """Measure the images of this call's runs; dirty images are compared with gpucube's, "dirty only" where it was run."""
     truth = read_truth(truth_file)
     nchan, radius = data["channels"], data["resolution_arcsec"] / truth.cell_arcsec
     references = (read_product(str(image_name(options, key)), "dirty", nchan) for key in ("gpucube-dirty", "gpucube"))
@@ -253,7 +254,7 @@ def add_quality(runs: list[Figures], options: argparse.Namespace, truth_file: Pa
 
 
 def verdicts(options: argparse.Namespace, truth: Path) -> Figures:
-    """compare_tclean_quality.py's verdicts on the images that lie in DIR; nothing if one of the three is missing."""
+    """The verdicts of compare_tclean_quality.py on the images in DIR; nothing if one of the three is missing."""
     names = [str(image_name(options, key)) for key in ("gpucube", "tclean-dirty", "tclean")]
     if not all(Path(f"{name}.residual.fits").exists() for name in names):
         return {}
@@ -261,49 +262,56 @@ def verdicts(options: argparse.Namespace, truth: Path) -> Figures:
     return {"quality": report(criteria, figures), "quality_figures": figures}
 
 
-def row(cells: Iterable[Any]) -> str:
-    """A row of a Markdown table; what is not there is left empty."""
-    return "| " + " | ".join("" if cell is None else str(cell) for cell in cells) + " |"
+COST_COLUMNS = {
+    "wall s": "wall_seconds",
+    "CPU s": "cpu_seconds",
+    "wall x": "wall",
+    "CPU x": "cpu",
+    "process MiB": "peak_process_mib",
+    "all MiB": "peak_tree_mib",
+    "majors": "major_cycles",
+    "iterations": "iterations",
+    "files": "files_left",
+    "MiB": "left_mib",
+    "most files": "files_most",
+    "most MiB": "most_mib",
+    "written MiB": "written_mib",
+    "busy %": "busy_before_percent",
+}
+"""Title of a column -> key of a run or of its ratios."""
+
+QUALITY_COLUMNS = {
+    "worst peak / limit": ("residual_peak_over_limit", 1, "{:.3f}"),
+    "flux error": ("flux_error", 100, "{:.2f} %"),
+    "noise mJy": ("noise_jy", 1000, "{:.4f}"),
+    "restored error": ("restored_error", 1, "{:.3f}"),
+    "dirty image": ("dirty_difference", 1, "{:.1e}"),
+}
+"""Title of a column -> field of `Quality`, factor, format."""
 
 
-def cost_table(result: Figures) -> list[str]:
-    """One row for each run."""
-    titles = ["program", "wall s", "CPU s", "wall x", "CPU x", "process MiB", "all MiB", "majors", "iterations"]
-    titles += ["files", "MiB", "most files", "most MiB", "written MiB", "busy %"]
-    keys = ("peak_process_mib", "peak_tree_mib", "major_cycles", "iterations")
-    keys += ("files_left", "left_mib", "files_most", "most_mib", "written_mib", "busy_before_percent")
-    lines = [row(titles), "|" + "---|" * len(titles)]
+def cost_table(result: Figures) -> str:
+    """One row for each run; a figure that a program does not have is left empty."""
+    rows = [["program", *COST_COLUMNS]]
     for run in result["runs"]:
-        ratio = result["ratios"].get(run["program"], {})
-        cells = [run["program"], run["wall_seconds"], run["cpu_seconds"], ratio.get("wall"), ratio.get("cpu")]
-        lines.append(row([*cells, *(run.get(key) for key in keys)]))
-    return lines
+        figures = run | result["ratios"].get(run["program"], {})
+        found = [figures.get(key) for key in COST_COLUMNS.values()]
+        rows.append([run["program"], *("" if value is None else str(value) for value in found)])
+    return markdown_table(rows)
 
 
-def quality_table(runs: list[Figures]) -> list[str]:
+def quality_table(runs: list[Figures]) -> str:
     """One row for each program, its first run."""
-    titles = [
-        "program",
-        "above limit",
-        "worst peak / limit",
-        "flux error",
-        "noise mJy",
-        "restored error",
-        "dirty image",
-    ]
-    lines = [row(titles), "|" + "---|" * len(titles)]
+    rows = [["program", "above limit", *QUALITY_COLUMNS]]
     first = {run["program"]: run["quality"] for run in reversed(runs) if "quality" in run}
     for program in sorted(first, key=[known.title for known in PROGRAMS].index):
         q = first[program]
-        above = None if q["channels_above_limit"] is None else f"{q['channels_above_limit']} of {q['channels']}"
-        flux = None if q["flux_error"] is None else f"{100 * q['flux_error']:.2f} %"
-        noise = None if q["noise_jy"] is None else f"{1e3 * q['noise_jy']:.4f}"
-        peak, restored = (
-            None if q[k] is None else f"{q[k]:.3f}" for k in ("residual_peak_over_limit", "restored_error")
-        )
-        dirty = None if q["dirty_difference"] is None else f"{q['dirty_difference']:.1e}"
-        lines.append(row([program, above, peak, flux, noise, restored, dirty]))
-    return lines
+        above = "" if q["channels_above_limit"] is None else f"{q['channels_above_limit']} of {q['channels']}"
+        cells = [
+            "" if q[key] is None else shown.format(factor * q[key]) for key, factor, shown in QUALITY_COLUMNS.values()
+        ]
+        rows.append([program, above, *cells])
+    return markdown_table(rows)
 
 
 def markdown(result: Figures) -> str:
@@ -318,19 +326,19 @@ def markdown(result: Figures) -> str:
         + ".",
         *(f"Absent: {owner}, {why}." for owner, why in sorted(result["absent"].items())),
         "",
-        *cost_table(result),
+        cost_table(result),
         "",
-        "`x`: times the median of the gpucube runs of the same kind, cleaned or dirty only. gpucube and WSClean count a "
-        "major cycle per channel, tclean per cube; WSClean's figure holds every inversion, PSFs included.",
+        "`x`: ratio to the median of the gpucube runs of the same kind, cleaned or dirty only. gpucube and WSClean count "
+        "major cycles per channel, tclean per cube; WSClean's figure includes every inversion, those of PSFs too.",
     ]
     if any("quality" in run for run in result["runs"]):
         lines += [
             "",
-            *quality_table(result["runs"]),
+            quality_table(result["runs"]),
             "",
             "`above limit`: channels whose exact residual exceeds 3 times its own noise. `flux error`: of the models at the "
             "emission, against the truth. `restored error`: rms at the emission over the noise. `dirty image`: largest "
-            "difference from gpucube's, of the cube's peak.",
+            "difference from gpucube's, over the cube's peak.",
         ]
     if "quality" in result:
         lines += ["", "Against tclean:", "", *(f"    {line}" for line in result["quality"])]
@@ -342,19 +350,21 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--ms", type=Path, required=True)
     parser.add_argument("--imsize", type=int, required=True)
     parser.add_argument("--cell", required=True, help="with unit, e.g. 10arcsec")
-    parser.add_argument("--out", type=Path, required=True, help="folder for images and logs; made if need be")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for images and logs; it is made if it does not exist"
+    )
     parser.add_argument("--casa-python", help="the CASA python made by setup_peers.sh; without it tclean is absent")
     parser.add_argument("--only", default="", help=f"programs to run, by comma, of {', '.join(KEYS)}; default: all")
     parser.add_argument("--merge", type=Path, metavar="OLD.json", help="put the rows run now in place of this file's")
     parser.add_argument(
         "--gpucube-repeat", type=int, default=3, help="cleaned runs of gpucube; ratios are to their median"
     )
-    parser.add_argument("--truth", type=Path, help="default: the .truth.npz beside the MeasurementSet, if it is there")
+    parser.add_argument("--truth", type=Path, help="default: the .truth.npz beside the MeasurementSet, if there is one")
     parser.add_argument("--json", type=Path, help="default: DIR/peers.json")
     parser.add_argument("--markdown", type=Path, help="default: DIR/peers.md")
     options = parser.parse_args()
     if not (options.ms / "table.dat").is_file():
-        parser.error(f"--ms {options.ms}: there is no such MeasurementSet")
+        parser.error(f"--ms {options.ms}: no such MeasurementSet")
     options.only = {key for key in options.only.split(",") if key}
     if unknown := options.only - set(KEYS):
         parser.error(f"--only {','.join(sorted(unknown))}: there are {', '.join(KEYS)}")
@@ -362,7 +372,7 @@ def parse_arguments() -> argparse.Namespace:
     if not options.casa_python:
         options.absent["tclean"] = "no --casa-python PATH (made by setup_peers.sh)"
     elif shutil.which(options.casa_python) is None:
-        parser.error(f"--casa-python {options.casa_python}: there is no such program")
+        parser.error(f"--casa-python {options.casa_python}: no such program")
     if shutil.which("wsclean") is None:
         options.absent["WSClean"] = "no wsclean on the PATH (installed by setup_peers.sh)"
     for program in PROGRAMS:
@@ -371,7 +381,7 @@ def parse_arguments() -> argparse.Namespace:
     if options.gpucube_repeat < 1:
         parser.error(f"--gpucube-repeat {options.gpucube_repeat}: at least 1")
     if options.merge and not options.merge.is_file():
-        parser.error(f"--merge {options.merge}: there is no such file")
+        parser.error(f"--merge {options.merge}: no such file")
     return options
 
 
@@ -395,7 +405,7 @@ def main() -> int:
     result["data"] = {**describe_ms(options.ms), "imsize": options.imsize, "cell": options.cell}
     result["runs"] = []
     if old is not None:
-        merge(old, result)  # refuses what does not fit before the work, not after it
+        merge(old, result)  # refuses before the work what does not fit
 
     for program in selected:
         for number in range(options.gpucube_repeat if program.key == "gpucube" else 1):

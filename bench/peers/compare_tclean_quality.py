@@ -3,7 +3,7 @@
 In: gpucube's products and summary.json, tclean's images of the same MeasurementSet as FITS (export_tclean.py) with
 niter=0 and cleaned, and the simulation's truth. Out: verdicts on dirty images, PSFs, sums of weights, exact residuals
 and recovered flux, and the figures of every channel with --json. Images are compared whole, no pixel or channel left
-out; the reasons for the limits on dirty images are in README.md of this folder ("What the criteria mean").
+out; the reasons for the limits on dirty images are in bench/README.md ("What the criteria mean").
 
     python bench/peers/compare_tclean_quality.py --gpucube out/gpucube --tclean-dirty out/tclean_dirty --tclean out/tclean \
         --truth small.truth.npz [--json quality.json]
@@ -27,7 +27,7 @@ DIRTY_LIMIT = 5e-4
 PSFs, in units of their peak, 1, in every channel."""
 
 DIRTY_RMS_LIMIT = 1e-2
-"""Root mean square of the difference in one channel, in units of that channel's own root mean square."""
+"""Root mean square of the difference in one channel, over that channel's own root mean square."""
 
 SUMWT_LIMIT = 1e-5
 """Relative difference of the sums of weights."""
@@ -252,7 +252,7 @@ def compare(gpucube: str, tclean_dirty: str, tclean: str, truth_file: str) -> tu
 
 
 def report(criteria: list[Criterion], figures: dict[str, Any]) -> list[str]:
-    """The verdicts, and one line that is no criterion: how many bright channels are strictly as close to the truth."""
+    """The verdicts, and one line that is not a criterion: how many bright channels are at least as close to the truth."""
     emission, whole = (figures[f"channels_as_close_to_truth_{place}"] for place in ("at_emission", "whole_image"))
     note = "NOTE  bright channels whose model flux is at least as close to the truth as tclean's: "
     note += f"{emission} at the emission, {whole} in the whole image, of {len(figures['bright_channels'])}"

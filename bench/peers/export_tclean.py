@@ -1,7 +1,7 @@
 """Write the CASA images of one tclean run as FITS, so that programs without CASA can read them.
 
 In: an image name, for instance out/tclean. Out: out/tclean.residual.fits, out/tclean.psf.fits ... for every kind that
-is there; cubes are float32 [stokes, channel, y, x], sumwt is [stokes, channel, 1, 1]. Needs the CASA python made by
+exists; cubes are float32 [stokes, channel, y, x], sumwt is [stokes, channel, 1, 1]. It runs with the CASA python made by
 setup_peers.sh.
 
     CASA_PYTHON bench/peers/export_tclean.py out/tclean [out/tclean_dirty ...]

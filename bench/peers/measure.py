@@ -3,8 +3,8 @@
 In: a command, and the folder it writes to. Out: a `Measurement`. CPU seconds and bytes written are the kernel's own
 account (wait4 and /proc/PID/io) of the command and of every child it waited for. Memory is sampled with psutil five
 times a second: the kernel's ru_maxrss is of no use here, because a program inherits the high-water mark of the process
-that started it. The sum over the tree counts shared pages once per process, so it is an upper bound. Files are counted
-at the same moments, temporary ones with them; what lives for less than a fifth of a second may be missed.
+that started it. The sum over the tree counts shared pages once per process, so it is an upper bound. Files, temporary
+ones included, are counted at the same moments; a file that lives for less than a fifth of a second may be missed.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ class Measurement:
     busy_before_percent : float
         Share of all cores that other programs used in the second before the start: near 0 on a quiet machine.
     exit_status : int
-        Of the command.
+        Exit status of the command.
     files_left, files_most : int
         Files in the folder at the end, and the most at any moment.
     left_mib, most_mib : float
         Their lengths, likewise.
     written_mib : float or None
-        What the command and its children gave to file systems, mapped files and deleted ones included, by the kernel's
-        account (write_bytes): whole pages; overwriting what is not yet on disk does not count again; file systems
-        in memory do not count. None where there is no such account.
+        What the command and its children wrote to file systems, mapped and deleted files included, by the kernel's
+        account (write_bytes). It counts whole pages, and pages that are overwritten before they reach the disk only once.
+        File systems in memory do not count. None where the kernel keeps no such account.
     """
 
     wall_seconds: float
@@ -129,7 +129,7 @@ def disk_use(folder: Path) -> tuple[int, int]:
 
 
 def _wait(process: subprocess.Popen[bytes]) -> tuple[resource.struct_rusage, int | None]:
-    """Wait for the process; return the resources and the bytes written of it and its children."""
+    """Wait for a process; return the resources that it and its children used, and the bytes that they wrote."""
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     written = _bytes_written(process.pid)
     _, status, usage = os.wait4(process.pid, 0)
@@ -138,7 +138,7 @@ def _wait(process: subprocess.Popen[bytes]) -> tuple[resource.struct_rusage, int
 
 
 def _bytes_written(pid: int) -> int | None:
-    """Of a process that has ended but not been waited for: the kernel has then added its children's."""
+    """Bytes written by a process that has ended but was not waited for: the kernel has then added its children's."""
     try:
         account = Path(f"/proc/{pid}/io").read_text()
     except OSError:

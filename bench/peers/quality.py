@@ -2,8 +2,8 @@
 
 In: FITS products of one run, as one cube per product (gpucube, ducc0, tclean by export_tclean.py) or one file per
 channel (WSClean), the truth, and a radius that says what is "at the emission". Out: `Quality`, a handful of figures.
-Nothing that a program says of itself is used: noise is 1.4826 times the median absolute deviation of the plane it
-left, and the beam of a restored image is only what its header names.
+Nothing is used that a program says about itself: noise is 1.4826 times the median absolute deviation of the plane it
+left. Only the beam of a restored image is taken from its header.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 In: a MeasurementSet with one spectral window and one field. Out: OUT.dirty.fits, Stokes I, float32 [stokes, channel, y,
 x], blank where a channel holds no data, and one line of JSON. The MS is read once, by blocks of rows, into memory as
-[channel, row]; each channel is weighted with its own Briggs weights (Briggs 1995, eq. 3.19, density on the cells of the
-image, as tclean) and gridded with all cores (ducc0.wgridder: Arras et al. 2021). No w term, as tclean's standard
-gridder; no PSF and no deconvolution, which ducc0 has not. Nothing of gpucube is used.
+[channel, row]. Each channel is weighted with its own Briggs weights (Briggs 1995, eq. 3.19, density on the cells of the
+image, as in tclean) and gridded with all cores (ducc0.wgridder: Arras et al. 2021). There is no w term, as in tclean's
+standard gridder, no PSF, and no deconvolution, which ducc0 does not have. Nothing of gpucube is used.
 
     python bench/peers/run_ducc0.py --ms small.ms --out out/ducc0 --imsize 256 --cell 10arcsec
 """
@@ -19,10 +19,11 @@ from pathlib import Path
 import ducc0
 import numpy as np
 from astropy import units
+from astropy.constants import c as SPEED_OF_LIGHT
 from astropy.io import fits
 from casacore.tables import table
 
-LIGHT_SPEED = 299_792_458.0
+LIGHT_SPEED = SPEED_OF_LIGHT.value
 EPSILON = 1e-4
 ROWS_A_BLOCK = 4096
 

@@ -2,7 +2,7 @@
 
 In: a MeasurementSet and a few of tclean's own parameters. Out: the CASA images OUT.residual, OUT.psf, OUT.model,
 OUT.image, OUT.sumwt ..., the log OUT.casa.log, and one line of JSON (version, stop code, major cycles, iterations).
-Needs the CASA python made by setup_peers.sh, and nothing of gpucube. Everything that makes the images comparable
+It runs with the CASA python made by setup_peers.sh and uses nothing of gpucube. Everything that makes the images comparable
 channel by channel is fixed here: the data's own channel grid (LSRK, nearest), weight density per channel, no mask at
 the primary beam's edge (negative pblimit), Hogbom, gain 0.1.
 

@@ -2,8 +2,8 @@
 
 In: a MeasurementSet. Out: WSClean's FITS files OUT-0000-image.fits ..., its log OUT.log, and one line of JSON with the
 command and the numbers of inversions and minor iterations read from the log. Fixed here: Stokes I, Briggs weights per
-channel, gain 0.1, one output channel per MS channel, no joined channels; the model is not written back into the MS, which
-the other programs do not do either. Standard library only, so that it can be imported by a program that measures memory.
+channel, gain 0.1, one output channel per MS channel, no joined channels. The model is not written back into the MS, because the
+other programs do not write it either. Only the standard library is used, so a program that measures memory can import it.
 
     python bench/peers/run_wsclean.py --ms small.ms --out out/wsclean --imsize 256 --cell 10arcsec --nchan 117 --wgridder
 """
