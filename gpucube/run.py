@@ -30,8 +30,8 @@ from gpucube.execution.workers import Workers, make_workers
 from gpucube.imaging.job import Events, ImageJob, NoEvents, settings_of
 from gpucube.imaging.stopping import CleanParameters
 from gpucube.output.fingerprint import fingerprint
-from gpucube.output.fits_cube import sync, write_beam_table, write_single_beam
-from gpucube.output.fits_header import has_beam_table
+from gpucube.output.fits_cube import sync, write_beams, write_single_beam
+from gpucube.output.fits_header import has_fitted_beams
 from gpucube.output.journal import Journal
 from gpucube.output.records import ChannelRecord
 from gpucube.output.summary import Summary
@@ -215,8 +215,8 @@ def finish(job: Job, work: ImageJob, workers: Workers, records: Sequence[Channel
     }
     table = [[fitted.get(PlaneKey(channel=r.channel, stokes=s)) for r in records] for s in range(len(work.stokes))]
     for name, cube in work.cubes.items():
-        if has_beam_table(name, work.restoring_beam):
-            write_beam_table(cube, table)
+        if has_fitted_beams(name, work.restoring_beam):
+            write_beams(cube, table)
     if work.restoring_beam == "common" and "image" in work.cubes:
         # readers refuse a beam of zero: a cube without any data gets a beam of one pixel
         cell = job.selection.geometry.cell_y

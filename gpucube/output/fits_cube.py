@@ -160,8 +160,8 @@ def _replaceable(paths: RunPaths, overwrite: bool) -> list[Path]:
     return existing
 
 
-def write_beam_table(cube: CubeFile, beams: Sequence[Sequence[Beam | None]]) -> None:
-    """Fill the BEAMS table with beams by Stokes index, then channel.
+def write_beams(cube: CubeFile, beams: Sequence[Sequence[Beam | None]]) -> None:
+    """Fill in the beams, by Stokes index, then channel: in the BEAMS table, or in the header of a single plane.
 
     Readers accept no empty row. So a channel without a beam gets the beam of the nearest channel of the same Stokes
     parameter that has one (the lower one of two). If there is none, it gets a round beam one pixel wide.
@@ -170,11 +170,15 @@ def write_beam_table(cube: CubeFile, beams: Sequence[Sequence[Beam | None]]) -> 
 
     with open(cube.path, "rb") as file:
         cell = abs(fits.Header.fromfile(file)["CDELT2"])
+    pixel = Beam(bmaj=math.radians(cell), bmin=math.radians(cell), bpa=0.0)
+    if cube.nstokes * cube.nchan == 1:
+        write_single_beam(cube, beams[0][0] or pixel)
+        return
+    with open(cube.path, "rb") as file:
         file.seek(cube.data_end)
         if fits.Header.fromfile(file)["EXTNAME"] != "BEAMS":
             raise ValueError(f"{cube.path} has no BEAMS table")
         rows_offset = file.tell()
-    pixel = Beam(bmaj=math.radians(cell), bmin=math.radians(cell), bpa=0.0)
     rows = np.zeros((cube.nstokes, cube.nchan), dtype=BEAM_ROW)
     for index, of_channel in enumerate(beams):
         have = np.flatnonzero([beam is not None for beam in of_channel])
@@ -188,7 +192,7 @@ def write_beam_table(cube: CubeFile, beams: Sequence[Sequence[Beam | None]]) -> 
 
 
 def write_single_beam(cube: CubeFile, beam: Beam) -> None:
-    """Put the beam of all channels into the BMAJ, BMIN and BPA cards that the image was created with."""
+    """Put the beam of all planes into the BMAJ, BMIN and BPA cards that the cube was created with."""
     from astropy.io import fits
 
     with open(cube.path, "rb") as file:

@@ -1,8 +1,9 @@
 """Headers and table extensions of the cubes, as the bytes that lie before and behind the pixels.
 
 In: the axes of a cube and the words about it (`CubeDescription`). Out: for each product the primary header, and the
-extensions that follow the data. `BEAMS` is CASA's table of one beam per plane (keyword CASAMBM). `CHANNELS` lists
-frequencies and widths where no linear axis describes them.
+extensions that follow the data. `BEAMS` is CASA's table of one beam per plane (keyword CASAMBM). The beam of a cube with
+a single plane is in its header, where CASA puts it. `CHANNELS` lists frequencies and widths where no linear axis
+describes them.
 
 Standards: FITS 4.0; WCS papers I to III; AIPS Memo 114 for STOKES and VELREF as CASA writes them.
 """
@@ -62,8 +63,8 @@ class CubeDescription:
     stokes : tuple of str
         Keys of `STOKES_CODES`, evenly spaced.
     restoring_beam : "channel", "common" or Beam
-        Beam of the image product: one per channel, in the BEAMS table; one for all that is known only at the end, whose
-        cards are reserved; or the given one.
+        Beam of the image product: one per channel, in the BEAMS table or, for a single plane, in cards that are reserved;
+        one for all that is known only at the end, whose cards are reserved; or the given one.
     observation : Observation
         Telescope, observer and date. What is not known is left out.
     history : tuple of str
@@ -78,14 +79,19 @@ class CubeDescription:
     object_name: str = ""
     history: tuple[str, ...] = ()
 
+    @property
+    def nplane(self) -> int:
+        """Number of planes."""
+        return len(self.stokes) * self.axis.nchan
+
 
 def padded(size: int) -> int:
     """The size in bytes, filled up to whole blocks."""
     return -(-size // BLOCK) * BLOCK
 
 
-def has_beam_table(product: str, restoring_beam: RestoringBeam) -> bool:
-    """Whether a product carries a BEAMS table. Models and masks have no beam, and an image may have one for all channels."""
+def has_fitted_beams(product: str, restoring_beam: RestoringBeam) -> bool:
+    """Whether each plane has its fitted beam. Models and masks have no beam, and an image may have one for all channels."""
     return product in ("residual", "psf", "dirty") or (product == "image" and restoring_beam == "channel")
 
 
@@ -98,7 +104,7 @@ def primary_header(product: str, cube: CubeDescription) -> bytes:
     header = fits.Header(
         [
             *_shape_cards(cube),
-            *_beam_cards(product, cube.restoring_beam),
+            *_beam_cards(product, cube),
             ("BTYPE", "Intensity"),
             ("BUNIT", PRODUCT_UNITS[product]),
             *_sky_cards(cube.geometry),
@@ -125,12 +131,14 @@ def _shape_cards(cube: CubeDescription) -> list[Card]:
     return [("SIMPLE", True), ("BITPIX", -32), ("NAXIS", len(axes)), *sizes, ("EXTEND", True)]
 
 
-def _beam_cards(product: str, restoring_beam: RestoringBeam) -> list[Card]:
-    if has_beam_table(product, restoring_beam):
+def _beam_cards(product: str, cube: CubeDescription) -> list[Card]:
+    fitted = has_fitted_beams(product, cube.restoring_beam)
+    if fitted and cube.nplane > 1:
         return [("CASAMBM", True, "CASA multiple BEAMS table present")]
-    if product != "image":
+    if not fitted and product != "image":
         return []
-    beam = restoring_beam if isinstance(restoring_beam, Beam) else Beam(bmaj=0.0, bmin=0.0, bpa=0.0)
+    given = None if fitted or not isinstance(cube.restoring_beam, Beam) else cube.restoring_beam
+    beam = given or Beam(bmaj=0.0, bmin=0.0, bpa=0.0)  # filled in at the end
     return [
         ("BMAJ", math.degrees(beam.bmaj), "[deg] FWHM, major axis"),
         ("BMIN", math.degrees(beam.bmin), "[deg] FWHM, minor axis"),
@@ -203,8 +211,8 @@ def extensions(product: str, cube: CubeDescription) -> bytes:
     """The table extensions behind the data. BEAMS always comes first, and its rows are still empty."""
     tables = b""
     nstokes, nchan = len(cube.stokes), cube.axis.nchan
-    if has_beam_table(product, cube.restoring_beam):
-        rows = np.zeros(nstokes * nchan, dtype=BEAM_ROW)
+    if has_fitted_beams(product, cube.restoring_beam) and cube.nplane > 1:
+        rows = np.zeros(cube.nplane, dtype=BEAM_ROW)
         units = {"BMAJ": "arcsec", "BMIN": "arcsec", "BPA": "deg"}
         tables += _table("BEAMS", rows, units, {"NCHAN": nchan, "NPOL": nstokes})
     if not cube.axis.is_regular():

@@ -23,6 +23,7 @@ from astropy.io import fits
 from astropy.time import Time
 from astropy.wcs import WCS
 from numpy.typing import ArrayLike
+from radio_beam import Beam as RadioBeam
 from spectral_cube import SpectralCube, VaryingResolutionSpectralCube
 
 from gpucube.constants import ARCSEC
@@ -33,7 +34,7 @@ from gpucube.output.fits_cube import (
     create_cubes,
     read_plane,
     sync,
-    write_beam_table,
+    write_beams,
     write_plane,
     write_single_beam,
 )
@@ -102,7 +103,7 @@ def test_every_product_is_standard_fits_with_its_unit_and_its_beams(tmp_path: Pa
         write_plane(cube, 0, channel, numbered_plane(0, channel))
     has_table = product not in ("model", "mask")
     if has_table:
-        write_beam_table(cube, make_beams(1, axis.nchan))
+        write_beams(cube, make_beams(1, axis.nchan))
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -172,21 +173,25 @@ def test_spectral_cube_finds_frequencies_and_beams(
     for index in range(len(stokes)):
         for channel in range(axis.nchan):
             write_plane(cube, index, channel, numbered_plane(index, channel))
-    write_beam_table(cube, beams)
+    write_beams(cube, beams)
 
     read = read_spectral_cube(cube.path)
-    assert isinstance(read, VaryingResolutionSpectralCube)
+    several = len(stokes) * axis.nchan > 1
+    assert isinstance(read, VaryingResolutionSpectralCube) is several
     assert read.unit == units.Jy / units.beam
     # relative 1e-12: the header holds doubles in decimal
     assert read.spectral_axis.to_value(units.Hz) == pytest.approx(frequency, rel=1e-12)
+    header = fits.getheader(cube.path)
+    codes = header["CRVAL4"] + header["CDELT4"] * np.arange(len(stokes))
+    assert codes.tolist() == [{"I": 1, "pseudoI": 1, "Q": 2, "U": 3, "V": 4}[name] for name in stokes]
+    assert np.array_equal(read.unitless_filled_data[:], [numbered_plane(0, c) for c in range(axis.nchan)])
+    if not several:
+        assert read.beam.major.to_value(units.rad) == pytest.approx(beams[0][0].bmaj, rel=1e-12)
+        return
     # the table holds float32
     assert read.beams.major.to_value(units.rad) == pytest.approx([beam.bmaj for beam in beams[0]], rel=1e-6)
     assert read.beams.minor.to_value(units.rad) == pytest.approx([beam.bmin for beam in beams[0]], rel=1e-6)
     assert read.beams.pa.to_value(units.rad) == pytest.approx([beam.bpa for beam in beams[0]], abs=1e-6)
-    assert np.array_equal(read.unitless_filled_data[:], [numbered_plane(0, c) for c in range(axis.nchan)])
-    header = fits.getheader(cube.path)
-    codes = header["CRVAL4"] + header["CDELT4"] * np.arange(len(stokes))
-    assert codes.tolist() == [{"I": 1, "pseudoI": 1, "Q": 2, "U": 3, "V": 4}[name] for name in stokes]
     table = fits.getdata(cube.path, "BEAMS")
     assert table["POL"].tolist() == np.repeat(np.arange(len(stokes)), axis.nchan).tolist()
     assert table["BMAJ"] == pytest.approx([beam.bmaj / ARCSEC for row in beams for beam in row], rel=1e-6)
@@ -218,12 +223,45 @@ def test_a_beam_for_all_channels_is_in_the_header(tmp_path: Path, at_creation: b
     assert "BMAJ" not in fits.getheader(cubes["model"].path)
 
 
+@pytest.mark.parametrize("product", ["image", "residual", "psf", "dirty"])
+@pytest.mark.parametrize("fitted", [True, False], ids=["fitted", "no data"])
+def test_the_beam_of_a_single_plane_is_in_the_header(tmp_path: Path, product: str, fitted: bool) -> None:
+    """radio_beam reads it there; a plane without data has a beam of one pixel of 2 arcsec, as a table would."""
+    cube = create_cubes(tmp_path / "out", [product], describe(make_axis(RISING[:1])))[product]
+    write_beams(cube, make_beams(1, 1) if fitted else [[None]])
+    with fits.open(cube.path) as hdus:
+        hdus.verify("exception")
+        assert len(hdus) == 1 and "CASAMBM" not in hdus[0].header
+        beam = RadioBeam.from_fits_header(hdus[0].header)
+    expected = [4, 3] if fitted else [2, 2]
+    assert [beam.major.to_value("arcsec"), beam.minor.to_value("arcsec")] == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_given_beam_is_not_that_of_a_single_residual_plane(tmp_path: Path) -> None:
+    given = Beam(bmaj=9 * ARCSEC, bmin=8 * ARCSEC, bpa=0.5)
+    cubes = create_cubes(
+        tmp_path / "out", ["image", "residual", "model"], describe(make_axis(RISING[:1]), restoring_beam=given)
+    )
+    write_beams(cubes["residual"], make_beams(1, 1))
+    major = {name: fits.getheader(cube.path).get("BMAJ") for name, cube in cubes.items()}
+    assert major["image"] == pytest.approx(9 / 3600, rel=1e-12)
+    assert major["residual"] == pytest.approx(4 / 3600, rel=1e-12)
+    assert major["model"] is None
+
+
+def test_one_channel_of_several_stokes_keeps_a_beam_for_each(tmp_path: Path) -> None:
+    cube = create_cubes(tmp_path / "out", ["psf"], describe(make_axis(RISING[:1]), stokes=("I", "V")))["psf"]
+    write_beams(cube, make_beams(2, 1))
+    assert fits.getdata(cube.path, "BEAMS")["BMAJ"] == pytest.approx([4, 5], rel=1e-6)
+    assert "BMAJ" not in fits.getheader(cube.path)
+
+
 def test_channel_without_beam_takes_the_nearest(tmp_path: Path) -> None:
     """No reader accepts an empty row: nearest channel of the same Stokes, the lower of two; else one pixel."""
     axis = make_axis(86e9 + 1e5 * np.arange(6))
     cube = create_cubes(tmp_path / "out", ["image"], describe(axis, stokes=("I", "Q")))["image"]
     beam = [Beam(bmaj=(4 + c) * ARCSEC, bmin=3 * ARCSEC, bpa=0.1) for c in range(6)]
-    write_beam_table(cube, [[None, beam[1], None, beam[3], None, None], [None] * 6])
+    write_beams(cube, [[None, beam[1], None, beam[3], None, None], [None] * 6])
     table = fits.getdata(cube.path, "BEAMS")
     assert table["BMAJ"][:6] == pytest.approx([5, 5, 5, 7, 7, 7])
     assert table["CHAN"].tolist() == [*range(6), *range(6)]
@@ -236,7 +274,7 @@ def test_uneven_channels_are_listed_and_announced(tmp_path: Path) -> None:
         frequency=np.array(frequency), width=np.array([1e6, 2e6, 3e6]), frame=FRAMES["TOPO"], restfreq=None
     )
     cubes = create_cubes(tmp_path / "out", ["image", "model"], describe(axis))
-    write_beam_table(cubes["image"], make_beams(1, 3))
+    write_beams(cubes["image"], make_beams(1, 3))
     for cube in cubes.values():
         with fits.open(cube.path) as hdus:
             hdus.verify("exception")
@@ -288,7 +326,7 @@ def test_planes_of_two_processes_in_any_order_arrive(tmp_path: Path) -> None:
         process.join()
         assert process.exitcode == 0
     write_plane(cube, 0, 39, np.full(GEOMETRY.shape, np.nan))
-    write_beam_table(cube, make_beams(2, 40))
+    write_beams(cube, make_beams(2, 40))
     data = fits.getdata(cube.path)
     for channel in range(39):
         for stokes_index in (0, 1):
@@ -388,5 +426,5 @@ def test_two_runs_give_the_same_bytes(tmp_path: Path) -> None:
     """No time stamp of its own: a repeated run can be compared byte by byte."""
     for name in ("one", "two"):
         cube = create_cubes(tmp_path / name, ["image"], describe(history=(json.dumps({"gain": 0.1}),)))
-        write_beam_table(cube["image"], make_beams(1, 5))
+        write_beams(cube["image"], make_beams(1, 5))
     assert (tmp_path / "one.image.fits").read_bytes() == (tmp_path / "two.image.fits").read_bytes()

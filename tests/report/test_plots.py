@@ -13,7 +13,7 @@ from oracles import gaussian
 from records import channel_record
 
 from gpucube.constants import ARCSEC
-from gpucube.output.fits_cube import create_cubes, write_beam_table, write_plane
+from gpucube.output.fits_cube import create_cubes, write_beams, write_plane
 from gpucube.output.fits_header import CubeDescription
 from gpucube.output.records import StopCode
 from gpucube.report.plots import (
@@ -48,7 +48,7 @@ def write_cube(folder: Path, planes: np.ndarray, beams: Beam | list[Beam | None]
     for channel, plane in enumerate(planes):
         write_plane(written, 0, channel, plane.astype(np.float32))
     if per_channel:
-        write_beam_table(written, [beams])
+        write_beams(written, [beams])
     return written.path
 
 
