@@ -1,6 +1,6 @@
-"""`python -m gpucube.bench`: workloads, accounting of time, JSON, comparison, and the drivers of the two experiments.
+"""`python -m gpucube.bench`: workloads, accounting of time, JSON, comparison.
 
-Times themselves are not tested, but for one thing: the stages add up to the wall time.
+Times themselves are not tested, except that the stages add up to the wall time.
 """
 
 from __future__ import annotations
@@ -8,10 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import convergence
 import numpy as np
 import pytest
-import scaling
 import yaml
 from jobs import column, tree
 
@@ -19,13 +17,13 @@ from gpucube.bench.command import chunk_sizes, main
 from gpucube.bench.outcome import IMAGE_STAGES, STAGES, Floor, Outcome, Stage, spread
 from gpucube.bench.report import binding
 from gpucube.bench.scene import make_store, scene_of
-from gpucube.bench.stages import Request, image_once, run_workload
+from gpucube.bench.stages import Request, run_workload
 from gpucube.bench.workloads import WORKLOADS, Workload, find_workload, fitted_to_machine
 from gpucube.constants import LIGHT_SPEED
 from gpucube.data.store import PlaneKey
 from gpucube.devices.cpu.kind import CpuKind
 from gpucube.imaging.loop import image_chunk
-from gpucube.output.fits_cube import read_plane
+from gpucube.simulate import SimulationResult
 
 TINY = {"array": "vla-d", "channels": 6, "integrations": 4, "imsize": 64, "cell": 20, "bright": 0.3, "sources": 3}
 
@@ -41,7 +39,9 @@ def run(*arguments: object) -> int:
     return main([str(a) for a in arguments])
 
 
-def test_a_run_prints_a_table_and_writes_its_figures(tiny, tmp_path, capsys, monkeypatch):
+def test_a_run_prints_a_table_and_writes_its_figures(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     out = tmp_path / "result.json"
     before = tree(tmp_path)
@@ -68,14 +68,16 @@ def test_a_run_prints_a_table_and_writes_its_figures(tiny, tmp_path, capsys, mon
         assert f"| {name} " in printed
 
 
-def test_the_stages_add_up_to_the_wall_time():
+def test_the_stages_add_up_to_the_wall_time() -> None:
     # large enough that what lies between the stages (records, threads) is below the 5 % promised
     workload = Workload(name="sum", array="vla-d", channels=8, integrations=40, imsize=256, cell=10.0, bright=0.25)
     outcome = run_workload(workload, Request(kind=CpuKind(), workers=1, repeat=3))
     assert outcome.accounted == pytest.approx(1.0, abs=0.05)
 
 
-def test_only_the_stages_asked_for_are_shown_and_run(tiny, tmp_path, capsys):
+def test_only_the_stages_asked_for_are_shown_and_run(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "result.json"
     assert run("--workload", tiny, "--workers", 1, "--repeat", 1, "--stages", "read,transpose", "--json", out) == 0
     (result,) = json.loads(out.read_text())["results"]
@@ -83,7 +85,9 @@ def test_only_the_stages_asked_for_are_shown_and_run(tiny, tmp_path, capsys):
     assert "imaging" not in capsys.readouterr().err
 
 
-def test_a_measurement_set_of_the_user_is_read_whole_and_imaged(tiny, tiny_ms, tmp_path, capsys):
+def test_a_measurement_set_of_the_user_is_read_whole_and_imaged(
+    tiny: str, tiny_ms: SimulationResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "result.json"
     files = tree(tiny_ms.ms)
     assert run("--ms", tiny_ms.ms, "--workload", tiny, "--workers", 1, "--repeat", 1, "--json", out) == 0
@@ -96,7 +100,7 @@ def test_a_measurement_set_of_the_user_is_read_whole_and_imaged(tiny, tiny_ms, t
     assert "no.ms" in capsys.readouterr().err
 
 
-def test_a_result_is_compared_with_an_older_one(tiny, tmp_path, capsys):
+def test_a_result_is_compared_with_an_older_one(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "old.json"
     arguments = ["--workload", tiny, "--workers", 1, "--repeat", 1, "--stages", ",".join(IMAGE_STAGES)]
     assert run(*arguments, "--json", out) == 0
@@ -131,7 +135,9 @@ def test_a_result_is_compared_with_an_older_one(tiny, tmp_path, capsys):
         (["--json", "no/such/folder/x.json"], "argument --json: there is no folder"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(arguments, message, capsys):
+def test_a_mistake_is_reported_in_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
@@ -150,20 +156,22 @@ def test_a_mistake_is_told_in_one_line(arguments, message, capsys):
         ({"like": "vla-lo"}, "no workload 'vla-lo'"),
     ],
 )
-def test_a_wrong_workload_file_is_told_in_one_line(tiny, fields, message, capsys):
+def test_a_wrong_workload_file_is_reported_in_one_line(
+    tiny: str, fields: dict[str, object], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path(tiny).write_text(yaml.safe_dump(TINY | fields))
     assert run("--workload", tiny) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
 
 
-def test_a_workload_file_may_start_from_a_built_in_one(tmp_path):
+def test_a_workload_file_may_start_from_a_built_in_one(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("like: alma-line\nchannels: 30\n")
     assert find_workload(str(path)) == WORKLOADS["alma-line"].changed(name="mine", description="", channels=30)
 
 
-def test_built_in_workloads_are_what_they_say():
+def test_built_in_workloads_are_what_they_say() -> None:
     rows = {name: w.rows for name, w in WORKLOADS.items()}
     assert rows["vla-hi"] == 570 * 27 * 26 // 2 == 200_070
     assert WORKLOADS["vla-hi"].channels == 117 and WORKLOADS["vla-hi"].imsize == 512
@@ -173,7 +181,7 @@ def test_built_in_workloads_are_what_they_say():
     assert len(WORKLOADS["all-bright"].bright_channels) == WORKLOADS["all-bright"].channels
 
 
-def test_a_workload_is_cut_to_the_machine_and_says_so(tmp_path):
+def test_a_workload_is_cut_to_the_machine_and_says_so(tmp_path: Path) -> None:
     free = WORKLOADS["snapshot"]
     assert fitted_to_machine(free, 1, float("inf"), tmp_path) == (free, 1, [])
     cut, workers, notes = fitted_to_machine(WORKLOADS["vla-hi"], 1, 5.0, tmp_path)
@@ -183,7 +191,7 @@ def test_a_workload_is_cut_to_the_machine_and_says_so(tmp_path):
     assert cut.imsize < 8000 and any("500 workers ->" in n for n in notes) and any("8000 x 8000" in n for n in notes)
 
 
-def test_the_store_of_a_workload_holds_its_sky_and_its_noise(tmp_path):
+def test_the_store_of_a_workload_holds_its_sky_and_its_noise(tmp_path: Path) -> None:
     workload = Workload(**TINY | {"sources": 1, "noise": 0.02, "integrations": 20, "name": "sky"})
     store = make_store(workload, str(tmp_path / "store"))
     bright = list(workload.bright_channels)
@@ -202,74 +210,14 @@ def test_the_store_of_a_workload_holds_its_sky_and_its_noise(tmp_path):
     assert record.model_flux == pytest.approx(0.1, abs=0.005)
 
 
-def test_a_workload_has_the_uvw_of_its_array(tmp_path):
+def test_a_workload_has_the_uvw_of_its_array(tmp_path: Path) -> None:
     workload = Workload(**TINY | {"name": "uvw"})
     longest = make_store(workload, str(tmp_path / "store")).max_uvw_wavelengths()[0] * LIGHT_SPEED / 1.420e9
     assert 900 < longest < 1200, "the VLA's D configuration has baselines of up to 1.03 km"
     assert workload.geometry.cell_x == pytest.approx(np.deg2rad(20 / 3600))
 
 
-@pytest.mark.parametrize("majorcycle", ["image", "visibility"])
-def test_lock_step_makes_the_same_cube_as_every_channels_own_schedule(majorcycle, tmp_path):
-    """The two differ in what they spend, not in what they find: each channel sees the same minor and major cycles."""
-    workload = Workload(**TINY | {"name": "same", "sources": 5})
-    scene = scene_of(workload, make_store(workload, str(tmp_path / "store")), majorcycle=majorcycle)
-    own, together = scene.with_cubes(str(tmp_path / "own")), scene.with_cubes(str(tmp_path / "together"))
-    records = image_once(own, CpuKind(), 1, scene.chunks(2)).records
-    locked, majors = convergence.lock_step(together, CpuKind().make(scene.job.settings), range(6))
-    assert sum(r.iterations for r in locked) == sum(r.iterations for r in records)
-    most = max(r.major_cycles for r in records)
-    assert majors == 6 * most > sum(r.major_cycles for r in records)
-    for name, cube in own.cubes.items():
-        for channel in range(6):
-            np.testing.assert_array_equal(
-                read_plane(together.cubes[name], 0, channel), read_plane(cube, 0, channel), f"{name} {channel}"
-            )
-
-
-def test_convergence_measures_every_way_on_every_cube():
-    cube = convergence.CUBE.changed(channels=5, integrations=6, imsize=64, cell=20.0, sources=3)
-    text, result = convergence.measure_convergence(CpuKind(), 1, 1, cube, (0.2, 1.0))
-    assert [e["bright_channels"] for e in result["convergence"]] == [1, 5]
-    for entry in result["convergence"]:
-        assert len(entry["ways"]) == 7
-        own, together = entry["ways"]["own schedule, auto"], entry["ways"]["lock step of 5, auto"]
-        assert len(own["channel_seconds"]) == 5 and min(own["channel_seconds"]) > 0
-        assert own["iterations"] == together["iterations"] and own["major_cycles"] <= together["major_cycles"]
-        assert len(entry["ways"]["one task per channel"]["task_seconds"]) == 5
-        for way in entry["ways"]:
-            assert convergence.whole_seconds(entry, way) > 0 and way in text
-
-
-def test_exponents_are_those_of_power_laws():
-    points = [
-        {"value": x, "wall_seconds": [3.0 * x**1.5], "stages": {"grid": x**1.0, "write": 1e-6}} for x in (1, 2, 4, 8)
-    ]
-    exponents = scaling.fitted(points)
-    assert exponents == {"wall": pytest.approx(1.5), "grid": pytest.approx(1.0)}, "a stage below 1 % is left out"
-
-
-def test_the_expectation_shares_work_among_workers_but_not_what_is_serial():
-    stages = {name: {"median": 1.0} for name in STAGES}
-    rows = scaling.expectation({"stages": stages, "workers": 2, "workload": {"channels": 100}})
-    one, *_, most = rows
-    # ten image stages of 1 s on 2 workers are 20 s of work for 100 channels, so 2000 s for 10,000
-    assert one["image"] == pytest.approx(2000.0) and most["image"] == pytest.approx(2000.0 / most["workers"])
-    assert one["read"] == most["read"] == pytest.approx(100.0)
-    assert one["total"] == pytest.approx(2300.0)
-
-
-def test_scaling_varies_one_thing_at_a_time():
-    small = scaling.BASE.changed(channels=3, integrations=4, imsize=64, cell=20.0, sources=2)
-    axes = {"channels": (2, 4), "imsize": (32, 64)}
-    text, result = scaling.measure_scaling(CpuKind(), 2, 1, small, axes, small.changed(name="reference"))
-    assert [p["value"] for p in result["scaling"]["channels"]] == [2, 4]
-    assert [p["value"] for p in result["scaling"]["workers"]] == [1, 2]
-    assert result["efficiency"]["1"] == 1.0 and "wall" in result["exponents"]["imsize"]
-    assert "## Cost against imsize" in text and f"Expected at {scaling.EXPECTED_CHANNELS} channels" in text
-
-
-def test_what_binds_is_the_kind_of_work_with_the_largest_share():
+def test_what_binds_is_the_kind_of_work_with_the_largest_share() -> None:
     stages = {
         "grid": Stage([2.0], Floor(seconds=1.0, kind="gridding")),
         "psf": Stage([3.0], Floor(seconds=1.0, kind="gridding")),
@@ -281,6 +229,6 @@ def test_what_binds_is_the_kind_of_work_with_the_largest_share():
     assert outcome.accounted == 1.0
 
 
-def test_small_things():
+def test_spread_is_over_the_median_and_chunk_sizes_are_a_list() -> None:
     assert spread([1.0, 2.0, 4.0]) == 1.5 and spread([0.0, 0.0]) == 0.0
     assert chunk_sizes("-1,8,auto") == [-1, 8, "auto"]
