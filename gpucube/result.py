@@ -202,4 +202,4 @@ def open_run(imagename: str | os.PathLike[str]) -> Result:
         raise GpucubeError(
             f"the run on {imagename} is not finished: `resume=True` continues it, and `gpucube report` shows how far it is"
         )
-    raise GpucubeError(f"no run of that name: {RunPaths(imagename).summary} does not exist; give the run's imagename")
+    raise GpucubeError(f"no finished run is called {imagename}: {RunPaths(imagename).summary} does not exist")

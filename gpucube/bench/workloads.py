@@ -138,7 +138,7 @@ def find_workload(name: str) -> Workload:
         return read_workload(Path(name))
     if name not in WORKLOADS:
         advice = did_you_mean(name, WORKLOADS) or f": there are {', '.join(WORKLOADS)}, or a file NAME.yaml"
-        raise GpucubeError(f"no workload {name!r}{advice}")
+        raise GpucubeError(f"there is no workload {name!r}{advice}")
     return WORKLOADS[name]
 
 

@@ -116,7 +116,7 @@ def load_mask(path: str | os.PathLike[str], geometry: ImageGeometry, axis: Spect
             with fits.open(path) as hdus:
                 images = [index for index, hdu in enumerate(hdus) if hdu.is_image and hdu.header["NAXIS"] > 0]
                 if not images:
-                    raise GpucubeError(f"mask {path} holds no image")
+                    raise GpucubeError(f"mask {path} contains no image: give a FITS image")
                 header = hdus[images[0]].header.copy()
                 shape = hdus[images[0]].shape
                 if not _reaches_its_end(hdus[images[0]]):

@@ -45,7 +45,7 @@ class Planes(NamedTuple):
 
 
 class _Slots(NamedTuple):
-    """A `ChannelMap` in channels of the block."""
+    """A `ChannelMap` whose channel numbers count from the first channel of the block."""
 
     offsets: np.ndarray
     members: np.ndarray

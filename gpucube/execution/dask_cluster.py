@@ -138,7 +138,9 @@ class DaskCluster:
                     self._local.workers.pop(name, None)
             self._local.scale(self._wanted)
         if self._looks_in_vain * self._limits.seconds_between_looks > self._limits.seconds_without_workers:
-            raise GpucubeError("all workers of the local Dask cluster died, and no new ones can be started")
+            raise GpucubeError(
+                "all workers of the local Dask cluster died and no new ones can be started: run again with fewer `workers`"
+            )
 
     @contextmanager
     def listening(self, topic: str, hear: Callable[[Any], None]) -> Iterator[None]:
@@ -213,7 +215,9 @@ def start_cluster(workers: int, kind: DeviceKind, memory: int, limits: ClusterLi
 
 
 def _open_client(scheduler: Any, address: str, limits: ClusterLimits, held: ExitStack) -> tuple[Any, int]:
-    """Client of a scheduler (its address, or a cluster), and the threads of its workers. It is closed with `held`.
+    """Connect to a scheduler, given by address or as a cluster; return the client and the number of its workers' threads.
+
+    `held` closes the client.
 
     Raises
     ------

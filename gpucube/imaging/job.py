@@ -62,7 +62,7 @@ class Events(Protocol):
 
 
 class NoEvents:
-    """Events that nobody hears; a base for those who listen to some of them."""
+    """Ignores every event. A base for classes that handle only some."""
 
     def started(self, channel: int) -> None: ...
 

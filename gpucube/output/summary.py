@@ -63,5 +63,5 @@ class Summary(BaseModel):
             except ValidationError as error:
                 first = error.errors()[0]
                 where = ".".join(map(str, first["loc"])) or "the file"
-                raise GpucubeError(f"{path} is damaged ({where}: {first['msg']})") from None
+                raise GpucubeError(f"{path} is not what gpucube writes ({where}: {first['msg']})") from None
         return None

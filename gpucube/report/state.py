@@ -66,10 +66,10 @@ def read_run(imagename: str) -> Run:
             running=running,
         )
     if running:
-        raise GpucubeError(f"the run on {imagename} is still reading its data: try again when it images")
+        raise GpucubeError(f"the run on {imagename} is still reading its data: try again once imaging has started")
     paths = RunPaths(imagename)
     raise GpucubeError(
-        f"no run of that name: found neither {paths.summary} nor {paths.journal}; give the imagename of the run"
+        f"no run is called {imagename}: found neither {paths.summary} nor {paths.journal}; give its imagename"
     )
 
 

@@ -310,7 +310,7 @@ def parse_uvtaper(value: Any) -> tuple[float, float, float] | tuple[()]:
 
 
 def parse_threshold(value: Any) -> float:
-    """Turn a flux density into Jy/beam."""
+    """Read a threshold such as "3mJy"; return it in Jy/beam."""
     threshold = quantities.parse_quantity(value, quantities.FLUX_DENSITY)
     if threshold < 0:
         raise ValueError("a threshold cannot be negative; expected e.g. '3mJy', or 0 for none")

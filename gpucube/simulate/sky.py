@@ -103,7 +103,9 @@ def point_sky(sources: Iterable[tuple[float, float, ArrayLike]], nchan: int) -> 
             raise GpucubeError(f"source {i}: l = {l[i]}, m = {m[i]} is not on the sky; l^2 + m^2 must be below 1")
         spectrum = np.asarray(source[2], float)
         if spectrum.shape not in ((), (nchan,)):
-            raise GpucubeError(f"source {i}: flux of shape {spectrum.shape}; give one number or {nchan}")
+            raise GpucubeError(
+                f"source {i}, counted from 0: its flux has shape {spectrum.shape}, expected one number or {nchan} of them"
+            )
         flux[i] = spectrum
     return Sky(l=l, m=m, flux=flux, kind=np.full(len(listed), "point"))
 

@@ -130,7 +130,7 @@ def common_beam(beams: Sequence[Beam]) -> Beam:
     """
     distinct = sorted(set(beams), key=lambda beam: (-beam.bmaj * beam.bmin, beam.bmaj, beam.bpa))
     if not distinct:
-        raise GpucubeError("no common beam: no channel has a beam")
+        raise GpucubeError("a common beam needs at least one channel with data: no channel has a beam")
     if _contains_all(distinct[0], distinct):
         return distinct[0]
     hull = _outermost(distinct)

@@ -121,7 +121,7 @@ def test_a_result_is_compared_with_an_older_one(tiny: str, tmp_path: Path, capsy
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--workload", "vla-h"], "no workload 'vla-h': did you mean 'vla-hi'?"),
+        (["--workload", "vla-h"], "there is no workload 'vla-h': did you mean 'vla-hi'?"),
         (["--workload", "none.yaml"], "cannot read the workload none.yaml: No such file or directory"),
         (["--worklod", "vla-hi"], "unknown option '--worklod': did you mean '--workload'?"),
         (["--stages", "gird"], "no stage 'gird': did you mean 'grid'?"),
@@ -153,7 +153,7 @@ def test_a_mistake_is_reported_in_one_line(
         ({"bright": 2}, "bright=2: expected a number from 0 to 1"),
         ({"imsize": 65}, "imsize=65: expected an even number from 16"),
         ({"cell": 4000}, "64 pixels of this size are more than a radian of sky"),
-        ({"like": "vla-lo"}, "no workload 'vla-lo'"),
+        ({"like": "vla-lo"}, "there is no workload 'vla-lo'"),
     ],
 )
 def test_a_wrong_workload_file_is_reported_in_one_line(

@@ -205,7 +205,7 @@ def test_a_local_cluster_without_workers_is_reported(doomed: Doomed, monkeypatch
     job, workers = doomed(replace(QUICK, seconds_without_workers=3.0, close_seconds=2))
     # the machine cannot start processes any more
     monkeypatch.setattr("distributed.nanny.AsyncProcess.start", AsyncMock(side_effect=OSError("no memory")))
-    with pytest.raises(GpucubeError, match="all workers of the local Dask cluster died, and no new ones"):
+    with pytest.raises(GpucubeError, match="all workers of the local Dask cluster died and no new ones"):
         run(job, workers)
 
 

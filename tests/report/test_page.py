@@ -310,7 +310,7 @@ def test_a_damaged_summary_is_reported_in_one_line(
     (tmp_path / "cube.summary.json").write_text(json.dumps(damage(document)))
     assert main(["report", str(tmp_path / "cube")]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "cube.summary.json is damaged" in error
+    assert error.count("\n") == 1 and "cube.summary.json is not what gpucube writes" in error
     assert not (tmp_path / "cube.report.html").exists()
 
 
@@ -326,7 +326,7 @@ def test_a_damaged_journal_is_reported_in_one_line(tmp_path: Path, capsys: pytes
 
 def test_a_run_that_is_not_there_is_reported_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path / "cube")]) == 2
-    assert re.fullmatch(r"gpucube: error: no run of that name: .*cube\.summary\.json.*\n", capsys.readouterr().err)
+    assert re.fullmatch(r"gpucube: error: no run is called .*cube\.summary\.json.*\n", capsys.readouterr().err)
 
 
 def test_a_page_that_cannot_be_written_is_reported(finished: Path, tmp_path: Path) -> None:

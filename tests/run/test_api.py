@@ -103,7 +103,7 @@ def test_a_finished_run_is_opened_again(result: gpucube.Result, tmp_path: Path) 
     again = gpucube.open_run(imagename)
     assert again.channels == result.channels
     assert again.products == result.products
-    with pytest.raises(gpucube.GpucubeError, match="no run of that name"):
+    with pytest.raises(gpucube.GpucubeError, match="no finished run is called"):
         gpucube.open_run(tmp_path / "nothing")
 
 

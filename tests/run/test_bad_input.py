@@ -398,7 +398,7 @@ WRONG_MASKS = {
     mask_of_another_size: r"m\.fits has shape 32x32 .* the cube is 12x64x64",
     mask_of_another_length: r"m\.fits has shape 11x64x64 .* the cube is 12x64x64",
     mask_that_is_no_fits: r"cannot read mask .*m\.fits as FITS",
-    mask_without_image: r"m\.fits holds no image",
+    mask_without_image: r"m\.fits contains no image",
     mask_elsewhere: r"m\.fits lies elsewhere on the sky",
     mask_cut_short: r"m\.fits is cut short",
 }

@@ -212,7 +212,9 @@ def test_a_folder_that_is_no_measurement_set_is_never_replaced(tmp_path: Path) -
 
 def test_a_failed_simulation_leaves_nothing_behind(tmp_path: Path) -> None:
     parameters = SimulationParameters(out=tmp_path / "new" / "a.ms", nchan=4)
-    with pytest.raises(GpucubeError, match=r"source 1: flux of shape \(3,\); give one number or 4"):
+    with pytest.raises(
+        GpucubeError, match=r"source 1, counted from 0: its flux has shape \(3,\), expected one number or 4"
+    ):
         simulate_ms(parameters, sources=[(0, 0, 1.0), (0, 0, [1.0, 2.0, 3.0])])
     assert list(tmp_path.iterdir()) == []
 
