@@ -38,8 +38,8 @@ from gpucube.data.store import Samples, VisibilityStore
 from gpucube.devices.base import Device, DeviceKind
 from gpucube.execution.plan import chunk_size
 from gpucube.execution.threads import ThreadWorkers
+from gpucube.imaging.chunk import image_chunk
 from gpucube.imaging.job import ImageJob
-from gpucube.imaging.loop import image_chunk
 from gpucube.output.records import ChannelRecord
 from gpucube.schema.parameters import make_parameters
 from gpucube.simulate import simulate_ms

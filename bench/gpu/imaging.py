@@ -18,7 +18,7 @@ from gpucube.errors import GpucubeError
 from gpucube.execution.machine import cores
 from gpucube.execution.plan import chunk_size
 from gpucube.execution.threads import ThreadWorkers
-from gpucube.imaging.loop import image_chunk
+from gpucube.imaging.chunk import image_chunk
 from gpucube.output.records import ChannelRecord
 
 ITERATIONS = 200

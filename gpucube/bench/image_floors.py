@@ -24,8 +24,8 @@ from gpucube.bench.workloads import PRODUCTS
 from gpucube.data.store import BYTES_A_SAMPLE, PlaneKey
 from gpucube.devices.base import Device, DeviceKind, MinorCycle
 from gpucube.devices.cycle_rules import ACTIVE_SET_CUT
+from gpucube.imaging.chunk import image_chunk
 from gpucube.imaging.job import ImageJob
-from gpucube.imaging.loop import image_chunk
 from gpucube.output.records import ChannelRecord
 from gpucube.sky.geometry import ImageGeometry
 

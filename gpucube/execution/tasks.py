@@ -24,8 +24,8 @@ from gpucube.devices.base import Device, DeviceKind, ImagingSettings
 from gpucube.devices.choice import Devices
 from gpucube.errors import DeviceLost, GpucubeError
 from gpucube.execution.machine import resident_peak
+from gpucube.imaging.chunk import image_chunk
 from gpucube.imaging.job import Events, ImageJob
-from gpucube.imaging.loop import image_chunk
 from gpucube.imaging.restore import restore_chunk
 from gpucube.output.records import ChannelRecord
 from gpucube.sky.beam import Beam

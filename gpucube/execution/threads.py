@@ -12,8 +12,8 @@ from gpucube.data.store import PlaneKey
 from gpucube.devices.base import DeviceKind
 from gpucube.devices.choice import Devices
 from gpucube.execution.machine import resident_peak
+from gpucube.imaging.chunk import image_chunk
 from gpucube.imaging.job import NO_EVENTS, Events, ImageJob
-from gpucube.imaging.loop import image_chunk
 from gpucube.imaging.restore import restore_chunk
 from gpucube.output.records import ChannelRecord
 from gpucube.sky.beam import Beam

@@ -30,7 +30,7 @@ class Workers(Protocol):
     def image(
         self, job: ImageJob, chunks: Sequence[Sequence[int]], events: Events = NO_EVENTS
     ) -> Iterator[list[ChannelRecord]]:
-        """Run `gpucube.imaging.loop.image_chunk` on each chunk of channels; the records come in any order."""
+        """Run `gpucube.imaging.chunk.image_chunk` on each chunk of channels; the records come in any order."""
         ...
 
     def restore(

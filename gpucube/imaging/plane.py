@@ -1,6 +1,6 @@
 """One plane at work: its data on a device, how far it has come, and what is left of it, its products and its record.
 
-In: a plane that `gpucube.imaging.loop` has cleaned until it stopped. Out: its products in the cubes, and the
+In: a plane that `gpucube.imaging.chunk` has cleaned until it stopped. Out: its products in the cubes, and the
 `ChannelRecord` of its channel.
 """
 

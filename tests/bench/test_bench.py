@@ -22,7 +22,7 @@ from gpucube.bench.workloads import WORKLOADS, Workload, find_workload, fitted_t
 from gpucube.constants import LIGHT_SPEED
 from gpucube.data.store import PlaneKey
 from gpucube.devices.cpu.kind import CpuKind
-from gpucube.imaging.loop import image_chunk
+from gpucube.imaging.chunk import image_chunk
 from gpucube.simulate import SimulationResult
 
 TINY = {"array": "vla-d", "channels": 6, "integrations": 4, "imsize": 64, "cell": 20, "bright": 0.3, "sources": 3}

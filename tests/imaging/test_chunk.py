@@ -21,8 +21,8 @@ from gpucube.data.scratch import allocate
 from gpucube.data.store import Partition, PlaneKey, Samples, VisibilityStore, sort_rows, write_rows
 from gpucube.devices.base import ImagingSettings
 from gpucube.devices.cpu.device import CpuDevice
+from gpucube.imaging.chunk import image_chunk
 from gpucube.imaging.job import ImageJob
-from gpucube.imaging.loop import image_chunk
 from gpucube.imaging.restore import restore_chunk
 from gpucube.imaging.stopping import CleanParameters
 from gpucube.output.fits_cube import read_plane
