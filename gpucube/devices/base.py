@@ -29,40 +29,21 @@ Product: TypeAlias = Literal["dirty", "psf", "residual", "model"]
 class ImagingSettings:
     """What a device needs to know about the job.
 
-    Attributes
-    ----------
-    geometry : ImageGeometry
-    weighting : str
-        ``"natural"``, ``"uniform"`` or ``"briggs"`` with `robust`.
-    robust : float
-    taper : tuple of float
-        The uv taper: half widths at half maximum along and across the position angle, in wavelengths, and that angle
-        in degrees. Empty for no taper.
-    epsilon : float
-        Accuracy of gridding.
-    w_term : bool
-        Whether the residual takes account of w (n - 1).
-    minorcycle : str
-        ``"activeset"`` or ``"textbook"``.
-    majorcycle : str
-        ``"auto"``, ``"visibility"`` or ``"image"``.
-    samples : int
-        Largest number of samples of any plane of the job.
-    uv_max, w_max : float
-        Longest projected baseline and largest |w| of the job, in wavelengths.
+    The uv taper holds half widths at half maximum along and across the position angle, in wavelengths, and that angle
+    in degrees; it is empty for no taper.
     """
 
     geometry: ImageGeometry
-    weighting: str = "natural"
+    weighting: str = "natural"  # or "uniform", or "briggs" with `robust`
     robust: float = 0.5
     taper: tuple[float, ...] = ()
-    epsilon: float = 1e-4
-    w_term: bool = False
+    epsilon: float = 1e-4  # accuracy of gridding
+    w_term: bool = False  # whether the residual takes account of w (n - 1)
     minorcycle: Literal["activeset", "textbook"] = "activeset"
     majorcycle: Literal["auto", "visibility", "image"] = "auto"
-    samples: int = 0
-    uv_max: float = math.inf
-    w_max: float = 0.0
+    samples: int = 0  # largest number of samples of any plane of the job
+    uv_max: float = math.inf  # longest projected baseline of the job, wavelengths
+    w_max: float = 0.0  # largest |w| of the job, wavelengths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +59,10 @@ class DeviceArray(Protocol):
     """An array where the device computes: `numpy.ndarray` or `cupy.ndarray`."""
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """As numpy."""
+    def shape(self) -> tuple[int, ...]: ...
 
     @property
-    def dtype(self) -> np.dtype[Any]:
-        """As numpy."""
+    def dtype(self) -> np.dtype[Any]: ...
 
     def __len__(self) -> int: ...
 
@@ -93,12 +72,10 @@ class DeviceArray(Protocol):
 
 
 class DevicePlane(Protocol):
-    """A plane that a device holds."""
+    """A plane that a device holds. Both numbers are 0 for a plane without data."""
 
-    sum_weights: float
-    """Sum of the imaging weights; 0 for a plane without data."""
-    visibilities: int
-    """Number of samples with an imaging weight; 0 for a plane without data."""
+    sum_weights: float  # of the imaging weights
+    visibilities: int  # samples with an imaging weight
 
 
 PlaneT = TypeVar("PlaneT", bound=DevicePlane)
@@ -107,12 +84,9 @@ PlaneT = TypeVar("PlaneT", bound=DevicePlane)
 class Device(Protocol[PlaneT]):
     """A processor that holds as many planes as it is given. It belongs to the thread that made it."""
 
-    name: str
-    """``"cpu"`` or ``"cuda"``, for the records."""
-    batch: int
-    """Largest number of planes that it works on at once."""
-    out_of_memory: type[Exception]
-    """The exception it raises when it has no memory left."""
+    name: str  # "cpu" or "cuda", for the records
+    batch: int  # largest number of planes that it works on at once
+    out_of_memory: type[Exception]  # what it raises when it has no memory left
     substage_seconds: dict[str, float]
     """Seconds spent in separately reported sub-stages since the last reset. The caller clears it after reading.
 
@@ -170,13 +144,7 @@ class Device(Protocol[PlaneT]):
         """Free the places of planes that are finished."""
 
     def reset(self) -> None:
-        """Free the places of all planes.
-
-        Raises
-        ------
-        DeviceLost
-            The device no longer works; only a new process can recover.
-        """
+        """Free the places of all planes; raises DeviceLost if only a new process can recover."""
 
     def shrink(self) -> bool:
         """Halve `batch`; returns False if it cannot be made smaller."""
@@ -184,24 +152,12 @@ class Device(Protocol[PlaneT]):
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one worker takes while it images a job. A worker is a CPU core or a GPU.
+    """What one worker takes while it images a job. A worker is a CPU core or a GPU."""
 
-    Attributes
-    ----------
-    process_bytes : int
-        Host memory of a worker process that has imaged nothing yet: interpreter, libraries, driver.
-    host_bytes : int
-        Host memory that a worker takes beside that, with all its lanes at work.
-    planes : int
-        Planes that the device holds at once for one lane.
-    device_bytes : callable
-        Device memory that one lane takes for so many planes; 0 if the device's memory is the host's.
-    """
-
-    process_bytes: int
-    host_bytes: int
-    planes: int
-    device_bytes: Callable[[int], int]
+    process_bytes: int  # host memory of a worker process before its first plane: interpreter, libraries, driver
+    host_bytes: int  # host memory beside that, with all lanes at work
+    planes: int  # planes that the device holds at once for one lane
+    device_bytes: Callable[[int], int]  # device memory of a lane with so many planes; 0 if it is the host's
 
 
 class DeviceKind(Protocol):
@@ -210,22 +166,15 @@ class DeviceKind(Protocol):
     It can be pickled and travels to the workers of a cluster with their tasks.
     """
 
-    name: str
-    """``"cpu"`` or ``"cuda"``."""
-    lanes: int
-    """Threads that share one worker's device, each with a `Device` of its own and with chunks of its own."""
-    chunks_a_lane: int
-    """Chunks that ``chunksize="auto"`` makes for each lane, so that none waits long for the last."""
-    workers_share_process: bool
-    """Whether one process can drive several workers: true for cores, false for GPUs."""
+    name: str  # "cpu" or "cuda"
+    lanes: int  # threads that share one worker's device, each with a `Device` and chunks of its own
+    chunks_a_lane: int  # that `chunksize="auto"` makes, so that no lane waits long for the last
+    workers_share_process: bool  # whether one process can drive several workers: true for cores, false for GPUs
 
     def make(self, settings: ImagingSettings, lanes: int = 1) -> Device[Any]:
         """Make a device for the calling thread, one of `lanes` that share the hardware.
 
-        Raises
-        ------
-        GpucubeError
-            Not even one plane fits the device's memory.
+        Like `resources`, it raises GpucubeError if not even one plane fits the device's memory.
         """
 
     def working(self) -> AbstractContextManager[None]:
@@ -236,19 +185,7 @@ class DeviceKind(Protocol):
         """
 
     def resources(self, settings: ImagingSettings, device_memory: int) -> Resources:
-        """Predict what one worker takes for a job.
-
-        Parameters
-        ----------
-        settings : ImagingSettings
-        device_memory : int
-            Bytes that a worker may take of its device.
-
-        Raises
-        ------
-        GpucubeError
-            Not even one plane fits the device's memory.
-        """
+        """Predict what one worker takes for a job if it may take `device_memory` bytes of its device."""
 
     def memory_peak(self) -> int:
         """Largest number of bytes of device memory that this process has held; 0 if it has used none."""
@@ -256,8 +193,5 @@ class DeviceKind(Protocol):
     def cluster_factory(self) -> Callable[..., Any]:
         """A local Dask cluster of one worker process for each core or GPU, to be called as `distributed.LocalCluster`.
 
-        Raises
-        ------
-        GpucubeError
-            A package is missing.
+        It raises GpucubeError if a package is missing.
         """

@@ -16,42 +16,21 @@ from gpucube.errors import GpucubeError
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """What a run computes on.
-
-    Attributes
-    ----------
-    kind : DeviceKind
-    note : str
-        Why ``device="auto"`` did not choose a GPU; empty otherwise.
-    gpu_count : int
-        GPUs that the run may use; 0 for CPU cores.
-    gpu_memory : int
-        Bytes that it may take of each GPU.
-    """
+    """What a run computes on."""
 
     kind: DeviceKind
-    note: str = ""
-    gpu_count: int = 0
-    gpu_memory: int = 0
+    note: str = ""  # why `device="auto"` did not choose a GPU; empty otherwise
+    gpu_count: int = 0  # GPUs that the run may use; 0 for CPU cores
+    gpu_memory: int = 0  # bytes that it may take of each GPU
 
 
 @dataclass(frozen=True, kw_only=True)
 class SeenGpus:
-    """The GPUs that one process sees.
+    """The GPUs that one process sees."""
 
-    Attributes
-    ----------
-    why_not : str
-        What keeps the process from using a GPU; empty if nothing does.
-    count : int
-        GPUs that it can use, itself or through processes that it starts.
-    memory : int
-        Bytes that it may take of the first.
-    """
-
-    why_not: str = ""
-    count: int = 0
-    memory: int = 0
+    why_not: str = ""  # what keeps the process from using a GPU; empty if nothing does
+    count: int = 0  # GPUs that it can use, itself or through processes that it starts
+    memory: int = 0  # bytes that it may take of the first
 
 
 def gpus_here() -> SeenGpus:
@@ -64,19 +43,9 @@ def gpus_here() -> SeenGpus:
 
 
 def find_hardware(device: str, look: Callable[[], Sequence[SeenGpus]] = lambda: [gpus_here()]) -> Hardware:
-    """Find the hardware that ``"auto"``, ``"cpu"`` or ``"cuda"`` stands for.
+    """Find the hardware that ``"auto"``, ``"cpu"`` or ``"cuda"`` stands for; GpucubeError for ``"cuda"`` without a GPU.
 
-    Parameters
-    ----------
-    device : str
-    look : callable
-        Returns the GPUs of every process that is going to do the work; by default those of this process. Not called
-        for ``"cpu"``.
-
-    Raises
-    ------
-    GpucubeError
-        ``"cuda"``, and no GPU can be used.
+    `look` returns the GPUs of every process that is going to do the work. It is not called for ``"cpu"``.
     """
     if device == "cpu":
         return Hardware(kind=CpuKind())
@@ -92,13 +61,7 @@ class Devices:
     """The devices of one process, one for each thread, kept from chunk to chunk.
 
     What a device has allocated, planned and tabulated for one chunk serves the next. As a context manager it also makes the
-    kind's process-wide settings (`DeviceKind.working`) and undoes them.
-
-    Parameters
-    ----------
-    kind : DeviceKind
-    lanes : int
-        Threads that share the hardware.
+    kind's process-wide settings (`DeviceKind.working`) and undoes them. `lanes` threads share the hardware.
     """
 
     def __init__(self, kind: DeviceKind, lanes: int = 1):

@@ -49,16 +49,10 @@ field: an error of at most 0.5 % of a source in the corner."""
 
 
 def needs_w(phase: float, gridder: str, epsilon: float) -> bool:
-    """Whether the w term must be taken into account.
+    """Whether w must be taken into account where the largest phase 2 pi |w| (1 - n) in the field is `phase`, radians.
 
-    Parameters
-    ----------
-    phase : float
-        Largest phase 2 pi |w| (1 - n) in the field, radians.
-    gridder : str
-        ``"standard"`` never does; ``"wgridder"`` does unless the phase is so small that neglecting it is as accurate as
-        `epsilon`; ``"auto"`` does from `W_PHASE_LIMIT` on.
-    epsilon : float
+    ``"standard"`` never does; ``"wgridder"`` does unless the phase is so small that neglecting it is as accurate as
+    `epsilon`; ``"auto"`` does from `W_PHASE_LIMIT` on.
     """
     if gridder == "auto":
         return phase > W_PHASE_LIMIT

@@ -33,20 +33,11 @@ def fit_beam(psf: np.ndarray, cell_x: float, cell_y: float) -> Beam:
 
     The fit uses the pixels above `LOBE_CUTOFF` that are connected to the peak, and the peak's eight neighbours whatever
     their level, so that a beam little wider than a pixel is still determined. Values that are not finite count as 0.
+    `psf` is (ny, nx) with peak 1 at pixel (ny//2, nx//2); pixel sizes are in radians.
 
-    Parameters
-    ----------
-    psf : numpy.ndarray
-        (ny, nx), peak 1 at pixel (ny//2, nx//2).
-    cell_x, cell_y : float
-        Pixel size, radians.
-
-    Returns
-    -------
-    Beam
-        Always finite, with ``bmaj >= bmin`` and ``-pi/2 < bpa <= pi/2``. No axis is shorter than the smaller side of a
-        pixel, since a narrower Gaussian means nothing on this grid, or longer than the longer side of the image: the lobe
-        of a single baseline is a ridge without end.
+    The beam is always finite, with ``bmaj >= bmin`` and ``-pi/2 < bpa <= pi/2``. No axis is shorter than the smaller side
+    of a pixel, since a narrower Gaussian means nothing on this grid, or longer than the longer side of the image: the lobe
+    of a single baseline is a ridge without end.
     """
     half = FIRST_WINDOW
     while True:
@@ -66,22 +57,10 @@ def peak_window(shape: tuple[int, int], half: int) -> tuple[slice, slice]:
 
 
 def fit_beam_in_window(window: np.ndarray, shape: tuple[int, int], cell_x: float, cell_y: float) -> Beam | None:
-    """Fit the beam as `fit_beam`, from the part of the PSF around its peak.
+    """Fit the beam as `fit_beam`, to the last bit, from the part of the PSF that `peak_window` cuts out.
 
-    Parameters
-    ----------
-    window : numpy.ndarray
-        The part of the PSF that `peak_window` cuts out, for a half width of at least 1.
-    shape : tuple of int
-        (ny, nx) of the whole PSF.
-    cell_x, cell_y : float
-        Pixel size, radians.
-
-    Returns
-    -------
-    Beam or None
-        The same beam as from the whole PSF, to the last bit. None if the main lobe touches an edge of the window that is
-        not an edge of the image: the window is too small.
+    The window's half width is at least 1; `shape` is (ny, nx) of the whole PSF. Returns None if the main lobe touches an
+    edge of the window that is not an edge of the image: the window is too small.
     """
     ny, nx = shape
     # lengths in units of `unit` keep the normal equations well scaled; a rectangular pixel needs no special case
@@ -271,21 +250,9 @@ def _solve(matrix: np.ndarray, right: np.ndarray, x: np.ndarray) -> bool:
 
 
 def psf_sidelobe(psf: np.ndarray, beam: Beam, cell_x: float, cell_y: float) -> float:
-    """Find the largest |PSF| outside the main lobe.
+    """Find the largest |PSF| outside the main lobe, the ellipse of `lobe_ellipse` for the beam fitted to it.
 
-    Parameters
-    ----------
-    psf : numpy.ndarray
-        (ny, nx) float32, peak 1 at pixel (ny//2, nx//2).
-    beam : Beam
-        The beam fitted to it.
-    cell_x, cell_y : float
-        Pixel size, radians.
-
-    Returns
-    -------
-    float
-        0 if the main lobe, the ellipse of `lobe_ellipse`, covers the image; NaN if there is a NaN outside it.
+    `psf` is as in `fit_beam`. The result is 0 if the ellipse covers the image, and NaN if there is a NaN outside it.
     """
     psf = np.asarray(psf, dtype=np.float32)
     ny, nx = psf.shape
@@ -302,13 +269,8 @@ def psf_sidelobe(psf: np.ndarray, beam: Beam, cell_x: float, cell_y: float) -> f
 def lobe_ellipse(beam: Beam, cell_x: float, cell_y: float) -> np.ndarray:
     """Compute the ellipse outside which sidelobes begin, as `psf_sidelobe` and the kernel `sidelobe` take it.
 
-    It has the beam's axes. Its semi-axes are `SIDELOBE_SEMI_AXIS` FWHM, but at least 2 pixels.
-
-    Returns
-    -------
-    numpy.ndarray
-        float64, shape (6,): sine and cosine of the position angle; semi-axes (major, minor), radians; extent of the
-        ellipse along x and along y, in pixels rounded up.
+    It has the beam's axes. Its semi-axes are `SIDELOBE_SEMI_AXIS` FWHM, but at least 2 pixels. Returns float64 (6,): sine
+    and cosine of the position angle; semi-axes (major, minor), radians; extent along x and y, in pixels rounded up.
     """
     pixel = max(cell_x, cell_y)
     major = max(SIDELOBE_SEMI_AXIS * beam.bmaj, 2 * pixel)
@@ -316,7 +278,7 @@ def lobe_ellipse(beam: Beam, cell_x: float, cell_y: float) -> np.ndarray:
     sin, cos = math.sin(beam.bpa), math.cos(beam.bpa)
     reach_x = math.ceil(math.hypot(major * sin, minor * cos) / cell_x)
     reach_y = math.ceil(math.hypot(major * cos, minor * sin) / cell_y)
-    return np.array([sin, cos, major, minor, reach_x, reach_y], dtype=np.float64)
+    return np.array([sin, cos, major, minor, reach_x, reach_y])
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")

@@ -267,14 +267,7 @@ def imaging_weights(samples: Samples, settings: ImagingSettings) -> tuple[np.nda
     both halves of the plane. Briggs: w / (1 + G f^2), f^2 = (5 * 10^-robust)^2 / (sum G^2 / sum G) (Briggs 1995, eq. 3.19,
     as tclean). Samples beyond the image's uv plane, whose baselines are too long for its pixels, get no weight.
 
-    Returns
-    -------
-    weight : numpy.ndarray
-        float32, shape (nsample,).
-    total : float
-        Their sum.
-    inside : int
-        Number of samples with weight.
+    Returns the weights, float32 (nsample,), their sum, and the number of samples with weight.
     """
     geometry = settings.geometry
     half_u, half_v = geometry.nx // 2, geometry.ny // 2
@@ -308,22 +301,10 @@ def sampled_spectrum(kernel: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def convolve(image: np.ndarray, spectrum: np.ndarray) -> np.ndarray:
-    """Convolve an image linearly with a kernel given by its real spectrum on twice the image.
+    """Convolve an image, float32 (ny, nx), linearly with a kernel given by its real spectrum on twice the image.
 
-    The image is zero-padded to (2 ny, 2 nx). Neither the rows of padding nor the rows of the result that are discarded
-    are transformed along x.
-
-    Parameters
-    ----------
-    image : numpy.ndarray
-        float32, shape (ny, nx).
-    spectrum : numpy.ndarray
-        float32, shape (2 ny, nx + 1); it includes the normalisation 1 / (4 ny nx).
-
-    Returns
-    -------
-    numpy.ndarray
-        float32, shape (ny, nx).
+    The spectrum, float32 (2 ny, nx + 1), includes the normalisation 1 / (4 ny nx). The image is zero-padded to
+    (2 ny, 2 nx). Neither the rows of padding nor the discarded rows of the result are transformed along x.
     """
     ny, nx = image.shape
     padded = np.zeros((ny, 2 * nx), np.float32)

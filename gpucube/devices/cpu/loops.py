@@ -32,20 +32,10 @@ def uv_cells(
     the edge between two cells get their neighbour's density. That is worth 3e-5 of the sum of weights. It is done here
     likewise, so that the sums agree.
 
-    Parameters
-    ----------
-    uvw : (n, 3) float64, metres
-    per_metre : wavelengths in a metre
-    cells_u, cells_v : cells in a wavelength: image size times pixel
-    half_u, half_v : samples at |u| >= half_u or |v| >= half_v cells lie outside the image's uv plane
-    weight : (n,) float32
-    cell, lookup : (n,) int32, written: iv * (2 half_u + 1) + iu + half_u of the cell that takes the weight, and of the
-        cell whose density is looked up; -1 for samples without weight or outside
-
-    Returns
-    -------
-    int
-        Number of samples inside.
+    uvw (n, 3) is in metres: `per_metre` wavelengths in each, and `cells_u`, `cells_v` cells in a wavelength. Samples at
+    |u| >= half_u or |v| >= half_v cells lie outside the image's uv plane. Written, (n,) int32: iv * (2 half_u + 1) + iu
+    + half_u of the cell that takes the weight (`cell`), and of the cell whose density is looked up (`lookup`); -1 for
+    samples without weight or outside. Returns the number of samples inside.
     """
     inside = 0
     row = 2 * half_u + 1
@@ -244,18 +234,9 @@ def hogbom_textbook(
 ) -> int:
     """Find the absolute peak, subtract gain * peak * PSF over the whole image, and repeat (Högbom 1974).
 
-    Parameters
-    ----------
-    residual : (ny, nx) float32, changed
-    psf : (2 ny, 2 nx) float32, peak at (ny, nx)
-    mask : (ny, nx) bool, or of size 0 for everywhere
-    model : (ny, nx) float32, added to
-    gain, threshold, limit : loop gain; stop at |peak| <= threshold or after `limit` iterations
-
-    Returns
-    -------
-    int
-        Iterations done.
+    It stops at |peak| <= threshold or after `limit` iterations, and returns the iterations done. `residual` is changed and
+    `model` added to, both float32 (ny, nx); `psf` is float32 (2 ny, 2 nx), its peak at (ny, nx); `mask` is bool (ny, nx),
+    or of size 0 for everywhere.
     """
     ny, nx = residual.shape
     for iteration in range(limit):
