@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpucube.errors import GpucubeError
-from gpucube.words import counted, did_you_mean, ranges
+from gpucube.text import counted, did_you_mean, ranges
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from gpucube.errors import GpucubeError
-from gpucube.words import size_text
+from gpucube.text import size_text
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 

@@ -19,7 +19,7 @@ from gpucube.errors import GpucubeError
 from gpucube.output.paths import RunPaths
 from gpucube.output.records import ChannelRecord, StopCode
 from gpucube.output.summary import Summary
-from gpucube.words import counted, ranges
+from gpucube.text import counted, ranges
 
 if TYPE_CHECKING:
     import numpy as np

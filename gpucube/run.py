@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gpucube import disk
-from gpucube.claim import Job, check_outputs, claimed_outputs, finished_before, make_store, take_up_records
 from gpucube.data.mask import Mask, load_mask
 from gpucube.data.selection import Selection, select
 from gpucube.data.store import PlaneKey, VisibilityStore
@@ -36,6 +35,7 @@ from gpucube.output.journal import Journal
 from gpucube.output.records import ChannelRecord
 from gpucube.output.summary import Summary
 from gpucube.result import Result
+from gpucube.run_files import Job, check_outputs, claimed_outputs, finished_before, make_store, take_up_records
 from gpucube.schema.parameters import Parameters
 from gpucube.sky.beam import Beam, common_beam
 from gpucube.version import __version__, versions

@@ -43,7 +43,7 @@ from gpucube.imaging.job import ImageJob
 from gpucube.output.records import ChannelRecord
 from gpucube.schema.parameters import make_parameters
 from gpucube.simulate import simulate_ms
-from gpucube.words import markdown_table
+from gpucube.text import markdown_table
 
 CUBE = Workload(
     name="convergence",

@@ -25,7 +25,7 @@ from gpucube.bench import report
 from gpucube.devices.base import DeviceKind
 from gpucube.schema.validation import validated
 from gpucube.simulate import SimulationParameters, simulate_ms
-from gpucube.words import markdown_table
+from gpucube.text import markdown_table
 
 CHANNELS, HARD = 100, 50
 SOURCES = 60

@@ -23,7 +23,7 @@ from gpucube.bench.outcome import IMAGE_STAGES
 from gpucube.bench.stages import Request, run_workload
 from gpucube.bench.workloads import WORKLOADS, Workload
 from gpucube.devices.base import DeviceKind
-from gpucube.words import markdown_table
+from gpucube.text import markdown_table
 
 BASE = Workload(
     name="scaling",

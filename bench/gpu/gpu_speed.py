@@ -32,7 +32,7 @@ from transfers import measure_copy, measure_fft
 
 from gpucube.bench.machine import busy_percent, machine
 from gpucube.errors import GpucubeError
-from gpucube.words import one_line
+from gpucube.text import one_line
 
 Part = Callable[[Bench], Iterator[Figure]]
 

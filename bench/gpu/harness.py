@@ -24,7 +24,7 @@ from gpucube.devices.base import ImagingSettings
 from gpucube.imaging.job import ImageJob
 from gpucube.sky.directions import Direction
 from gpucube.sky.geometry import ImageGeometry
-from gpucube.words import markdown_table, with_prefix
+from gpucube.text import markdown_table, with_prefix
 
 EPSILON = 1e-4
 

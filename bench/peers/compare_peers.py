@@ -36,7 +36,7 @@ from run_wsclean import summarise_log, wsclean_command
 
 from gpucube.bench.machine import machine
 from gpucube.constants import LIGHT_SPEED
-from gpucube.words import markdown_table
+from gpucube.text import markdown_table
 
 HERE = Path(__file__).resolve().parent
 

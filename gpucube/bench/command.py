@@ -17,7 +17,7 @@ from gpucube.bench.machine import busy_percent
 from gpucube.bench.outcome import STAGES
 from gpucube.errors import GpucubeError
 from gpucube.execution.machine import cores
-from gpucube.words import did_you_mean
+from gpucube.text import did_you_mean
 
 if TYPE_CHECKING:
     from gpucube.devices.base import DeviceKind

@@ -16,8 +16,8 @@ from gpucube.bench.machine import machine
 from gpucube.bench.outcome import Outcome, Stage, spread
 from gpucube.bench.stages import DISTURBED
 from gpucube.errors import GpucubeError
+from gpucube.text import markdown_table, with_prefix
 from gpucube.version import versions
-from gpucube.words import markdown_table, with_prefix
 
 FORMAT = 1
 """Number of the JSON's layout."""

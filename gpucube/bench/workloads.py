@@ -32,7 +32,7 @@ from gpucube.sky.directions import Direction
 from gpucube.sky.frames import FRAMES
 from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
-from gpucube.words import did_you_mean
+from gpucube.text import did_you_mean
 
 MEMORY_SHARE, DISK_SHARE = 0.6, 0.5
 """Shares of the available memory and of the free disk that a workload may take."""

@@ -23,7 +23,7 @@ from gpucube.sky.directions import Direction
 from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
 from gpucube.sky.spectral_types import NEEDS_REST_FREQUENCY, SPECTRAL_TYPES, frequency_of
-from gpucube.words import counted, ranges, with_prefix
+from gpucube.text import counted, ranges, with_prefix
 
 if TYPE_CHECKING:
     from astropy.io import fits

@@ -26,7 +26,7 @@ from gpucube.imaging.job import NO_EVENTS, Events, ImageJob
 from gpucube.imaging.plane import fail_channel
 from gpucube.output.records import ChannelRecord
 from gpucube.sky.beam import Beam
-from gpucube.words import one_line
+from gpucube.text import one_line
 
 Chunk = tuple[int, list[int]]
 """Index of a chunk, for the records, and its channels."""

@@ -30,7 +30,7 @@ from gpucube.imaging.job import settings_of
 from gpucube.output.paths import RunPaths
 from gpucube.schema.parameters import Parameters
 from gpucube.sky.spectral import SpectralAxis
-from gpucube.words import size_text
+from gpucube.text import size_text
 
 SECONDS_A_SAMPLE = 300e-9
 SECONDS_A_PIXEL = 120e-9

@@ -24,7 +24,7 @@ from gpucube.imaging.plane import ActivePlane, channel_record, charge, fail_chan
 from gpucube.imaging.stopping import Action, LoopState, after_cycle, next_cycle, observe
 from gpucube.output.fits_cube import sync
 from gpucube.output.records import ChannelRecord, StopCode
-from gpucube.words import one_line
+from gpucube.text import one_line
 
 
 def image_chunk(

@@ -34,8 +34,8 @@ from gpucube.output.records import ChannelRecord, StopCode
 from gpucube.report import plots
 from gpucube.report.state import Run, findings, read_run, stop_codes, typical
 from gpucube.schema.parameters import Parameters
+from gpucube.text import counted, size_text
 from gpucube.version import __version__
-from gpucube.words import counted, size_text
 
 MOST_ROWS = 2000
 """Rows of the table of channels: a browser has no use for ten thousand."""

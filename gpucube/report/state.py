@@ -20,7 +20,7 @@ from gpucube.output.paths import RunPaths
 from gpucube.output.records import ChannelRecord, StopCode
 from gpucube.output.summary import Summary
 from gpucube.schema.parameters import Parameters
-from gpucube.words import counted, ranges
+from gpucube.text import counted, ranges
 
 MOST_KINDS = 10
 """Kinds of failure that get a line of their own."""

@@ -20,7 +20,7 @@ from gpucube.fft_size import good_fft_size
 from gpucube.schema import quantities
 from gpucube.schema.spw import parse_spw
 from gpucube.schema.validation import Written
-from gpucube.words import did_you_mean, in_words
+from gpucube.text import did_you_mean, in_words
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import core_schema
 
 from gpucube.errors import GpucubeError
-from gpucube.words import did_you_mean, in_words
+from gpucube.text import did_you_mean, in_words
 
 Model = TypeVar("Model", bound=BaseModel)
 

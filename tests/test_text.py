@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpucube.words import counted, did_you_mean, in_words, markdown_table, ranges, size_text, with_prefix
+from gpucube.text import counted, did_you_mean, in_words, markdown_table, ranges, size_text, with_prefix
 
 
 @pytest.mark.parametrize(
