@@ -34,7 +34,8 @@ class SpectralWindow:
 
     frequency: np.ndarray  # (nchan,) float64, centres of the channels, Hz
     width: np.ndarray  # (nchan,) float64, Hz, signed as in the table
-    frame: SpectralFrame
+    frame: SpectralFrame | None  # None if the table names none that is known
+    frame_written: str = ""  # what the table says about it, for a message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,15 +119,30 @@ def describe(path: str) -> MeasurementSet:
 
 def _spectral_windows(path: str) -> tuple[SpectralWindow, ...]:
     with open_table(f"{path}::SPECTRAL_WINDOW") as t:
-        has_frame = "MEAS_FREQ_REF" in t.colnames()
+        frames = [_frame(t, row) for row in range(t.nrows())]
         return tuple(
             SpectralWindow(
                 frequency=np.atleast_1d(t.getcell("CHAN_FREQ", row)).astype(float),
                 width=np.atleast_1d(t.getcell("CHAN_WIDTH", row)).astype(float),
-                frame=frame_of_code(int(t.getcell("MEAS_FREQ_REF", row))) if has_frame else FRAMES["TOPO"],
+                frame=frame,
+                frame_written=written,
             )
-            for row in range(t.nrows())
+            for row, (frame, written) in enumerate(frames)
         )
+
+
+def _frame(windows: tables.table, row: int) -> tuple[SpectralFrame | None, str]:
+    """Frame of a row of SPECTRAL_WINDOW, and where the table says it.
+
+    MEAS_FREQ_REF counts if it is there, as in tclean, whatever CHAN_FREQ says about itself.
+    """
+    if "MEAS_FREQ_REF" in windows.colnames():
+        code = int(windows.getcell("MEAS_FREQ_REF", row))
+        return frame_of_code(code), f"MEAS_FREQ_REF is {code}"
+    measure = windows.getcolkeywords("CHAN_FREQ").get("MEASINFO", {})
+    name = "" if "VarRefCol" in measure else str(measure.get("Ref", "")).strip().upper()
+    there = f"CHAN_FREQ is in the frame {name!r}" if name else "there is no MEAS_FREQ_REF, and CHAN_FREQ names no frame"
+    return FRAMES.get(name), there
 
 
 def _data_descriptions(path: str) -> tuple[DataDescription, ...]:

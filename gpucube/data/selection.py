@@ -33,7 +33,7 @@ from gpucube.errors import GpucubeError
 from gpucube.schema.parameters import Parameters
 from gpucube.schema.spw import parse_spw
 from gpucube.sky.directions import Direction, uvw_rotation
-from gpucube.sky.frames import SpectralFrame
+from gpucube.sky.frames import FRAMES, SpectralFrame
 from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
 
@@ -52,11 +52,7 @@ class Window:
     correlations: tuple[int, ...]  # casacore's codes of the correlation axis
     channels: WindowChannels
     rows: RowSelection
-
-    @property
-    def frame(self) -> SpectralFrame:
-        """Frame of its frequencies."""
-        return self.ms.spectral_windows[self.spw].frame
+    frame: SpectralFrame  # of its frequencies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +179,7 @@ def _find_windows(path: str, parameters: Parameters) -> list[Window]:
             correlations=description.correlations,
             channels=_window_channels(ms, spw, channels),
             rows=found[number],
+            frame=_window_frame(ms, spw),
         )
         for spw, channels in choose_windows(parameters.spw, len(ms.spectral_windows)).items()
         for number, description in enumerate(ms.data_descriptions)
@@ -260,6 +257,18 @@ def _window_channels(ms: MeasurementSet, spw: int, channels: np.ndarray | None) 
     if len(channels) and channels.max() >= nchan:
         raise GpucubeError(f"{label} has channels 0 to {nchan - 1}; `spw` asks for channel {channels.max()}")
     return WindowChannels(label=label, frequency=spectral.frequency, width=spectral.width, selected=channels)
+
+
+def _window_frame(ms: MeasurementSet, spw: int) -> SpectralFrame:
+    """Frame of a window's frequencies; refused if the table names none that is known."""
+    window = ms.spectral_windows[spw]
+    if window.frame is None:
+        known = ", ".join(f"{frame.code} {frame.name}" for frame in FRAMES.values())
+        raise GpucubeError(
+            f"{ms.path} spectral window {spw} has no known frequency frame ({window.frame_written}):"
+            f" set MEAS_FREQ_REF in SPECTRAL_WINDOW to the frame of the data ({known})"
+        )
+    return window.frame
 
 
 def choose_field(ms: MeasurementSet, field: str) -> int:

@@ -22,20 +22,20 @@ class SpectralFrame:
 FRAMES: dict[str, SpectralFrame] = {
     frame.name: frame
     for frame in (
-        SpectralFrame(name="REST", code=0, specsys="REST"),
+        SpectralFrame(name="REST", code=0, specsys="SOURCE"),
         SpectralFrame(name="LSRK", code=1, specsys="LSRK", velref=1),
         SpectralFrame(name="LSRD", code=2, specsys="LSRD", velref=4),
         SpectralFrame(name="BARY", code=3, specsys="BARYCENT", velref=2),
         SpectralFrame(name="GEO", code=4, specsys="GEOCENTR", velref=5),
         SpectralFrame(name="TOPO", code=5, specsys="TOPOCENT", velref=3),
         SpectralFrame(name="GALACTO", code=6, specsys="GALACTOC", velref=7),
-        SpectralFrame(name="LGROUP", code=7, specsys="LGROUP"),
+        SpectralFrame(name="LGROUP", code=7, specsys="LOCALGRP"),
         SpectralFrame(name="CMB", code=8, specsys="CMBDIPOL"),
     )
 }
 """Every frame that a MeasurementSet can name, by its casacore name."""
 
 
-def frame_of_code(code: int) -> SpectralFrame:
-    """Return the frame with casacore's number `code`; TOPO, in which telescopes observe, for an unknown number."""
-    return next((frame for frame in FRAMES.values() if frame.code == code), FRAMES["TOPO"])
+def frame_of_code(code: int) -> SpectralFrame | None:
+    """Return the frame with casacore's number `code`; None for another number, such as 64, which means undefined."""
+    return next((frame for frame in FRAMES.values() if frame.code == code), None)

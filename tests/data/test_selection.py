@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from casacore import tables
 from jobs import column
 
 from gpucube.constants import ARCSEC
@@ -73,3 +76,71 @@ def test_windows_and_channels_named_by_spw(spw: str, expected: dict[int, list[in
 def test_a_window_that_is_not_there_is_refused() -> None:
     with pytest.raises(GpucubeError, match="no spectral window 3, they are numbered 0 to 2"):
         choose_windows("1~3", 3)
+
+
+def specsys(ms: Path, folder: Path, change: Callable[[tables.table], None]) -> str:
+    """SPECSYS of the cube that would be made of a copy whose SPECTRAL_WINDOW is changed."""
+    shutil.copytree(ms, folder / "altered.ms")
+    with tables.table(f"{folder}/altered.ms/SPECTRAL_WINDOW", readonly=False, ack=False) as windows:
+        change(windows)
+    return select(make_parameters(vis=folder / "altered.ms", imagename="unused")).axis.frame.specsys
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    # the words of WCS paper III, table 3, for casacore's codes
+    [
+        (0, "SOURCE"),
+        (1, "LSRK"),
+        (2, "LSRD"),
+        (3, "BARYCENT"),
+        (4, "GEOCENTR"),
+        (5, "TOPOCENT"),
+        (6, "GALACTOC"),
+        (7, "LOCALGRP"),
+        (8, "CMBDIPOL"),
+    ],
+)
+def test_every_frequency_frame_has_its_name_of_the_standard(tiny_ms: Any, tmp_path: Path, code: int, name: str) -> None:
+    assert specsys(tiny_ms.ms, tmp_path, lambda t: t.putcell("MEAS_FREQ_REF", 0, code)) == name
+
+
+@pytest.mark.parametrize("code", [64, 9, -1, 255])
+def test_an_unknown_frequency_frame_is_refused(tiny_ms: Any, tmp_path: Path, code: int) -> None:
+    with pytest.raises(GpucubeError, match=rf"window 0 has no known frequency frame \(MEAS_FREQ_REF is {code}\): set"):
+        specsys(tiny_ms.ms, tmp_path, lambda t: t.putcell("MEAS_FREQ_REF", 0, code))
+
+
+def without_codes(measure: dict[str, Any]) -> Callable[[tables.table], None]:
+    """Remove MEAS_FREQ_REF, and let CHAN_FREQ alone say its frame."""
+
+    def change(windows: tables.table) -> None:
+        windows.removecols("MEAS_FREQ_REF")
+        windows.putcolkeyword("CHAN_FREQ", "MEASINFO", measure)
+
+    return change
+
+
+@pytest.mark.parametrize(("word", "name"), [("LSRK", "LSRK"), ("BARY", "BARYCENT"), ("lgroup", "LOCALGRP")])
+def test_without_codes_the_frame_is_that_of_the_frequencies(tiny_ms: Any, tmp_path: Path, word: str, name: str) -> None:
+    assert specsys(tiny_ms.ms, tmp_path, without_codes({"type": "frequency", "Ref": word})) == name
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [{}, {"type": "frequency", "Ref": "Undefined"}, {"type": "frequency", "VarRefCol": "MEAS_FREQ_REF"}],
+    ids=["no word", "undefined", "a column that is not there"],
+)
+def test_frequencies_that_name_no_frame_are_refused(tiny_ms: Any, tmp_path: Path, measure: dict[str, Any]) -> None:
+    with pytest.raises(GpucubeError, match=r"window 0 has no known frequency frame \(.*CHAN_FREQ"):
+        specsys(tiny_ms.ms, tmp_path, without_codes(measure))
+
+
+def test_codes_count_more_than_what_the_frequencies_say(tiny_ms: Any, tmp_path: Path) -> None:
+    """As in tclean."""
+
+    def change(windows: tables.table) -> None:
+        windows.putcell("MEAS_FREQ_REF", 0, 1)
+        windows.putcolkeyword("CHAN_FREQ", "MEASINFO", {"type": "frequency", "Ref": "BARY"})
+
+    assert specsys(tiny_ms.ms, tmp_path, change) == "LSRK"
