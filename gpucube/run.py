@@ -21,12 +21,14 @@ from gpucube.data.selection import Selection, select
 from gpucube.data.store import PlaneKey, VisibilityStore
 from gpucube.devices.choice import Hardware, find_hardware
 from gpucube.devices.cycle_rules import needs_w
+from gpucube.errors import GpucubeError
 from gpucube.execution.dask_workers import gpus_of_workers
 from gpucube.execution.plan import Plan, make_chunks, make_plan
 from gpucube.execution.progress import Progress
 from gpucube.execution.tuning import DEFAULT_TUNING, Tuning
 from gpucube.execution.workers import Workers, make_workers
 from gpucube.imaging.job import Events, ImageJob, NoEvents, settings_of
+from gpucube.imaging.remarks import refuse_if_all_off_grid, remarks
 from gpucube.imaging.stopping import CleanParameters
 from gpucube.output.fingerprint import fingerprint
 from gpucube.output.fits_cube import sync, write_beams, write_single_beam
@@ -92,6 +94,7 @@ def image(
     if finished := finished_before(parameters, identity):
         return finished
     job = prepare(parameters, selection, hardware, tuning, identity)
+    _warn(job.plan.warnings)
     with claimed_outputs(job) as (journal, footprint):
         if finished := finished_before(parameters, identity, ours=True):
             return finished
@@ -110,13 +113,21 @@ def image(
             records = image_channels(job, work, workers, reports, journal)
             stopwatch.end_stage("image")
             reports.stage("finishing")
-            finish(job, work, workers, records)
+            target = finish(job, work, workers, records)
             stopwatch.end_stage("finish")
-        summary = summarize(job, work, workers, records, resumed, stopwatch)
+        found = remarks(work, records, target)
+        summary = summarize(job, work, workers, records, resumed, stopwatch, found)
         disk.remove_if_possible(job.paths.report)  # it describes an older run, or this one when it was not finished
         footprint.made_product(job.paths.summary)
         summary.write(parameters.imagename)
-        return Result(channels=records, products=summary.products, summary=summary.model_dump())
+    _warn(found)  # the run is finished and safe, even where warnings are made errors
+    return Result(channels=records, products=summary.products, summary=summary.model_dump())
+
+
+def _warn(texts: Sequence[str]) -> None:
+    """Warn the caller of `gpucube.image_cube`."""
+    for text in texts:
+        warnings.warn(text, stacklevel=4)
 
 
 def plan(
@@ -137,10 +148,8 @@ def hardware_for(parameters: Parameters, tuning: Tuning = DEFAULT_TUNING) -> Har
 def prepare(
     parameters: Parameters, selection: Selection, hardware: Hardware, tuning: Tuning, identity: dict[str, Any]
 ) -> Job:
-    """Plan the run, warn of what the plan warns of, and read the mask."""
+    """Plan the run, and read the mask."""
     plan, mask = _plan_and_mask(parameters, selection, hardware, tuning)
-    for text in plan.warnings:
-        warnings.warn(text, stacklevel=4)
     return Job(
         parameters=parameters,
         selection=selection,
@@ -202,11 +211,21 @@ def image_channels(job: Job, work: ImageJob, workers: Workers, events: Events, j
     chunks = make_chunks(job.plan.chunksize, work.store.channel_power, todo)
     for batch in workers.image(work, chunks, events):
         journal.add(batch)
-    return journal.records()
+    records = journal.records()
+    try:
+        refuse_if_all_off_grid(work, records)
+    except GpucubeError:
+        for record in records:  # nothing of the run is worth keeping
+            journal.drop(record.channel)
+        raise
+    return records
 
 
-def finish(job: Job, work: ImageJob, workers: Workers, records: Sequence[ChannelRecord]) -> None:
-    """FINISH: write the beam tables, restore with a common beam if one is wanted, and sync every product."""
+def finish(job: Job, work: ImageJob, workers: Workers, records: Sequence[ChannelRecord]) -> Beam | None:
+    """FINISH: write the beam tables, restore with a common beam if one is wanted, and sync every product.
+
+    Returns the one beam of the image; None if each channel has its own, or there is no image.
+    """
     fitted = {
         PlaneKey(channel=record.channel, stokes=s): Beam.from_record(plane.beam)
         for record in records
@@ -217,6 +236,7 @@ def finish(job: Job, work: ImageJob, workers: Workers, records: Sequence[Channel
     for name, cube in work.cubes.items():
         if has_fitted_beams(name, work.restoring_beam):
             write_beams(cube, table)
+    target = work.restoring_beam if isinstance(work.restoring_beam, Beam) else None
     if work.restoring_beam == "common" and "image" in work.cubes:
         # readers refuse a beam of zero: a cube without any data gets a beam of one pixel
         cell = job.selection.geometry.cell_y
@@ -226,10 +246,17 @@ def finish(job: Job, work: ImageJob, workers: Workers, records: Sequence[Channel
         write_single_beam(work.cubes["image"], target)
     for name in job.parameters.products:
         sync(work.cubes[name])
+    return target if "image" in work.cubes else None
 
 
 def summarize(
-    job: Job, work: ImageJob, workers: Workers, records: list[ChannelRecord], resumed: int, stopwatch: Stopwatch
+    job: Job,
+    work: ImageJob,
+    workers: Workers,
+    records: list[ChannelRecord],
+    resumed: int,
+    stopwatch: Stopwatch,
+    found: Sequence[str],
 ) -> Summary:
     """What ``OUT.summary.json`` tells of the run."""
     plan = job.plan
@@ -249,7 +276,7 @@ def summarize(
         gridder="wgridder" if work.settings.w_term else "standard",
         stage_seconds=stopwatch.stages,
         wall_seconds=stopwatch.total(),
-        warnings=list(plan.warnings),
+        warnings=[*plan.warnings, *found],
         channels=records,
     )
 

@@ -166,6 +166,7 @@ def _plane_record(job: ImageJob, plane: ActivePlane) -> PlaneRecord:
         beam=plane.beam.to_record() if imaged and plane.beam else None,
         sum_weights=float(plane.data.sum_weights),
         visibilities=int(plane.data.visibilities),
+        visibilities_off_grid=max(0, counted - int(plane.data.visibilities)),
         flagged_fraction=1.0 - counted / selected if selected else 1.0,
         seconds={k: round(v, 6) for k, v in plane.seconds.items()},
         retried=state.retried,

@@ -60,6 +60,8 @@ class PlaneRecord:
         Sum of the imaging weights, 1/Jy^2; tclean's ``.sumwt``.
     visibilities : int
         Samples imaged.
+    visibilities_off_grid : int
+        Samples that count but are not imaged, because their baselines are too long for the cell.
     flagged_fraction : float
         Share of the selected samples that did not count.
     seconds : dict
@@ -82,6 +84,7 @@ class PlaneRecord:
     beam: dict[str, float] | None = None
     sum_weights: float = 0.0
     visibilities: int = 0
+    visibilities_off_grid: int = 0
     flagged_fraction: float = 1.0
     seconds: dict[str, float] = field(default_factory=dict)
     retried: bool = False
@@ -96,9 +99,9 @@ class PlaneRecord:
 class ChannelRecord:
     """The life of one output channel, counted from 0.
 
-    It has every attribute of a `PlaneRecord`. With several planes, iterations, major cycles, visibilities and seconds are
-    sums. Model flux, beam and sum of weights are those of the first plane. The channel was retried if any plane was. All
-    others are those of the plane that iterated longest.
+    It has every attribute of a `PlaneRecord`. With several planes, iterations, major cycles, visibilities, visibilities off
+    the grid and seconds are sums. Model flux, beam and sum of weights are those of the first plane. The channel was retried
+    if any plane was. All others are those of the plane that iterated longest.
 
     Attributes
     ----------
@@ -171,6 +174,10 @@ class ChannelRecord:
         return sum(plane.visibilities for plane in self.planes.values())
 
     @property
+    def visibilities_off_grid(self) -> int:
+        return sum(plane.visibilities_off_grid for plane in self.planes.values())
+
+    @property
     def flagged_fraction(self) -> float:
         return self._leading.flagged_fraction
 
@@ -214,7 +221,7 @@ def _plain(record: PlaneRecord | ChannelRecord) -> dict[str, Any]:
 
 _KEYS = (
     *("channel", "frequency_hz", "stop_code", "stop_reason", "iterations", "major_cycles", "peak_residual", "noise"),
-    *("limit", "model_flux", "beam", "sum_weights", "visibilities", "flagged_fraction", "seconds", "chunk", "worker"),
-    *("device", "retried", "message", "checksums", "planes"),
+    *("limit", "model_flux", "beam", "sum_weights", "visibilities", "visibilities_off_grid", "flagged_fraction"),
+    *("seconds", "chunk", "worker", "device", "retried", "message", "checksums", "planes"),
 )
 """Keys of a channel in `summary.json`; its planes have those that `PlaneRecord` knows."""

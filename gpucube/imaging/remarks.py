@@ -1,0 +1,119 @@
+"""What a user has to know of a run that has ended: data that were lost, and a beam that does not suit its channels.
+
+In: the records of all channels and the beam of the image. Out: warnings, each in one line. `gpucube.run` gives them the
+way that the warnings of the plan go: once as a Python warning, and into the summary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from gpucube.constants import ARCSEC
+from gpucube.errors import GpucubeError
+from gpucube.imaging.job import ImageJob
+from gpucube.output.records import ChannelRecord
+from gpucube.sky.beam import Beam
+from gpucube.text import ranges
+
+TIMES_USUAL_AREA = 2.0
+"""A channel whose beam has more than so many times the median area decides a common beam that suits no other channel."""
+
+
+def refuse_if_all_off_grid(job: ImageJob, records: Sequence[ChannelRecord]) -> None:
+    """Refuse a run in which every sample lies outside the image's uv plane.
+
+    Raises
+    ------
+    GpucubeError
+    """
+    lost = sum(record.visibilities_off_grid for record in records)
+    if lost and not any(record.visibilities for record in records):
+        raise GpucubeError(
+            f"no data are left: the baselines of all {lost} samples are too long for this `cell`: "
+            f"choose a `cell` of at most {_largest_cell(job)}"
+        )
+
+
+def remarks(job: ImageJob, records: Sequence[ChannelRecord], target: Beam | None) -> tuple[str, ...]:
+    """Warnings about a run whose channels have all been imaged.
+
+    Parameters
+    ----------
+    job : ImageJob
+    records : sequence of ChannelRecord
+    target : Beam or None
+        The common or given beam of the image; None if each channel has its own, or there is no image.
+    """
+    found = [*_lost_samples(job, records)]
+    if target is not None:
+        found += _unlike_beams(job, records, target)
+    return tuple(found)
+
+
+def _lost_samples(job: ImageJob, records: Sequence[ChannelRecord]) -> list[str]:
+    lost = sum(record.visibilities_off_grid for record in records)
+    if lost:
+        total = lost + sum(record.visibilities for record in records)
+        channels = ranges(record.channel for record in records if record.visibilities_off_grid)
+        return [
+            f"{lost} of {total} samples ({_percent(lost / total)}) are not imaged, because their baselines are too long for "
+            f"this `cell`: a `cell` of at most {_largest_cell(job)} keeps all of them (channels {channels})"
+        ]
+    if not job.store.counts.any():
+        return [
+            "no channel has any data, and every plane is blank: each selected sample is flagged, or has no positive weight, "
+            "or no usable value"
+        ]
+    return []
+
+
+def _unlike_beams(job: ImageJob, records: Sequence[ChannelRecord], target: Beam) -> list[str]:
+    fitted = [
+        (record.channel, Beam.from_record(plane.beam))
+        for record in records
+        for plane in record.planes.values()
+        if plane.beam
+    ]
+    found = []
+    if fitted and job.restoring_beam == "common":
+        areas = np.array([beam.solid_angle for _, beam in fitted])
+        usual = float(np.median(areas))
+        wide = sorted(
+            {channel for (channel, _), area in zip(fitted, areas, strict=True) if area > TIMES_USUAL_AREA * usual}
+        )
+        if wide:
+            found.append(
+                f"the common beam, {_size(target)}, is {target.solid_angle / usual:.1f} times the median area of the "
+                f"channels' own beams, because of channels {ranges(wide)}, whose beams are up to {areas.max() / usual:.1f} "
+                "times the median area: leave them out, or give `restoringbeam`"
+            )
+    elif small := sorted({channel for channel, beam in fitted if target.deconvolve(beam) is None}):
+        widest = max((beam for _, beam in fitted), key=lambda beam: beam.bmaj)
+        found.append(
+            f"the beam of {_size(target)} does not contain the own beam of channels {ranges(small)} (up to {_size(widest)}): "
+            "their residual stays in Jy per own beam, so that only what was cleaned has the right flux in the image"
+        )
+    ny, nx = job.settings.geometry.shape
+    width = min(nx * job.settings.geometry.cell_x, ny * job.settings.geometry.cell_y)
+    if fitted and target.bmaj > width:
+        found.append(f"the beam of {_size(target)} is wider than the image, {width / ARCSEC:.4g} arcsec")
+    return found
+
+
+def _largest_cell(job: ImageJob) -> str:
+    """The cell, in arcsec, with which the longest baseline at the highest frequency is on the grid, rounded down."""
+    cell = 0.5 / job.settings.uv_max / ARCSEC
+    unit = 10.0 ** (math.floor(math.log10(cell)) - 2)
+    down = (math.ceil(cell / unit) - 1) * unit  # the very edge is off the grid
+    return f"{down:.3g} arcsec"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if share >= 0.001 else "less than 0.1 %"
+
+
+def _size(beam: Beam) -> str:
+    return f"{beam.bmaj / ARCSEC:.4g} x {beam.bmin / ARCSEC:.4g} arcsec"

@@ -1,0 +1,114 @@
+"""Lost data and unlike beams are told at the end of a run: once as a warning, and in the summary."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from jobs import altered, column, image, tree
+
+import gpucube
+from gpucube.cli import main
+from gpucube.constants import ARCSEC, LIGHT_SPEED
+
+FREQUENCY = 1420.405752e6 + (np.arange(12) - 6) * 15625.0
+
+
+def image_and_warnings(vis: Path, imagename: Path, **changes: Any) -> tuple[gpucube.Result, list[str]]:
+    """The result and the texts of all warnings."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        result = image(vis, imagename, niter=0, **changes)
+    texts = [str(warning.message) for warning in said]
+    assert result.summary["warnings"] == texts
+    return result, texts
+
+
+def flag_long_baselines(channels: list[int], metres: float = 150.0) -> Any:
+    """Leave only short baselines in these channels."""
+
+    def edit(main_table: Any) -> None:
+        flag, uvw = main_table.getcol("FLAG"), main_table.getcol("UVW")
+        for channel in channels:
+            flag[np.hypot(uvw[:, 0], uvw[:, 1]) > metres, channel] = True
+        main_table.putcol("FLAG", flag)
+
+    return edit
+
+
+@pytest.mark.parametrize("gridder", ["standard", "wgridder"])
+def test_samples_off_the_grid_are_counted_and_warned_of(gridder: str, tiny_ms: Any, tmp_path: Path) -> None:
+    cell = 40.0
+    result, said = image_and_warnings(tiny_ms.ms, tmp_path / "cube", cell=f"{cell}arcsec", gridder=gridder)
+    uvw, good = column(tiny_ms.ms, "UVW"), ~column(tiny_ms.ms, "FLAG").any(-1)
+    # a grid of cells 1 / (N cell) that reaches to N / 2 of them
+    most = 0.5 / (cell * ARCSEC)
+    outside = (np.abs(uvw[:, None, :2]) * FREQUENCY[:, None] / LIGHT_SPEED >= most).any(-1)
+    assert [r.visibilities_off_grid for r in result.channels] == (outside & good).sum(0).tolist()
+    assert [r.visibilities for r in result.channels] == (~outside & good).sum(0).tolist()
+    lost, total = int((outside & good).sum()), int(good.sum())
+    assert len(said) == 1
+    assert said[0].startswith(f"{lost} of {total} samples ({100 * lost / total:.1f} %) are not imaged")
+    # the cell that the warning names keeps all of them
+    named = re.search(r"at most ([\d.]+) arcsec", said[0])
+    assert named is not None
+    # the longest baseline may lie along u or v, or between them: up to sqrt(2) below the very largest cell
+    largest = 0.5 / (np.hypot(uvw[:, 0], uvw[:, 1]).max() * FREQUENCY.max() / LIGHT_SPEED) / ARCSEC
+    assert 0.98 * largest < float(named[1]) < largest
+    again, quiet = image_and_warnings(tiny_ms.ms, tmp_path / "fine", cell=f"{named[1]}arcsec", gridder=gridder)
+    assert quiet == [] and sum(r.visibilities_off_grid for r in again.channels) == 0
+    assert sum(r.visibilities for r in again.channels) == total
+
+
+def test_both_stokes_parameters_lose_their_samples(tiny_ms: Any, tmp_path: Path) -> None:
+    one, _ = image_and_warnings(tiny_ms.ms, tmp_path / "one", cell="60arcsec")
+    two, _ = image_and_warnings(tiny_ms.ms, tmp_path / "two", cell="60arcsec", stokes="IV")
+    assert [r.visibilities_off_grid for r in two.channels] == [2 * r.visibilities_off_grid for r in one.channels]
+    assert one.channels[5].visibilities_off_grid > 0
+
+
+@pytest.mark.parametrize("restoringbeam", ["", "common"])
+def test_a_cell_that_leaves_no_sample_is_refused_and_leaves_nothing(
+    restoringbeam: str, tiny_ms: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = f"--imsize 32 --cell 5000arcsec --quiet --restoringbeam={restoringbeam}".split()
+    assert main(["image", str(tiny_ms.ms), "--imagename", str(tmp_path / "out" / "cube"), *options]) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"gpucube: error: no data are left: .* choose a --cell of at most [\d.]+ arcsec\n", said), said
+    assert tree(tmp_path) == []
+
+
+def test_a_common_beam_made_by_one_channel_names_it(tiny_ms: Any, tmp_path: Path) -> None:
+    ms = altered(tiny_ms.ms, tmp_path, flag_long_baselines([0]))
+    result, said = image_and_warnings(ms, tmp_path / "cube", restoringbeam="common")
+    areas = [r.beam["bmaj_arcsec"] * r.beam["bmin_arcsec"] for r in result.channels if r.beam]
+    assert len(said) == 1 and "because of channels 0, whose" in said[0]
+    assert f"up to {max(areas) / np.median(areas):.1f} times the median area" in said[0]
+    # without it, or with each channel's own beam, there is nothing to say
+    assert image_and_warnings(ms, tmp_path / "rest", restoringbeam="common", start=1)[1] == []
+    assert image_and_warnings(ms, tmp_path / "own", restoringbeam="")[1] == []
+
+
+def test_a_given_beam_smaller_than_the_own_of_some_channels_names_them(tiny_ms: Any, tmp_path: Path) -> None:
+    ms = altered(tiny_ms.ms, tmp_path, flag_long_baselines([0, 7]))
+    some = image_and_warnings(ms, tmp_path / "some", restoringbeam="100arcsec")[1]
+    assert len(some) == 1
+    assert some[0].startswith("the beam of 100 x 100 arcsec does not contain the own beam of channels 0, 7 (")
+    every = image_and_warnings(ms, tmp_path / "every", restoringbeam="25arcsec")[1]
+    assert len(every) == 1 and "channels 0~1, 3~11 (" in every[0]  # channel 2 has no data
+
+
+def test_a_beam_wider_than_the_image_is_warned_of(tiny_ms: Any, tmp_path: Path) -> None:
+    said = image_and_warnings(tiny_ms.ms, tmp_path / "cube", restoringbeam="1300arcsec")[1]
+    assert said == ["the beam of 1300 x 1300 arcsec is wider than the image, 1280 arcsec"]
+
+
+def test_no_positive_weight_is_warned_of(tiny_ms: Any, tmp_path: Path) -> None:
+    ms = altered(tiny_ms.ms, tmp_path, lambda t: t.putcol("WEIGHT", np.zeros_like(t.getcol("WEIGHT"))))
+    result, said = image_and_warnings(ms, tmp_path / "cube")
+    assert len(said) == 1 and "flagged, or has no positive weight" in said[0]
+    assert {r.stop_reason for r in result.channels} == {"no data"}
