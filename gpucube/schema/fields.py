@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -122,9 +123,14 @@ def parse_path(value: Any) -> str:
     path = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(path, str):
         raise refused()
-    if any(ord(character) < 32 for character in path):
-        raise ValueError("expected a path without line breaks or other control characters")
-    return path
+    return one_line(path)
+
+
+def one_line(text: str) -> str:
+    """Refuse line breaks and other control characters, which would tear a message or a FITS header apart."""
+    if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text):
+        raise ValueError("expected text without line breaks or other control characters")
+    return text
 
 
 def parse_paths(value: Any) -> tuple[str, ...]:
@@ -177,7 +183,12 @@ def parse_spw_text(value: Any) -> str:
 
 MaskFile = Annotated[str, Written("MaskLike", "FILE", "the path of a FITS image, or in Python an array", parse_path)]
 Folder = Annotated[str, Written("PathLike", "DIR", "the path of a folder", parse_path)]
-Address = Annotated[str, Written("str", "ADDRESS", "an address such as 'tcp://host:8786'"), AfterValidator(str.strip)]
+Address = Annotated[
+    str,
+    Written("str", "ADDRESS", "an address such as 'tcp://host:8786'"),
+    AfterValidator(str.strip),
+    AfterValidator(one_line),
+]
 Paths = Annotated[
     tuple[str, ...],
     Written("PathLike | Sequence[PathLike]", "VIS", "the path of a MeasurementSet, or several paths", parse_paths),
