@@ -134,19 +134,6 @@ def use_host_backend_of_tests(checkout: Path) -> None:
     gpucube.api.gpus_here = lambda: ("", 1, 1 << 34)
 
 
-def use_host_backend_of_hosts(checkout: Path) -> None:
-    """The same, for a checkout that has ``tests/hosts``."""
-    sys.path.append(str(checkout / "tests"))
-    from hosts.host_backend import host_backend
-
-    import gpucube.run
-    from gpucube.devices import choice
-    from gpucube.devices.cuda.device import CudaDevice
-
-    choice.MAKERS["cuda"] = lambda settings, lanes: CudaDevice(settings, host_backend())
-    gpucube.run.gpus_here = lambda: ("", 1, 1 << 34)
-
-
 def use_host_kind(checkout: Path) -> None:
     """The same, for a checkout whose devices have kinds."""
     sys.path.append(str(checkout / "tests"))
@@ -159,7 +146,6 @@ def use_host_kind(checkout: Path) -> None:
 
 HOST_DEVICES: tuple[tuple[str, Callable[[Path], None]], ...] = (
     ("gpucube/devices/cpu/kind.py", use_host_kind),
-    ("tests/hosts", use_host_backend_of_hosts),
     ("tests/host_backend.py", use_host_backend_of_tests),
 )
 """Each function makes the CUDA device run its kernels on the CPU. A checkout uses the first function whose file it has. Add
