@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 import yaml
 from astropy.io import fits
+from astropy.units import Quantity
 from casacore.tables import table
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gpucube
 from gpucube.cli import main
+from gpucube.constants import LIGHT_SPEED
 from gpucube.output.records import StopCode
 from gpucube.schema.parameters import Parameters
 from gpucube.schema.validation import validated
@@ -111,8 +113,8 @@ def corrupt(ms: Path, column: str, which: int, seed: int, share: float) -> None:
         main_table.putcol(column, values)
 
 
-def usable(ms: Path, width: int) -> list[int]:
-    """For every output channel: how many samples of either hand could count at all."""
+def good_samples(ms: Path) -> np.ndarray:
+    """Which samples of the two parallel hands could count at all: (nrow, nchan, 2) bool."""
     with table(str(ms), ack=False) as main_table:
         names = ("DATA", "FLAG", "FLAG_ROW", "WEIGHT", "UVW", "ANTENNA1", "ANTENNA2")
         columns = {name: main_table.getcol(name) for name in names}
@@ -124,8 +126,24 @@ def usable(ms: Path, width: int) -> list[int]:
     good = ~columns["FLAG"] & np.isfinite(columns["DATA"]) & np.isfinite(weight) & (weight > 0)
     rows = ~columns["FLAG_ROW"] & (columns["ANTENNA1"] != columns["ANTENNA2"])
     rows &= (np.abs(columns["UVW"]) < 1e12).all(1)
-    good = good[rows][:, :, [0, -1]].sum((0, 2))
+    return (good & rows[:, None, None])[:, :, [0, -1]]
+
+
+def usable(ms: Path, width: int) -> list[int]:
+    """For every output channel: how many samples of either hand could count at all."""
+    good = good_samples(ms).sum((0, 2))
     return [int(good[k : k + width].sum()) for k in range(0, len(good) // width * width, width)]
+
+
+def all_off_grid(ms: Path, job: dict) -> bool:
+    """Whether every sample that counts has too long a baseline for cells of this size."""
+    good = good_samples(ms)
+    rows = (good.all(2) if job["stokes"] == "I" else good.any(2)).any(1)  # (nrow,); I needs both hands
+    with table(str(ms), ack=False) as main_table, table(str(ms / "SPECTRAL_WINDOW"), ack=False) as windows:
+        longer = np.abs(main_table.getcol("UVW")[rows, :2]).max(1)  # (nrow,), the longer of |u| and |v|, in metres
+        wavelengths = longer * windows.getcol("CHAN_FREQ").max() / LIGHT_SPEED
+    cells = wavelengths * Quantity(job["cell"].replace("1uas", "1uarcsec")).to_value("rad")
+    return bool(rows.any() and (cells > 0.49).all())  # half a wavelength a cell is the edge of the grid
 
 
 @settings(
@@ -147,7 +165,7 @@ def test_any_small_measurement_set(array: dict, corruption: list, job: dict, no_
                 assert "\n" not in str(refusal)
                 assert not (folder / "out").exists(), "a refused job leaves nothing behind"
                 # nothing else is wrong with these jobs
-                assert no_rows or job["width"] > array["nchan"], refusal
+                assert no_rows or job["width"] > array["nchan"] or all_off_grid(ms, job), refusal
                 return
         check(result, usable(ms, job["width"]), job, corruption)
     finally:
