@@ -1,0 +1,175 @@
+"""Spectral windows and their channels in CASA's selection syntax.
+
+An expression is a list of items with commas between them: windows, and after a colon channels. Windows are numbers ``0``,
+ranges ``0~3`` or ``0~8^2``, several of these with semicolons, bounds ``<2``, ``>2``, ``1<>5``, names, patterns, ``*``, or
+frequencies: ``1.4GHz`` is the first window whose middle is so near, ``1.3~1.5GHz`` are the windows whose middle lies in
+the range, ``<1.4GHz`` compares reference frequencies. Channels are numbers, ranges ``5~20`` or ``5~20^3``, ``^4``, or
+frequencies ``1.41~1.42GHz``, with semicolons between them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpucube.data.msselect.lists import listed, name_matcher, split_items, wrong
+
+_HERTZ = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_VALUE = r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKmMgGtT]?[hH][zZ])?"
+_RANGE = re.compile(rf"{_VALUE}(?:\s*~\s*{_VALUE})?(?:\s*\^\s*{_VALUE})?")
+_STEP = re.compile(r"\^\s*(\d+)")
+_BOUND = re.compile(rf"([<>])\s*{_VALUE}")
+_BETWEEN = re.compile(rf"{_VALUE}\s*<>\s*{_VALUE}")
+_NAME = re.compile(r"[A-Za-z_{}+\-'#][A-Za-z0-9_{}+\-'#]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowFacts:
+    """What the selection of windows goes by: a row of SPECTRAL_WINDOW."""
+
+    frequency: np.ndarray  # (nchan,) centres, Hz
+    width: np.ndarray  # (nchan,) signed, Hz
+    name: str = ""
+    reference: float = 0.0  # REF_FREQUENCY, Hz
+
+    @property
+    def middle(self) -> float:
+        """Middle of the first and the last channel, Hz."""
+        return float(self.frequency[0] + self.frequency[-1]) / 2
+
+
+def select_channels(text: str, windows: Sequence[WindowFacts]) -> dict[int, np.ndarray | None]:
+    """Window -> its selected channels, ascending, None for all of them; windows in the order in which they are named.
+
+    >>> windows = [WindowFacts(frequency=np.arange(8.0), width=np.ones(8))] * 3
+    >>> select_channels("2,0:1~5^2", windows)
+    {2: None, 0: array([1, 3, 5])}
+    """
+    text = text.strip()
+    if not text:
+        return dict.fromkeys(range(len(windows)))
+    chosen: dict[int, np.ndarray | None] = {}
+    for item in split_items(text[1:-1] if text[0] == "(" and text[-1] == ")" else text):
+        named, colon, channels = _split_at_colon(item)
+        for window in _windows(text, named, windows):
+            found = _channels(text, channels, window, windows[window]) if colon and channels.strip() != "*" else None
+            earlier = chosen.get(window, np.empty(0, int))
+            chosen[window] = None if found is None or earlier is None else np.union1d(earlier, found)
+    return chosen
+
+
+def _split_at_colon(item: str) -> tuple[str, str, str]:
+    parts = split_items(item, ":")
+    return parts[0], ":" * (len(parts) > 1), ":".join(parts[1:])
+
+
+def _windows(text: str, item: str, windows: Sequence[WindowFacts]) -> list[int]:
+    """Windows that the part before the colon names."""
+    found: list[int] = []
+    if item == "*":
+        found = list(range(len(windows)))
+    elif match := _BOUND.fullmatch(item):
+        value, hertz = _value(match[2], match[3])
+        compared = [window.reference if hertz else n for n, window in enumerate(windows)]
+        found = [n for n, known in enumerate(compared) if (known < value if match[1] == "<" else known > value)]
+    elif match := _BETWEEN.fullmatch(item):
+        (low, hertz), (high, _) = _value(match[1], match[2]), _value(match[3], match[4])
+        found = [n for n, w in enumerate(windows) if low < (w.reference if hertz else n) < high]
+    elif item[:1] not in ('"', "/") and not _NAME.fullmatch(item) and "*" not in item and "?" not in item:
+        for part in split_items(item, ";"):
+            found += _windows_by_value(text, part, windows)
+    else:
+        matches = name_matcher("spw", text, item)
+        found = [n for n, window in enumerate(windows) if matches(window.name)]
+    if not found:
+        names = [window.name for window in windows if window.name]
+        there = f"they are numbered 0 to {len(windows) - 1}" + (f" and called {listed(names)}" if names else "")
+        raise wrong("spw", text, item, f"no spectral window fits: {there}")
+    return list(dict.fromkeys(found))
+
+
+def _windows_by_value(text: str, item: str, windows: Sequence[WindowFacts]) -> list[int]:
+    """Windows of a number, a range of numbers, a frequency or a range of frequencies."""
+    first, last, step, hertz = _range(text, item)
+    if hertz:
+        if first == last:
+            near = [n for n, w in enumerate(windows) if abs(w.middle - first) < np.max(w.width)]
+            return near[:1]
+        middles = first + (step or np.inf) * np.arange(1 + int((last - first) / step)) if step else None
+        return [
+            n
+            for n, w in enumerate(windows)
+            if (
+                first <= w.middle <= last
+                if middles is None
+                else bool(np.any(np.abs(middles - w.middle) < np.max(w.width)))
+            )
+        ]
+    numbers = range(int(first), int(last) + 1, max(1, int(step)))
+    if len(numbers) and numbers[-1] >= len(windows):
+        by_name = [n for n, window in enumerate(windows) if window.name == item]
+        if by_name:
+            return by_name[:1]
+        raise wrong(
+            "spw", text, item, f"there is no spectral window {numbers[-1]}, they are numbered 0 to {len(windows) - 1}"
+        )
+    return list(numbers)
+
+
+def _channels(text: str, channels: str, number: int, window: WindowFacts) -> np.ndarray:
+    """Channels that the part after the colon names, ascending."""
+    nchan = len(window.frequency)
+    found = np.empty(0, int)
+    for part in split_items(channels, ";"):
+        if match := _STEP.fullmatch(part):
+            found = np.union1d(found, np.arange(0, nchan, max(1, int(match[1]))))
+            continue
+        if (match := _BOUND.fullmatch(part)) and match[3] is None:
+            raise wrong("spw", text, part, "expected channels such as '5', '5~20', '5~20^3', '^4' or '1.41~1.42GHz'")
+        first, last, step, hertz = _range(text, part)
+        if hertz:
+            inside = np.flatnonzero((window.frequency >= first) & (window.frequency <= last))
+            if first == last:  # one frequency: the channel that it lies in
+                inside = np.flatnonzero(np.abs(window.frequency - first) <= np.abs(window.width) / 2)[:1]
+            if not len(inside):
+                edges = np.sort(window.frequency[[0, -1]]) / 1e9
+                reason = f"no channel of spectral window {number} lies there: it goes from {edges[0]:.6f} to {edges[1]:.6f} GHz"
+                raise wrong("spw", text, part, reason)
+            found = np.union1d(found, inside[:: max(1, int(step / np.abs(window.width).max()))])
+        elif last >= nchan:
+            reason = f"spectral window {number} has channels 0 to {nchan - 1}; `spw` asks for channel {int(last)}"
+            raise wrong("spw", text, part, reason)
+        else:
+            found = np.union1d(found, np.arange(int(first), int(last) + 1, max(1, int(step))))
+    return found
+
+
+def _range(text: str, item: str) -> tuple[float, float, float, bool]:
+    """(first, last, step, whether in Hz) of a value or a range; the step is 0 if none is given."""
+    match = _RANGE.fullmatch(item.strip())
+    if match is None:
+        raise wrong(
+            "spw", text, item, "expected spectral windows such as '0', '0,2', '0~3', '*:5~20' or '0:5~20;30~40,1'"
+        )
+    unit = match[4] or match[2]
+    first, hertz = _value(match[1], match[2] or (unit if match[3] else None))
+    last, _ = _value(match[3], unit) if match[3] else (first, hertz)
+    step, step_hertz = _value(match[5], match[6]) if match[5] else (0.0, hertz)
+    if last < first:
+        raise wrong("spw", text, item, f"the range ends before it begins: write {match[3]}~{match[1]}")
+    if step_hertz != hertz:
+        raise wrong("spw", text, item, "the range and its step are in different units")
+    if not hertz and any(value != int(value) for value in (first, last, step)):
+        raise wrong("spw", text, item, "expected whole numbers, or frequencies with a unit")
+    return first, last, step, hertz
+
+
+def _value(number: str, unit: str | None) -> tuple[float, bool]:
+    """Return a value, in Hz if it has a unit, and whether it has one."""
+    if not unit:
+        return float(number), False
+    # casacore computes with single precision: so the ends of a range fall on the same side of a channel as there
+    return float(np.float32(number) * np.float32(_HERTZ[unit.lower()[:-2]])), True
