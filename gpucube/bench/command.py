@@ -1,7 +1,7 @@
 """The command line of ``python -m gpucube.bench``.
 
 In: arguments. Out: tables on standard output, progress on standard error, JSON if asked for, and the exit status: 0, or
-2 with one line on a mistake.
+2 with one line on a mistake. Large libraries are imported after the options have been checked, so that mistakes appear at once.
 """
 
 from __future__ import annotations
@@ -11,16 +11,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from gpucube.bench.machine import busy_percent
 from gpucube.bench.outcome import STAGES
 from gpucube.errors import GpucubeError
 from gpucube.execution.machine import cores
 from gpucube.text import did_you_mean
-
-if TYPE_CHECKING:
-    from gpucube.devices.base import DeviceKind
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -29,14 +26,14 @@ TOTAL_SECONDS = 60.0
 
 
 def positive(text: str) -> int:
-    """A number from 1 on, for `argparse`."""
+    """A number from 1 on, for `argparse`, as are the next four."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} should be at least 1")
     return int(text)
 
 
 def chunk_sizes(text: str) -> list[int | str]:
-    """``"1,8,auto"`` as a list, for `argparse`."""
+    """``"1,8,auto"`` as a list."""
     sizes: list[int | str] = []
     for word in text.split(","):
         number = int(word) if word.lstrip("-").isdigit() else 0
@@ -47,7 +44,7 @@ def chunk_sizes(text: str) -> list[int | str]:
 
 
 def seconds(text: str) -> float:
-    """A number of seconds, 0 for no limit, for `argparse`."""
+    """A number of seconds, 0 for no limit."""
     if not float(text) >= 0:
         raise argparse.ArgumentTypeError(f"{text} should be 0 or more")
     return float(text) or float("inf")
@@ -74,7 +71,7 @@ class _Parser(argparse.ArgumentParser):
         raise GpucubeError(f"{message}; see python -m gpucube.bench --help")
 
 
-def _parser() -> _Parser:
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = _Parser(
         prog="python -m gpucube.bench",
         allow_abbrev=False,
@@ -86,36 +83,26 @@ def _parser() -> _Parser:
     add("--ms", metavar="FILE", help="measure this MeasurementSet, imaged as the workload is")
     add("--device", default="auto", choices=DEVICES, help="default: auto")
     add("--workers", type=positive, help="default: one for each core; the threads that share a GPU")
-    add(
-        "--chunksize",
-        type=chunk_sizes,
-        default=["auto"],
-        metavar="LIST",
-        help="with commas: a run for each (default auto)",
-    )
+    chunk_help = "with commas: a run for each (default auto)"
+    add("--chunksize", type=chunk_sizes, default=["auto"], metavar="LIST", help=chunk_help)
     add("--stages", type=_stages, default=STAGES, metavar="LIST", help="with commas: only these")
     add("--repeat", type=positive, default=3, help="timed runs (default 3)")
-    add(
-        "--seconds",
-        type=seconds,
-        default=TOTAL_SECONDS,
-        help="limit for all timed runs together; workloads are cut to fit; 0: no limit (default %(default)g)",
-    )
+    limit_help = "limit for all timed runs together; workloads are cut to fit; 0: no limit (default %(default)g)"
+    add("--seconds", type=seconds, default=TOTAL_SECONDS, help=limit_help)
     add("--json", type=_new_file, metavar="FILE", help="write the figures too")
     add("--compare", type=Path, metavar="OLD.json", help="compare with an older result")
-    return parser
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        advice = did_you_mean(unknown[0].partition("=")[0], parser._option_string_actions)
+        raise GpucubeError(f"unknown option {unknown[0]!r}{advice or '; see python -m gpucube.bench --help'}")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    parser = _parser()
     try:
-        options, unknown = parser.parse_known_args(given)
-        if unknown:
-            advice = did_you_mean(unknown[0].partition("=")[0], parser._option_string_actions)
-            raise GpucubeError(f"unknown option {unknown[0]!r}{advice or '; see python -m gpucube.bench --help'}")
-        _run(given, options)
+        _run(given, _options(given))
     except GpucubeError as error:
         message = str(error).replace("`", "")  # which mark parameters of the main job
         print(f"gpucube.bench: error: {message}", file=sys.stderr)
@@ -127,14 +114,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: Sequence[str], options: argparse.Namespace) -> None:
+    """Run every workload with every chunk size, and show what was found."""
     from gpucube.bench import report
+    from gpucube.bench.stages import Request, run_ms, run_workload
+    from gpucube.bench.workloads import WORKLOADS, find_workload
     from gpucube.devices.choice import find_hardware
 
     hardware = find_hardware(options.device)
     workers = options.workers or (hardware.kind.lanes if hardware.gpu_count else cores())
     old = report.read_result(options.compare) if options.compare else None
     busy = busy_percent()
-    results = _measure(options, hardware.kind, workers)
+    names = list(WORKLOADS) if options.workload == ["all"] else options.workload
+    runs = [(workload, size) for workload in map(find_workload, names) for size in options.chunksize]
+    results: list[dict[str, Any]] = []
+    for workload, size in runs:
+        request = Request(
+            kind=hardware.kind,
+            workers=workers,
+            chunksize=size,
+            repeat=options.repeat,
+            stages=options.stages,
+            seconds=options.seconds / (len(runs) * options.repeat),
+        )
+        outcome = run_ms(options.ms, workload, request) if options.ms else run_workload(workload, request)
+        results.append(report.as_json(outcome, options.stages))
     document = report.document(["python -m gpucube.bench", *given], results)
     document["machine"]["busy_before_percent"] = busy
     print(f"# `{document['command']}`\n\n{report.head(document)}.\n")
@@ -145,28 +148,3 @@ def _run(given: Sequence[str], options: argparse.Namespace) -> None:
         print(report.comparison(document, old))
     if options.json:
         options.json.write_text(json.dumps(document, indent=1) + "\n")
-
-
-def _measure(options: argparse.Namespace, kind: DeviceKind, workers: int) -> list[dict[str, Any]]:
-    """Run every workload with every chunk size."""
-    from gpucube.bench import report
-    from gpucube.bench.stages import Request, run_ms, run_workload
-    from gpucube.bench.workloads import WORKLOADS, find_workload
-
-    names = list(WORKLOADS) if options.workload == ["all"] else options.workload
-    workloads = [find_workload(name) for name in names]
-    runs = len(workloads) * len(options.chunksize) * options.repeat
-    results = []
-    for workload in workloads:
-        for size in options.chunksize:
-            request = Request(
-                kind=kind,
-                workers=workers,
-                chunksize=size,
-                repeat=options.repeat,
-                stages=options.stages,
-                seconds=options.seconds / runs,
-            )
-            outcome = run_ms(options.ms, workload, request) if options.ms else run_workload(workload, request)
-            results.append(report.as_json(outcome, options.stages))
-    return results

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import os
 import statistics
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import ducc0
@@ -31,7 +34,7 @@ LONG_CALL = 4 * MEASURING_SECONDS
 """A call that takes longer than this is made only once."""
 
 MAGNITUDE = np.uint32(0x7FFFFFFF)
-"""The bits of a float32 without its sign: as integers, magnitudes compare like the numbers."""
+"""The bits of a float32 but for its sign: as integers, magnitudes compare like the numbers."""
 
 
 def concurrently(make: Callable[[], Callable[[], object]], workers: int) -> float:
@@ -40,9 +43,8 @@ def concurrently(make: Callable[[], Callable[[], object]], workers: int) -> floa
     `make` makes the call for one thread, with arrays of its own.
     """
     barrier = threading.Barrier(workers)
-    medians = [0.0] * workers
 
-    def measure(index: int) -> None:
+    def median(_: int) -> float:
         call = make()
         times: list[float] = []
         barrier.wait()
@@ -53,23 +55,17 @@ def concurrently(make: Callable[[], Callable[[], object]], workers: int) -> floa
             times.append(time.perf_counter() - begin)
             if times[0] > LONG_CALL:
                 break
-        # the first call also compiles and finds its memory
-        medians[index] = statistics.median(times[1:] or times)
+        return statistics.median(times[1:] or times)  # the first call also compiles and finds its memory
 
-    threads = [threading.Thread(target=measure, args=(i,)) for i in range(workers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return statistics.mean(medians)
+    with ThreadPoolExecutor(workers) as pool:
+        return statistics.mean(pool.map(median, range(workers)))
 
 
 def copy_bandwidth(workers: int) -> float:
     """Bytes per second, read and written, of one of `workers` threads that all copy."""
 
     def make() -> Callable[[], object]:
-        source, target = np.ones(COPY_BYTES, np.uint8), np.empty(COPY_BYTES, np.uint8)
-        return lambda: np.copyto(target, source)
+        return partial(np.copyto, np.empty(COPY_BYTES, np.uint8), np.ones(COPY_BYTES, np.uint8))
 
     return 2 * COPY_BYTES / concurrently(make, workers)
 
@@ -90,16 +86,16 @@ def gridding(
         "flip_v": True,
         "nthreads": 1,
     }
-    vis, weight = samples.vis[:, None], samples.weight[:, None]
 
     def grid() -> Callable[[], object]:
-        image = np.empty(shape, np.float32)
-        return lambda: ducc0.wgridder.vis2dirty(vis=vis, wgt=weight, dirty=image, **options)
+        dirty = np.empty(shape, np.float32)
+        vis, weight = samples.vis[:, None], samples.weight[:, None]  # (nsample, 1)
+        return partial(ducc0.wgridder.vis2dirty, vis=vis, wgt=weight, dirty=dirty, **options)
 
     def degrid() -> Callable[[], object]:
-        image = np.zeros(shape, np.float32)
-        image[shape[0] // 3, shape[1] // 3] = 1.0
-        return lambda: ducc0.wgridder.dirty2vis(dirty=image, **options)
+        model = np.zeros(shape, np.float32)
+        model[shape[0] // 3, shape[1] // 3] = 1.0
+        return partial(ducc0.wgridder.dirty2vis, dirty=model, **options)
 
     return concurrently(grid, workers), concurrently(degrid, workers) if factor == 1 else 0.0
 
@@ -110,11 +106,11 @@ def transforms(geometry: ImageGeometry, workers: int) -> tuple[float, float]:
 
     def forward() -> Callable[[], object]:
         image, spectrum = np.ones((ny, nx), np.float32), np.empty((ny, nx // 2 + 1), np.complex64)
-        return lambda: ducc0.fft.r2c(image, axes=(0, 1), nthreads=1, out=spectrum)
+        return partial(ducc0.fft.r2c, image, axes=(0, 1), nthreads=1, out=spectrum)
 
     def back() -> Callable[[], object]:
         image, spectrum = np.empty((ny, nx), np.float32), np.ones((ny, nx // 2 + 1), np.complex64)
-        return lambda: ducc0.fft.c2r(spectrum, axes=(0, 1), lastsize=nx, forward=False, nthreads=1, out=image)
+        return partial(ducc0.fft.c2r, spectrum, axes=(0, 1), lastsize=nx, forward=False, nthreads=1, out=image)
 
     return concurrently(forward, workers), concurrently(back, workers)
 
@@ -147,39 +143,27 @@ def minor_loop(cycles: Sequence[tuple[int, int]], workers: int) -> float:
 
     def make() -> Callable[[], object]:
         planes = [np.ones(max(pixels, 1), np.float32) for pixels, _ in cycles]
-        counts = [iterations for _, iterations in cycles]
-        return lambda: list(map(_empty_minor, planes, counts))
+        return lambda: [_empty_minor(plane, count) for plane, (_, count) in zip(planes, cycles, strict=True)]
 
     return concurrently(make, workers)
 
 
 def pixel_pass(pixels: int, workers: int) -> float:
     """Seconds of a compiled loop that looks once at every pixel of an image."""
-
-    def make() -> Callable[[], object]:
-        values = np.ones(pixels, np.float32)
-        return lambda: _largest(values)
-
-    return concurrently(make, workers)
+    return concurrently(lambda: partial(_largest, np.ones(pixels, np.float32)), workers)
 
 
 def disk_write(folder: Path, plane_bytes: int) -> tuple[float, float]:
     """Bytes per second of writing planes one after the other into a file, and of an fsync after them."""
-    data = np.ones(plane_bytes, np.uint8).data
-    count = max(1, WRITE_BYTES // plane_bytes)
-    path = folder / "floor.bin"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
-    try:
-        os.truncate(descriptor, count * plane_bytes)
+    data, count = np.ones(plane_bytes, np.uint8).data, max(1, WRITE_BYTES // plane_bytes)
+    with tempfile.NamedTemporaryFile(dir=folder, buffering=0) as file:
+        file.truncate(count * plane_bytes)
         begin = time.perf_counter()
         for k in range(count):
-            os.pwrite(descriptor, data, k * plane_bytes)
+            os.pwrite(file.fileno(), data, k * plane_bytes)
         written = time.perf_counter()
-        os.fsync(descriptor)
+        os.fsync(file.fileno())
         synced = time.perf_counter()
-    finally:
-        os.close(descriptor)
-        path.unlink()
     return count * plane_bytes / (written - begin), count * plane_bytes / max(synced - written, 1e-9)
 
 

@@ -63,7 +63,7 @@ class WatchedDevice:
         return getattr(self._device, name)
 
     def minor(self, planes: Sequence[Any], cycles: Sequence[MinorCycle]) -> list[int]:
-        """As the device."""
+        """Run the minor cycle, and count the pixels that it updates."""
         (plane,), (cycle,) = planes, cycles
         self._model = self._device.fetch(plane, "model").copy()
         residual = np.abs(self._device.fetch(plane, "residual"))
@@ -75,7 +75,7 @@ class WatchedDevice:
         return iterations
 
     def major(self, planes: Sequence[Any]) -> None:
-        """As the device."""
+        """Run the major cycle, and count the pixels that changed."""
         changed = int(np.count_nonzero(self._device.fetch(planes[0], "model") != self._model))
         spent = self._device.substage_seconds
         before = spent.get("fft", 0.0)
@@ -114,7 +114,6 @@ def image_floors(
     records: Sequence[ChannelRecord],
     seconds: Mapping[str, float],
     cycles: Cycles,
-    *,
     workers: int,
     folder: Path,
     bandwidth: float,

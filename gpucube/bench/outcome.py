@@ -47,7 +47,6 @@ class Stage:
 
     @property
     def median(self) -> float:
-        """Median of the seconds."""
         return statistics.median(self.seconds)
 
     def scaled(self, factor: float) -> Stage:
@@ -68,15 +67,15 @@ class Outcome:
     workers: int = 1
     chunksize: int = 0
     stages: dict[str, Stage] = field(default_factory=dict)
-    walls: list[float] = field(default_factory=list)  # seconds of each repeat
-    others: list[float] = field(default_factory=list)  # share of the machine that other programs used meanwhile
-    records: list[ChannelRecord] = field(default_factory=list)  # of one repeat
+    walls: Sequence[float] = ()  # seconds of each repeat
+    others: Sequence[float] = ()  # share of the machine that other programs used meanwhile
+    records: Sequence[ChannelRecord] = ()  # of one repeat
     memory_peak: int = 0  # of the process so far, bytes
 
     def add(self, walls: Sequence[float], stages: Mapping[str, Stage], factor: float = 1.0) -> None:
         """Add stages that took these wall seconds for 1 / `factor` of the work."""
-        walls = [factor * wall for wall in walls]
-        self.walls = [a + b for a, b in zip(self.walls, walls, strict=True)] if self.walls else walls
+        before = self.walls or [0.0] * len(walls)
+        self.walls = [a + factor * b for a, b in zip(before, walls, strict=True)]
         self.stages |= {name: stage.scaled(factor) for name, stage in stages.items()}
 
     @property

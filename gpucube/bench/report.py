@@ -1,4 +1,4 @@
-"""Outcomes as tables that a person can read, and as JSON.
+"""Show outcomes as tables that a person can read, and as JSON.
 
 In: an `Outcome`. Out: the fields that docs/performance.md documents, Markdown tables whose last line says what binds, and the
 comparison of a result with an older one.
@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gpucube.bench.machine import machine
+from gpucube.bench.machine import DISTURBED, machine
 from gpucube.bench.outcome import Outcome, Stage, spread
-from gpucube.bench.stages import DISTURBED
 from gpucube.errors import GpucubeError
 from gpucube.text import markdown_table, with_prefix
 from gpucube.version import versions
@@ -36,26 +35,17 @@ ADVICE = {
 WORTH_A_NAME = 0.01
 """Share of the wall time from which a stage is named among those that bind."""
 
-UNITS = {"vis": "vis/s", "it": "it/s", "pix": "pix/s", "cycle": "cycles/s", "B": "B/s"}
-
 
 def as_json(outcome: Outcome, stages: Sequence[str]) -> dict[str, Any]:
     """An outcome as plain types, with the named stages only."""
-    records = outcome.records
-    return {
+    same = ("notes", "device", "workers", "chunksize", "others", "accounted", "memory_peak")
+    return {name: getattr(outcome, name) for name in same} | {
         "workload": outcome.definition,
-        "notes": outcome.notes,
-        "device": outcome.device,
-        "workers": outcome.workers,
-        "chunksize": outcome.chunksize,
         "wall_seconds": outcome.walls,
         "wall_spread": spread(outcome.walls),
-        "others": outcome.others,
-        "accounted": outcome.accounted,
-        "memory_peak": outcome.memory_peak,
-        "iterations": sum(r.iterations for r in records),
-        "major_cycles": sum(r.major_cycles for r in records),
-        "channels_cleaned": sum(r.major_cycles > 0 for r in records),
+        "iterations": sum(r.iterations for r in outcome.records),
+        "major_cycles": sum(r.major_cycles for r in outcome.records),
+        "channels_cleaned": sum(r.major_cycles > 0 for r in outcome.records),
         "stages": {name: _stage(stage, outcome.wall) for name, stage in outcome.stages.items() if name in stages},
         "binds": binding(outcome),
     }
@@ -97,13 +87,8 @@ def binding(outcome: Outcome) -> str:
 
 def document(command: Sequence[str], results: Sequence[dict[str, Any]], **more: Any) -> dict[str, Any]:
     """The whole JSON document."""
-    return {
-        "format": FORMAT,
-        "command": " ".join(command),
-        "machine": machine(),
-        "versions": versions(),
-        "results": list(results),
-    } | more
+    made_by = {"command": " ".join(command), "machine": machine(), "versions": versions()}
+    return {"format": FORMAT, **made_by, "results": list(results), **more}
 
 
 def head(result: dict[str, Any]) -> str:
@@ -117,24 +102,17 @@ def head(result: dict[str, Any]) -> str:
 
 def page(result: dict[str, Any]) -> str:
     """The table of one workload."""
-    w = result["workload"]
-    walls = result["wall_seconds"]
+    w, walls = result["workload"], result["wall_seconds"]
     rows = [["stage", "seconds", "spread", "share", "bytes", "rate", "floor s", "x floor", "floor"]]
     for name, stage in result["stages"].items():
         limit, times = stage["limit_seconds"], stage["times_limit"]
-        rows.append(
-            [
-                name,
-                f"{stage['median']:.3f}",
-                f"{stage['spread']:.0%}",
-                f"{stage['share']:.1%}",
-                with_prefix(stage["bytes"], "B") if stage["bytes"] else "",
-                with_prefix(stage["rate"], UNITS[stage["unit"]]) if stage["rate"] and stage["unit"] else "",
-                f"{limit:.3f}" if limit else "",
-                f"{times:.1f}" if times else "",
-                stage["floor"],
-            ]
-        )
+        unit = "cycles/s" if stage["unit"] == "cycle" else f"{stage['unit']}/s"
+        cells = [name, f"{stage['median']:.3f}", f"{stage['spread']:.0%}", f"{stage['share']:.1%}"]
+        cells.append(with_prefix(stage["bytes"], "B") if stage["bytes"] else "")
+        cells.append(with_prefix(stage["rate"], unit) if stage["rate"] and stage["unit"] else "")
+        rows.append([*cells, f"{limit:.3f}" if limit else "", f"{times:.1f}" if times else "", stage["floor"]])
+    busy = max(result["others"], default=0.0)
+    warning = ": too much for figures to be compared with those of another run" if busy > DISTURBED else ""
     lines = [
         f"## {w['name']}: {w.get('imaged', w['channels'])} channels x {w['rows']} rows, {w['imsize']} x {w['imsize']} "
         f"pixels of {w['cell']:.3g} arcsec",
@@ -147,15 +125,10 @@ def page(result: dict[str, Any]) -> str:
         "",
         markdown_table(rows),
         "",
-    ]
-    if result["others"]:
-        busy = max(result["others"])
-        warning = ": too much for figures to be compared with those of another run" if busy > DISTURBED else ""
-        lines.append(f"Other programs used up to {busy:.0%} of the machine meanwhile{warning}.")
-    lines.append(
+        *([f"Other programs used up to {busy:.0%} of the machine meanwhile{warning}."] if result["others"] else []),
         f"wall {statistics.median(walls):.2f} s (median of {len(walls)}, spread {result['wall_spread']:.0%}); the stages "
-        f"add up to {result['accounted']:.1%} of it; {result['binds']}"
-    )
+        f"add up to {result['accounted']:.1%} of it; {result['binds']}",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -180,28 +153,23 @@ def comparison(new: dict[str, Any], old: dict[str, Any]) -> str:
         name = result["workload"]["name"]
         before = [older for older in old["results"] if all(older[key] == result[key] for key in same)]
         if before:
-            rows = [["stage", "seconds", "before", "ratio", ""], *_compared(result, before[-1])]
-            lines += [
-                f"### {name}",
-                "",
-                markdown_table(rows),
-                "",
-                "slower, faster: every repeat is beyond every older one.",
-                "",
-            ]
+            lines += [f"### {name}", "", _compared(result, before[-1]), ""]
+            lines += ["slower, faster: every repeat is beyond every older one.", ""]
         else:
             lines += [f"{name}: the older result has no run of the same workload, workers and chunk size.", ""]
     return "\n".join(lines)
 
 
-def _compared(new: dict[str, Any], old: dict[str, Any]) -> Iterator[list[str]]:
-    """Rows of the comparison: the wall time, and every stage that both results have."""
+def _compared(new: dict[str, Any], old: dict[str, Any]) -> str:
+    """The table of a comparison: the wall time, and every stage that both results have."""
     pairs = {"wall": (new["wall_seconds"], old["wall_seconds"])}
     shared = [stage for stage in new["stages"] if stage in old["stages"]]
     pairs |= {stage: (new["stages"][stage]["seconds"], old["stages"][stage]["seconds"]) for stage in shared}
+    rows = [["stage", "seconds", "before", "ratio", ""]]
     for name, (now, then) in pairs.items():
         a, b = statistics.median(now), statistics.median(then)
         verdict = ""
         if a or b:
             verdict = "slower" if min(now) > max(then) else "faster" if max(now) < min(then) else ""
-        yield [name, f"{a:.3f}", f"{b:.3f}", f"{a / b:.2f}" if b > 0 else "", verdict]
+        rows.append([name, f"{a:.3f}", f"{b:.3f}", f"{a / b:.2f}" if b > 0 else "", verdict])
+    return markdown_table(rows)

@@ -25,7 +25,7 @@ from gpucube.imaging.job import ImageJob
 from gpucube.imaging.stopping import CleanParameters
 from gpucube.output.fits_cube import create_cubes
 from gpucube.output.fits_header import CubeDescription
-from gpucube.simulate.arrays import ARRAYS, antenna_positions, antenna_uvw, track_times
+from gpucube.simulate.arrays import antenna_positions, antenna_uvw, track_times
 from gpucube.simulate.sky import point_sky, visibilities
 from gpucube.sky.spectral import SpectralAxis
 
@@ -59,8 +59,18 @@ class Scene:
         return make_chunks(size, self.job.store.channel_power, self.channels)
 
 
-def image_job(workload: Workload, store: VisibilityStore, axis: SpectralAxis, **settings: Any) -> ImageJob:
-    """The job that images a store as the workload says; `settings` replaces fields of its `ImagingSettings`."""
+def scene_of(
+    workload: Workload,
+    store: VisibilityStore,
+    axis: SpectralAxis | None = None,
+    channels: Sequence[int] | None = None,
+    **settings: Any,
+) -> Scene:
+    """What images a store as the workload says: all its channels unless others are named.
+
+    `settings` replaces fields of `ImagingSettings`.
+    """
+    axis = axis or workload.axis
     uv_max, w_max = store.max_uvw_wavelengths()
     values = {
         "geometry": workload.geometry,
@@ -71,18 +81,13 @@ def image_job(workload: Workload, store: VisibilityStore, axis: SpectralAxis, **
         "uv_max": uv_max,
         "w_max": w_max,
     }
-    return ImageJob(
+    job = ImageJob(
         store=store,
         settings=ImagingSettings(**(values | settings)),
         clean=CleanParameters(niter=workload.niter, nsigma=workload.nsigma),
         frequency=axis.frequency,
     )
-
-
-def scene_of(workload: Workload, store: VisibilityStore, **settings: Any) -> Scene:
-    """All channels of a workload."""
-    axis = workload.axis
-    return Scene(image_job(workload, store, axis, **settings), axis, range(workload.channels))
+    return Scene(job, axis, range(axis.nchan) if channels is None else channels)
 
 
 def remove_cubes(job: ImageJob) -> None:
@@ -104,15 +109,13 @@ def point_sources(workload: Workload, rng: np.random.Generator) -> list[tuple[fl
 
 def make_store(workload: Workload, folder: str) -> VisibilityStore:
     """Write the visibilities of a workload, Stokes I made of two hands, into a new folder."""
-    simulation = workload.simulation()
-    rng = np.random.default_rng(simulation.seed)
+    p = workload.simulation()
+    rng = np.random.default_rng(p.seed)
     frequency, bright = workload.axis.frequency, list(workload.bright_channels)
-    positions, _ = antenna_positions(workload.array, simulation.antennas)
-    ra, dec = np.deg2rad(simulation.ra), np.deg2rad(simulation.dec)
-    site = ARRAYS[workload.array].site
-    times = track_times(site, ra, workload.integrations, simulation.integration, workload.track_hours)
-    antennas = antenna_uvw(positions, times, ra, dec)
-    one, two = np.triu_indices(len(positions), 1)
+    positions, _ = antenna_positions(p.array, p.antennas)
+    times = track_times(p.kind, p.phase_centre[0], p.ntime, p.integration, p.track_hours)
+    antennas = antenna_uvw(positions, times, *p.phase_centre)  # (ntime, nant, 3) metres
+    one, two = np.triu_indices(p.antennas, 1)
     sky = point_sky([(l, m, s[bright]) for l, m, s in point_sources(workload, rng)], len(bright))
     partition = Partition(
         folder=folder,

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,9 +23,9 @@ import numpy as np
 
 from gpucube.bench import floors
 from gpucube.bench.image_floors import image_floors, watch
-from gpucube.bench.machine import Others
+from gpucube.bench.machine import DISTURBED, watch_others
 from gpucube.bench.outcome import IMAGE_STAGES, INGEST_STAGES, RECORD_STAGES, STAGES, Floor, Outcome, Stage
-from gpucube.bench.scene import Scene, image_job, make_store, remove_cubes, scene_of
+from gpucube.bench.scene import Scene, make_store, remove_cubes, scene_of
 from gpucube.bench.workloads import Workload, expected_seconds, fitted_to_machine
 from gpucube.data.ingest import Ingest
 from gpucube.data.selection import Selection, select
@@ -42,9 +43,6 @@ from gpucube.simulate import simulate_ms
 
 SAMPLE_BYTES = 48e6
 """Size of DATA in the MeasurementSet that reading is measured on."""
-
-DISTURBED = 0.05
-"""Share of the machine that other programs may use during a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +81,14 @@ def run_workload(workload: Workload, request: Request) -> Outcome:
         outcome = Outcome(definition=definition, notes=notes, device=request.kind.name, workers=workers)
         if request.wants(INGEST_STAGES):
             say(f"{workload.name}: reading")
-            ms, share = _sample(workload, folder)
-            ingested = measure_ingest(ms, request, folder, bandwidth)
-            shutil.rmtree(ingested.store.folder)
-            outcome.add(ingested.walls, ingested.stages, 1 / share)
+            # as many integrations as fit; 16 bytes are two hands
+            fitting = int(SAMPLE_BYTES / (workload.rows / workload.integrations * workload.channels * 16))
+            integrations = max(1, min(workload.integrations, fitting))
+            made = simulate_ms(workload.simulation(folder / "sample.ms", integrations))
+            share = integrations / workload.integrations
+            store, walls, stages = measure_ingest(selected(str(made.ms), folder), request, folder, bandwidth)
+            shutil.rmtree(store.folder)
+            outcome.add(walls, stages, 1 / share)
             if share < 1:
                 notes.append(f"read and transpose: measured on {share:.1%} of the rows and scaled to all of them")
         if request.wants(IMAGE_STAGES):
@@ -106,60 +108,55 @@ def run_ms(ms: str, workload: Workload, request: Request) -> Outcome:
         folder = Path(name)
         bandwidth = floors.copy_bandwidth(request.workers)
         say(f"{ms}: reading")
-        ingested = measure_ingest(ms, request, folder, bandwidth)
-        axis, store = ingested.selection.axis, ingested.store
+        selection = selected(ms, folder)
+        store, walls, stages = measure_ingest(selection, request, folder, bandwidth)
         longest, _ = store.max_uvw_wavelengths()
         like = workload.changed(
             name=Path(ms).name,
             description=f"imaged as {workload.name}",
             cell=float(np.rad2deg(1.0 / (3.0 * longest)) * 3600.0),
-            channels=axis.nchan,
+            channels=selection.axis.nchan,
         )
         rows = sum(p.nrow for p in store.partitions)
         expected = expected_seconds(like, request.workers) * max(1.0, rows / like.rows)
-        channels = range(0, axis.nchan, max(1, math.ceil(expected / request.seconds)))
+        channels = range(0, like.channels, max(1, math.ceil(expected / request.seconds)))
         definition = like.model_dump() | {"ms": ms, "rows": rows, "imaged": len(channels)}
         outcome = Outcome(definition=definition, device=request.kind.name, workers=request.workers)
-        outcome.add(ingested.walls, ingested.stages, len(channels) / axis.nchan)
-        if len(channels) < axis.nchan:
-            outcome.notes.append(f"{len(channels)} of {axis.nchan} channels imaged: {request.seconds:.0f} s a run")
+        outcome.add(walls, stages, len(channels) / like.channels)
+        if len(channels) < like.channels:
+            outcome.notes.append(f"{len(channels)} of {like.channels} channels imaged: {request.seconds:.0f} s a run")
         if request.wants(IMAGE_STAGES):
-            geometry = replace(like.geometry, centre=ingested.selection.geometry.centre)
-            scene = Scene(image_job(like, store, axis, geometry=geometry), axis, channels)
+            geometry = replace(like.geometry, centre=selection.geometry.centre)
+            scene = scene_of(like, store, selection.axis, channels, geometry=geometry)
             measure_image(outcome, scene, request, folder, bandwidth)
         return outcome
 
 
-def _sample(workload: Workload, folder: Path) -> tuple[str, float]:
-    """A MeasurementSet of the workload's channels with as many integrations as fit `SAMPLE_BYTES`, and their share."""
-    bytes_an_integration = workload.rows / workload.integrations * workload.channels * 16
-    integrations = max(1, min(workload.integrations, int(SAMPLE_BYTES / bytes_an_integration)))
-    made = simulate_ms(workload.simulation(folder / "sample.ms", integrations))
-    return str(made.ms), integrations / workload.integrations
+def selected(ms: str, folder: Path) -> Selection:
+    """All data of a MeasurementSet."""
+    return select(make_parameters(vis=ms, imagename=str(folder / "cube"), imsize=64, cell="1arcsec"))
 
 
-@dataclass(frozen=True)
-class Ingested:
-    """INGEST, measured: wall seconds of each repeat, stages, what was read, and the last store, which is still there."""
+def measure_ingest(
+    selection: Selection, request: Request, folder: Path, bandwidth: float
+) -> tuple[VisibilityStore, list[float], dict[str, Stage]]:
+    """Time INGEST as a whole, and reading alone; what takes longer than reading counts as transposing.
 
-    walls: list[float]
-    stages: dict[str, Stage]
-    selection: Selection
-    store: VisibilityStore
-
-
-def measure_ingest(ms: str, request: Request, folder: Path, bandwidth: float) -> Ingested:
-    """Time INGEST as a whole, and reading alone; what takes longer than reading counts as transposing."""
-    selection = select(make_parameters(vis=ms, imagename=str(folder / "cube"), imsize=64, cell="1arcsec"))
+    Return the last store, which is still there, the wall seconds of each repeat and the stages.
+    """
     walls, reads = [], []
     for k in range(1 + request.repeat):  # the first one compiles
         begin = time.perf_counter()
         ingest = Ingest(selection, str(folder / f"ingested{k}"))
         store = ingest.finish(ThreadWorkers(request.workers, request.kind).ingest(ingest.jobs))
-        walls.append(time.perf_counter() - begin)
-        begin = time.perf_counter()
-        _read(selection)
-        reads.append(min(walls[-1], time.perf_counter() - begin))
+        ingested = time.perf_counter()
+        for source in selection.sources:
+            reader = source.open()
+            for first in range(0, source.nrow, source.block_rows):
+                reader.read(first, min(source.block_rows, source.nrow - first))
+            reader.close()
+        walls.append(ingested - begin)
+        reads.append(min(walls[-1], time.perf_counter() - ingested))
         if k < request.repeat:
             shutil.rmtree(store.folder)
     walls, reads = walls[1:], reads[1:]
@@ -174,41 +171,29 @@ def measure_ingest(ms: str, request: Request, folder: Path, bandwidth: float) ->
         work=samples, unit="vis", nbytes=moved, seconds=moved / bandwidth, name="memory copy", kind="memory"
     )
     transposing = [wall - read for wall, read in zip(walls, reads, strict=True)]
-    return Ingested(walls, {"read": Stage(reads, reading), "transpose": Stage(transposing, copying)}, selection, store)
-
-
-def _read(selection: Selection) -> None:
-    """Read what INGEST reads, and nothing else."""
-    for source in selection.sources:
-        reader, step = source.open(), source.block_rows
-        for first in range(0, source.nrow, step):
-            reader.read(first, min(step, source.nrow - first))
-        reader.close()
+    return store, walls, {"read": Stage(reads, reading), "transpose": Stage(transposing, copying)}
 
 
 class _DiskClock:
-    """`Events` that measure how long each worker waits for the disk: from its last channel to "safe"."""
+    """`Events` that measure how long each worker waits for the disk: from its last channel to "safe".
+
+    A worker calls from its own thread, whose name stands for it here.
+    """
 
     def __init__(self) -> None:
-        self.last: dict[str, float] = {}
-        self.synced: dict[str, float] = {}
-
-    def _passed(self) -> tuple[str, float]:
-        """Name of the worker, which calls from its own thread, and seconds since its last event."""
-        worker, now = threading.current_thread().name, time.perf_counter()
-        passed = now - self.last.get(worker, now)
-        self.last[worker] = now
-        return worker, passed
+        self.last: dict[str, float] = {}  # when each worker was last heard of
+        self.synced: dict[str, float] = defaultdict(float)  # seconds
 
     def started(self, channel: int) -> None:
-        self._passed()
+        self.last[threading.current_thread().name] = time.perf_counter()
 
     def finished(self, record: ChannelRecord) -> None:
-        self._passed()
+        self.started(record.channel)
 
     def safe(self, records: Sequence[ChannelRecord]) -> None:
-        worker, passed = self._passed()
-        self.synced[worker] = self.synced.get(worker, 0.0) + passed
+        worker, now = threading.current_thread().name, time.perf_counter()
+        self.synced[worker] += now - self.last.get(worker, now)
+        self.last[worker] = now
 
 
 @dataclass(frozen=True)
@@ -224,7 +209,7 @@ class ImageRun:
 
 def image_once(job: ImageJob, kind: DeviceKind, workers: int, chunks: Sequence[Sequence[int]]) -> ImageRun:
     """Run IMAGE once."""
-    clock, others = _DiskClock(), Others()
+    clock, others = _DiskClock(), watch_others()
     begin = time.perf_counter()
     batches = ThreadWorkers(workers, kind).image(job, chunks, clock)
     records = [record for batch in batches for record in batch]
@@ -238,11 +223,14 @@ def image_once(job: ImageJob, kind: DeviceKind, workers: int, chunks: Sequence[S
     seconds = {name: sum(r.seconds.get(name, 0.0) for r in records) / workers for name in RECORD_STAGES}
     waited = sum(imaged - at for at in clock.last.values()) + (workers - len(clock.last)) * (imaged - begin)
     seconds |= {"sync": end - imaged + sum(clock.synced.values()) / workers, "idle": waited / workers}
-    return ImageRun(end - begin, seconds, records, others.share())
+    return ImageRun(end - begin, seconds, records, others())
 
 
 def measure_image(outcome: Outcome, scene: Scene, request: Request, folder: Path, bandwidth: float) -> None:
-    """Time IMAGE and its floors; fills the outcome."""
+    """Time IMAGE and its floors; fills the outcome.
+
+    A run that other programs disturbed is repeated once, if the time allows.
+    """
     name, workers, nchan = outcome.definition["name"], outcome.workers, len(scene.channels)
     outcome.chunksize = chunk_size(request.chunksize, nchan, workers, nchan)
     chunks = scene.chunks(outcome.chunksize)
@@ -251,10 +239,15 @@ def measure_image(outcome: Outcome, scene: Scene, request: Request, folder: Path
     remove_cubes(job)
     say(f"{name}: imaging {nchan} channels, {request.repeat} times")
     runs: list[ImageRun] = []
-    begin = time.perf_counter()
-    while _wants_another(runs, request, time.perf_counter() - begin):
+    until, longest = time.perf_counter() + request.repeat * request.seconds, 0.0
+    while len(runs) < request.repeat or (
+        len(runs) < 2 * request.repeat
+        and sum(run.others <= DISTURBED for run in runs) < request.repeat
+        and time.perf_counter() + longest < until
+    ):
         job = scene.with_cubes(str(folder / f"run{len(runs)}"))
         runs.append(image_once(job, request.kind, workers, chunks))
+        longest = max(longest, runs[-1].wall)
         remove_cubes(job)
     outcome.records, outcome.memory_peak = runs[-1].records, resident_peak()
     runs = sorted(runs, key=lambda run: run.others)[: request.repeat]
@@ -262,19 +255,7 @@ def measure_image(outcome: Outcome, scene: Scene, request: Request, folder: Path
     stages = {stage: Stage([run.seconds[stage] for run in runs]) for stage in IMAGE_STAGES}
     if request.floors:
         say(f"{name}: floors")
-        seconds = {stage: stages[stage].median for stage in stages}
-        found = image_floors(
-            scene, outcome.records, seconds, cycles, workers=workers, folder=folder, bandwidth=bandwidth
-        )
+        seconds = {name: stage.median for name, stage in stages.items()}
+        found = image_floors(scene, outcome.records, seconds, cycles, workers, folder, bandwidth)
         stages |= {stage: replace(stages[stage], floor=floor) for stage, floor in found.items()}
     outcome.add([run.wall for run in runs], stages)
-
-
-def _wants_another(runs: Sequence[ImageRun], request: Request, elapsed: float) -> bool:
-    """Whether to run IMAGE once more: a run that other programs disturbed is repeated once, if the time allows."""
-    if len(runs) < request.repeat:
-        return True
-    undisturbed = sum(run.others <= DISTURBED for run in runs)
-    longest = max(run.wall for run in runs)
-    time_is_left = elapsed + longest < request.repeat * request.seconds
-    return undisturbed < request.repeat and len(runs) < 2 * request.repeat and time_is_left

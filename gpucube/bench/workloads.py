@@ -89,32 +89,28 @@ class Workload(BaseModel):
 
     @property
     def rows(self) -> int:
-        """Rows of the data."""
         antennas = ARRAYS[self.array].antennas
         return self.integrations * antennas * (antennas - 1) // 2
 
     @property
     def bright_channels(self) -> range:
-        """The channels that hold emission."""
         count = math.ceil(self.bright * self.channels)
         first = (self.channels - count) // 2
         return range(first, first + count)
 
     @property
     def axis(self) -> SpectralAxis:
-        """The channels."""
-        simulated = self.simulation()
-        width = simulated.chan_width
-        frequency = simulated.rest_freq + (np.arange(self.channels) - self.channels // 2) * width
-        widths = np.full(self.channels, abs(width))
-        return SpectralAxis(frequency=frequency, width=widths, frame=FRAMES["LSRK"], restfreq=None)
+        p = self.simulation()
+        widths = np.full(self.channels, abs(p.chan_width))
+        return SpectralAxis(frequency=p.frequency, width=widths, frame=FRAMES[p.frame], restfreq=None)
 
     @property
     def geometry(self) -> ImageGeometry:
-        """The image."""
-        simulated, cell = self.simulation(), self.cell * ARCSEC
-        centre = Direction(ra=math.radians(simulated.ra), dec=math.radians(simulated.dec))
-        return ImageGeometry(nx=self.imsize, ny=self.imsize, cell_x=cell, cell_y=cell, centre=centre)
+        p = self.simulation()
+        centre = Direction(ra=p.phase_centre[0], dec=p.phase_centre[1])
+        return ImageGeometry(
+            nx=p.imsize, ny=p.imsize, cell_x=self.cell * ARCSEC, cell_y=self.cell * ARCSEC, centre=centre
+        )
 
     def simulation(self, out: Path = Path("unused.ms"), integrations: int | None = None) -> SimulationParameters:
         """Parameters of a simulated MeasurementSet like it, with fewer integrations if wanted."""
@@ -123,27 +119,22 @@ class Workload(BaseModel):
         return validated(SimulationParameters, same | own)
 
 
-def _built_in() -> dict[str, Workload]:
-    text = (files("gpucube.bench") / "workloads.yaml").read_text(encoding="utf-8")
-    return {name: validated(Workload, {"name": name, **fields}) for name, fields in yaml.safe_load(text).items()}
-
-
-WORKLOADS = _built_in()
+_written = yaml.safe_load((files("gpucube.bench") / "workloads.yaml").read_text(encoding="utf-8"))
+WORKLOADS = {name: validated(Workload, {"name": name, **fields}) for name, fields in _written.items()}
 """What `--workload` may name."""
 
 
 def find_workload(name: str) -> Workload:
-    """Find a built-in workload, or read one from a YAML file (a name that ends in .yaml or .yml)."""
-    if name.endswith((".yaml", ".yml")):
-        return read_workload(Path(name))
-    if name not in WORKLOADS:
-        advice = did_you_mean(name, WORKLOADS) or f": there are {', '.join(WORKLOADS)}, or a file NAME.yaml"
-        raise GpucubeError(f"there is no workload {name!r}{advice}")
-    return WORKLOADS[name]
+    """Find a built-in workload, or read a YAML file (a name that ends in .yaml or .yml) of `Workload` fields.
 
-
-def read_workload(path: Path) -> Workload:
-    """Read a workload from a YAML file of `Workload` fields; ``like: NAME`` starts from a built-in one."""
+    In a file ``like: NAME`` starts from a built-in workload.
+    """
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        if name not in WORKLOADS:
+            advice = did_you_mean(name, WORKLOADS) or f": there are {', '.join(WORKLOADS)}, or a file NAME.yaml"
+            raise GpucubeError(f"there is no workload {name!r}{advice}")
+        return WORKLOADS[name]
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -186,16 +177,21 @@ def fitted_to_machine(
         count -= 1
     if count < workers:
         notes.append(f"{workers} workers -> {count}: {allowed / 1e9:.1f} GB of memory")
-    while imsize > LEAST_PIXELS and _memory(workload.changed(imsize=imsize), count) > allowed:
-        imsize = max(LEAST_PIXELS, 2 * int(0.4 * imsize))
-    if imsize < workload.imsize:
-        notes.append(f"{workload.imsize} x {workload.imsize} pixels -> {imsize} x {imsize}: memory")
-        workload = workload.changed(imsize=imsize)
-    while imsize > LEAST_PIXELS_FOR_TIME and expected_seconds(workload.changed(imsize=imsize, channels=1), 1) > seconds:
-        imsize = 2 * int(0.4 * imsize)
-    if imsize < workload.imsize:
-        notes.append(f"{workload.imsize} x {workload.imsize} pixels -> {imsize} x {imsize}: {seconds:.0f} s a run")
-        workload = workload.changed(imsize=imsize)
+
+    def too_large(size: int) -> bool:
+        return size > LEAST_PIXELS and _memory(workload.changed(imsize=size), count) > allowed
+
+    def too_slow(size: int) -> bool:
+        one_channel = workload.changed(imsize=size, channels=1)
+        return size > LEAST_PIXELS_FOR_TIME and expected_seconds(one_channel, 1) > seconds
+
+    for exceeds, reason in ((too_large, "memory"), (too_slow, f"{seconds:.0f} s a run")):
+        imsize = before = workload.imsize
+        while exceeds(imsize):
+            imsize = max(LEAST_PIXELS, 2 * int(0.4 * imsize))
+        if imsize < before:
+            notes.append(f"{before} x {before} pixels -> {imsize} x {imsize}: {reason}")
+            workload = workload.changed(imsize=imsize)
     # channels are alike, so as many are imaged as fit
     free = DISK_SHARE * shutil.disk_usage(folder).free
     channel_bytes = workload.rows * BYTES_A_SAMPLE + 4 * len(PRODUCTS) * workload.imsize**2

@@ -22,20 +22,13 @@ HI_LINE = 1420.405752e6  # rest frequency of neutral hydrogen, Hz
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site:
-    """Where an array stands: longitude and latitude in degrees, height in metres."""
-
-    longitude: float
-    latitude: float
-    height: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class ArrayKind:
     """A telescope in one configuration, and the defaults of a simulated observation with it."""
 
-    site: Site
     telescope: str  # its name in CASA
+    longitude: float  # degrees
+    latitude: float  # degrees
+    height: float  # metres
     antennas: int
     dish: float  # diameter of an antenna, metres
     extent: float  # distance of the outermost antenna from the centre, metres
@@ -46,8 +39,10 @@ class ArrayKind:
 
 
 VLA_D = ArrayKind(
-    site=Site(longitude=-107.618283, latitude=34.078749, height=2114.8),
     telescope="EVLA",
+    longitude=-107.618283,
+    latitude=34.078749,
+    height=2114.8,
     antennas=27,
     dish=25.0,
     extent=592.0,
@@ -63,8 +58,10 @@ ARRAYS = {
     "vla-c": replace(VLA_D, extent=1950.0),
     "vla-d": VLA_D,
     "alma": ArrayKind(
-        site=Site(longitude=-67.754929, latitude=-23.022886, height=5056.8),
         telescope="ALMA",
+        longitude=-67.754929,
+        latitude=-23.022886,
+        height=5056.8,
         antennas=43,
         dish=12.0,
         extent=264.0,
@@ -74,8 +71,10 @@ ARRAYS = {
         chan_width=122.07e3,
     ),
     "meerkat": ArrayKind(
-        site=Site(longitude=21.4439, latitude=-30.7111, height=1038.0),
         telescope="MeerKAT",
+        longitude=21.4439,
+        latitude=-30.7111,
+        height=1038.0,
         antennas=64,
         dish=13.5,
         extent=4000.0,
@@ -88,7 +87,7 @@ ARRAYS = {
 
 
 def _vla_pads(antennas: int, extent: float) -> tuple[np.ndarray, list[str]]:
-    """Pads of a Y whose distances along an arm follow a power law: east, north, up (m) and station names."""
+    """Pads of a Y whose distances along an arm follow a power law. All layouts give east, north, up (m) and station names."""
     enu, names, per_arm = [], [], antennas // 3
     for arm, azimuth in (("W", 236.0), ("E", 115.0), ("N", 355.0)):
         for k in range(1, per_arm + 1):
@@ -102,7 +101,7 @@ def _vla_pads(antennas: int, extent: float) -> tuple[np.ndarray, list[str]]:
 
 
 def _alma_pads(antennas: int, extent: float) -> tuple[np.ndarray, list[str]]:
-    """Pads of a loose spiral, no two closer than 15 m: east, north, up (m) and station names."""
+    """Pads of a loose spiral, no two closer than 15 m."""
     rng = np.random.default_rng(43)
     enu: list[np.ndarray] = []
     k = 0
@@ -118,10 +117,7 @@ def _alma_pads(antennas: int, extent: float) -> tuple[np.ndarray, list[str]]:
 
 
 def _meerkat_pads(antennas: int, extent: float) -> tuple[np.ndarray, list[str]]:
-    """Pads of a core with three quarters of the antennas, and of a spiral around it: east, north, up (m) and station names.
-
-    The core has a dispersion of 300 m, and no two of its pads are closer than 29 m.
-    """
+    """Pads of a core with three quarters of the antennas, no two closer than 29 m, and of a spiral around it."""
     rng = np.random.default_rng(64)
     enu: list[np.ndarray] = []
     core = 3 * antennas // 4
@@ -141,21 +137,18 @@ def antenna_positions(name: str, antennas: int) -> tuple[np.ndarray, list[str]]:
     pads = {"EVLA": _vla_pads, "ALMA": _alma_pads, "MeerKAT": _meerkat_pads}[kind.telescope]
     enu, stations = pads(kind.antennas, kind.extent)
     chosen = np.linspace(0, kind.antennas - 1, antennas).round().astype(int)
-    lon, lat = np.deg2rad(kind.site.longitude), np.deg2rad(kind.site.latitude)
-    east = np.array([-np.sin(lon), np.cos(lon), 0.0])
-    north = np.array([-np.sin(lat) * np.cos(lon), -np.sin(lat) * np.sin(lon), np.cos(lat)])
-    up = np.array([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
-    positions = erfa.gd2gc(1, lon, lat, kind.site.height) + enu[chosen] @ np.array([east, north, up])
+    lon, lat = np.deg2rad(kind.longitude), np.deg2rad(kind.latitude)
+    positions = erfa.gd2gc(1, lon, lat, kind.height) + enu[chosen] @ uvw_axes(lon, lat)  # east, north, up
     return positions, [stations[i] for i in chosen]
 
 
-def track_times(site: Site, ra: float, ntime: int, integration: float, track_hours: float) -> np.ndarray:
+def track_times(kind: ArrayKind, ra: float, ntime: int, integration: float, track_hours: float) -> np.ndarray:
     """Centres of the integrations, spread evenly over a track about transit: UTC seconds since MJD 0, (ntime,).
 
     `ra` is in radians and `integration` in seconds. The track is never shorter than all integrations together.
     """
     sidereal_time = erfa.gst06a(2400000.5, TRANSIT_DAY, 2400000.5, TRANSIT_DAY)
-    hour_angle = sidereal_time + np.deg2rad(site.longitude) - ra
+    hour_angle = sidereal_time + np.deg2rad(kind.longitude) - ra
     transit = TRANSIT_DAY * 86400.0 - ((hour_angle + np.pi) % (2 * np.pi) - np.pi) / (2 * np.pi) * SIDEREAL_DAY
     span = max(track_hours * 3600.0, ntime * integration)
     times: np.ndarray = transit + (np.arange(ntime) + 0.5) * (span / ntime) - span / 2.0

@@ -93,8 +93,8 @@ def simulate_ms(
         observation = _Observation(p, sky, rng)
         observation.write()
         np.savez_compressed(truth, **observation.truth())
-    summary = observation.summary() | {"seconds": round(time.perf_counter() - started, 2)}
-    return SimulationResult(p.out, truth, summary)
+    seconds = round(time.perf_counter() - started, 2)
+    return SimulationResult(p.out, truth, observation.summary() | {"seconds": seconds})
 
 
 @contextlib.contextmanager
@@ -126,7 +126,7 @@ class _Observation:
     def __init__(self, p: SimulationParameters, sky: Sky, rng: np.random.Generator):
         self.p, self.sky, self.rng = p, sky, rng
         self.positions, self.stations = antenna_positions(p.array, p.antennas)
-        self.times = track_times(p.kind.site, p.phase_centre[0], p.ntime, p.integration, p.track_hours)
+        self.times = track_times(p.kind, p.phase_centre[0], p.ntime, p.integration, p.track_hours)
         self.antenna_uvw = antenna_uvw(self.positions, self.times, *p.phase_centre)  # (ntime, nant, 3) metres
         self.antenna1, self.antenna2 = (index.astype(np.int32) for index in np.triu_indices(p.antennas, 1))  # (nbl,)
         factor = np.ones(p.antennas) if p.equal_weights else rng.uniform(0.8, 1.25, p.antennas)

@@ -21,7 +21,7 @@ ArrayName = Literal["vla-a", "vla-b", "vla-c", "vla-d", "alma", "meerkat"]
 
 
 def _channel_list(value: Any) -> Any:
-    """Read 5, "2,5" or "" as a list of channels."""
+    """Read 5, "2,5" or "" as a list."""
     if isinstance(value, str):
         return [part for part in value.replace(" ", "").split(",") if part]
     return [value] if isinstance(value, int) else value
@@ -161,7 +161,7 @@ class SimulationParameters(BaseModel):
         last = max(self.flagged_channels, default=0)
         if last >= self.nchan:
             raise ValueError(f"`flag_channels={last}`: channels are counted from 0 to {self.nchan - 1}")
-        latitude = self.kind.site.latitude
+        latitude = self.kind.latitude
         if abs(latitude - self.dec) >= 90:
             raise ValueError(
                 f"`dec={self.dec:g}`: never rises at latitude {latitude:.1f}, where {self.kind.telescope} is"
@@ -172,14 +172,12 @@ class SimulationParameters(BaseModel):
 
     @property
     def flagged_channels(self) -> tuple[int, ...]:
-        """The channels flagged throughout."""
         if self.flag_channels is not None:
             return self.flag_channels
         return (2,) if self.nchan >= 4 else ()
 
     @property
     def kind(self) -> ArrayKind:
-        """The array and its telescope."""
         return ARRAYS[self.array]
 
     @property

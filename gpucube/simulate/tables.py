@@ -18,29 +18,15 @@ from gpucube.sky.frames import FRAMES
 
 TILE_BYTES = 2**20
 
-CORRELATIONS = {
-    ("circular", 1): [5],
-    ("circular", 2): [5, 8],
-    ("circular", 4): [5, 6, 7, 8],
-    ("linear", 1): [9],
-    ("linear", 2): [9, 12],
-    ("linear", 4): [9, 10, 11, 12],
-}
-"""casacore's Stokes codes by feeds and number of correlations: RR RL LR LL = 5 to 8, XX XY YX YY = 9 to 12."""
+FIRST_CODE = {"circular": 5, "linear": 9}
+"""casacore's Stokes codes: RR RL LR LL = 5 to 8, XX XY YX YY = 9 to 12."""
 
+OBS_MODE = "OBSERVE_TARGET#ON_SOURCE"
 RECEPTOR_PAIRS = {1: [[0, 0]], 2: [[0, 0], [1, 1]], 4: [[0, 0], [0, 1], [1, 0], [1, 1]]}
 
-CONSTANT_COLUMNS = (
-    "ARRAY_ID",
-    "DATA_DESC_ID",
-    "FEED1",
-    "FEED2",
-    "FIELD_ID",
-    "OBSERVATION_ID",
-    "PROCESSOR_ID",
-    "STATE_ID",
-)
-
+CONSTANT_COLUMNS = tuple(
+    f"{name}_ID" for name in ("ARRAY", "DATA_DESC", "FIELD", "OBSERVATION", "PROCESSOR", "STATE")
+) + ("FEED1", "FEED2")
 SLOW_COLUMNS = (*CONSTANT_COLUMNS, "TIME", "TIME_CENTROID", "INTERVAL", "EXPOSURE", "SCAN_NUMBER")
 """Columns that rarely change from row to row: an incremental storage manager stores each value once."""
 
@@ -52,11 +38,9 @@ def create_main(path: Path, nrow: int, npol: int, tile_chan: int, weight_spectru
     """
     description = tables.required_ms_desc("MAIN")
     managers: dict[str, dict[str, Any]] = {}
-    cubes = ["DATA"]
-    description.update(tables.maketabdesc(tables.makearrcoldesc("DATA", 0j, valuetype="complex", ndim=2)))
-    if weight_spectrum:
-        cubes.append("WEIGHT_SPECTRUM")
-        description.update(tables.maketabdesc(tables.makearrcoldesc("WEIGHT_SPECTRUM", 0.0, valuetype="float", ndim=2)))
+    cubes = {"DATA": "complex"} | ({"WEIGHT_SPECTRUM": "float"} if weight_spectrum else {})
+    for column, kind in cubes.items():
+        description.update(tables.maketabdesc(tables.makearrcoldesc(column, 0, valuetype=kind, ndim=2)))
 
     def tile(column: str, manager: str, *shape: int) -> None:
         group = f"Tiled{column}"
@@ -93,19 +77,17 @@ def write_constant_columns(main: tables.table, integration: float) -> None:
 def write_subtables(
     main: tables.table, p: SimulationParameters, positions: np.ndarray, stations: list[str], times: np.ndarray
 ) -> None:
-    """Fill every subtable.
-
-    `positions` are ITRF (nant, 3) in metres, and `times` the centres of the integrations, UTC seconds since MJD 0.
-    """
+    """Fill every subtable. `positions` are ITRF (nant, 3) in metres, `times` (ntime,) UTC seconds since MJD 0."""
     root = main.name()
     direction = np.array([p.phase_centre])
     frequency, width = p.frequency, abs(p.chan_width)
+    pairs = np.array(RECEPTOR_PAIRS[p.npol], np.int32)  # (npol, 2)
     span = np.array([times[0] - p.integration / 2, times[-1] + p.integration / 2])
     rows: dict[str, dict[str, Any]] = {
         "POLARIZATION": {
             "NUM_CORR": p.npol,
-            "CORR_TYPE": np.array(CORRELATIONS[p.kind.feeds, p.npol], np.int32),
-            "CORR_PRODUCT": np.array(RECEPTOR_PAIRS[p.npol], np.int32),
+            "CORR_TYPE": FIRST_CODE[p.kind.feeds] + pairs @ np.array([2, 1], np.int32),
+            "CORR_PRODUCT": pairs,
         },
         "SPECTRAL_WINDOW": {
             "NUM_CHAN": p.nchan,
@@ -143,14 +125,7 @@ def write_subtables(
             "SCHEDULE_TYPE": "",
             "RELEASE_DATE": 0.0,
         },
-        "STATE": {
-            "SIG": True,
-            "REF": False,
-            "CAL": 0.0,
-            "LOAD": 0.0,
-            "SUB_SCAN": 0,
-            "OBS_MODE": "OBSERVE_TARGET#ON_SOURCE",
-        },
+        "STATE": {"SIG": True, "REF": False, "CAL": 0.0, "LOAD": 0.0, "SUB_SCAN": 0, "OBS_MODE": OBS_MODE},
         "PROCESSOR": {"TYPE": "CORRELATOR", "SUB_TYPE": "", "TYPE_ID": -1, "MODE_ID": -1},
         "HISTORY": {
             "TIME": span[0],
@@ -183,32 +158,39 @@ def _put_row(table: tables.table, cells: dict[str, Any]) -> None:
 def _write_antennas(
     root: str, p: SimulationParameters, positions: np.ndarray, stations: list[str], span: np.ndarray
 ) -> None:
-    """ANTENNA and FEED."""
+    """ANTENNA and FEED, with one row for each antenna."""
     nant = len(stations)
     names = [f"ea{i + 1:02d}" for i in range(nant)] if p.kind.telescope == "EVLA" else stations
-    with tables.table(f"{root}::ANTENNA", readonly=False, ack=False) as table:
-        table.addrows(nant)
-        table.putcol("POSITION", positions)
-        table.putcol("OFFSET", np.zeros((nant, 3)))
-        table.putcol("DISH_DIAMETER", np.full(nant, p.kind.dish))
-        table.putcol("NAME", names)
-        table.putcol("STATION", stations)
-        table.putcol("TYPE", ["GROUND-BASED"] * nant)
-        table.putcol("MOUNT", ["ALT-AZ"] * nant)
-        table.putcol("FLAG_ROW", np.zeros(nant, bool))
     hands = ["R", "L"] if p.kind.feeds == "circular" else ["X", "Y"]
-    with tables.table(f"{root}::FEED", readonly=False, ack=False) as table:
-        table.addrows(nant)
-        table.putcol("ANTENNA_ID", np.arange(nant, dtype=np.int32))
-        for column, value in (("FEED_ID", 0), ("BEAM_ID", -1), ("NUM_RECEPTORS", 2), ("SPECTRAL_WINDOW_ID", -1)):
-            table.putcol(column, np.full(nant, value, np.int32))
-        table.putcol("TIME", np.full(nant, span.mean()))
-        table.putcol("INTERVAL", np.full(nant, 1e9))
-        table.putcol("BEAM_OFFSET", np.zeros((nant, 2, 2)))
-        table.putcol("POL_RESPONSE", np.tile(np.eye(2, dtype=np.complex64), (nant, 1, 1)))
-        table.putcol("POLARIZATION_TYPE", {"shape": [nant, 2], "array": hands * nant})
-        table.putcol("POSITION", np.zeros((nant, 3)))
-        table.putcol("RECEPTOR_ANGLE", np.zeros((nant, 2)))
+    numbers = {"FEED_ID": 0, "BEAM_ID": -1, "NUM_RECEPTORS": 2, "SPECTRAL_WINDOW_ID": -1}
+    columns: dict[str, dict[str, Any]] = {
+        "ANTENNA": {
+            "POSITION": positions,
+            "OFFSET": np.zeros((nant, 3)),
+            "DISH_DIAMETER": np.full(nant, p.kind.dish),
+            "NAME": names,
+            "STATION": stations,
+            "TYPE": ["GROUND-BASED"] * nant,
+            "MOUNT": ["ALT-AZ"] * nant,
+            "FLAG_ROW": np.zeros(nant, bool),
+        },
+        "FEED": {
+            "ANTENNA_ID": np.arange(nant, dtype=np.int32),
+            **{column: np.full(nant, value, np.int32) for column, value in numbers.items()},
+            "TIME": np.full(nant, span.mean()),
+            "INTERVAL": np.full(nant, 1e9),
+            "BEAM_OFFSET": np.zeros((nant, 2, 2)),
+            "POL_RESPONSE": np.tile(np.eye(2, dtype=np.complex64), (nant, 1, 1)),
+            "POLARIZATION_TYPE": {"shape": [nant, 2], "array": hands * nant},
+            "POSITION": np.zeros((nant, 3)),
+            "RECEPTOR_ANGLE": np.zeros((nant, 2)),
+        },
+    }
+    for name, values in columns.items():
+        with tables.table(f"{root}::{name}", readonly=False, ack=False) as table:
+            table.addrows(nant)
+            for column, value in values.items():
+                table.putcol(column, value)
 
 
 def _write_source(main: tables.table, p: SimulationParameters, span: np.ndarray) -> None:
@@ -223,20 +205,9 @@ def _write_source(main: tables.table, p: SimulationParameters, span: np.ndarray)
     ):
         description.update(tables.maketabdesc(column))
     with tables.default_ms_subtable("SOURCE", f"{main.name()}/SOURCE", description) as table:
-        cells = {
-            "SOURCE_ID": 0,
-            "TIME": span.mean(),
-            "INTERVAL": 1e9,
-            "SPECTRAL_WINDOW_ID": 0,
-            "NUM_LINES": 1,
-            "NAME": "SIMLINE",
-            "CALIBRATION_GROUP": 0,
-            "CODE": "",
-            "DIRECTION": np.array(p.phase_centre),
-            "PROPER_MOTION": np.zeros(2),
-            "REST_FREQUENCY": np.array([p.rest_freq]),
-            "SYSVEL": np.array([0.0]),
-            "TRANSITION": np.array(["LINE"]),
-        }
+        cells = {"SOURCE_ID": 0, "SPECTRAL_WINDOW_ID": 0, "NUM_LINES": 1, "CALIBRATION_GROUP": 0}
+        cells |= {"NAME": "SIMLINE", "CODE": "", "TIME": span.mean(), "INTERVAL": 1e9}
+        cells |= {"DIRECTION": np.array(p.phase_centre), "PROPER_MOTION": np.zeros(2)}
+        cells |= {"REST_FREQUENCY": np.array([p.rest_freq]), "SYSVEL": np.zeros(1), "TRANSITION": np.array(["LINE"])}
         _put_row(table, cells)
         main.putkeyword("SOURCE", table)
