@@ -22,7 +22,7 @@ _CONTENTS = "contents of "
 
 
 def fingerprint(parameters: dict[str, Any], device: str, version: str) -> dict[str, Any]:
-    """Everything the bits of the cube depend on, by name: `parameters` are in base units, `device` is the kind chosen."""
+    """Collect by name what the bits of the cube depend on. `parameters` are in base units, `device` is the kind chosen."""
     found = {name: value for name, value in parameters.items() if name not in NOT_IN_FINGERPRINT}
     found["vis"] = [os.path.abspath(path) for path in parameters["vis"]]
     found["imagename"] = os.path.abspath(parameters["imagename"])
@@ -45,7 +45,7 @@ def tree_state(path: str) -> str:
 
 
 def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """What changed between two fingerprints, as in "robust was 0.5 and is 1.0"; empty if nothing did."""
+    """Say what changed between two fingerprints, as in "robust was 0.5 and is 1.0". Empty if nothing did."""
     changes = []
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):

@@ -14,7 +14,6 @@ import zlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -53,10 +52,7 @@ class CubeFile:
 
 
 def write_plane(cube: CubeFile, stokes_index: int, channel: int, plane: np.ndarray) -> str:
-    """Write one plane, (ny, nx), as float32 to its place, and return its checksum as `plane_checksum` does.
-
-    Any number of processes and threads may write at once.
-    """
+    """Write one plane, (ny, nx), as float32 to its place, whoever else writes. Return its checksum as `plane_checksum` does."""
     if plane.shape != (cube.ny, cube.nx):
         raise ValueError(f"plane of shape {plane.shape} for a cube of {(cube.ny, cube.nx)}")
     offset = cube.plane_offset(stokes_index, channel)
@@ -82,7 +78,7 @@ def read_plane(cube: CubeFile, stokes_index: int, channel: int) -> np.ndarray:
 
 
 def sync(cube: CubeFile) -> None:
-    """Return when every byte written to the cube, by whatever process, is on disk."""
+    """Return when every byte written to the cube, by any process, is on disk."""
     with _explained(cube):
         disk.sync(cube.path)
 
@@ -94,25 +90,19 @@ def create_cubes(
     *,
     overwrite: bool = False,
 ) -> dict[str, CubeFile]:
-    """Create the FITS file of every product at full length, ready for `write_plane`.
+    """Create the FITS file of every product (keys of `PRODUCT_UNITS`) at full length, ready for `write_plane`.
 
-    Parameters
-    ----------
-    imagename : str or path
-        What the names of the products begin with. A missing folder is made.
-    products : sequence of str
-        Keys of `PRODUCT_UNITS`.
-    overwrite : bool
-        Replace all products of this imagename.
-
-    Raises
-    ------
-    GpucubeError
-        A product of this imagename exists, the folder cannot be written, the disk is too small, or the Stokes
-        parameters are not evenly spaced. Then nothing is left behind, and existing products are as they were.
+    A missing folder is made. `overwrite` replaces all products of this imagename. GpucubeError says if a product exists, the
+    folder cannot be written, the disk is too small, or the Stokes parameters are not evenly spaced. Then nothing is left
+    behind, and existing products are as they were.
     """
     paths = RunPaths(os.fspath(imagename))
-    existing = _replaceable(paths, overwrite)
+    existing = paths.existing()
+    if existing and not overwrite:
+        raise GpucubeError(f"{existing[0]} exists: give another `imagename`, or `overwrite=True` to replace it")
+    for path in existing:
+        if path.is_dir() and not path.is_symlink():
+            raise GpucubeError(f"{path} is a folder and cannot be replaced: give another `imagename`")
     heads = {product: primary_header(product, description) for product in products}
     tails = {product: extensions(product, description) for product in products}
     cubes = {
@@ -149,17 +139,6 @@ def create_cubes(
     return cubes
 
 
-def _replaceable(paths: RunPaths, overwrite: bool) -> list[Path]:
-    """The earlier products that will be replaced. An error if they must not or cannot be."""
-    existing = paths.existing()
-    if existing and not overwrite:
-        raise GpucubeError(f"{existing[0]} exists: give another `imagename`, or `overwrite=True` to replace it")
-    for path in existing:
-        if path.is_dir() and not path.is_symlink():
-            raise GpucubeError(f"{path} is a folder and cannot be replaced: give another `imagename`")
-    return existing
-
-
 def write_beams(cube: CubeFile, beams: Sequence[Sequence[Beam | None]]) -> None:
     """Fill in the beams, by Stokes index, then channel: in the BEAMS table, or in the header of a single plane.
 
@@ -169,12 +148,11 @@ def write_beams(cube: CubeFile, beams: Sequence[Sequence[Beam | None]]) -> None:
     from astropy.io import fits
 
     with open(cube.path, "rb") as file:
-        cell = abs(fits.Header.fromfile(file)["CDELT2"])
-    pixel = Beam(bmaj=math.radians(cell), bmin=math.radians(cell), bpa=0.0)
-    if cube.nstokes * cube.nchan == 1:
-        write_single_beam(cube, beams[0][0] or pixel)
-        return
-    with open(cube.path, "rb") as file:
+        cell = math.radians(abs(fits.Header.fromfile(file)["CDELT2"]))
+        pixel = Beam(bmaj=cell, bmin=cell, bpa=0.0)
+        if cube.nstokes * cube.nchan == 1:
+            write_single_beam(cube, beams[0][0] or pixel)
+            return
         file.seek(cube.data_end)
         if fits.Header.fromfile(file)["EXTNAME"] != "BEAMS":
             raise ValueError(f"{cube.path} has no BEAMS table")

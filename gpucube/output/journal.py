@@ -82,10 +82,7 @@ class Unfinished:
     cubes: dict[str, CubeFile]  # by product
     records: list[ChannelRecord]  # channels that are safe, in order of channel
     nbytes: int  # length of the file up to the first line that is damaged
-
-    @property
-    def nchan(self) -> int:
-        return next(iter(self.cubes.values())).nchan
+    nchan: int  # of the cubes
 
 
 def read_journal(imagename: str) -> Unfinished | None:
@@ -115,11 +112,12 @@ def read_journal(imagename: str) -> Unfinished | None:
         cubes=header.cubes,
         records=[records[channel] for channel in sorted(records)],
         nbytes=nbytes,
+        nchan=nchan,
     )
 
 
 def _whole_lines(path: str) -> Iterator[bytes]:
-    """Lines of a file up to the first that was cut short; none if there is no file."""
+    """Yield the lines of a file up to the first that was cut short, or none if there is no file."""
     with disk.explain(f"cannot read {path}"), suppress(FileNotFoundError), open(path, "rb") as file:
         for line in file:
             if line.endswith(b"\n"):
@@ -139,29 +137,27 @@ def _read_header(path: str, line: bytes) -> _Header:
 
 
 class Journal(AbstractContextManager["Journal"]):
-    """The journal of a run that is going on; a context manager that holds the lock.
-
-    Attributes
-    ----------
-    cubes : dict of str to CubeFile
-        By product; empty until `begin`, unless a run is resumed.
-    safe : set of int
-        Channels that are safe on disk.
-    """
+    """The journal of a run that is going on; a context manager that holds the lock."""
 
     def __init__(self, imagename: str, identity: dict[str, Any], resume: bool = False):
-        """Lock the journal in a folder that exists; with `resume`, take over what a run of the same identity left."""
+        """Lock the journal in a folder that exists. With `resume`, take over what a run of the same identity left."""
         self._imagename = imagename
         self.path = RunPaths(imagename).journal
         self.lease = Lease(os.path.abspath(self.path), secrets.token_hex(_RUN_LENGTH // 2))
-        self.cubes: dict[str, CubeFile] = {}
-        self.safe: set[int] = set()
+        self.cubes: dict[str, CubeFile] = {}  # by product; empty until `begin`, unless a run is resumed
+        self.safe: set[int] = set()  # channels that are safe on disk
         self._identity = identity
         self._mutex = threading.Lock()
         with self._explained():
             self._file = disk.open_log(self.path)
         try:
-            self._lock()
+            with self._explained():
+                # a run that finished between opening and locking has removed the file
+                ours = disk.lock(self._file) and disk.is_file_at(self._file, self.path)
+            if not ours:
+                raise GpucubeError(
+                    f"another run is making {imagename} now: wait until it ends, or give another `imagename`"
+                )
             if resume:
                 self._take_over()
         except BaseException:
@@ -170,15 +166,6 @@ class Journal(AbstractContextManager["Journal"]):
 
     def _explained(self) -> AbstractContextManager[None]:
         return disk.explain(f"cannot write the journal {self.path}")
-
-    def _lock(self) -> None:
-        with self._explained():
-            # a run that finished between opening and locking has removed the file
-            ours = disk.lock(self._file) and disk.is_file_at(self._file, self.path)
-        if not ours:
-            raise GpucubeError(
-                f"another run is making {self._imagename} now: wait until it ends, or give another `imagename`"
-            )
 
     def _take_over(self) -> None:
         """Take over an earlier run: cut off what is damaged and put the name of this run in the place of the old one."""
@@ -211,7 +198,7 @@ class Journal(AbstractContextManager["Journal"]):
             disk.sync(os.path.dirname(os.path.abspath(self.path)))
 
     def add(self, records: Iterable[ChannelRecord]) -> None:
-        """Note channels whose planes have been synced, and sync the note. May be called from any thread."""
+        """Note channels whose planes have been synced, and sync the note, from any thread."""
         with self._mutex:
             fresh = {r.channel: r for r in records if r.channel not in self.safe}
             self._append([r.to_json() for r in fresh.values()])
@@ -236,7 +223,7 @@ class Journal(AbstractContextManager["Journal"]):
             disk.remove(self.path)
 
     def close(self) -> None:
-        """Close the file, which releases the lock; harmless if done twice."""
+        """Close the file, which releases the lock. It may be closed already."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1

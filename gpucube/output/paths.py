@@ -35,12 +35,10 @@ class RunPaths:
 
     @property
     def report(self) -> str:
-        """The page of `gpucube report`."""
         return f"{self.imagename}.report.html"
 
     @property
     def journal(self) -> str:
-        """The journal of an unfinished run."""
         return f"{self.imagename}.journal"
 
     def given_mask(self, digest: str) -> str:

@@ -11,11 +11,14 @@ Stop codes 1 to 9 are tclean's (CASA documentation, "Synthesis imaging: stopping
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import Field, TypeAdapter
+
+T = TypeVar("T")
 
 
 class StopCode(IntEnum):
@@ -95,6 +98,21 @@ class PlaneRecord:
         return self.stop_code.reason
 
 
+class _OfPlanes(Generic[T]):
+    """An attribute of a channel that follows from its planes."""
+
+    def __init__(self, value: Callable[[Sequence[PlaneRecord]], T]) -> None:
+        self._value = value
+
+    def __get__(self, channel: ChannelRecord, owner: type | None = None) -> T:
+        return self._value(tuple(channel.planes.values()))
+
+
+def _leading(planes: Sequence[PlaneRecord]) -> PlaneRecord:
+    """The plane that iterated longest."""
+    return max(planes, key=lambda plane: (plane.major_cycles, plane.iterations))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelRecord:
     """The life of one output channel, counted from 0.
@@ -121,65 +139,21 @@ class ChannelRecord:
     worker: str = ""
     device: str = ""
 
-    @property
-    def _leading(self) -> PlaneRecord:
-        return max(self.planes.values(), key=lambda plane: (plane.major_cycles, plane.iterations))
-
-    @property
-    def _first(self) -> PlaneRecord:
-        return next(iter(self.planes.values()))
-
-    @property
-    def stop_code(self) -> StopCode:
-        return self._leading.stop_code
-
-    @property
-    def stop_reason(self) -> str:
-        return self.stop_code.reason
-
-    @property
-    def iterations(self) -> int:
-        return sum(plane.iterations for plane in self.planes.values())
-
-    @property
-    def major_cycles(self) -> int:
-        return sum(plane.major_cycles for plane in self.planes.values())
-
-    @property
-    def peak_residual(self) -> float | None:
-        return self._leading.peak_residual
-
-    @property
-    def noise(self) -> float | None:
-        return self._leading.noise
-
-    @property
-    def limit(self) -> float | None:
-        return self._leading.limit
-
-    @property
-    def model_flux(self) -> float:
-        return self._first.model_flux
-
-    @property
-    def beam(self) -> dict[str, float] | None:
-        return self._first.beam
-
-    @property
-    def sum_weights(self) -> float:
-        return self._first.sum_weights
-
-    @property
-    def visibilities(self) -> int:
-        return sum(plane.visibilities for plane in self.planes.values())
-
-    @property
-    def visibilities_off_grid(self) -> int:
-        return sum(plane.visibilities_off_grid for plane in self.planes.values())
-
-    @property
-    def flagged_fraction(self) -> float:
-        return self._leading.flagged_fraction
+    stop_code = _OfPlanes(lambda planes: _leading(planes).stop_code)
+    stop_reason = _OfPlanes(lambda planes: _leading(planes).stop_reason)
+    iterations = _OfPlanes(lambda planes: sum(plane.iterations for plane in planes))
+    major_cycles = _OfPlanes(lambda planes: sum(plane.major_cycles for plane in planes))
+    peak_residual = _OfPlanes(lambda planes: _leading(planes).peak_residual)
+    noise = _OfPlanes(lambda planes: _leading(planes).noise)
+    limit = _OfPlanes(lambda planes: _leading(planes).limit)
+    model_flux = _OfPlanes(lambda planes: planes[0].model_flux)
+    beam = _OfPlanes(lambda planes: planes[0].beam)
+    sum_weights = _OfPlanes(lambda planes: planes[0].sum_weights)
+    visibilities = _OfPlanes(lambda planes: sum(plane.visibilities for plane in planes))
+    visibilities_off_grid = _OfPlanes(lambda planes: sum(plane.visibilities_off_grid for plane in planes))
+    flagged_fraction = _OfPlanes(lambda planes: _leading(planes).flagged_fraction)
+    retried = _OfPlanes(lambda planes: any(plane.retried for plane in planes))
+    message = _OfPlanes(lambda planes: _leading(planes).message)
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -189,25 +163,16 @@ class ChannelRecord:
                 total[stage] = total.get(stage, 0) + seconds
         return total
 
-    @property
-    def retried(self) -> bool:
-        return any(plane.retried for plane in self.planes.values())
-
-    @property
-    def message(self) -> str:
-        return self._leading.message
-
     def as_dict(self) -> dict[str, Any]:
         """The record as `summary.json` holds it: plain types, with everything that follows from the planes."""
         return _plain(self) | {"planes": {stokes: _plain(plane) for stokes, plane in self.planes.items()}}
 
     def to_json(self) -> str:
-        """The record as one line of JSON."""
         return json.dumps(self.as_dict())
 
     @classmethod
     def from_json(cls, line: str | bytes) -> ChannelRecord:
-        """The record that `to_json` wrote. ValueError if the line holds something else."""
+        """Read the line that `to_json` wrote. ValueError if it holds something else."""
         return _channel_record.validate_json(line)
 
 

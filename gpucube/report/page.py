@@ -48,6 +48,14 @@ PICTURE_DPI = 160
 
 DOCTYPE = "<!doctype html>"
 
+MAPS_CAPTION = """\
+Channels spread over the longest run of channels with emission, or the brightest ones. \
+All maps have one colour scale; the beam is in the lower left corner."""
+
+CURVES_ALT = """\
+Curves against channel number: flux of the clean components; peak residual, limit and noise; iterations and major cycles; \
+beam; flagged samples; seconds"""
+
 
 def write_report(imagename: str | os.PathLike[str], path: str | os.PathLike[str] = "") -> str:
     """Write the page about a run.
@@ -71,15 +79,13 @@ def write_report(imagename: str | os.PathLike[str], path: str | os.PathLike[str]
     """
     imagename = os.fspath(imagename)
     path = os.fspath(path) or RunPaths(imagename).report
-    if os.path.lexists(path) and not _is_page(path):
-        raise GpucubeError(f"{path} is no report and would be lost: give another name to --html")
+    if os.path.lexists(path):
+        with explain(f"cannot write {path}"), open(path, "rb") as file:
+            is_page = file.read(len(DOCTYPE)) == DOCTYPE.encode()
+        if not is_page:
+            raise GpucubeError(f"{path} is no report and would be lost: give another name to --html")
     write_whole(path, page(read_run(imagename)))
     return path
-
-
-def _is_page(path: str) -> bool:
-    with explain(f"cannot write {path}"), open(path, "rb") as file:
-        return file.read(len(DOCTYPE)) == DOCTYPE.encode()
 
 
 def page(run: Run) -> str:
@@ -87,7 +93,18 @@ def page(run: Run) -> str:
     cube, unreadable = _image_cube(run)
     header = cube.header if cube else fits.Header()
     noise = typical(run.noise())
-    template = _environment().from_string(resources.files(__package__).joinpath("page.html.j2").read_text("utf-8"))
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, finalize=bounded, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "counted": counted,
+        "size": size_text,
+        "plain": _plain,
+        "pairs": _pairs,
+        "fixed": lambda value, decimals, scale=1.0: "" if value is None else f"{scale * value:z.{decimals}f}",
+        "beam": _beam,
+    }
+    template = environment.from_string(resources.files(__package__).joinpath("page.html.j2").read_text("utf-8"))
     return template.render(
         run=run,
         summary=run.summary,
@@ -110,21 +127,6 @@ def page(run: Run) -> str:
     )
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, finalize=bounded, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "counted": counted,
-        "size": size_text,
-        "plain": _plain,
-        "pairs": _pairs,
-        "fixed": lambda value, decimals, scale=1.0: "" if value is None else f"{scale * value:z.{decimals}f}",
-        "beam": _beam,
-    }
-    return environment
-
-
 def bounded(value: object) -> object:
     """Make any value printable text of at most `LONGEST_TEXT` characters. `Markup`, which only this package makes, passes."""
     if isinstance(value, Markup):
@@ -134,7 +136,6 @@ def bounded(value: object) -> object:
 
 
 def _plain(value: Any, separator: str = ", ") -> str:
-    """The value of a parameter."""
     if isinstance(value, list):
         return separator.join(_plain(item) for item in value)
     return f"{value:.15g}" if isinstance(value, float) else str(value)
@@ -172,7 +173,7 @@ def _phase_centre(header: fits.Header) -> str:
 
 
 def _rest_frequency(header: fits.Header) -> float:
-    """Hz; 0 if it is not known."""
+    """Hz, or 0 if it is not known."""
     value = header.get("RESTFRQ")
     return value if isinstance(value, float) and value > 0 else 0.0
 
@@ -205,30 +206,19 @@ def _pictures(run: Run, cube: plots.Cube | None) -> list[dict[str, str]]:
             labels = [f"{c}: {plots.velocity_text(v)}" for c, v in zip(shown, velocity, strict=True)]
         else:
             labels = [f"{c}: {frequency[c] / 1e9:.5f} GHz" for c in shown]
-        maps = {
-            "heading": "Channel maps",
-            "caption": "Channels spread over the longest run of channels with emission, or the brightest ones."
-            " All maps have one colour scale; the beam is in the lower left corner.",
-            "alt": f"Maps of {counted(len(shown), 'channel')}: {', '.join(labels)}",
-            "data": _png(plots.channel_maps(cube, shown, labels, noise)),
-        }
-        pictures.append(maps)
-    curves = {
-        "heading": "Channel by channel",
-        "caption": "The table below holds the same numbers.",
-        "alt": "Curves against channel number: flux of the clean components; peak residual, limit and noise; iterations"
-        " and major cycles; beam; flagged samples; seconds",
-        "data": _png(plots.convergence(run.records, run.nchan)),
-    }
-    return [*pictures, curves]
+        alt = f"Maps of {counted(len(shown), 'channel')}: {', '.join(labels)}"
+        figure = plots.channel_maps(cube, shown, labels, noise)
+        pictures.append(_picture("Channel maps", MAPS_CAPTION, alt, figure))
+    figure = plots.convergence(run.records, run.nchan)
+    return [*pictures, _picture("Channel by channel", "The table below holds the same numbers.", CURVES_ALT, figure)]
 
 
-def _png(figure: Figure) -> Markup:
-    """A figure as a data URI."""
+def _picture(heading: str, caption: str, alt: str, figure: Figure) -> dict[str, str]:
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=PICTURE_DPI, format="png", transparent=True)
-    return Markup("data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode())
+    data = Markup("data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode())
+    return {"heading": heading, "caption": caption, "alt": alt, "data": data}
 
 
 def _is_bad(record: ChannelRecord) -> bool:

@@ -51,12 +51,9 @@ class Cube:
     def flux_within(self, region: np.ndarray) -> np.ndarray:
         """Flux density (Jy, shape (nchan,)) inside a boolean mask of shape (ny, nx); NaN in channels without a beam."""
         pixel = self.cell_x * ARCSEC * (self.cell_y * ARCSEC)  # steradians
-        return np.array(
-            [
-                np.nan if beam is None else plane[region].sum(dtype=float) * pixel / beam.solid_angle
-                for plane, beam in zip(self.planes, self.beams, strict=True)
-            ]
-        )
+        sums = (plane[region].sum(dtype=float) for plane in self.planes)
+        pairs = zip(sums, self.beams, strict=True)
+        return np.array([np.nan if beam is None else total * pixel / beam.solid_angle for total, beam in pairs])
 
 
 def read_cube(path: str | Path) -> Cube:
@@ -184,7 +181,6 @@ def velocity_text(kms: float) -> str:
 def _draw_maps(
     figure: Figure | SubFigure, cube: Cube, shown: np.ndarray, labels: Sequence[str], noise: np.ndarray
 ) -> None:
-    """Rows of four channel maps on one colour scale."""
     # one plane after another: eight of a large image together would take gigabytes
     top = max((float(np.fmax.reduce(cube.planes[k], axis=None)) for k in shown), default=0.0)
     top = top if top > 0 else 1.0
@@ -245,7 +241,7 @@ def _coarse(plane: np.ndarray, most: int = 800) -> np.ndarray:
 
 
 def _shade(axes: Axes, places: Iterable[float], width: float) -> None:
-    """Grey bars behind the curves."""
+    """Draw grey bars behind the curves."""
     bars = [(place - width / 2, width) for place in places]
     axes.broken_barh(bars, (0, 1), color=GREY, alpha=0.3, lw=0, zorder=0, transform=axes.get_xaxis_transform())
 
@@ -283,11 +279,9 @@ def convergence(records: Sequence[ChannelRecord], nchan: int) -> Figure:
         _draw_curves(level, "mJy/beam", levels, log=True)
         counts = {"iterations": values(lambda r: r.iterations), "major cycles": values(lambda r: r.major_cycles)}
         _draw_curves(cycles, "cycles", counts, log=True)
-        beam_axes = {
-            "major axis": values(lambda r: (r.beam or {}).get("bmaj_arcsec")),
-            "minor axis": values(lambda r: (r.beam or {}).get("bmin_arcsec")),
-        }
-        _draw_curves(beam, "beam (arcsec)", beam_axes)
+        major = values(lambda r: (r.beam or {}).get("bmaj_arcsec"))
+        minor = values(lambda r: (r.beam or {}).get("bmin_arcsec"))
+        _draw_curves(beam, "beam (arcsec)", {"major axis": major, "minor axis": minor})
         _draw_curves(flags, "flagged (%)", {"flagged": values(lambda r: r.flagged_fraction, 100.0)})
         flags.set_ylim(-3, 103)
         _draw_costs(cost, records, nchan)
@@ -300,7 +294,7 @@ def convergence(records: Sequence[ChannelRecord], nchan: int) -> Figure:
 
 
 def _draw_curves(axes: Axes, label: str, curves: dict[str, np.ndarray], log: bool = False) -> None:
-    """One curve per entry; a logarithmic axis leaves out what is not positive. A curve named "limit" is a dashed line."""
+    """Draw a curve per entry, dashed for "limit". A logarithmic axis leaves out what is not positive."""
     for (name, curve), colour in zip(curves.items(), (RED, BLUE, GREEN), strict=False):
         shown = np.where(curve > 0, curve, np.nan) if log else curve
         axes.plot(shown, "--" if name == "limit" else ".-", ms=3, lw=0.8, color=colour, label=name)
@@ -318,7 +312,7 @@ def _draw_curves(axes: Axes, label: str, curves: dict[str, np.ndarray], log: boo
 
 
 def _draw_costs(axes: Axes, records: Sequence[ChannelRecord], nchan: int) -> None:
-    """Seconds of every channel, stage upon stage."""
+    """Draw the seconds of every channel, stage upon stage."""
     edges, below = np.arange(nchan + 1) - 0.5, np.zeros(nchan)
     for name, (stages, colour) in COSTS.items():
         above = below.copy()

@@ -32,11 +32,9 @@ class Run:
 
     imagename: str
     nchan: int
-    records: Sequence[ChannelRecord]
-    """The channels that are safe on disk, in order of channel."""
+    records: Sequence[ChannelRecord]  # of the channels that are safe on disk, in order of channel
     parameters: dict[str, Any]
-    summary: Summary | None = None
-    """None if the run has not finished."""
+    summary: Summary | None = None  # None if the run has not finished
     running: bool = False
 
     def noise(self) -> np.ndarray:
@@ -50,21 +48,12 @@ def read_run(imagename: str) -> Run:
     running = is_locked(imagename)
     begun, summary = read_journal(imagename), Summary.read(imagename)
     if summary is not None:
-        return Run(
-            imagename=imagename,
-            nchan=len(summary.channels),
-            records=summary.channels,
-            parameters=summary.parameters,
-            summary=summary,
-        )
+        records, parameters = summary.channels, summary.parameters
+        return Run(imagename=imagename, nchan=len(records), records=records, parameters=parameters, summary=summary)
     if begun is not None:
-        return Run(
-            imagename=imagename,
-            nchan=begun.nchan,
-            records=begun.records,
-            parameters={name: value for name, value in begun.fingerprint.items() if name in Parameters.model_fields},
-            running=running,
-        )
+        parameters = {name: value for name, value in begun.fingerprint.items() if name in Parameters.model_fields}
+        records, nchan = begun.records, begun.nchan
+        return Run(imagename=imagename, nchan=nchan, records=records, parameters=parameters, running=running)
     if running:
         raise GpucubeError(f"the run on {imagename} is still reading its data: try again once imaging has started")
     paths = RunPaths(imagename)

@@ -213,7 +213,7 @@ class Parameters(BaseModel):
 
     @property
     def stokes_names(self) -> tuple[str, ...]:
-        """The Stokes planes of the cube: ``("pseudoI",)`` or single letters."""
+        """Name the Stokes planes of the cube: ``("pseudoI",)`` or single letters."""
         return ("pseudoI",) if self.stokes == "pseudoI" else tuple(self.stokes)
 
     @property

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+from collections.abc import Iterator
 from itertools import groupby
 
 from gpucube.schema.parameters import GROUPS, Parameters
@@ -38,24 +39,18 @@ These parameters and values of tclean are refused with the advice given here.
 """
 
 
-def parameters() -> dict[str, About]:
-    """Every parameter in the order of the schema."""
-    return {name: about(field) for name, field in Parameters.model_fields.items()}
-
-
-def default_text(name: str) -> str:
-    """The default of a parameter as Python writes it; empty for a required one."""
-    field = Parameters.model_fields[name]
-    return "" if field.is_required() else repr(field.default)
+def parameters() -> Iterator[tuple[str, str, About]]:
+    """Yield the parameters in the order of the schema: name, default as Python writes it (empty if required), the rest."""
+    for name, field in Parameters.model_fields.items():
+        yield name, "" if field.is_required() else repr(field.default), about(field)
 
 
 def signature() -> str:
     """The parameters of `gpucube.image_cube`, one line each; all but the first two are keyword-only."""
     lines = []
-    for name, it in parameters().items():
-        default = default_text(name).replace("'", '"')
-        annotation = it.annotation.replace("'", '"')
-        lines.append(f"{name}: {annotation}," if not default else f"{name}: {annotation} = {default},")
+    for name, default, it in parameters():
+        line = f"{name}: {it.annotation} = {default}," if default else f"{name}: {it.annotation},"
+        lines.append(line.replace("'", '"'))
         if name == "imagename":
             lines.append("*,")
     return "\n".join(lines) + "\n"
@@ -64,8 +59,7 @@ def signature() -> str:
 def docstring(width: int = 120) -> str:
     """The section "Parameters" of the docstring of `gpucube.image_cube`, before the indentation of the body."""
     lines = []
-    for name, it in parameters().items():
-        default = default_text(name)
+    for name, default, it in parameters():
         lines.append(f"{name} : {it.accepts}" + (f"; default {default}" if default else ""))
         lines += textwrap.wrap(it.description, width, initial_indent="    ", subsequent_indent="    ")
     return "\n".join(lines) + "\n"
@@ -74,10 +68,10 @@ def docstring(width: int = 120) -> str:
 def reference_page() -> str:
     """The reference page of the documentation, in Markdown."""
     rows: dict[str, list[str]] = {group: [] for group in GROUPS}
-    for name, it in parameters().items():
-        default = f"`{default_text(name)}`" if default_text(name) else "required"
+    for name, default, it in parameters():
         tclean = {None: "—", "same": ""}.get(it.tclean, f"`{it.tclean!r}`")
-        row = " | ".join((f"`{name}`", default, it.accepts, it.description, tclean))
+        shown = f"`{default}`" if default else "required"
+        row = " | ".join((f"`{name}`", shown, it.accepts, it.description, tclean))
         rows[it.group].append(f"| {row} |")
     page = _HEAD
     for group, of_group in rows.items():

@@ -7,7 +7,7 @@ a `Choice` and plain numbers with their limits speak for themselves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -34,7 +34,6 @@ class Written:
     parse: Callable[[Any], Any] | None = None  # runs before pydantic's own check
 
     def __get_pydantic_core_schema__(self, written: Any, handler: Any) -> core_schema.CoreSchema:
-        """Parse the value before pydantic checks it."""
         checked: core_schema.CoreSchema = handler(written)
         return core_schema.no_info_before_validator_function(self.parse, checked) if self.parse else checked
 
@@ -50,16 +49,15 @@ class Choice:
         self.other_names = other_names
 
     def __get_pydantic_core_schema__(self, literal: Any, handler: Any) -> core_schema.CoreSchema:
-        """Check the value before pydantic does."""
-        right = get_args(literal)
-        return core_schema.no_info_before_validator_function(lambda value: self._choose(value, right), handler(literal))
+        right: dict[str, str] = {name.lower(): name for name in get_args(literal)}
 
-    def _choose(self, value: Any, right: Sequence[str]) -> str:
-        written = value.strip().lower() if isinstance(value, str) else None
-        for name in right:
-            if name.lower() == written:
-                return name
-        raise ValueError(f"expected {in_words(right)}{did_you_mean(value, right, self.other_names)}")
+        def choose(value: Any) -> str:
+            if isinstance(value, str) and value.strip().lower() in right:
+                return right[value.strip().lower()]
+            names = tuple(right.values())
+            raise ValueError(f"expected {in_words(names)}{did_you_mean(value, names, self.other_names)}")
+
+        return core_schema.no_info_before_validator_function(choose, handler(literal))
 
 
 @dataclass(frozen=True)
@@ -130,16 +128,11 @@ def _one_line(model: type[BaseModel], values: Mapping[str, Any], error: Validati
     accepts = about(field).accepts
     if first["type"] == "missing":
         return f"`{name}` is missing: expected {accepts or field.description}"
-    wrong = own_words or (f"expected {accepts}" if accepts else _plain_words(first["msg"]))
-    return f"`{name}={_quoted(values.get(name))}`: {wrong}".replace("\n", " ")
-
-
-def _plain_words(message: str) -> str:
-    """Pydantic's message in the style of ours: "must be greater than 0"."""
-    message = message.removeprefix("Value error, ").replace("Input should ", "must ")
-    return message[:1].lower() + message[1:]
-
-
-def _quoted(value: Any) -> str:
+    # the last resort is pydantic's message in the style of ours: "must be greater than 0"
+    pydantic = first["msg"].replace("Input should ", "must ")
+    wrong = own_words or (f"expected {accepts}" if accepts else pydantic[:1].lower() + pydantic[1:])
+    value = values.get(name)
     text = (str(value) if hasattr(value, "to_value") else repr(value)).replace("`", "'")
-    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + "..."
+    if len(text) > LONGEST_VALUE:
+        text = text[: LONGEST_VALUE - 3] + "..."
+    return f"`{name}={text}`: {wrong}".replace("\n", " ")

@@ -205,7 +205,7 @@ def _write_source(main: tables.table, p: SimulationParameters, span: np.ndarray)
     ):
         description.update(tables.maketabdesc(column))
     with tables.default_ms_subtable("SOURCE", f"{main.name()}/SOURCE", description) as table:
-        cells = {"SOURCE_ID": 0, "SPECTRAL_WINDOW_ID": 0, "NUM_LINES": 1, "CALIBRATION_GROUP": 0}
+        cells: dict[str, Any] = {"SOURCE_ID": 0, "SPECTRAL_WINDOW_ID": 0, "NUM_LINES": 1, "CALIBRATION_GROUP": 0}
         cells |= {"NAME": "SIMLINE", "CODE": "", "TIME": span.mean(), "INTERVAL": 1e9}
         cells |= {"DIRECTION": np.array(p.phase_centre), "PROPER_MOTION": np.zeros(2)}
         cells |= {"REST_FREQUENCY": np.array([p.rest_freq]), "SYSVEL": np.zeros(1), "TRANSITION": np.array(["LINE"])}
