@@ -4,5 +4,5 @@ In: a workload, as data (`workloads`), or a user's MeasurementSet. Out: a table 
 stage of the main job, each beside a floor that was measured in the same run (`outcome`, `report`, `command`).
 
 `stages` runs a workload (`scene`) through the INGEST and IMAGE of the main job and reads the seconds of the channel records.
-`floors` measures what the machine can do at best, and `image_floors` makes the floors of IMAGE from that.
+`floors` measures what the machine can do at best.
 """

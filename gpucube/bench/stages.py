@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 
 from gpucube.bench import floors
-from gpucube.bench.image_floors import image_floors, watch
 from gpucube.bench.machine import DISTURBED, watch_others
 from gpucube.bench.outcome import IMAGE_STAGES, INGEST_STAGES, RECORD_STAGES, STAGES, Floor, Outcome, Stage
 from gpucube.bench.scene import Scene, make_store, remove_cubes, scene_of
@@ -235,7 +234,7 @@ def measure_image(outcome: Outcome, scene: Scene, request: Request, folder: Path
     outcome.chunksize = chunk_size(request.chunksize, nchan, workers, nchan)
     chunks = scene.chunks(outcome.chunksize)
     job = scene.with_cubes(str(folder / "watched"))
-    cycles = watch(job, request.kind, scene.hardest, workers)  # which also compiles
+    cycles = floors.watch(job, request.kind, scene.hardest, workers)  # which also compiles
     remove_cubes(job)
     say(f"{name}: imaging {nchan} channels, {request.repeat} times")
     runs: list[ImageRun] = []
@@ -256,6 +255,6 @@ def measure_image(outcome: Outcome, scene: Scene, request: Request, folder: Path
     if request.floors:
         say(f"{name}: floors")
         seconds = {name: stage.median for name, stage in stages.items()}
-        found = image_floors(scene, outcome.records, seconds, cycles, workers, folder, bandwidth)
+        found = floors.image_floors(scene, outcome.records, seconds, cycles, workers, folder, bandwidth)
         stages |= {stage: replace(stages[stage], floor=floor) for stage, floor in found.items()}
     outcome.add([run.wall for run in runs], stages)

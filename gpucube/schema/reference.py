@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Iterator
 from itertools import groupby
 
 from gpucube.schema.parameters import GROUPS, Parameters
@@ -39,17 +38,16 @@ These parameters and values of tclean are refused with the advice given here.
 """
 
 
-def parameters() -> Iterator[tuple[str, str, About]]:
-    """Yield the parameters in the order of the schema: name, default as Python writes it (empty if required), the rest."""
-    for name, field in Parameters.model_fields.items():
-        yield name, "" if field.is_required() else repr(field.default), about(field)
+def parameters() -> dict[str, About]:
+    """List the parameters in the order of the schema."""
+    return {name: about(field) for name, field in Parameters.model_fields.items()}
 
 
 def signature() -> str:
     """The parameters of `gpucube.image_cube`, one line each; all but the first two are keyword-only."""
     lines = []
-    for name, default, it in parameters():
-        line = f"{name}: {it.annotation} = {default}," if default else f"{name}: {it.annotation},"
+    for name, it in parameters().items():
+        line = f"{name}: {it.annotation} = {it.default}," if it.default else f"{name}: {it.annotation},"
         lines.append(line.replace("'", '"'))
         if name == "imagename":
             lines.append("*,")
@@ -59,8 +57,8 @@ def signature() -> str:
 def docstring(width: int = 120) -> str:
     """The section "Parameters" of the docstring of `gpucube.image_cube`, before the indentation of the body."""
     lines = []
-    for name, default, it in parameters():
-        lines.append(f"{name} : {it.accepts}" + (f"; default {default}" if default else ""))
+    for name, it in parameters().items():
+        lines.append(f"{name} : {it.accepts}" + (f"; default {it.default}" if it.default else ""))
         lines += textwrap.wrap(it.description, width, initial_indent="    ", subsequent_indent="    ")
     return "\n".join(lines) + "\n"
 
@@ -68,10 +66,10 @@ def docstring(width: int = 120) -> str:
 def reference_page() -> str:
     """The reference page of the documentation, in Markdown."""
     rows: dict[str, list[str]] = {group: [] for group in GROUPS}
-    for name, default, it in parameters():
+    for name, it in parameters().items():
         tclean = {None: "—", "same": ""}.get(it.tclean, f"`{it.tclean!r}`")
-        shown = f"`{default}`" if default else "required"
-        row = " | ".join((f"`{name}`", shown, it.accepts, it.description, tclean))
+        default = f"`{it.default}`" if it.default else "required"
+        row = " | ".join((f"`{name}`", default, it.accepts, it.description, tclean))
         rows[it.group].append(f"| {row} |")
     page = _HEAD
     for group, of_group in rows.items():

@@ -65,6 +65,7 @@ class About(Written):
     """How one parameter is written, and where help and the reference page list it."""
 
     description: str = ""  # whole sentences
+    default: str = ""  # as Python writes it; empty for a required parameter
     group: str = ""  # heading; empty in a model without groups
     usual: bool = False  # most users set it
     tclean: str | None = None  # tclean's default if it differs, "same", or None if tclean has no such parameter
@@ -77,7 +78,8 @@ def about(field: FieldInfo) -> About:
     written = written or _from_type(field.annotation)
     accepts = written.accepts or _number_in_words(field)
     description = " ".join((field.description or "").split())
-    return About(written.annotation, written.metavar, accepts, description=description, **extra)
+    default = "" if field.is_required() else repr(field.default)
+    return About(written.annotation, written.metavar, accepts, description=description, default=default, **extra)
 
 
 def _from_type(annotation: Any) -> Written:
