@@ -11,17 +11,9 @@ from gpucube.run import Observer
 
 @dataclass
 class RecordedEvents:
-    """Every event in the order in which it came.
+    """Every event in the order in which it came."""
 
-    Attributes
-    ----------
-    order : list of (str, int)
-        Name of the event, and channel.
-    started_channels : list of int
-    finished_records, safe_records : list of ChannelRecord
-    """
-
-    order: list[tuple[str, int]] = field(default_factory=list)
+    order: list[tuple[str, int]] = field(default_factory=list)  # name of the event, and channel
     started_channels: list[int] = field(default_factory=list)
     finished_records: list[ChannelRecord] = field(default_factory=list)
     safe_records: list[ChannelRecord] = field(default_factory=list)

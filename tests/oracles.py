@@ -56,27 +56,10 @@ def direct_dirty(
     pixels: Iterable[tuple[int, int]],
     w_term: bool = True,
 ) -> np.ndarray:
-    """Dirty image of one channel at chosen pixels.
+    """Dirty image of one channel at chosen pixels (x, y), counted from 0: Jy/beam, (npixel,).
 
-    Parameters
-    ----------
-    uvw : numpy.ndarray
-        Metres, shape (nrow, 3).
-    freq : float
-        Hz.
-    vis, weight : numpy.ndarray
-        Jy and imaging weight, shape (nrow,); a weight of 0 drops the sample, whatever value it holds.
-    geometry : ImageGeometry
-        Where the pixels lie.
-    pixels : iterable of (x, y)
-        Counted from 0.
-    w_term : bool
-        Whether to take w into account.
-
-    Returns
-    -------
-    numpy.ndarray
-        Jy/beam, float64, one value per pixel.
+    `uvw` is in metres, (nrow, 3), `freq` in Hz, `vis` in Jy, (nrow,). An imaging weight of 0 drops the sample, whatever value it
+    holds.
     """
     good = weight > 0
     uvw, vis, weight = uvw[good].astype(float), vis[good].astype(complex), weight[good].astype(float)
@@ -90,23 +73,9 @@ def direct_dirty(
 def direct_predict(
     uvw: np.ndarray, freq: float, components: Sequence[tuple[float, float, float]], w_term: bool = True
 ) -> np.ndarray:
-    """Visibilities of point components in one channel.
+    """Visibilities of point components (l, m, Jy) in one channel: Jy, complex128 (nrow,).
 
-    Parameters
-    ----------
-    uvw : numpy.ndarray
-        Metres, shape (nrow, 3).
-    freq : float
-        Hz.
-    components : sequence of (l, m, flux)
-        Direction cosines to the east and to the north, and Jy.
-    w_term : bool
-        Whether to take w into account.
-
-    Returns
-    -------
-    numpy.ndarray
-        Jy, complex128, shape (nrow,).
+    `uvw` is in metres, (nrow, 3), and `freq` in Hz.
     """
     vis = np.zeros(len(uvw), complex)
     for l, m, flux in components:
@@ -187,13 +156,9 @@ def convolved(model: np.ndarray, g: ImageGeometry, beam: Beam) -> np.ndarray:
 
 
 def stokes_i(ms: Path, channel: int) -> tuple[np.ndarray, np.ndarray]:
-    """Stokes I of one channel, from two parallel hands of which both must count.
+    """Stokes I of one channel, complex128 (nrow,), and its weight (nrow,), from two parallel hands of which both must count.
 
-    Returns
-    -------
-    vis, weight : numpy.ndarray
-        Mean of the hands (complex128) and the weight of that mean (float64), shape (nrow,) with every row of the main
-        table; 0 and 0 where the sample does not count.
+    Every row of the main table is there, with 0 and 0 where the sample does not count.
     """
     # tests of kernels and devices run where casacore is not installed
     from casacore import tables

@@ -149,17 +149,11 @@ def left_behind(leader: subprocess.Popen, seconds: float) -> list[str]:
 
 @dataclass(frozen=True)
 class Watched:
-    """What a run took.
+    """What a run took: its files at most, without those of the store, and the memory of its processes.
 
-    Attributes
-    ----------
-    early, late : dict of int to float
-        Largest number of resident bytes of every process (main and workers) while channels were imaged: in the first tenth
-        of the time watched, and in the rest. The key 0 stands for all processes together, until the end of the run.
-    files : int
-        Largest number of files at any one time, without those of the store.
-    summary : dict
-        The run's summary.
+    `early` and `late` hold the largest number of resident bytes of every process (main and workers) while channels were
+    imaged: in the first tenth of the time watched, and in the rest. The key 0 stands for all processes together, until the
+    end of the run.
     """
 
     early: dict[int, float]
@@ -281,11 +275,7 @@ def disturb(
 ) -> tuple[subprocess.Popen, str]:
     """Start a run, kill one of its processes after `moment` seconds, and see how the run ends.
 
-    Returns
-    -------
-    run : subprocess.Popen
-    how : str
-        ``"went on"``, ``"ended"`` or ``"killed"``; empty if it had ended before.
+    It ``"went on"``, ``"ended"`` or was ``"killed"``. The word is empty if it had ended before.
     """
     place, victim = way
     if place == "cluster":
@@ -323,18 +313,7 @@ def disturb(
 
 
 def torture(ms: Path, folder: Path, ways: Sequence[tuple[str, str]], seed: int, **changes: object) -> list[str]:
-    """Kill once in each of the ways, resume, and compare the products.
-
-    Returns
-    -------
-    list of str
-        One line for each kill.
-
-    Raises
-    ------
-    Torture
-        A promise was not kept.
-    """
+    """Kill once in each of the ways, resume, and compare the products. Return one line for each kill."""
     rng = random.Random(seed)
     cluster = Cluster(folder)
     lines = []
@@ -418,10 +397,7 @@ def make_ms(folder: Path, **changes: object) -> Path:
 def grow(folder: Path, channels: int) -> None:
     """Watch memory and files while two workers image many channels.
 
-    Raises
-    ------
-    Torture
-        A process grew by 5 % or more after the first 500 channels, or there were more than 20 files beside the store.
+    No process may grow by 5 % or more after the first 500 channels, and no more than 20 files may lie beside the store.
     """
     ms = make_ms(folder / "many", nchan=channels, antennas=8, ntime=10)
     seen = watch(ms, folder / "grow", "local", warm_up=500, cycleniter=-1, gain=0.1, majorcycle="auto")

@@ -69,18 +69,11 @@ MAJOR_CYCLES = ("auto", "visibility")
 class LockStep:
     """A device that makes every major cycle for all planes of a chunk, until the last of them has stopped.
 
-    It is given to `image_chunk` in place of the device itself. All planes are begun together. A plane that has stopped keeps
+    `image_chunk` takes it in place of the device itself. All planes are begun together. A plane that has stopped keeps
     its place and takes part in the major cycles and measurements of the others.
-
-    Attributes
-    ----------
-    batch : int
-        No limit: a chunk is not split.
-    major_cycles : int
-        Major cycles of all planes together.
     """
 
-    batch = sys.maxsize
+    batch = sys.maxsize  # a chunk is not split
 
     def __init__(self, device: Device[Any]) -> None:
         self._device = device

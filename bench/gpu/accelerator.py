@@ -31,21 +31,11 @@ LOOKS_BACK = 1.0
 
 
 class Accelerator(Protocol):
-    """A device that can be measured.
+    """A device that can be measured."""
 
-    Attributes
-    ----------
-    kind : DeviceKind
-        Makes its devices.
-    backend : Backend
-        Its arrays, FFTs and kernels.
-    least_seconds : float
-        What is timed is repeated until it takes this long.
-    """
-
-    kind: DeviceKind
-    backend: Backend
-    least_seconds: float
+    kind: DeviceKind  # makes its devices
+    backend: Backend  # its arrays, FFTs and kernels
+    least_seconds: float  # what is timed is repeated until it takes this long
 
     def synchronise(self) -> None:
         """Wait for all work on the device, whichever stream it is on."""
@@ -77,13 +67,7 @@ class Accelerator(Protocol):
 
 
 class Gpu:
-    """The GPU that `CUDA_VISIBLE_DEVICES` puts first: an `Accelerator`.
-
-    Raises
-    ------
-    GpucubeError
-        No GPU works.
-    """
+    """The GPU that `CUDA_VISIBLE_DEVICES` puts first: an `Accelerator`. GpucubeError says if none works."""
 
     least_seconds = 0.05
 

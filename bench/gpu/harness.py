@@ -42,67 +42,35 @@ PLAIN_UNITS = ("s", "x", "%", "runs", "channels", "channels/s", "of 1")
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How much is measured.
+    """How much is measured."""
 
-    Attributes
-    ----------
-    copy : int
-        Bytes that are copied.
-    images, images_with_w : tuple of int
-        Pixels on a side.
-    samples, samples_with_w : int
-        Samples that are gridded.
-    textbook, active_set, large : tuple of int
-        Minor cycles: planes, pixels on a side, iterations.
-    active : int
-        Pixels of the active sets.
-    workload : Workload
-    busy_seconds : float
-        How long the GPU is kept busy.
-    planes_in_memory, planes_repeated : int
-        Planes whose memory and whose bits are checked.
-    """
-
-    copy: int = 1 << 30
-    images: tuple[int, ...] = (512, 1024, 2048, 4096)
+    copy: int = 1 << 30  # bytes
+    images: tuple[int, ...] = (512, 1024, 2048, 4096)  # pixels on a side
     images_with_w: tuple[int, ...] = (512, 2048)
-    samples: int = 16_000_000
+    samples: int = 16_000_000  # that are gridded
     samples_with_w: int = 4_000_000
-    textbook: tuple[int, int, int] = (64, 1024, 200)
+    textbook: tuple[int, int, int] = (64, 1024, 200)  # minor cycles: planes, pixels on a side, iterations
     active_set: tuple[int, int, int] = (128, 512, 20_000)
-    active: int = 2000
+    active: int = 2000  # pixels of the active sets
     large: tuple[int, int, int] = (1, 4096, 4000)
     workload: Workload = WORKLOADS["vla-hi"]
-    busy_seconds: float = 8.0
-    planes_in_memory: int = 32
-    planes_repeated: int = 8
+    busy_seconds: float = 8.0  # how long the GPU is kept busy
+    planes_in_memory: int = 32  # whose memory is checked
+    planes_repeated: int = 8  # whose bits are checked
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the tables.
-
-    Attributes
-    ----------
-    part, what, unit : str
-    values : list of float
-        One for each repeat.
-    floor : float or None
-        The best that this machine could do, in the same unit.
-    least, aim : float or None
-        What it must reach, and what is hoped for.
-    note : str
-        What the floor is, and how it was measured.
-    """
+    """One line of the tables."""
 
     part: str
     what: str
     unit: str
-    values: list[float]
-    floor: float | None = None
-    least: float | None = None
-    aim: float | None = None
-    note: str = ""
+    values: list[float]  # one for each repeat
+    floor: float | None = None  # the best that this machine could do, in the same unit
+    least: float | None = None  # what it must reach
+    aim: float | None = None  # what is hoped for
+    note: str = ""  # what the floor is, and how it was measured
 
     @property
     def median(self) -> float:

@@ -193,12 +193,9 @@ def versions(selected: Iterable[Program]) -> dict[str, str]:
 
 
 def ratios(runs: list[Figures]) -> dict[str, Figures]:
-    """Every peer's cost over the median of gpucube's runs of the same kind (cleaned, or dirty only).
+    """Every peer's cost over the median of gpucube's runs of the same kind (cleaned, or dirty only), by title.
 
-    Returns
-    -------
-    dict
-        By title: ``wall``, ``cpu`` and ``peak`` (memory of all processes); nothing for a kind that gpucube has not run.
+    The costs are ``wall``, ``cpu`` and ``peak`` (memory of all processes). A kind that gpucube has not run has none.
     """
     found = {}
     for cleans, own in ((True, "gpucube"), (False, "gpucube-dirty")):
@@ -217,10 +214,7 @@ def ratios(runs: list[Figures]) -> dict[str, Figures]:
 def merge(old: Figures, new: Figures) -> Figures:
     """The old result, with the rows of every program that was run again replaced.
 
-    Raises
-    ------
-    SystemExit
-        The machines, data or versions differ, so ratios would mean nothing.
+    It must be of the same machine, data and versions: otherwise ratios would mean nothing.
     """
     hardware = ("cpu", "cores", "memory_gib", "accelerators")
     both = old["versions"].keys() & new["versions"].keys()

@@ -100,12 +100,8 @@ def worst(name: str, values: np.ndarray, channels: np.ndarray, limit: float, uni
 def compare_dirty(ours: np.ndarray, theirs: np.ndarray, channels: np.ndarray) -> tuple[list[Criterion], dict[str, Any]]:
     """Compare dirty cubes [channel, y, x] over the channels that hold data.
 
-    Returns
-    -------
-    criteria : list of Criterion
-        Largest difference over the cube's peak; root mean square of the difference over that of the channel.
-    figures : dict
-        Per channel: the largest difference over the channel's own peak, in the whole image and in its inner 3/4.
+    The criteria are the largest difference over the cube's peak, and the rms of the difference over that of the channel. The
+    figures are, per channel, the largest difference over the channel's own peak, in the whole image and in its inner 3/4.
     """
     difference = ours[channels] - theirs[channels]
     size = np.abs(difference)
@@ -174,16 +170,9 @@ def near_emission(truth: Truth, channel: int, radius: float, shape: tuple[int, i
 def compare_flux(
     ours: np.ndarray, theirs: np.ndarray, truth: Truth, records: list[dict[str, Any]]
 ) -> tuple[list[Criterion], dict[str, Any]]:
-    """Compare the model flux of the bright channels with tclean's and with the truth.
+    """Compare the flux of the bright channels in model cubes [channel, y, x] (Jy/pixel) with tclean's and with the truth.
 
-    Parameters
-    ----------
-    ours, theirs : numpy.ndarray
-        Model cubes [channel, y, x], Jy/pixel.
-    truth : Truth
-        The simulated sources.
-    records : list of dict
-        gpucube's channel records: each channel's beam sets the region of emission, its noise the margin.
+    Each channel's beam in gpucube's records sets the region of emission, its noise the margin.
     """
     bright = truth.bright
     radius = [records[c]["beam"]["bmaj_arcsec"] / truth.cell_arcsec for c in bright]
@@ -220,14 +209,9 @@ def compare_flux(
 
 
 def compare(gpucube: str, tclean_dirty: str, tclean: str, truth_file: str) -> tuple[list[Criterion], dict[str, Any]]:
-    """All criteria, and the figures behind them.
+    """All criteria, and the figures behind them, from image names and the truth beside the simulated MeasurementSet.
 
-    Parameters
-    ----------
-    gpucube, tclean_dirty, tclean : str
-        Image names: gpucube's with products dirty, psf, residual and model; tclean's with niter=0 and cleaned, as FITS.
-    truth_file : str
-        ``*.truth.npz`` written beside the simulated MeasurementSet.
+    gpucube's products are dirty, psf, residual and model; tclean's are those of niter=0 and the cleaned ones, as FITS.
     """
     records = json.loads(Path(f"{gpucube}.summary.json").read_text())["channels"]
     ours = {kind: read_cube(Path(f"{gpucube}.{kind}.fits")) for kind in ("dirty", "psf", "residual", "model")}

@@ -27,53 +27,26 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one command cost.
-
-    Attributes
-    ----------
-    wall_seconds, cpu_seconds : float
-        Elapsed time; user + system time of the command and its children.
-    peak_process_mib, peak_tree_mib : float
-        Largest resident set of one process, and of all processes at one moment.
-    busy_before_percent : float
-        Share of all cores that other programs used in the second before the start: near 0 on a quiet machine.
-    exit_status : int
-        Exit status of the command.
-    files_left, files_most : int
-        Files in the folder at the end, and the most at any moment.
-    left_mib, most_mib : float
-        Their lengths, likewise.
-    written_mib : float or None
-        What the command and its children wrote to file systems, mapped and deleted files included, by the kernel's
-        account (write_bytes). It counts whole pages, and pages that are overwritten before they reach the disk only once.
-        File systems in memory do not count. None where the kernel keeps no such account.
-    """
+    """What one command cost."""
 
     wall_seconds: float
-    cpu_seconds: float
-    peak_process_mib: float
-    peak_tree_mib: float
-    busy_before_percent: float
+    cpu_seconds: float  # user + system time of the command and its children
+    peak_process_mib: float  # largest resident set of one process
+    peak_tree_mib: float  # and of all processes at one moment
+    busy_before_percent: float  # share of the machine that other programs used in the second before the start
     exit_status: int
-    files_left: int
-    files_most: int
-    left_mib: float
+    files_left: int  # in the folder at the end
+    files_most: int  # at any moment
+    left_mib: float  # their lengths, likewise
     most_mib: float
     written_mib: float | None
+    """What the command and its children wrote to file systems, mapped and deleted files included, by the kernel's account
+    (write_bytes). It counts whole pages, and pages that are overwritten before they reach the disk only once. File systems in
+    memory do not count. None where the kernel keeps no such account."""
 
 
 def measure(command: list[str], log: Path, folder: Path) -> Measurement:
-    """Run `command` with its output in the file `log`, and measure it.
-
-    Parameters
-    ----------
-    command : list of str
-        Program and arguments.
-    log : pathlib.Path
-        Receives standard output and standard error; not below `folder`.
-    folder : pathlib.Path
-        Where the command writes; every file below it counts.
-    """
+    """Run `command` and measure it. Every file below `folder` counts. The output goes to the file `log`, which lies elsewhere."""
     busy = psutil.cpu_percent(interval=1.0)
     peak_process = peak_tree = files_most = bytes_most = 0
     ended = threading.Event()

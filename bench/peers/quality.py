@@ -32,37 +32,22 @@ class Beam:
 
 @dataclass(frozen=True)
 class Quality:
-    """Figures of one cube; None where the program makes no such product, or the sky has no such channel.
+    """Figures of one cube; None where the program makes no such product, or the sky has no such channel."""
 
-    Attributes
-    ----------
-    channels : int
-        Channels with data, all of which count.
-    noise_jy : float or None
-        Median, over the channels without emission, of the noise of the residual (dirty image, if there is no model).
-    dirty_difference : float or None
-        Largest difference of the dirty image from the reference's, over the largest absolute value in the latter's cube.
-    channels_above_limit : int or None
-        Those whose exact residual has a peak above `NSIGMA` times the noise of the same residual.
-    residual_peak_over_limit : float or None
-        Peak over that limit in the worst channel.
-    residual_worst_channel : int or None
-        Which one that is.
-    flux_error : float or None
-        Sum over bright channels of |model flux at the emission - true flux|, over the sum of the true flux.
-    restored_error : float or None
-        rms of restored image minus truth convolved with the restoring beam, at the emission, over the noise of that
-        channel's residual; median over bright channels.
-    """
-
-    channels: int
+    channels: int  # with data, all of which count
     noise_jy: float | None
+    """Noise of the residual (dirty image, if there is no model), median over the channels without emission."""
     dirty_difference: float | None
+    """Largest difference of the dirty image from the reference's, over the largest absolute value in the latter's cube."""
     channels_above_limit: int | None = None
-    residual_peak_over_limit: float | None = None
-    residual_worst_channel: int | None = None
+    """Those whose exact residual has a peak above `NSIGMA` times the noise of the same residual."""
+    residual_peak_over_limit: float | None = None  # in the worst channel
+    residual_worst_channel: int | None = None  # which one that is
     flux_error: float | None = None
+    """Sum over bright channels of |model flux at the emission - true flux|, over the sum of the true flux."""
     restored_error: float | None = None
+    """rms of restored image minus truth convolved with the restoring beam, at the emission, over the noise of that
+    channel's residual; median over bright channels."""
 
 
 def channel_file(name: str, channel: int, kind: str) -> Path:
@@ -128,16 +113,7 @@ def true_image(truth: Truth, channel: int, beam: Beam, shape: tuple[int, int]) -
 def restored_error(image: np.ndarray, residual: np.ndarray, beams: list[Beam], truth: Truth, radius: float) -> float:
     """Median over bright channels of the rms error of the restored image at the emission, over the channel's noise.
 
-    Parameters
-    ----------
-    image, residual : numpy.ndarray
-        Restored image and exact residual [channel, y, x].
-    beams : list of Beam
-        Restoring beam of each bright channel.
-    truth : Truth
-        The simulated sources.
-    radius : float
-        Pixels from a source that emits.
+    Cubes are [channel, y, x], `beams` those of the bright channels. `radius` is in pixels from a source that emits.
     """
     ratios = []
     for c, beam in zip(truth.bright, beams, strict=True):
@@ -150,18 +126,8 @@ def restored_error(image: np.ndarray, residual: np.ndarray, beams: list[Beam], t
 def measure_quality(name: str, truth: Truth, radius: float, cleaned: bool, reference: np.ndarray | None) -> Quality:
     """Measure the products of one run.
 
-    Parameters
-    ----------
-    name : str
-        Image name.
-    truth : Truth
-        The simulated sources.
-    radius : float
-        Pixels from a source that emits which count as at the emission.
-    cleaned : bool
-        Whether the run made a model; otherwise its residual is its dirty image.
-    reference : numpy.ndarray or None
-        Dirty cube [channel, y, x] to compare with.
+    What lies within `radius` pixels of a source that emits counts as at the emission. If the run made no model, its residual is
+    its dirty image. `reference` is a dirty cube [channel, y, x] to compare with.
     """
     truth = replace(truth, bright=np.intersect1d(truth.bright, truth.filled))
     nchan = truth.flux.shape[1]

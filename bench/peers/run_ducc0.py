@@ -29,19 +29,10 @@ ROWS_A_BLOCK = 4096
 
 
 def read_stokes_i(ms: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Stokes I of every row and channel.
+    """uvw (nrow, 3) in metres, and Stokes I of every row and channel: Jy and weight, (nchan, nrow), both 0 where flagged.
 
     Both parallel hands stand first and last on the correlation axis. A sample counts if neither is flagged; its weight
     is that of the mean of two values, 4 / (1/w_1 + 1/w_2).
-
-    Returns
-    -------
-    uvw : numpy.ndarray
-        Metres, shape (nrow, 3).
-    vis : numpy.ndarray
-        Jy, complex64, shape (nchan, nrow); 0 where the weight is.
-    weight : numpy.ndarray
-        float32, same shape; 0 where flagged.
     """
     with table(ms, ack=False) as main:
         rows, nchan = main.nrows(), main.getcell("DATA", 0).shape[0]
@@ -64,27 +55,10 @@ def read_stokes_i(ms: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def briggs(
     uvw: np.ndarray, frequency: float, weight: np.ndarray, imsize: int, cell: float, robust: float
 ) -> np.ndarray:
-    """Briggs weights of one channel, w / (1 + G f^2) with f^2 = (5 10^-robust)^2 / (sum G^2 / sum G).
+    """Briggs weights of one channel, w / (1 + G f^2) with f^2 = (5 10^-robust)^2 / (sum G^2 / sum G): float32 (nrow,).
 
-    Parameters
-    ----------
-    uvw : numpy.ndarray
-        Metres, shape (nrow, 3).
-    frequency : float
-        Hz.
-    weight : numpy.ndarray
-        Natural weights, shape (nrow,).
-    imsize : int
-        Pixels on a side: G is the density on cells of 1 / (imsize * cell) wavelengths, in both halves of the plane.
-    cell : float
-        Radians.
-    robust : float
-        -2 to 2.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32, shape (nrow,); 0 for samples beyond the plane.
+    G is the density of the natural weights (nrow,) on cells of 1 / (imsize * cell) wavelengths, in both halves of the plane. The
+    cell is in radians, the frequency in Hz, uvw (nrow, 3) in metres. Samples beyond the plane have the weight 0.
     """
     half = imsize // 2
     scale = frequency / LIGHT_SPEED * imsize * cell

@@ -26,12 +26,9 @@ IMAGE_KINDS = ("image", "residual", "model", "psf", "pb", "sumwt", "mask", "work
 
 
 def configure_casa(log_file: Path) -> None:
-    """Point CASA at the tables of the casadata wheel, so that it downloads nothing; call before the first CASA import.
+    """Point CASA at the tables of the casadata wheel, so that it downloads nothing, and at its log file.
 
-    Parameters
-    ----------
-    log_file : pathlib.Path
-        Where CASA writes its log.
+    Call this before the first CASA import.
     """
     import casadata
 

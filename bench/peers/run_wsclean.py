@@ -36,20 +36,8 @@ def wsclean_command(
 ) -> list[str]:
     """Command line of WSClean 3 for a cube of independently cleaned channels.
 
-    Parameters
-    ----------
-    ms, out : str
-        MeasurementSet and image name.
-    imsize, nchan : int
-        Pixels on a side; output channels (as many as the MS has).
-    cell : str
-        Pixel size with unit, e.g. ``"10arcsec"``.
-    robust, nsigma : float
-        Briggs parameter; ``-auto-threshold`` in units of each channel's own noise.
-    niter : int
-        Iteration limit per channel.
-    wgridder : bool
-        Use the w-gridder in place of WSClean's default w-stacking gridder.
+    `nchan` is the number of channels of the MS. `nsigma` counts each channel's own noise, and `niter` iterations per channel.
+    `wgridder` chooses the w-gridder in place of WSClean's default w-stacking gridder.
     """
     match = re.fullmatch(r"([\d.]+)([a-z]+)", cell)
     if match is None or match[2] not in UNITS:

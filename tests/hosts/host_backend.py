@@ -40,18 +40,10 @@ def _destroying(transform: Callable) -> Callable:
 
 @dataclass(frozen=True)
 class HostCuda(CudaKind):
-    """GPUs whose kernels run on the host, as a kind of device.
+    """GPUs whose kernels run on the host, as a kind of device."""
 
-    Attributes
-    ----------
-    budget : int
-        Bytes that the device believes it may take.
-    shared_bytes : int
-        Largest dynamic shared memory of a block.
-    """
-
-    budget: int = 1 << 34
-    shared_bytes: int = 227 << 10
+    budget: int = 1 << 34  # bytes that the device believes it may take
+    shared_bytes: int = 227 << 10  # largest dynamic shared memory of a block
 
     def backend(self, lanes: int) -> Backend:
         """The host's backend, with a share of the budget."""

@@ -46,18 +46,7 @@ def missing_nvrtc() -> str | None:
 
 
 def compile_for(source: str, architecture: int, options: Sequence[str] = ()) -> dict[str, Resources]:
-    """Compile for ``sm_<architecture>``.
-
-    Returns
-    -------
-    dict
-        Resources of every kernel, by its (mangled) name.
-
-    Raises
-    ------
-    NvrtcError
-        With the compiler's log.
-    """
+    """Compile for ``sm_<architecture>``. Return the resources of every kernel by its (mangled) name."""
     library, program = nvrtc(), ctypes.c_void_p()
     library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None)
     try:

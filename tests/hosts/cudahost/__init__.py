@@ -129,14 +129,9 @@ class HostFunction:
 
 
 class HostModule:
-    """A compiled kernel source.
+    """A compiled kernel source: CUDA C++ by the rules of `docs/cuda.md`, its kernels declared ``extern "C"``.
 
-    Parameters
-    ----------
-    code : str
-        CUDA C++ by the rules of `docs/cuda.md`; its kernels are declared ``extern "C"``.
-    options : sequence of str
-        As NVRTC's; only definitions (``-DNAME=VALUE``) mean anything here.
+    Of NVRTC's options only definitions (``-DNAME=VALUE``) mean anything here.
     """
 
     def __init__(self, code: str, options: Sequence[str] = ()):
