@@ -12,8 +12,16 @@ import sys
 import numpy as np
 from casatools import ms as MeasurementSet
 
-KEYWORDS = {"field": "field", "spw": "spw", "scan": "scan", "observation": "observation", "intent": "scanintent",
-            "antenna": "baseline", "uvrange": "uvdist", "timerange": "time"}  # fmt: skip
+KEYWORDS = {
+    "field": "field",
+    "spw": "spw",
+    "scan": "scan",
+    "observation": "observation",
+    "intent": "scanintent",
+    "antenna": "baseline",
+    "uvrange": "uvdist",
+    "timerange": "time",
+}
 
 
 def main(path: str, expressions: str, answers: str) -> None:
