@@ -26,14 +26,14 @@ TOTAL_SECONDS = 60.0
 
 
 def positive(text: str) -> int:
-    """A number from 1 on, for `argparse`, as are the next four."""
+    """Read a number from 1 on. This function and the next four are types for `argparse`."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} should be at least 1")
     return int(text)
 
 
 def chunk_sizes(text: str) -> list[int | str]:
-    """``"1,8,auto"`` as a list."""
+    """Read ``"1,8,auto"`` as a list."""
     sizes: list[int | str] = []
     for word in text.split(","):
         number = int(word) if word.lstrip("-").isdigit() else 0
@@ -44,7 +44,7 @@ def chunk_sizes(text: str) -> list[int | str]:
 
 
 def seconds(text: str) -> float:
-    """A number of seconds, 0 for no limit."""
+    """Read a number of seconds, 0 for no limit."""
     if not float(text) >= 0:
         raise argparse.ArgumentTypeError(f"{text} should be 0 or more")
     return float(text) or float("inf")
@@ -99,7 +99,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line, and return the exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         _run(given, _options(given))

@@ -58,7 +58,7 @@ REPEATED_BELOW = 5.0
 
 
 def concurrently(make: Callable[[], Callable[[], object]], workers: int) -> float:
-    """Seconds of a call that so many threads make at once: the mean over threads of the median.
+    """Time a call that so many threads make at once: seconds, the mean over threads of the median.
 
     `make` makes the call for one thread, with arrays of its own.
     """
@@ -82,7 +82,7 @@ def concurrently(make: Callable[[], Callable[[], object]], workers: int) -> floa
 
 
 def copy_bandwidth(workers: int) -> float:
-    """Bytes per second, read and written, of one of `workers` threads that all copy."""
+    """Measure the bytes per second that one of `workers` threads reads and writes while all of them copy."""
 
     def make() -> Callable[[], object]:
         return partial(np.copyto, np.empty(COPY_BYTES, np.uint8), np.ones(COPY_BYTES, np.uint8))
@@ -93,7 +93,7 @@ def copy_bandwidth(workers: int) -> float:
 def gridding(
     samples: Samples, geometry: ImageGeometry, factor: int, *, w_term: bool, epsilon: float, workers: int
 ) -> tuple[float, float]:
-    """Seconds in which ducc0 grids, and degrids, the samples of a channel to `factor` times the image."""
+    """Time ducc0 as it grids, and degrids, the samples of a channel to `factor` times the image: seconds of each."""
     shape = (factor * geometry.nx, factor * geometry.ny)
     options = {
         "uvw": np.array(samples.uvw),
@@ -121,7 +121,7 @@ def gridding(
 
 
 def transforms(geometry: ImageGeometry, workers: int) -> tuple[float, float]:
-    """Seconds in which ducc0 transforms twice the image forward, and back."""
+    """Time ducc0 as it transforms twice the image forward, and back: seconds of each."""
     ny, nx = 2 * geometry.ny, 2 * geometry.nx
 
     def forward() -> Callable[[], object]:
@@ -137,7 +137,7 @@ def transforms(geometry: ImageGeometry, workers: int) -> tuple[float, float]:
 
 @numba.njit(nogil=True, cache=True)
 def _largest(values: np.ndarray) -> np.uint32:
-    """Bits of the largest magnitude."""
+    """Find the bits of the largest magnitude."""
     bits = values.view(np.uint32)
     top = np.uint32(0)
     for k in range(values.size):
@@ -147,7 +147,7 @@ def _largest(values: np.ndarray) -> np.uint32:
 
 @numba.njit(nogil=True, cache=True)
 def _empty_minor(values: np.ndarray, iterations: int) -> float:
-    """A minor cycle without a PSF: find the largest magnitude, and subtract something from every pixel."""
+    """Do what a minor cycle does without a PSF: find the largest magnitude, and subtract something from every pixel."""
     total = 0.0
     for _ in range(iterations):
         top = _largest(values)
@@ -159,7 +159,7 @@ def _empty_minor(values: np.ndarray, iterations: int) -> float:
 
 
 def minor_loop(cycles: Sequence[tuple[int, int]], workers: int) -> float:
-    """Seconds of compiled loops over (pixels, iterations) that find a peak and touch every pixel."""
+    """Time compiled loops over (pixels, iterations) that find a peak and touch every pixel: seconds."""
 
     def make() -> Callable[[], object]:
         planes = [np.ones(max(pixels, 1), np.float32) for pixels, _ in cycles]
@@ -169,12 +169,12 @@ def minor_loop(cycles: Sequence[tuple[int, int]], workers: int) -> float:
 
 
 def pixel_pass(pixels: int, workers: int) -> float:
-    """Seconds of a compiled loop that looks once at every pixel of an image."""
+    """Time a compiled loop that looks once at every pixel of an image: seconds."""
     return concurrently(lambda: partial(_largest, np.ones(pixels, np.float32)), workers)
 
 
 def disk_write(folder: Path, plane_bytes: int) -> tuple[float, float]:
-    """Bytes per second of writing planes one after the other into a file, and of an fsync after them."""
+    """Measure the bytes per second of writing planes one after the other into a file, and of an fsync after them."""
     data, count = np.ones(plane_bytes, np.uint8).data, max(1, WRITE_BYTES // plane_bytes)
     with tempfile.NamedTemporaryFile(dir=folder, buffering=0) as file:
         file.truncate(count * plane_bytes)
@@ -188,7 +188,7 @@ def disk_write(folder: Path, plane_bytes: int) -> tuple[float, float]:
 
 
 def casacore_read(ms: str, columns: Sequence[str], rows: int, step: int) -> float:
-    """Seconds in which casacore reads `columns` of the first `rows` rows, `step` rows at a time, and nothing else."""
+    """Time casacore as it reads `columns` of the first `rows` rows, `step` rows at a time, and nothing else: seconds."""
     from casacore import tables
 
     with tables.table(ms, ack=False) as table:
@@ -325,7 +325,7 @@ def image_floors(
 
 
 def _minor_floor(iterations: int, seconds: float, cycles: Cycles, look: float, workers: int) -> Floor:
-    """A loop that finds a peak among the same pixels and touches each, as often as the minor cycles did."""
+    """Time a loop that finds a peak among the same pixels and touches each, as often as the minor cycles did."""
     limit = None
     if cycles.minor:
         loops = minor_loop(cycles.minor, workers) + look * len(cycles.minor)
@@ -334,7 +334,7 @@ def _minor_floor(iterations: int, seconds: float, cycles: Cycles, look: float, w
 
 
 def _fft_floor(seconds: float, cycles: Cycles, geometry: ImageGeometry, workers: int) -> Floor:
-    """ducc0 FFTs of twice the image: a pair for every major cycle that used them, and one for the PSF."""
+    """Time ducc0 FFTs of twice the image: a pair for every major cycle that used them, and one for the PSF."""
     if cycles.fft_seconds == 0:
         return Floor(unit="pix", name="ducc0 FFT", kind="FFT")
     forward, back = transforms(geometry, workers)
@@ -345,7 +345,7 @@ def _fft_floor(seconds: float, cycles: Cycles, geometry: ImageGeometry, workers:
 
 
 def _major_floor(majors: int, seconds: float, cycles: Cycles, look: float, both_ways: float) -> Floor:
-    """The rest of the major cycles: through the visibilities, or components that are subtracted one at a time."""
+    """Estimate the rest of the major cycles: through the visibilities, or component by component."""
     floor = Floor(work=float(majors), unit="cycle", kind="loops")
     if not cycles.minor:
         return floor

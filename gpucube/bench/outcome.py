@@ -21,7 +21,7 @@ STAGES = INGEST_STAGES + IMAGE_STAGES
 
 
 def spread(values: Sequence[float]) -> float:
-    """(largest - smallest) / median."""
+    """Return (largest - smallest) / median."""
     middle = statistics.median(values)
     return (max(values) - min(values)) / middle if middle > 0 else 0.0
 
@@ -50,7 +50,7 @@ class Stage:
         return statistics.median(self.seconds)
 
     def scaled(self, factor: float) -> Stage:
-        """The stage with so many times the work."""
+        """Return the stage with so many times the work."""
         floor = self.floor
         limit = None if floor.seconds is None else factor * floor.seconds
         floor = replace(floor, work=factor * floor.work, nbytes=factor * floor.nbytes, seconds=limit)

@@ -37,7 +37,7 @@ WORTH_A_NAME = 0.01
 
 
 def as_json(outcome: Outcome, stages: Sequence[str]) -> dict[str, Any]:
-    """An outcome as plain types, with the named stages only."""
+    """Turn an outcome into plain types, with the named stages only."""
     same = ("notes", "device", "workers", "chunksize", "others", "accounted", "memory_peak")
     return {name: getattr(outcome, name) for name in same} | {
         "workload": outcome.definition,
@@ -70,7 +70,7 @@ def _stage(stage: Stage, wall: float) -> dict[str, Any]:
 
 
 def binding(outcome: Outcome) -> str:
-    """One line on the kind of work with the largest share of the time."""
+    """Say in one line which kind of work has the largest share of the time."""
     kinds: dict[str, dict[str, Stage]] = {}
     for name, stage in outcome.stages.items():
         kinds.setdefault(stage.floor.kind, {})[name] = stage
@@ -86,13 +86,13 @@ def binding(outcome: Outcome) -> str:
 
 
 def document(command: Sequence[str], results: Sequence[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    """The whole JSON document."""
+    """Make the whole JSON document."""
     made_by = {"command": " ".join(command), "machine": machine(), "versions": versions()}
     return {"format": FORMAT, **made_by, "results": list(results), **more}
 
 
 def head(result: dict[str, Any]) -> str:
-    """Hardware and versions in one line."""
+    """Name hardware and versions in one line."""
     hardware = result["machine"]
     parts = [hardware["date"], hardware["cpu"], f"{hardware['cores']} cores", f"{hardware['memory_gib']} GiB"]
     parts += hardware["accelerators"]
@@ -101,7 +101,7 @@ def head(result: dict[str, Any]) -> str:
 
 
 def page(result: dict[str, Any]) -> str:
-    """The table of one workload."""
+    """Show one workload as a table."""
     w, walls = result["workload"], result["wall_seconds"]
     rows = [["stage", "seconds", "spread", "share", "bytes", "rate", "floor s", "x floor", "floor"]]
     for name, stage in result["stages"].items():
@@ -146,7 +146,7 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def comparison(new: dict[str, Any], old: dict[str, Any]) -> str:
-    """The new result against an older one of the same workload, workers and chunk size, stage by stage."""
+    """Compare a result with an older one of the same workload, workers and chunk size, stage by stage."""
     same = ("workload", "workers", "chunksize")
     lines = [f"## Compared with: {head(old)}", ""]
     for result in new["results"]:
@@ -161,7 +161,7 @@ def comparison(new: dict[str, Any], old: dict[str, Any]) -> str:
 
 
 def _compared(new: dict[str, Any], old: dict[str, Any]) -> str:
-    """The table of a comparison: the wall time, and every stage that both results have."""
+    """Compare the wall time, and every stage that both results have, in a table."""
     pairs = {"wall": (new["wall_seconds"], old["wall_seconds"])}
     shared = [stage for stage in new["stages"] if stage in old["stages"]]
     pairs |= {stage: (new["stages"][stage]["seconds"], old["stages"][stage]["seconds"]) for stage in shared}

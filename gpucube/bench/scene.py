@@ -50,12 +50,12 @@ class Scene:
         return max(self.channels, key=lambda channel: float(self.job.store.channel_power[channel]))
 
     def with_cubes(self, imagename: str) -> ImageJob:
-        """The job with new cubes, in place of older ones of that name."""
+        """Return the job with new cubes, in place of older ones of that name."""
         description = CubeDescription(geometry=self.job.settings.geometry, axis=self.axis, stokes=self.job.stokes)
         return replace(self.job, cubes=create_cubes(imagename, PRODUCTS, description, overwrite=True))
 
     def chunks(self, size: int) -> list[list[int]]:
-        """The channels in chunks, the costly ones first."""
+        """Divide the channels into chunks, the costly ones first."""
         return make_chunks(size, self.job.store.channel_power, self.channels)
 
 
@@ -66,7 +66,7 @@ def scene_of(
     channels: Sequence[int] | None = None,
     **settings: Any,
 ) -> Scene:
-    """What images a store as the workload says: all its channels unless others are named.
+    """Make what images a store as the workload says: all its channels unless others are named.
 
     `settings` replaces fields of `ImagingSettings`.
     """
@@ -97,7 +97,7 @@ def remove_cubes(job: ImageJob) -> None:
 
 
 def point_sources(workload: Workload, rng: np.random.Generator) -> list[tuple[float, float, np.ndarray]]:
-    """Sources within the inner 60 % of the image: l and m in radians, and the spectrum in Jy, (channels,)."""
+    """Draw sources within the inner 60 % of the image: l and m in radians, and the spectrum in Jy, (channels,)."""
     reach = 0.3 * workload.imsize * workload.geometry.cell_x
     flux = workload.peak * rng.uniform(0.1, 1.0, workload.sources)
     flux[0] = workload.peak

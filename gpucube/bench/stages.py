@@ -58,7 +58,7 @@ class Request:
     floors: bool = True
 
     def wants(self, stages: Sequence[str]) -> bool:
-        """Whether it names any of these stages."""
+        """Tell whether any of these stages is wanted."""
         return not set(self.stages).isdisjoint(stages)
 
 
@@ -132,14 +132,14 @@ def run_ms(ms: str, workload: Workload, request: Request) -> Outcome:
 
 
 def selected(ms: str, folder: Path) -> Selection:
-    """All data of a MeasurementSet."""
+    """Select all data of a MeasurementSet."""
     return select(make_parameters(vis=ms, imagename=str(folder / "cube"), imsize=64, cell="1arcsec"))
 
 
 def measure_ingest(
     selection: Selection, request: Request, folder: Path, bandwidth: float
 ) -> tuple[VisibilityStore, list[float], dict[str, Stage]]:
-    """Time INGEST as a whole, and reading alone; what takes longer than reading counts as transposing.
+    """Time INGEST as a whole, and reading alone. What takes longer than reading counts as transposing.
 
     Return the last store, which is still there, the wall seconds of each repeat and the stages.
     """
@@ -226,7 +226,7 @@ def image_once(job: ImageJob, kind: DeviceKind, workers: int, chunks: Sequence[S
 
 
 def measure_image(outcome: Outcome, scene: Scene, request: Request, folder: Path, bandwidth: float) -> None:
-    """Time IMAGE and its floors; fills the outcome.
+    """Time IMAGE and its floors, and fill the outcome.
 
     A run that other programs disturbed is repeated once, if the time allows.
     """

@@ -84,7 +84,7 @@ class Workload(BaseModel):
         return self
 
     def changed(self, **fields: Any) -> Workload:
-        """The same workload with other values of some fields."""
+        """Return the same workload with other values of some fields."""
         return self.model_copy(update=fields)
 
     @property
@@ -113,7 +113,7 @@ class Workload(BaseModel):
         )
 
     def simulation(self, out: Path = Path("unused.ms"), integrations: int | None = None) -> SimulationParameters:
-        """Parameters of a simulated MeasurementSet like it, with fewer integrations if wanted."""
+        """Describe a simulated MeasurementSet like it, with fewer integrations if wanted."""
         same = {name: getattr(self, name) for name in ("array", "track_hours", "noise", "peak", "imsize", "cell")}
         own = {"out": out, "nchan": self.channels, "ntime": integrations or self.integrations, "flag_channels": ""}
         return validated(SimulationParameters, same | own)
@@ -151,7 +151,7 @@ def find_workload(name: str) -> Workload:
 
 
 def expected_seconds(workload: Workload, workers: int) -> float:
-    """Roughly how long it takes to image all channels once."""
+    """Estimate roughly how long it takes to image all channels once."""
     pixels, bright = workload.imsize**2, len(workload.bright_channels)
     grid = 2 * workload.rows * GRID_SECONDS + pixels * PIXEL_SECONDS
     array = ARRAYS[workload.array]
@@ -211,6 +211,6 @@ def fitted_to_machine(
 
 
 def _memory(workload: Workload, workers: int) -> int:
-    """Bytes of host memory that threads of this process are expected to hold."""
+    """Predict the bytes of host memory that threads of this process will hold."""
     settings = ImagingSettings(geometry=workload.geometry, samples=workload.rows)
     return host_memory(CpuKind().resources(settings), workers, in_process=True)

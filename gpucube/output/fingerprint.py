@@ -34,7 +34,7 @@ def fingerprint(parameters: dict[str, Any], device: str, version: str) -> dict[s
 
 
 def tree_state(path: str) -> str:
-    """Digest of names, sizes and modification times of a file, or of all files below a folder except lock files."""
+    """Digest names, sizes and modification times of a file, or of all files below a folder except lock files."""
     digest = hashlib.blake2b(digest_size=16)
     root = Path(path)
     files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file() and p.name != "table.lock")

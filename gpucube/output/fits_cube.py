@@ -45,7 +45,7 @@ class CubeFile:
         return padded(self.data_offset + self.nstokes * self.nchan * self.plane_bytes)
 
     def plane_offset(self, stokes_index: int, channel: int) -> int:
-        """First byte of a plane."""
+        """Find the first byte of a plane."""
         if not (0 <= stokes_index < self.nstokes and 0 <= channel < self.nchan):
             raise IndexError(f"plane (stokes {stokes_index}, channel {channel}) is outside {self.path}")
         return self.data_offset + (stokes_index * self.nchan + channel) * self.plane_bytes
@@ -63,7 +63,7 @@ def write_plane(cube: CubeFile, stokes_index: int, channel: int, plane: np.ndarr
 
 
 def plane_checksum(cube: CubeFile, stokes_index: int, channel: int) -> str:
-    """CRC-32 of a plane's bytes as they lie in the file, eight hexadecimal digits; empty if the file is too short."""
+    """Compute the CRC-32 of a plane's bytes in the file: eight hexadecimal digits, or empty if the file is too short."""
     with open(cube.path, "rb") as file:
         file.seek(cube.plane_offset(stokes_index, channel))
         content = file.read(cube.plane_bytes)
@@ -71,7 +71,7 @@ def plane_checksum(cube: CubeFile, stokes_index: int, channel: int) -> str:
 
 
 def read_plane(cube: CubeFile, stokes_index: int, channel: int) -> np.ndarray:
-    """Read one plane back, float32 (ny, nx); a plane not yet written is all zeros."""
+    """Read one plane back, float32 (ny, nx). A plane not yet written is all zeros."""
     offset = cube.plane_offset(stokes_index, channel)
     data = np.fromfile(cube.path, dtype=">f4", count=cube.ny * cube.nx, offset=offset)
     return data.astype(np.float32).reshape(cube.ny, cube.nx)

@@ -233,5 +233,5 @@ class Journal(AbstractContextManager["Journal"]):
 
 
 def is_locked(imagename: str) -> bool:
-    """Whether a run on this imagename is going on now."""
+    """Tell whether a run on this imagename is going on now."""
     return disk.is_locked(RunPaths(imagename).journal)

@@ -42,7 +42,7 @@ class RunPaths:
         return f"{self.imagename}.journal"
 
     def given_mask(self, digest: str) -> str:
-        """The clean mask of a run that was given one as an array. Another array has another digest."""
+        """Name the clean mask of a run that was given one as an array. Another array has another digest."""
         return f"{self.imagename}.mask-{digest}.fits"
 
     @property
@@ -56,6 +56,6 @@ class RunPaths:
         return RunPaths(os.path.join(self.scratch_folder, "work"))
 
     def existing(self) -> list[Path]:
-        """Products and summary of an earlier run with this imagename."""
+        """Find products and summary of an earlier run with this imagename."""
         names = [*map(self.product, PRODUCTS), self.summary]
         return [Path(name) for name in names if os.path.lexists(name)]

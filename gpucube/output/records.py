@@ -109,7 +109,7 @@ class _OfPlanes(Generic[T]):
 
 
 def _leading(planes: Sequence[PlaneRecord]) -> PlaneRecord:
-    """The plane that iterated longest."""
+    """Find the plane that iterated longest."""
     return max(planes, key=lambda plane: (plane.major_cycles, plane.iterations))
 
 
@@ -164,7 +164,7 @@ class ChannelRecord:
         return total
 
     def as_dict(self) -> dict[str, Any]:
-        """The record as `summary.json` holds it: plain types, with everything that follows from the planes."""
+        """Return the record as `summary.json` holds it: plain types, with everything that follows from the planes."""
         return _plain(self) | {"planes": {stokes: _plain(plane) for stokes, plane in self.planes.items()}}
 
     def to_json(self) -> str:

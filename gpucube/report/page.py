@@ -89,7 +89,7 @@ def write_report(imagename: str | os.PathLike[str], path: str | os.PathLike[str]
 
 
 def page(run: Run) -> str:
-    """The whole page as HTML."""
+    """Fill the template: the whole page as HTML."""
     cube, unreadable = _image_cube(run)
     header = cube.header if cube else fits.Header()
     noise = typical(run.noise())
@@ -151,7 +151,7 @@ def _beam(beam: Mapping[str, float] | None) -> str:
 
 
 def _image_cube(run: Run) -> tuple[plots.Cube | None, str]:
-    """The image cube if it has pixels, and its path if it exists but cannot be read."""
+    """Open the image cube if it has pixels. The text is its path if it exists but cannot be read."""
     if run.summary is None and run.parameters.get("restoringbeam") == "common":
         return None, ""  # nothing is restored before all channels are there
     path = RunPaths(run.imagename).product("image")
@@ -173,18 +173,18 @@ def _phase_centre(header: fits.Header) -> str:
 
 
 def _rest_frequency(header: fits.Header) -> float:
-    """Hz, or 0 if it is not known."""
+    """Return Hz, or 0 if it is not known."""
     value = header.get("RESTFRQ")
     return value if isinstance(value, float) and value > 0 else 0.0
 
 
 def _decimals(noise: float) -> int:
-    """Decimals of a table in mJy/beam that show three digits of the noise (Jy/beam); at least three."""
+    """Count the decimals, at least three, with which a table in mJy/beam shows three digits of the noise (Jy/beam)."""
     return max(3, 2 - math.floor(math.log10(1e3 * noise))) if noise > 0 else 3
 
 
 def _pictures(run: Run, cube: plots.Cube | None) -> list[dict[str, str]]:
-    """Maps of channels with emission, and the convergence of all channels: heading, caption, words for "alt", data URI."""
+    """Draw maps of channels with emission, and the convergence of all channels, each with its heading and words."""
     if not run.records:
         return []
     flux, noise = np.full((2, run.nchan), np.nan)
@@ -226,7 +226,7 @@ def _is_bad(record: ChannelRecord) -> bool:
 
 
 def _rows(run: Run) -> list[ChannelRecord]:
-    """The channels of the table: all of them, or the `MOST_ROWS` worst of those that did not simply reach their limit."""
+    """Choose the channels of the table: all, or the `MOST_ROWS` worst of those that did not simply reach their limit."""
     if len(run.records) <= MOST_ROWS:
         return list(run.records)
     odd = [r for r in run.records if r.retried or stop_codes(r) - {StopCode.THRESHOLD, StopCode.NSIGMA}]
@@ -234,7 +234,7 @@ def _rows(run: Run) -> list[ChannelRecord]:
 
 
 def _parameters(parameters: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Name and value, those that differ from their defaults first."""
+    """Sort names and values, those that differ from their defaults first."""
 
     def is_default(item: tuple[str, Any]) -> bool:
         field = Parameters.model_fields.get(item[0])

@@ -49,7 +49,7 @@ class Cube:
     header: fits.Header = field(default_factory=fits.Header)
 
     def flux_within(self, region: np.ndarray) -> np.ndarray:
-        """Flux density (Jy, shape (nchan,)) inside a boolean mask of shape (ny, nx); NaN in channels without a beam."""
+        """Sum the flux density (Jy, (nchan,)) inside a boolean mask of shape (ny, nx). It is NaN in channels without a beam."""
         pixel = self.cell_x * ARCSEC * (self.cell_y * ARCSEC)  # steradians
         sums = (plane[region].sum(dtype=float) for plane in self.planes)
         pairs = zip(sums, self.beams, strict=True)
@@ -59,7 +59,7 @@ class Cube:
 def read_cube(path: str | Path) -> Cube:
     """Open a cube without loading it. Its beams are in a BEAMS table or, if all channels share one, in the header.
 
-    A file that is cut short or no such cube raises `OSError`, `KeyError`, `IndexError`, `TypeError` or `ValueError`.
+    `OSError`, `KeyError`, `IndexError`, `TypeError` or `ValueError` says that the file is cut short or holds no such cube.
     """
     with fits.open(path, memmap=True) as hdus:
         header, planes = hdus[0].header, hdus[0].data[0]
@@ -77,12 +77,12 @@ def read_cube(path: str | Path) -> Cube:
 
 
 def radio_velocity(frequency: np.ndarray, restfreq: float) -> np.ndarray:
-    """Velocity in km/s by the radio convention, from frequencies in Hz."""
+    """Convert frequencies in Hz to velocities in km/s by the radio convention."""
     return LIGHT_SPEED / 1e3 * (1.0 - np.asarray(frequency) / restfreq)
 
 
 def shown_channels(signal: np.ndarray, noise: np.ndarray, count: int = MOST_MAPS) -> np.ndarray:
-    """Up to `count` channels for the maps: spread evenly over the longest run of channels with emission.
+    """Choose up to `count` channels for the maps, spread evenly over the longest run of channels with emission.
 
     If that run is shorter than `count`, the channels with the highest ratio of signal to noise are chosen. Channel numbers
     rise. `signal` and `noise` have the shape (nchan,), and are NaN where there is no data.
@@ -99,7 +99,7 @@ def shown_channels(signal: np.ndarray, noise: np.ndarray, count: int = MOST_MAPS
 
 
 def region_of_interest(planes: Iterable[np.ndarray], level: float) -> tuple[slice, slice]:
-    """Slices along y and x: the smallest square that holds every pixel above `level`, with a margin.
+    """Find the smallest square that holds every pixel above `level`, with a margin: slices along y and x.
 
     It is at least a third of the field, and all of the field if no pixel of the planes (each (ny, nx)) is above `level`.
     """
@@ -128,7 +128,7 @@ def overview(
     true_flux: np.ndarray | None = None,
     title: str = "",
 ) -> Figure:
-    """One page about a cube: eight channel maps (Jy/beam), the integrated spectrum, the noise.
+    """Draw one page about a cube: eight channel maps (Jy/beam), the integrated spectrum, the noise.
 
     All arrays have the shape (nchan,): velocity in km/s, residual noise in Jy/beam (NaN where there is no data), and the
     flux of the restored image, of the clean components and, if known, of the simulated sky in Jy.
@@ -163,7 +163,7 @@ def overview(
 
 
 def channel_maps(cube: Cube, shown: np.ndarray, labels: Sequence[str], noise: np.ndarray) -> Figure:
-    """Maps of the channels `shown`, up to eight, on one colour scale, each with its beam in the lower left corner.
+    """Map the channels `shown`, up to eight, on one colour scale, each with its beam in the lower left corner.
 
     `labels` has one text for each of them; `noise` (Jy/beam, shape (nchan,)) is NaN where there is no data.
     """
@@ -174,7 +174,7 @@ def channel_maps(cube: Cube, shown: np.ndarray, labels: Sequence[str], noise: np
 
 
 def velocity_text(kms: float) -> str:
-    """``"\N{MINUS SIGN}13.2 km/s"``."""
+    """Write a velocity as ``"\N{MINUS SIGN}13.2 km/s"``."""
     return f"{kms:.1f} km/s".replace("-", "\N{MINUS SIGN}")
 
 
@@ -226,14 +226,14 @@ def _draw_maps(
 
 
 def _one_two_five(low: float, high: float) -> list[float]:
-    """Ticks of a logarithmic scale between two positive numbers: 1, 2, 5, 10 and so on; powers of ten on a long scale."""
+    """Place ticks on a logarithmic scale between two positive numbers: 1, 2, 5, 10 and so on, or powers of ten on a long one."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
     ticks = (float(f"{step}e{k}") for k in decades for step in ((1, 2, 5) if len(decades) < 5 else (1,)))
     return [tick for tick in ticks if low < tick < high]
 
 
 def _coarse(plane: np.ndarray, most: int = 800) -> np.ndarray:
-    """At most `most` pixels a side, each the largest of those that it stands for, so that no source is lost."""
+    """Reduce a plane to `most` pixels a side, each the largest of those that it stands for, so that no source is lost."""
     step = -(-max(plane.shape) // most)
     for axis, size in enumerate(plane.shape):
         plane = np.maximum.reduceat(plane, np.arange(0, size, step), axis=axis)
@@ -257,11 +257,11 @@ COSTS = {
 
 
 def convergence(records: Sequence[ChannelRecord], nchan: int) -> Figure:
-    """One page about how every channel of `nchan` went: flux, residual and limit, cycles, beams, flags, seconds."""
+    """Draw one page about how all `nchan` channels went: flux, residual and limit, cycles, beams, flags, seconds."""
     imaged = [r for r in records if r.noise is not None]
 
     def values(get: Callable[[ChannelRecord], float | None], scale: float = 1.0) -> np.ndarray:
-        """One value per channel, NaN for a channel without one."""
+        """Collect one value per channel, NaN for a channel without one."""
         column = np.full(nchan, np.nan)
         column[[r.channel for r in imaged]] = scale * np.array([get(r) for r in imaged], float)
         return column

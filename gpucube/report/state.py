@@ -38,7 +38,7 @@ class Run:
     running: bool = False
 
     def noise(self) -> np.ndarray:
-        """Noise of the channels in `records`, Jy/beam, NaN where there is no data: (nrecord,)."""
+        """Collect the noise of the channels in `records`: Jy/beam, (nrecord,), NaN where there is no data."""
         return np.array([record.noise for record in self.records], float)
 
 
@@ -63,7 +63,7 @@ def read_run(imagename: str) -> Run:
 
 
 def findings(run: Run) -> list[str]:
-    """What needs attention, the worst first, such as ``"not clean: niter was used up (2 channels): 4, 9"``."""
+    """Say what needs attention, the worst first, such as ``"not clean: niter was used up (2 channels): 4, 9"``."""
     found = []
 
     def add(records: Iterable[ChannelRecord], text: str) -> None:
@@ -104,11 +104,11 @@ def findings(run: Run) -> list[str]:
 
 
 def stop_codes(record: ChannelRecord) -> set[int]:
-    """Stop codes of all Stokes planes of a channel."""
+    """Collect the stop codes of all Stokes planes of a channel."""
     return {plane.stop_code for plane in record.planes.values()}
 
 
 def typical(values: np.ndarray) -> float:
-    """Median of the finite values; 0 if there is none."""
+    """Return the median of the finite values, or 0 if there is none."""
     known = values[np.isfinite(values)]
     return float(np.median(known)) if len(known) else 0.0

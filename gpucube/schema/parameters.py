@@ -30,7 +30,7 @@ GROUPS = ("Data", "Image", "Spectral axis", "Gridding", "Weighting", "Deconvolut
 
 
 def _parameter(default: Any, group: str, *, usual: bool = False, tclean: str | None = "same", **limits: float) -> Any:
-    """Make a field of the schema; `default` is as users write it. `gpucube.schema.validation.About` explains the rest."""
+    """Make a field of the schema. Users write `default` like this. `gpucube.schema.validation.About` explains the rest."""
     extra: dict[str, Any] = {"group": group, "usual": usual, "tclean": tclean}
     return Field(default, json_schema_extra=extra, **limits)  # type: ignore[call-overload]  # ge, gt, le
 
@@ -213,7 +213,7 @@ class Parameters(BaseModel):
 
     @property
     def stokes_names(self) -> tuple[str, ...]:
-        """Name the Stokes planes of the cube: ``("pseudoI",)`` or single letters."""
+        """The Stokes planes of the cube: ``("pseudoI",)`` or single letters."""
         return ("pseudoI",) if self.stokes == "pseudoI" else tuple(self.stokes)
 
     @property

@@ -44,7 +44,7 @@ def parameters() -> dict[str, About]:
 
 
 def signature() -> str:
-    """The parameters of `gpucube.image_cube`, one line each; all but the first two are keyword-only."""
+    """Write the parameters of `gpucube.image_cube`, one line each. All but the first two are keyword-only."""
     lines = []
     for name, it in parameters().items():
         line = f"{name}: {it.annotation} = {it.default}," if it.default else f"{name}: {it.annotation},"
@@ -55,7 +55,7 @@ def signature() -> str:
 
 
 def docstring(width: int = 120) -> str:
-    """The section "Parameters" of the docstring of `gpucube.image_cube`, before the indentation of the body."""
+    """Write the section "Parameters" of the docstring of `gpucube.image_cube`, without the indentation of the body."""
     lines = []
     for name, it in parameters().items():
         lines.append(f"{name} : {it.accepts}" + (f"; default {it.default}" if it.default else ""))
@@ -64,7 +64,7 @@ def docstring(width: int = 120) -> str:
 
 
 def reference_page() -> str:
-    """The reference page of the documentation, in Markdown."""
+    """Write the reference page of the documentation, in Markdown."""
     rows: dict[str, list[str]] = {group: [] for group in GROUPS}
     for name, it in parameters().items():
         tclean = {None: "—", "same": ""}.get(it.tclean, f"`{it.tclean!r}`")

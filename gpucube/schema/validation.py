@@ -92,7 +92,7 @@ def _from_type(annotation: Any) -> Written:
 
 
 def _number_in_words(field: FieldInfo) -> str:
-    """``"a whole number from 0"``, from a number's type and limits; empty for other types."""
+    """Say ``"a whole number from 0"``, from a number's type and limits. Other types give an empty text."""
     if field.annotation not in (int, float):
         return ""
     limits = {

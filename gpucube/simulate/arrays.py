@@ -87,7 +87,7 @@ ARRAYS = {
 
 
 def _vla_pads(antennas: int, extent: float) -> tuple[np.ndarray, list[str]]:
-    """Pads of a Y whose distances along an arm follow a power law. All layouts give east, north, up (m) and station names."""
+    """Lay out a Y whose pads follow a power law along an arm. Every layout gives east, north, up (m) and station names."""
     enu, names, per_arm = [], [], antennas // 3
     for arm, azimuth in (("W", 236.0), ("E", 115.0), ("N", 355.0)):
         for k in range(1, per_arm + 1):
@@ -101,7 +101,7 @@ def _vla_pads(antennas: int, extent: float) -> tuple[np.ndarray, list[str]]:
 
 
 def _alma_pads(antennas: int, extent: float) -> tuple[np.ndarray, list[str]]:
-    """Pads of a loose spiral, no two closer than 15 m."""
+    """Lay out a loose spiral, with no two pads closer than 15 m."""
     rng = np.random.default_rng(43)
     enu: list[np.ndarray] = []
     k = 0
@@ -117,7 +117,7 @@ def _alma_pads(antennas: int, extent: float) -> tuple[np.ndarray, list[str]]:
 
 
 def _meerkat_pads(antennas: int, extent: float) -> tuple[np.ndarray, list[str]]:
-    """Pads of a core with three quarters of the antennas, no two closer than 29 m, and of a spiral around it."""
+    """Lay out a core of three quarters of the antennas, no two closer than 29 m, and a spiral around it."""
     rng = np.random.default_rng(64)
     enu: list[np.ndarray] = []
     core = 3 * antennas // 4
@@ -132,7 +132,7 @@ def _meerkat_pads(antennas: int, extent: float) -> tuple[np.ndarray, list[str]]:
 
 
 def antenna_positions(name: str, antennas: int) -> tuple[np.ndarray, list[str]]:
-    """ITRF positions (antennas, 3) in metres, and station names, of some antennas spread evenly over the layout of an array."""
+    """Spread antennas evenly over the layout of an array: ITRF positions (antennas, 3) in metres, and station names."""
     kind = ARRAYS[name]
     pads = {"EVLA": _vla_pads, "ALMA": _alma_pads, "MeerKAT": _meerkat_pads}[kind.telescope]
     enu, stations = pads(kind.antennas, kind.extent)
@@ -143,7 +143,7 @@ def antenna_positions(name: str, antennas: int) -> tuple[np.ndarray, list[str]]:
 
 
 def track_times(kind: ArrayKind, ra: float, ntime: int, integration: float, track_hours: float) -> np.ndarray:
-    """Centres of the integrations, spread evenly over a track about transit: UTC seconds since MJD 0, (ntime,).
+    """Spread the integrations evenly over a track about transit: their centres in UTC seconds since MJD 0, (ntime,).
 
     `ra` is in radians and `integration` in seconds. The track is never shorter than all integrations together.
     """
@@ -156,7 +156,7 @@ def track_times(kind: ArrayKind, ra: float, ntime: int, integration: float, trac
 
 
 def antenna_uvw(positions: np.ndarray, times: np.ndarray, ra: float, dec: float) -> np.ndarray:
-    """Antenna coordinates along u, v, w, relative to the centre of the array: metres, (ntime, nant, 3).
+    """Project antennas on u, v, w, relative to the centre of the array: metres, (ntime, nant, 3).
 
     `positions` are ITRF (nant, 3) in metres, `times` UTC seconds since MJD 0, and `ra`, `dec` the phase centre in radians.
     """

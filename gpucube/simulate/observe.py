@@ -99,7 +99,7 @@ def simulate_ms(
 
 @contextlib.contextmanager
 def _new_files(ms: Path, truth: Path, overwrite: bool) -> Iterator[None]:
-    """Remove earlier files if they may be replaced; remove the new ones if they cannot be completed."""
+    """Remove earlier files if they may be replaced, and the new ones if they cannot be completed."""
     for path in (ms, truth):
         if path.exists() and not overwrite:
             raise GpucubeError(f"{path} exists already: give another name, or `overwrite=True` to replace it")
@@ -208,7 +208,7 @@ class _Observation:
         return data
 
     def _flags(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """FLAG (nrow, nchan, npol) without the flagged rows, and FLAG_ROW (nrow,), of the integrations `index`."""
+        """Draw FLAG (nrow, nchan, npol) without the flagged rows, and FLAG_ROW (nrow,), of the integrations `index`."""
         p, rng = self.p, self.rng
         nrow = len(index) * len(self.antenna1)
         flag_row = rng.random(nrow) < p.flag_rows
@@ -227,17 +227,17 @@ class _Observation:
         return flag, flag_row
 
     def natural_rms(self) -> np.ndarray:
-        """Noise of a naturally weighted Stokes I image, Jy/beam (nchan,), NaN for a channel without data."""
+        """Predict the noise of a naturally weighted Stokes I image, Jy/beam (nchan,), NaN for a channel without data."""
         with np.errstate(divide="ignore"):
             return np.where(self.weight > 0, 1.0 / np.sqrt(self.weight), np.nan)
 
     def bright_channels(self) -> np.ndarray:
-        """Channels in which some source is five sigma above the noise."""
+        """Find the channels in which some source is five sigma above the noise."""
         brightest = self.sky.flux.max(0, initial=0.0)
         return np.flatnonzero(brightest > 5 * np.median(self.natural_rms()[self.weight > 0]))
 
     def truth(self) -> dict[str, Any]:
-        """What `SimulationResult.truth` holds."""
+        """Collect what `SimulationResult.truth` holds."""
         p, sky = self.p, self.sky
         ra, dec = sky.radec(*p.phase_centre)
         return {
@@ -263,7 +263,7 @@ class _Observation:
         }
 
     def summary(self) -> dict[str, Any]:
-        """What `SimulationResult.summary` holds, but for the seconds."""
+        """Collect what `SimulationResult.summary` holds, but for the seconds."""
         p = self.p
         nrow = len(self.antenna1) * p.ntime
         samples = nrow * p.nchan * p.npol
@@ -288,5 +288,5 @@ class _Observation:
 
 
 def _rounded(value: float) -> float:
-    """Four significant digits."""
+    """Round to four significant digits."""
     return float(f"{value:.4g}")

@@ -32,7 +32,7 @@ def _quantity(kind: Kind) -> BeforeValidator:
 
 
 def _of_array(name: str) -> Any:
-    """A default that depends on the array."""
+    """Make a default that depends on the array."""
     return lambda given: getattr(ARRAYS[given["array"]], name)
 
 

@@ -42,19 +42,19 @@ class Sky:
         return n - 1.0
 
     def radec(self, ra: float, dec: float) -> tuple[np.ndarray, np.ndarray]:
-        """Right ascension and declination of the sources about a phase centre, radians."""
+        """Place the sources about a phase centre: right ascension and declination in radians."""
         return lmn_to_radec(self.l, self.m, 1.0 + self.n_minus_one, ra, dec)
 
 
 def _line(channel: np.ndarray, centre: float, sigma: float, peak: float) -> np.ndarray:
-    """A Gaussian line that is cut off at three sigma, so that line-free channels are exactly empty."""
+    """Make a Gaussian line that is cut off at three sigma, so that line-free channels are exactly empty."""
     profile = peak * np.exp(-0.5 * ((channel - centre) / sigma) ** 2)
     profile[np.abs(channel - centre) > max(3.0 * sigma, 0.5)] = 0.0
     return profile
 
 
 def line_sky(p: SimulationParameters, rng: np.random.Generator) -> Sky:
-    """The default sky: rotating ring, point sources, one lone line, and continuum sources that `rng` places."""
+    """Make the default sky: rotating ring, point sources, one lone line, and continuum sources that `rng` places."""
     imsize, nchan, peak = p.imsize, p.nchan, p.peak
     # kind, pixels to the east and to the north, Jy per channel
     sources: list[tuple[str, float, float, np.ndarray]] = []
@@ -85,7 +85,7 @@ def line_sky(p: SimulationParameters, rng: np.random.Generator) -> Sky:
 
 
 def point_sky(sources: Iterable[tuple[float, float, ArrayLike]], nchan: int) -> Sky:
-    """A sky of point sources.
+    """Make a sky of point sources.
 
     Each source has direction cosines to the east and to the north, and a flux in Jy: one number or one per channel.
 
@@ -111,7 +111,7 @@ def point_sky(sources: Iterable[tuple[float, float, ArrayLike]], nchan: int) -> 
 
 
 def visibilities(sky: Sky, uvw: np.ndarray, frequency: np.ndarray) -> np.ndarray:
-    """Noiseless visibilities by the direct Fourier sum: Jy, complex128 (nrow, nchan).
+    """Compute noiseless visibilities by the direct Fourier sum: Jy, complex128 (nrow, nchan).
 
     `uvw` has the shape (nrow, 3) in metres, `frequency` (nchan,) in Hz.
     """

@@ -158,7 +158,7 @@ def _put_row(table: tables.table, cells: dict[str, Any]) -> None:
 def _write_antennas(
     root: str, p: SimulationParameters, positions: np.ndarray, stations: list[str], span: np.ndarray
 ) -> None:
-    """ANTENNA and FEED, with one row for each antenna."""
+    """Fill ANTENNA and FEED, with one row for each antenna."""
     nant = len(stations)
     names = [f"ea{i + 1:02d}" for i in range(nant)] if p.kind.telescope == "EVLA" else stations
     hands = ["R", "L"] if p.kind.feeds == "circular" else ["X", "Y"]
@@ -194,7 +194,7 @@ def _write_antennas(
 
 
 def _write_source(main: tables.table, p: SimulationParameters, span: np.ndarray) -> None:
-    """SOURCE, an optional subtable from which imagers take the rest frequency."""
+    """Write SOURCE, an optional subtable from which imagers take the rest frequency."""
     description = tables.required_ms_desc("SOURCE")
     frequency = {"QuantumUnits": ["Hz"], "MEASINFO": {"type": "frequency", "Ref": "LSRK"}}
     velocity = {"QuantumUnits": ["m/s"], "MEASINFO": {"type": "radialvelocity", "Ref": "LSRK"}}
