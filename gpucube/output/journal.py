@@ -95,7 +95,15 @@ def read_journal(imagename: str) -> Unfinished | None:
     lines = _whole_lines(path)
     if (first := next(lines, None)) is None:
         return None
-    header = _read_header(path, first)
+    try:
+        plain = from_json(first)
+        if isinstance(plain, dict) and plain.get("format", FORMAT) != FORMAT:
+            raise GpucubeError(
+                f"{path} has format {plain['format']}, this version knows {FORMAT}: start again with `overwrite=True`"
+            )
+        header = _header.validate_python(plain)
+    except ValueError:
+        raise GpucubeError(f"{path} is damaged: start again with `overwrite=True`") from None
     nchan = next(iter(header.cubes.values())).nchan
     nbytes, records = len(first), {}
     for line in lines:
@@ -122,18 +130,6 @@ def _whole_lines(path: str) -> Iterator[bytes]:
         for line in file:
             if line.endswith(b"\n"):
                 yield line
-
-
-def _read_header(path: str, line: bytes) -> _Header:
-    try:
-        plain = from_json(line)
-        if isinstance(plain, dict) and plain.get("format", FORMAT) != FORMAT:
-            raise GpucubeError(
-                f"{path} has format {plain['format']}, this version knows {FORMAT}: start again with `overwrite=True`"
-            )
-        return _header.validate_python(plain)
-    except ValueError:
-        raise GpucubeError(f"{path} is damaged: start again with `overwrite=True`") from None
 
 
 class Journal(AbstractContextManager["Journal"]):

@@ -133,12 +133,11 @@ class _Observation:
         self.spread = np.sqrt(factor[self.antenna1] * factor[self.antenna2])  # (nbl,) noise relative to the mean
         self.edge = np.ones(p.nchan)  # noise of a channel relative to the middle of the band
         if p.weight_spectrum:
-            self.edge[: max(1, p.nchan // 40)] = EDGE_NOISE
-            self.edge[-max(1, p.nchan // 40) :] = EDGE_NOISE
+            few = max(1, p.nchan // 40)
+            self.edge[:few] = self.edge[-few:] = EDGE_NOISE
         self.weight = np.zeros(p.nchan)  # sum of the Stokes I weights, 1/Jy^2
         self.samples = np.zeros(p.nchan, np.int64)
-        self.flagged = 0
-        self.flagged_rows = 0
+        self.flagged = self.flagged_rows = 0
         self.longest = 0.0  # metres
 
     def write(self) -> None:
@@ -271,10 +270,7 @@ class _Observation:
         return {
             "ms": str(p.out),
             "rows": nrow,
-            "antennas": p.antennas,
-            "nchan": p.nchan,
-            "npol": p.npol,
-            "ntime": p.ntime,
+            **{name: getattr(p, name) for name in ("antennas", "nchan", "npol", "ntime")},
             "sources": len(self.sky.flux),
             "bright_channels": len(self.bright_channels()),
             "data_mib": round(samples * 8 / 2**20, 1),
