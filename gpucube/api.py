@@ -1,8 +1,8 @@
 """What users call from Python to image and to plan.
 
 In: parameters as users write them, with tclean's names and defaults wherever tclean has the concept. Out: a `Result`
-or a `Plan`. The signature and the parameters' descriptions come from the schema (``python -m gpucube.schema.reference
-signature`` and ``docstring``), and a test holds them to it.
+or a `Plan`. The signature and the parameters' descriptions come from the schema (``python docs/reference.py signature``
+and ``docstring``), and a test holds them to it.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ In: Python values, text from the command line, or values from a YAML file. Out: 
 which the rest of gpucube trusts. Names and defaults are tclean's wherever tclean has the concept.
 
 The command line's options (`gpucube.cli`), the signature of `gpucube.image_cube` and the reference page all come from
-this model (`gpucube.schema.reference`). A mistake becomes one line (`GpucubeError`), and an unknown name is answered
+this model (docs/reference.py). A mistake becomes one line (`GpucubeError`), and an unknown name is answered
 with the nearest right one.
 """
 

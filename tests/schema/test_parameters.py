@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import astropy.units as u
 import numpy as np
@@ -13,12 +12,11 @@ import pytest
 from astropy.coordinates import SkyCoord
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import parameters, reference_page
 
 from gpucube.constants import ARCSEC
 from gpucube.errors import GpucubeError
-from gpucube.schema import fields
 from gpucube.schema.parameters import GROUPS, Parameters, make_parameters
-from gpucube.schema.reference import docstring, parameters, reference_page, signature
 from gpucube.sky.beam import Beam
 from gpucube.sky.directions import Direction
 
@@ -323,25 +321,6 @@ def test_choices_and_limits_describe_themselves() -> None:
     assert (known["niter"].tclean, known["epsilon"].tclean, known["outframe"].tclean) == ("same", None, "LSRK")
 
 
-def test_the_signature_is_python_with_the_defaults_of_the_schema() -> None:
-    names: dict[str, Any] = {}
-    exec(f"def image_cube(\n{signature()}): pass", vars(fields) | {"Literal": Literal}, names)
-    found = inspect.signature(names["image_cube"]).parameters
-    assert list(found) == list(Parameters.model_fields)
-    kinds = {inspect.Parameter.POSITIONAL_OR_KEYWORD: ["vis", "imagename"]}
-    assert [name for name, one in found.items() if one.kind in kinds] == ["vis", "imagename"]
-    written = {name: one.default for name, one in found.items() if one.default is not one.empty}
-    assert make(**written) == make()
-
-
-def test_the_docstring_has_every_parameter_in_the_layout_of_numpydoc() -> None:
-    lines = docstring(width=100).splitlines()
-    heads = [line for line in lines if not line.startswith(" ")]
-    assert [head.partition(" : ")[0] for head in heads] == list(Parameters.model_fields)
-    assert "niter : a whole number from 0; default 0" in heads
-    assert max(len(line) for line in lines if line.startswith(" ")) <= 100
-
-
 def test_the_reference_page_is_up_to_date() -> None:
     page = (REPOSITORY / "docs" / "parameters.md").read_text(encoding="utf-8")
-    assert page == reference_page(), "run: python -m gpucube.schema.reference > docs/parameters.md"
+    assert page == reference_page(), "run: python docs/reference.py > docs/parameters.md"

@@ -1,10 +1,10 @@
-"""What documents the parameters: the reference page, and the signature and docstring of `gpucube.image_cube`.
+"""Write what documents the parameters: the reference page, and the signature and docstring of `gpucube.image_cube`.
 
 All of it comes from the schema, and tests hold docs/parameters.md and gpucube/api.py to it. After a change of the schema:
 
-    python -m gpucube.schema.reference > docs/parameters.md
-    python -m gpucube.schema.reference signature        # the parameters of image_cube, to paste into gpucube/api.py
-    python -m gpucube.schema.reference docstring        # the section "Parameters" of its docstring
+    python docs/reference.py > docs/parameters.md
+    python docs/reference.py signature        # the parameters of image_cube, to paste into gpucube/api.py
+    python docs/reference.py docstring        # the section "Parameters" of its docstring
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gpucube.schema.validation import About, about
 _HEAD = """\
 # Parameters
 
-This page is made from the schema by `python -m gpucube.schema.reference > docs/parameters.md`; do not edit it.
+This page is made from the schema by `python docs/reference.py > docs/parameters.md`; do not edit it.
 
 The same names serve `gpucube.image_cube(...)`, the command line (`--name value`, where a list has commas, as in
 `--imsize 512,256`) and the YAML file given with `--config`. A bare number is in the unit in brackets. Names of choices
