@@ -36,6 +36,13 @@ def size_text(nbytes: float) -> str:
     return with_prefix(nbytes, "B")
 
 
+def frequency_text(hertz: float) -> str:
+    """A frequency as users write it, with all its digits: ``"1420.405752MHz"``."""
+    sizes = ((10e9, 1e9, "GHz"), (1e6, 1e6, "MHz"), (1e3, 1e3, "kHz"), (0.0, 1.0, "Hz"))
+    size, unit = next((size, unit) for least, size, unit in sizes if hertz >= least)
+    return f"{hertz / size:.10g}{unit}"
+
+
 def one_line(error: Exception) -> str:
     """``"ValueError: what was wrong"``, whatever the exception holds."""
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -12,17 +12,21 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Callable, Container
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from gpucube.data.observation import antenna_positions, observation_rows, rest_frequency_rows
 from gpucube.errors import GpucubeError
 from gpucube.sky.directions import Direction
 from gpucube.sky.frames import FRAMES, SpectralFrame, frame_of_code
 
 if TYPE_CHECKING:
     from casacore import tables
+
+Rows = TypeVar("Rows")
 
 _NEEDED_COLUMNS = {"UVW", "DATA_DESC_ID", "FIELD_ID", "ANTENNA1", "ANTENNA2", "FLAG", "FLAG_ROW", "WEIGHT"}
 _NEEDED_SUBTABLES = ("SPECTRAL_WINDOW", "POLARIZATION", "DATA_DESCRIPTION", "FIELD")
@@ -56,15 +60,6 @@ class Field:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Observation:
-    """The first row of OBSERVATION, for the headers of the cubes. A time of 0 is unknown."""
-
-    telescope: str = ""
-    observer: str = ""
-    start_time_mjd_s: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
 class MeasurementSet:
     """What the subtables of a MeasurementSet say."""
 
@@ -73,13 +68,18 @@ class MeasurementSet:
     spectral_windows: tuple[SpectralWindow, ...]
     data_descriptions: tuple[DataDescription, ...]  # by DATA_DESC_ID
     fields: tuple[Field, ...]  # by FIELD_ID
-    rest_frequencies: dict[tuple[int, int], float]  # (SOURCE_ID, spectral window or -1 for all) -> the first one, Hz
-    observation: Observation
+    rest_frequencies: tuple[tuple[int, int, float], ...] = ()  # SOURCE_ID, spectral window or -1 for all, Hz
+    observations: tuple[tuple[str, str], ...] = ()  # by OBSERVATION_ID: telescope, observer
+    antenna_positions: np.ndarray  # (nantenna, 3), ITRF, metres
 
-    def rest_frequency(self, field: Field, spw: int) -> float | None:
-        """Return the rest frequency of a field in a spectral window, Hz; None if SOURCE gives none."""
-        of_all_windows = self.rest_frequencies.get((field.source_id, -1))
-        return self.rest_frequencies.get((field.source_id, spw), of_all_windows)
+    def rest_frequencies_of(self, field: Field, spw: int) -> list[float]:
+        """Return the rest frequencies of a field in a spectral window, Hz; those for this window alone come first."""
+        return [
+            frequency
+            for wanted in (spw, -1)
+            for source, window, frequency in self.rest_frequencies
+            if (source, window) == (field.source_id, wanted)
+        ]
 
 
 def describe(path: str) -> MeasurementSet:
@@ -108,8 +108,9 @@ def describe(path: str) -> MeasurementSet:
             spectral_windows=_spectral_windows(path),
             data_descriptions=_data_descriptions(path),
             fields=_fields(path),
-            rest_frequencies=_rest_frequencies(path) if "SOURCE" in keywords else {},
-            observation=_observation(path) if "OBSERVATION" in keywords else Observation(),
+            rest_frequencies=_read(path, "SOURCE", rest_frequency_rows, keywords, ()),
+            observations=_read(path, "OBSERVATION", observation_rows, keywords, ()),
+            antenna_positions=_read(path, "ANTENNA", antenna_positions, keywords, np.empty((0, 3))),
         )
     except (RuntimeError, KeyError, IndexError, ValueError, TypeError) as error:
         raise GpucubeError(f"{path}: a subtable cannot be read: {first_line(error)}") from None
@@ -176,26 +177,12 @@ def _direction(cell: np.ndarray, frame: str) -> Direction:
     return Direction(ra=ra, dec=dec, frame=frame)
 
 
-def _rest_frequencies(path: str) -> dict[tuple[int, int], float]:
-    rest: dict[tuple[int, int], float] = {}
-    with open_table(f"{path}::SOURCE") as t:
-        for row in range(t.nrows()) if "REST_FREQUENCY" in t.colnames() else ():
-            if t.iscelldefined("REST_FREQUENCY", row) and np.size(cell := t.getcell("REST_FREQUENCY", row)):
-                key = (int(t.getcell("SOURCE_ID", row)), int(t.getcell("SPECTRAL_WINDOW_ID", row)))
-                rest.setdefault(key, float(np.ravel(cell)[0]))
-    return {key: value for key, value in rest.items() if np.isfinite(value) and value > 0}
-
-
-def _observation(path: str) -> Observation:
-    with open_table(f"{path}::OBSERVATION") as t:
-        if not t.nrows():
-            return Observation()
-        begin = float(np.ravel(t.getcell("TIME_RANGE", 0))[0]) if t.iscelldefined("TIME_RANGE", 0) else 0.0
-        return Observation(
-            telescope=t.getcell("TELESCOPE_NAME", 0),
-            observer=t.getcell("OBSERVER", 0),
-            start_time_mjd_s=begin if np.isfinite(begin) else 0.0,
-        )
+def _read(path: str, name: str, read: Callable[[tables.table], Rows], keywords: Container[str], absent: Rows) -> Rows:
+    """What `read` makes of a subtable that a MeasurementSet may lack."""
+    if name not in keywords:
+        return absent
+    with open_table(f"{path}::{name}") as t:
+        return read(t)
 
 
 def _check(ms: MeasurementSet) -> None:

@@ -17,8 +17,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gpucube.data.channels import ChannelMap, WindowChannels, output_channels
-from gpucube.data.measurementset import Field, MeasurementSet, Observation, describe
+from gpucube.data.channels import ChannelMap, OutputChannels, WindowChannels, output_channels
+from gpucube.data.comparison import compare
+from gpucube.data.measurementset import Field, MeasurementSet, describe, open_table
+from gpucube.data.observation import Band, Observation, check_rest_frequency, choose_rest_frequency, merged, observe
 from gpucube.data.rows import (
     BlockReader,
     RowSelection,
@@ -111,7 +113,8 @@ class Selection:
     axis: SpectralAxis
     stokes: tuple[str, ...]  # the Stokes planes of the cube: ("pseudoI",) or single letters
     object_name: str  # name of the field
-    observation: Observation  # of the first MeasurementSet, for the headers
+    observation: Observation  # for the headers
+    warnings: tuple[str, ...] = ()
 
     @property
     def npointing(self) -> int:
@@ -141,27 +144,55 @@ def select(parameters: Parameters) -> Selection:
     if len(frames := {w.frame.name for w in windows}) > 1:
         raise GpucubeError(f"the selected spectral windows are in different frames ({', '.join(sorted(frames))})")
     channels = output_channels([w.channels for w in windows], parameters.start, parameters.width, parameters.nchan)
+    used = [(w, channel_map) for w, channel_map in zip(windows, channels.maps, strict=True) if len(channel_map.output)]
     centre = parameters.centre or first.field.centre
     cell_x, cell_y = parameters.cell_radians
+    geometry = ImageGeometry(
+        nx=parameters.imsize[0], ny=parameters.imsize[1], cell_x=cell_x, cell_y=cell_y, centre=centre
+    )
+    sources = tuple(_make_source(window, map_, parameters.stokes_names, centre) for window, map_ in used)
+    contributing = [window for window, _ in used]
+    differences = compare(contributing, sources, geometry, centre_given=parameters.centre is not None)
+    restfreq, doubts = _rest_frequency(parameters.restfreq, used, channels)
+    observation, unsaid = _observation(contributing)
     return Selection(
-        sources=tuple(
-            _make_source(window, channel_map, parameters.stokes_names, centre)
-            for window, channel_map in zip(windows, channels.maps, strict=True)
-            if len(channel_map.output)
-        ),
-        geometry=ImageGeometry(
-            nx=parameters.imsize[0], ny=parameters.imsize[1], cell_x=cell_x, cell_y=cell_y, centre=centre
-        ),
-        axis=SpectralAxis(
-            frequency=channels.frequency,
-            width=channels.width,
-            frame=first.frame,
-            restfreq=parameters.restfreq or first.ms.rest_frequency(first.field, first.spw),
-        ),
+        sources=sources,
+        geometry=geometry,
+        axis=SpectralAxis(frequency=channels.frequency, width=channels.width, frame=first.frame, restfreq=restfreq),
         stokes=parameters.stokes_names,
         object_name=first.field.name,
-        observation=first.ms.observation,
+        observation=observation,
+        warnings=(*differences, *doubts, *unsaid),
     )
+
+
+def _rest_frequency(
+    given: float | None, used: Sequence[tuple[Window, ChannelMap]], channels: OutputChannels
+) -> tuple[float | None, tuple[str, ...]]:
+    """The rest frequency of the cube, given by the user or chosen from the MeasurementSets, and what is doubtful in it."""
+    if given is not None:
+        return given, check_rest_frequency(given, float(channels.frequency.min()), float(channels.frequency.max()))
+    bands = [
+        Band(
+            label=window.channels.label,
+            low=float(channel_map.member_frequency.min()),
+            high=float(channel_map.member_frequency.max()),
+            rest_frequencies=window.ms.rest_frequencies_of(window.field, window.spw),
+        )
+        for window, channel_map in used
+    ]
+    return choose_rest_frequency(bands)
+
+
+def _observation(windows: Sequence[Window]) -> tuple[Observation, tuple[str, ...]]:
+    """What the headers say of the rows that are imaged, and what they cannot say."""
+    observations = []
+    for path in dict.fromkeys(window.ms.path for window in windows):
+        of_ms = [window for window in windows if window.ms.path == path]
+        rows = [w.rows.number[w.rows.keep] if w.rows.keep.any() else w.rows.number for w in of_ms]
+        with open_table(path) as main:
+            observations.append(observe(of_ms[0].ms, main, np.concatenate(rows), of_ms[0].field))
+    return merged(observations, windows[0].frame)
 
 
 def _find_windows(path: str, parameters: Parameters) -> list[Window]:

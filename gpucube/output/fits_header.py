@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpucube.data.measurementset import Observation
+from gpucube.constants import LIGHT_SPEED
+from gpucube.data.observation import Observation
 from gpucube.errors import GpucubeError
 from gpucube.sky.beam import Beam, RestoringBeam
 from gpucube.sky.geometry import ImageGeometry
@@ -113,7 +114,7 @@ def primary_header(product: str, cube: CubeDescription) -> bytes:
             ("PV2_1", 0.0),
             ("PV2_2", 0.0),
             *_frame_cards(cube.axis),
-            *_observation_cards(cube.observation, cube.object_name),
+            *_observation_cards(cube),
             ("ORIGIN", f"gpucube {__version__}"),
         ]
     )
@@ -179,23 +180,49 @@ def _stokes_axis(stokes: Sequence[str]) -> tuple[float, float]:
 def _frame_cards(axis: SpectralAxis) -> list[Card]:
     cards: list[Card] = []
     if axis.restfreq:
-        cards.append(("RESTFRQ", axis.restfreq, "[Hz] rest frequency"))
+        velocity = LIGHT_SPEED * (1.0 - float(axis.frequency[0]) / axis.restfreq)
+        cards += [
+            ("RESTFRQ", axis.restfreq, "[Hz] rest frequency"),
+            ("ALTRVAL", velocity, "[m/s] radio velocity of pixel ALTRPIX"),
+            ("ALTRPIX", 1.0),
+        ]
     cards.append(("SPECSYS", axis.frame.specsys))
     if axis.frame.velref is not None:
         cards.append(("VELREF", 256 + axis.frame.velref, "1 LSR, 2 HEL, 3 OBS, +256 Radio"))
     return cards
 
 
-def _observation_cards(observation: Observation, object_name: str) -> list[Card]:
+def _observation_cards(cube: CubeDescription) -> list[Card]:
+    it = cube.observation
+    telescope = ", ".join(it.telescopes)
+    texts = {
+        "OBJECT": cube.object_name,
+        "TELESCOP": telescope,
+        "INSTRUME": telescope,  # as CASA writes it
+        "OBSERVER": ", ".join(it.observers),
+    }
+    cards: list[Card] = [(name, _printable(text)[:68]) for name, text in texts.items() if text]
+    if it.pointing:
+        ra, dec = math.degrees(it.pointing.ra) % 360, math.degrees(it.pointing.dec)
+        cards += [("OBSRA", ra, "[deg] phase centre of the field"), ("OBSDEC", dec, "[deg]")]
+    if it.place:
+        cards += [(f"OBSGEO-{axis}", metres, "[m] ITRF") for axis, metres in zip("XYZ", it.place, strict=True)]
+    if it.begin is not None and it.end is not None:
+        # a header that held the time of the run would differ from one run to the next
+        cards.append(("DATE", _date(it.end), "end of the observation"))
+        cards += [("DATE-OBS", _date(it.begin)), ("MJD-OBS", _mjd(_date(it.begin))), ("TIMESYS", "UTC")]
+    return cards
+
+
+def _date(mjd_seconds: float) -> str:
+    """Date and time in FITS's form, to a millisecond."""
+    return str(np.datetime64("1858-11-17T00:00:00.000") + np.timedelta64(round(1000 * mjd_seconds), "ms"))
+
+
+def _mjd(date: str) -> float:
     from astropy.time import Time
 
-    texts = {"OBJECT": object_name, "TELESCOP": observation.telescope, "OBSERVER": observation.observer}
-    cards: list[Card] = [(name, _printable(text)[:68]) for name, text in texts.items() if text]
-    if observation.start_time_mjd_s > 0:
-        since_epoch = np.timedelta64(round(1000 * observation.start_time_mjd_s), "ms")
-        date = str(np.datetime64("1858-11-17T00:00:00.000") + since_epoch)
-        cards += [("DATE-OBS", date), ("MJD-OBS", float(Time(date, scale="utc").mjd)), ("TIMESYS", "UTC")]
-    return cards
+    return float(Time(date, scale="utc").mjd)
 
 
 def _printable(text: str) -> str:

@@ -139,8 +139,9 @@ def parse_paths(value: Any) -> tuple[str, ...]:
     paths = tuple(parse_path(item).rstrip("/") or "/" for item in listed)
     if not paths or not all(paths):
         raise refused()
+    real = [os.path.realpath(path) for path in paths]
     for path in paths:
-        if paths.count(path) > 1:
+        if real.count(os.path.realpath(path)) > 1:
             raise ValueError(f"{path!r} is named twice")
         _refuse_slips(path)
     return paths

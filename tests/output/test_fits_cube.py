@@ -27,7 +27,7 @@ from radio_beam import Beam as RadioBeam
 from spectral_cube import SpectralCube, VaryingResolutionSpectralCube
 
 from gpucube.constants import ARCSEC
-from gpucube.data.measurementset import Observation
+from gpucube.data.observation import Observation
 from gpucube.errors import GpucubeError
 from gpucube.output.fits_cube import (
     CubeFile,
@@ -95,7 +95,10 @@ def test_every_product_is_standard_fits_with_its_unit_and_its_beams(tmp_path: Pa
             history=("niter=10",),
             object_name="DM Tau",
             observation=Observation(
-                telescope="ALMA", observer="O'Brien", start_time_mjd_s=86400 * Time("2024-03-02T05:49:24.857").mjd
+                telescopes=("ALMA",),
+                observers=("O'Brien",),
+                begin=86400 * Time("2024-03-02T05:49:24.857").mjd,
+                end=86400 * Time("2024-03-02T06:49:24.857").mjd,
             ),
         ),
     )[product]

@@ -1,0 +1,62 @@
+"""What the keywords of a column say about its numbers: their units, and the frames that they refer to.
+
+The keywords are those of casacore's TableMeasures (AIPS++ note 209): `QuantumUnits` or `UNIT` for units, and `MEASINFO`
+for frames. A frame is the same for all rows (`Ref`) or has a column of its own (`VarRefCol`) that holds words or
+numbers. The meaning of the numbers stands beside it (`TabRefTypes` and `TabRefCodes`), otherwise it is casacore's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpucube.errors import GpucubeError
+
+if TYPE_CHECKING:
+    from casacore import tables
+
+
+def unit_factors(t: tables.table, column: str, unit: str) -> np.ndarray:
+    """Return what the numbers of a column are multiplied by to be in `unit`: one factor, or one per element of a cell.
+
+    A column that names no unit is in `unit`. One that names another kind of unit raises GpucubeError.
+    """
+    keywords = t.getcolkeywords(column)
+    if "VariableUnits" in keywords:
+        raise GpucubeError(f"{t.name()}: column {column} has units that change from row to row, which are not read")
+    written = [str(name).strip() or unit for name in np.ravel(keywords.get("QuantumUnits", keywords.get("UNIT", unit)))]
+    if set(written) <= {unit}:
+        return np.ones(1)
+    from astropy import units  # imported only here because it takes a third of a second
+
+    try:
+        return np.array([units.Unit(name).to(units.Unit(unit)) for name in written])
+    except (ValueError, TypeError):  # UnitConversionError is a TypeError
+        raise GpucubeError(
+            f"{t.name()}: column {column} is in {' and '.join(sorted(set(written)))}; expected {unit} or a multiple of it"
+        ) from None
+
+
+def reference_word(t: tables.table, column: str, row: int, codes: Mapping[int, str], default: str) -> str:
+    """Return the frame of a column in one row, in upper case.
+
+    `codes` are casacore's numbers, and `default` counts where no keyword names a frame. A number without a meaning
+    comes out as ``"CODE 77"``.
+    """
+    measure = t.getcolkeywords(column).get("MEASINFO", {})
+    if offset := [name for name in measure if name.startswith("RefOff")]:
+        raise GpucubeError(f"{t.name()}: column {column} counts from an offset ({offset[0]}), which is not read")
+    if "VarRefCol" not in measure:
+        return str(measure.get("Ref", default)).strip().upper() or default
+    frames = str(measure["VarRefCol"])
+    if frames not in t.colnames():
+        raise GpucubeError(f"{t.name()}: the frames of {column} are in a column {frames}, which is not there")
+    if "TabRefTypes" in measure:
+        codes = dict(zip(np.ravel(measure["TabRefCodes"]).tolist(), np.ravel(measure["TabRefTypes"]), strict=True))
+    words = {
+        str(value if isinstance(value, str) else codes.get(int(value), f"code {value}")).strip().upper()
+        for value in np.ravel(t.getcell(frames, row)).tolist()
+    }
+    return " AND ".join(sorted(words))

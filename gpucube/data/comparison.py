@@ -1,0 +1,136 @@
+"""Whether several MeasurementSets belong into one image: fields, columns and weights are compared before they are read.
+
+In: the windows of all MeasurementSets. Out: warnings that name what differs, or `GpucubeError`. Telescopes, dates and
+numbers of channels or antennas may differ. Frequencies are compared where the channels are chosen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpucube.data.measurementset import open_table
+from gpucube.errors import GpucubeError
+from gpucube.sky.directions import Direction, uvw_rotation
+from gpucube.sky.geometry import ImageGeometry
+
+if TYPE_CHECKING:
+    from gpucube.data.selection import Source, Window
+
+APART = 0.1
+"""Fields whose centres are further apart than this part of the image's shorter side are told."""
+
+WEIGHT_RATIO = 10.0
+"""Median weights that differ by more are told."""
+
+SAMPLED_ROWS = 32
+
+
+def compare(
+    windows: Sequence[Window], sources: Sequence[Source], geometry: ImageGeometry, *, centre_given: bool
+) -> tuple[str, ...]:
+    """Compare what several MeasurementSets contribute to an image; return warnings.
+
+    Parameters
+    ----------
+    windows, sources : sequence
+        Each window and the source made of it.
+    geometry : ImageGeometry
+    centre_given : bool
+        Whether the user chose the centre of the image. Then fields far from it are warned of, not refused.
+
+    Raises
+    ------
+    GpucubeError
+        A field lies outside the image that another field is the centre of.
+    """
+    if len({window.ms.path for window in windows}) < 2:
+        return ()
+    return (
+        *_compare_fields(windows, min(geometry.nx * geometry.cell_x, geometry.ny * geometry.cell_y), centre_given),
+        *_compare_columns(windows),
+        *_compare_weights(sources),
+    )
+
+
+def separation(one: Direction, other: Direction) -> float:
+    """Return the angle between two directions, radians."""
+    rotation = uvw_rotation(one, other)
+    return 0.0 if rotation is None else math.acos(min(1.0, float(rotation[2, 2])))
+
+
+def _compare_fields(windows: Sequence[Window], side: float, centre_given: bool) -> list[str]:
+    first, warnings = windows[0], []
+    for window in {w.ms.path: w for w in reversed(windows) if w.ms.path != first.ms.path}.values():
+        apart = separation(first.field.centre, window.field.centre)
+        if apart <= APART * side:
+            continue
+        differ = f"the field is {_field_text(first)}, but {_field_text(window)}, {_angle_text(apart)} away"
+        if apart > side / 2 and not centre_given:
+            there = [
+                f"field {number} of {window.ms.path} ({field.name!r}) is where the first one is; "
+                for number, field in enumerate(window.ms.fields)
+                if separation(first.field.centre, field.centre) <= APART * side
+            ]
+            raise GpucubeError(
+                f"{differ}: {there[0] if there else ''}name the source with `field`, or image the MeasurementSets "
+                "separately; `phasecenter` images both together"
+            )
+        warnings.append(f"{differ}: they are imaged together without primary beams")
+    return warnings
+
+
+def _field_text(window: Window) -> str:
+    ra, dec = math.degrees(window.field.centre.ra) % 360, math.degrees(window.field.centre.dec)
+    return f"{window.field.name!r} at {ra:.4f}deg {dec:+.4f}deg in {window.ms.path}"
+
+
+def _angle_text(angle: float) -> str:
+    degrees = math.degrees(angle)
+    return (
+        f"{degrees:.3g} deg"
+        if degrees >= 1
+        else f"{60 * degrees:.3g} arcmin"
+        if degrees >= 1 / 60
+        else f"{3600 * degrees:.3g} arcsec"
+    )
+
+
+def _compare_columns(windows: Sequence[Window]) -> list[str]:
+    paths = {window.column: window.ms.path for window in windows}
+    if len(paths) == 1:
+        return []
+    used = " and ".join(f"{column} of {path}" for column, path in paths.items())
+    return [f"{used} are imaged together: give `datacolumn`, unless all of it is calibrated"]
+
+
+def _compare_weights(sources: Sequence[Source]) -> list[str]:
+    weights: dict[str, list[float]] = {}
+    for source in sources:
+        weights.setdefault(source.path, []).extend(_some_weights(source))
+    medians = {path: float(np.median(values)) for path, values in weights.items() if values}
+    if not medians:
+        return []
+    low, high = min(medians, key=medians.__getitem__), max(medians, key=medians.__getitem__)
+    if medians[high] <= WEIGHT_RATIO * medians[low]:
+        return []
+    return [
+        f"the weights of {high} (median {medians[high]:.3g}) and of {low} (median {medians[low]:.3g}) differ by a factor of "
+        f"{medians[high] / medians[low]:.3g}: if the data are not that much better, bring all weights to one scale, "
+        "e.g. with CASA's statwt"
+    ]
+
+
+def _some_weights(source: Source) -> list[float]:
+    """Medians of the positive weights of a few rows."""
+    rows = source.rows.number[source.rows.keep]
+    found = []
+    with open_table(source.path) as t:
+        for row in rows[:: max(1, len(rows) // SAMPLED_ROWS)].tolist():
+            if t.iscelldefined(source.weight, row):
+                cell = t.getcell(source.weight, row)
+                found += [float(np.median(cell[good]))] if (good := np.isfinite(cell) & (cell > 0)).any() else []
+    return found

@@ -1,0 +1,290 @@
+"""Who observed, where, when and which line: what the headers of the cubes say besides the axes.
+
+In: the subtables OBSERVATION, SOURCE and ANTENNA, and the rows that are imaged. Out: an `Observation`, and the rest
+frequency. Telescope, observer, antennas and times are those of the rows themselves, because a MeasurementSet often
+holds several observations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpucube.data.column_keywords import unit_factors
+from gpucube.errors import GpucubeError
+from gpucube.sky.directions import Direction
+from gpucube.text import frequency_text
+
+if TYPE_CHECKING:
+    from casacore import tables
+
+    from gpucube.data.measurementset import Field, MeasurementSet
+    from gpucube.sky.frames import SpectralFrame
+
+DAY = 86400.0
+
+TIME_SCALES = {
+    **dict.fromkeys(("UTC", "UT", "UT1", "UT2"), "utc"),  # within a second of one another
+    **dict.fromkeys(("TAI", "IAT"), "tai"),
+    **dict.fromkeys(("TT", "TDT", "ET"), "tt"),
+    **{name: name.lower() for name in ("TDB", "TCB", "TCG")},
+}
+"""astropy's names of casacore's scales of time. Sidereal times give no date."""
+
+ONE_SITE = 100e3
+"""Metres. Telescopes nearer to one another have the same velocity to within 10 m/s."""
+
+TIMES_OFF = 10.0
+"""A rest frequency more than so many times the data's frequency, or so much below it, belongs to other data."""
+
+LARGEST_REDSHIFT_FACTOR = 100.0
+"""A user's rest frequency may be so many times the data's frequency: the 21 cm line of the first stars has 30."""
+
+NEAR_BAND = 2e-3
+"""A line this far beyond the edge of the band, relative to its frequency (600 km/s), may still be the one observed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """What the headers of the cubes say of an observation. What is empty or None is unknown."""
+
+    telescopes: tuple[str, ...] = ()
+    observers: tuple[str, ...] = ()
+    begin: float | None = None  # of the first integration, UTC seconds since MJD 0
+    end: float | None = None  # of the last one
+    place: tuple[float, float, float] | None = None  # mean of the antennas, ITRF, metres
+    pointing: Direction | None = None  # phase centre of the field
+
+
+def observation_rows(t: tables.table) -> tuple[tuple[str, str], ...]:
+    """Telescope and observer of every row of OBSERVATION."""
+    return tuple(zip(t.getcol("TELESCOPE_NAME"), t.getcol("OBSERVER"), strict=True)) if t.nrows() else ()
+
+
+def rest_frequency_rows(t: tables.table) -> tuple[tuple[int, int, float], ...]:
+    """SOURCE_ID, spectral window (-1 for all) and rest frequency (Hz) of every line of SOURCE whose frequency is filled in."""
+    if "REST_FREQUENCY" not in t.colnames():
+        return ()
+    factor = unit_factors(t, "REST_FREQUENCY", "Hz")
+    return tuple(
+        (int(t.getcell("SOURCE_ID", row)), int(t.getcell("SPECTRAL_WINDOW_ID", row)), float(frequency))
+        for row in range(t.nrows())
+        if t.iscelldefined("REST_FREQUENCY", row)
+        for frequency in np.ravel(t.getcell("REST_FREQUENCY", row)) * factor[0]
+        if np.isfinite(frequency) and frequency > 0
+    )
+
+
+def antenna_positions(t: tables.table) -> np.ndarray:
+    """Positions of all antennas, ITRF, metres, (nantenna, 3)."""
+    return t.getcol("POSITION") * unit_factors(t, "POSITION", "m") if t.nrows() else np.empty((0, 3))
+
+
+def observe(ms: MeasurementSet, main: tables.table, rows: np.ndarray, field: Field) -> Observation:
+    """Describe the observations that some rows of the main table belong to.
+
+    Raises
+    ------
+    GpucubeError
+        Their times are in a scale that gives no date.
+    """
+    cells = main.selectrows(rows)
+    ids = np.unique(cells.getcol("OBSERVATION_ID")) if "OBSERVATION_ID" in ms.columns else np.zeros(1, int)
+    known = [ms.observations[i] for i in ids if 0 <= i < len(ms.observations)]
+    begin, end = _time_span(ms, main, cells)
+    return Observation(
+        telescopes=tuple(sorted({telescope for telescope, _ in known if telescope})),
+        observers=tuple(sorted({observer for _, observer in known if observer})),
+        begin=begin,
+        end=end,
+        place=_place(ms.antenna_positions, cells, field.centre),
+        pointing=field.centre,
+    )
+
+
+def _time_span(ms: MeasurementSet, main: tables.table, cells: tables.table) -> tuple[float | None, float | None]:
+    """Begin and end of the integrations, UTC seconds since MJD 0."""
+    if "TIME" not in ms.columns:
+        return None, None
+    time = cells.getcol("TIME") * unit_factors(main, "TIME", "s")[0]
+    half = np.zeros(len(time))
+    if "INTERVAL" in ms.columns:
+        half = cells.getcol("INTERVAL") * unit_factors(main, "INTERVAL", "s")[0] / 2
+    filled = np.isfinite(time) & (time > 0)
+    if not filled.any():
+        return None, None
+    half = np.where(np.isfinite(half) & (half > 0), half, 0.0)
+    begin, end = float((time - half)[filled].min()), float((time + half)[filled].max())
+    scale = str(main.getcolkeywords("TIME").get("MEASINFO", {}).get("Ref", "UTC")).strip().upper()
+    if scale not in TIME_SCALES:
+        raise GpucubeError(f"{ms.path}: TIME is in the scale {scale!r}; expected {', '.join(TIME_SCALES)}")
+    if TIME_SCALES[scale] == "utc":
+        return begin, end
+    from astropy.time import Time  # imported only here because it takes half a second
+
+    # two parts, because one double resolves a date to a microsecond only
+    utc = Time(
+        np.array([begin, end]) // DAY, np.array([begin, end]) % DAY / DAY, format="mjd", scale=TIME_SCALES[scale]
+    ).utc
+    begin, end = ((utc.jd1 - 2400000.5) * DAY + utc.jd2 * DAY).tolist()
+    return begin, end
+
+
+def _place(positions: np.ndarray, cells: tables.table, centre: Direction) -> tuple[float, float, float] | None:
+    """Mean of the antennas of some rows, ITRF, metres; None if their positions are not on the Earth."""
+    first, second = cells.getcol("ANTENNA1"), cells.getcol("ANTENNA2")
+    used = np.union1d(first, second)
+    used = used[used < len(positions)]
+    radius = np.linalg.norm(positions[used], axis=1)
+    on_earth = positions[used[(radius > 6.3e6) & (radius < 6.45e6)]]
+    if not len(on_earth):
+        return None
+    x, y, z = (round(float(mean), 3) for mean in on_earth.mean(axis=0))
+    sample = np.arange(0, len(first), max(1, len(first) // 500))
+    return (x, -y, z) if _mirrored(positions, cells.selectrows(sample), centre) else (x, y, z)
+
+
+def _mirrored(positions: np.ndarray, cells: tables.table, centre: Direction) -> bool:
+    """Return True if the uvw of some rows follow from the antennas' positions only with the sign of y reversed.
+
+    MeasurementSets that were converted from UVFITS often have such positions, east and west exchanged, because AIPS
+    counts y to the west. The baseline is turned by the hour angle at Greenwich (Thompson, Moran & Swenson 2017, eq. 4.1),
+    which is right to a third of a degree, as precession is left out.
+    """
+    first, second = cells.getcol("ANTENNA1"), cells.getcol("ANTENNA2")
+    try:
+        uvw = cells.getcol("UVW")
+    except RuntimeError:  # reported when the rows are read
+        return False
+    good = (np.maximum(first, second) < len(positions)) & (np.abs(uvw) < 1e10).all(axis=1) & uvw.any(axis=1)
+    uvw, days = uvw[good], cells.getcol("TIME")[good] / DAY - 51544.5
+    baseline, length = positions[second[good]] - positions[first[good]], np.linalg.norm(uvw, axis=1)
+    # mean sidereal time (Aoki et al. 1982)
+    hour_angle = np.radians(280.46061837 + 360.98564736629 * days) - centre.ra
+    sin, cos, sin_dec, cos_dec = np.sin(hour_angle), np.cos(hour_angle), math.sin(centre.dec), math.cos(centre.dec)
+
+    def error(sign: float) -> float:
+        """Median difference from the uvw that the positions give, relative to the baseline; antennas may be exchanged."""
+        x, y, z = (baseline * (1.0, sign, 1.0)).T
+        meridian = x * cos - y * sin
+        given = np.stack(
+            [x * sin + y * cos, z * cos_dec - meridian * sin_dec, z * sin_dec + meridian * cos_dec], axis=1
+        )
+        return min(float(np.median(np.linalg.norm(uvw - way * given, axis=1) / length)) for way in (1, -1))
+
+    return bool(good.any()) and error(-1.0) < 0.1 and error(1.0) > 0.3
+
+
+def merged(observations: Sequence[Observation], frame: SpectralFrame) -> tuple[Observation, tuple[str, ...]]:
+    """Describe several observations as one, the earliest of which gives the place, and say what the header cannot tell."""
+    first = min(observations, key=lambda o: math.inf if o.begin is None else o.begin)
+    together = Observation(
+        telescopes=tuple(sorted({name for o in observations for name in o.telescopes})),
+        observers=tuple(sorted({name for o in observations for name in o.observers})),
+        begin=first.begin,
+        end=max((o.end for o in observations if o.end is not None), default=None),
+        place=first.place,
+        pointing=observations[0].pointing,
+    )
+    if frame.name != "TOPO":
+        return together, ()
+    warnings = []
+    absent = [
+        what
+        for what, value in (("when the data were taken", first.begin), ("where the antennas stand", first.place))
+        if value is None
+    ]
+    if absent:
+        warnings.append(
+            f"the MeasurementSet does not say {' nor '.join(absent)}, so that no program can convert the cube's frequencies "
+            "from TOPO to another frame"
+        )
+    places = [np.array(o.place) for o in observations if o.place]
+    if first.place and max((float(np.linalg.norm(p - first.place)) for p in places), default=0.0) > ONE_SITE:
+        warnings.append(
+            f"the data were taken at several places ({', '.join(together.telescopes)}): OBSGEO-X, -Y and -Z are those of the "
+            "first observation, and a conversion of the cube's TOPO frequencies to another frame holds for that one alone"
+        )
+    return together, tuple(warnings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Band:
+    """What is imaged of one spectral window, and the rest frequencies that its MeasurementSet gives for it."""
+
+    label: str  # how messages name the window
+    low: float  # Hz
+    high: float
+    rest_frequencies: Sequence[float]  # Hz, the likelier ones first
+
+
+def choose_rest_frequency(bands: Sequence[Band]) -> tuple[float | None, tuple[str, ...]]:
+    """Choose the rest frequency of a cube from what its MeasurementSets say, and say where there is doubt.
+
+    In each band it is the first line inside (or a little beyond), else the first one at all. A band whose line lies
+    inside goes before others.
+    """
+    warnings: list[str] = []
+    chosen: list[tuple[bool, float, str]] = []
+    far: list[float] = []
+    for band in bands:
+        lines = [f for f in band.rest_frequencies if band.low / TIMES_OFF <= f <= band.high * TIMES_OFF]
+        far += [f for f in band.rest_frequencies if f not in lines]
+        if lines:
+            beyond = [max(band.low - f, f - band.high, 0.0) / f for f in lines]
+            inside = min(beyond) <= NEAR_BAND
+            line = lines[int(np.argmin(beyond))] if inside else lines[0]
+            chosen.append((not inside, line, band.label))
+            if not inside and _distinct(lines):
+                warnings.append(
+                    f"{band.label} has several rest frequencies ({_listed(lines)}), none of them in the band: the first one "
+                    "is written to the cubes; choose another with `restfreq`"
+                )
+    if not chosen:
+        given = f" (only {_listed(far)}, which is far from the data's frequencies)" if far else ""
+        return None, (
+            f"the MeasurementSet gives no rest frequency{given}: the cubes have no velocities; give `restfreq`",
+        )
+    _, rest, label = min(chosen, key=lambda item: item[0])
+    others = [f for _, f, _ in chosen]
+    if _distinct(others):
+        warnings.append(
+            f"the spectral windows have different rest frequencies ({_listed(others)}): the cubes have that of {label}, "
+            f"{frequency_text(rest)}; choose another with `restfreq`"
+        )
+    return rest, tuple(dict.fromkeys(warnings))
+
+
+def _distinct(frequencies: Sequence[float]) -> bool:
+    """Return True if some differ by more than 1e-6, which is 0.3 km/s."""
+    return max(frequencies) - min(frequencies) > 1e-6 * max(frequencies)
+
+
+def _listed(frequencies: Sequence[float]) -> str:
+    texts = list(dict.fromkeys(map(frequency_text, frequencies)))
+    return ", ".join(texts[:4]) + (", ..." if len(texts) > 4 else "")
+
+
+def check_rest_frequency(rest: float, low: float, high: float) -> tuple[str, ...]:
+    """Check a user's rest frequency against the band of the cube, all in Hz; return what to warn of.
+
+    Raises
+    ------
+    GpucubeError
+        It is so far off that its unit must be wrong.
+    """
+    if low / TIMES_OFF <= rest <= high * TIMES_OFF:
+        return ()
+    data = frequency_text(low) if low == high else f"{frequency_text(low)} to {frequency_text(high)}"
+    far = f"`restfreq={frequency_text(rest)!r}` is far from the data's frequencies, {data}"
+    meant = [
+        rest * scale for scale in (1e3, 1e6, 1e9, 1e-3, 1e-6) if low / TIMES_OFF <= rest * scale <= high * TIMES_OFF
+    ]
+    question = f": did you mean {frequency_text(meant[0])!r}?" if meant else ""
+    if high < rest <= high * LARGEST_REDSHIFT_FACTOR:
+        return (f"{far}, which would be a redshift of {rest / high - 1:.3g}{question}",)
+    raise GpucubeError(far + (question or "; expected the frequency of the line at rest"))
