@@ -71,7 +71,8 @@ def frequency_factor(
     if source == target:
         return np.ones(len(times))
     factor: np.ndarray = _to_barycentre(source, direction, times, position)
-    return factor / _to_barycentre(target, direction, times, position)
+    ratio: np.ndarray = factor / _to_barycentre(target, direction, times, position)
+    return ratio
 
 
 def _to_barycentre(frame: str, direction: Direction, times: np.ndarray, position: np.ndarray | None) -> np.ndarray:

@@ -1,0 +1,237 @@
+"""Channels of the data become channels of the cube: Doppler shifts, row by row, and interpolation in frequency.
+
+In: the samples of a run of rows in the channels of one window (`Planes`), the Doppler factor of every row, and the channels
+of the cube. Out: the samples in those channels. The frame of the data moves against that of the cube, so the place of a
+channel of the cube among the channels of the data is another one for every row. The rules are tclean's (FTMachine in CASA):
+
+* ``linear``: the value between the two neighbouring channels, and their weights likewise. It counts if both count.
+* ``cubic``: the polynomial through the four nearest channels; ``linear`` where the outer two do not count.
+* ``nearest``: every channel of the data counts for the channel of the cube that its centre lies in.
+
+A channel of the cube that is n to n + 1 times as wide as the data's is made of n samples, spread evenly over it and averaged
+with their weights, so that it has the weight of n channels. No sample is made beyond the centres of the first and
+the last selected channel. uvw of a row in units of the cube's wavelengths are `uvw_scale` times those in metres.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numba
+import numpy as np
+
+from gpucube.data.transpose import Planes
+from gpucube.sky.directions import Direction
+from gpucube.sky.doppler import frequency_factor
+
+Interpolation = Literal["nearest", "linear", "cubic"]
+
+WHOLE = 0.01
+"""A channel of the cube that lacks less than this part of a channel of the data has room for one sample more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regridding:
+    """What becomes of the channels of one window of one field."""
+
+    source: str  # frame of the data
+    target: str  # frame of the cube
+    direction: Direction  # of the field
+    position: np.ndarray | None  # of the observatory, ITRF, metres, (3,)
+    frequency: np.ndarray  # (nin,) centres of the window's channels in the frame of the data, Hz, rising or falling
+    selected: np.ndarray  # (nin,) bool, the channels that count
+    centre: np.ndarray  # (nslot,) centres of the channels of the cube, Hz
+    width: np.ndarray  # (nslot,) their widths, positive, Hz
+    method: Interpolation = "linear"
+
+    def factors(self, times: np.ndarray) -> np.ndarray:
+        """Frequency in the frame of the cube over frequency in that of the data for rows of these times, (nrow,)."""
+        instants, place = np.unique(times, return_inverse=True)
+        factors: np.ndarray = frequency_factor(
+            self.source, self.target, direction=self.direction, times=instants, position=self.position
+        )
+        return factors[place]
+
+
+def regrid(planes: Planes, factors: np.ndarray, how: Regridding) -> Planes:
+    """Interpolate samples from the channels of a window to the channels of the cube.
+
+    Parameters
+    ----------
+    planes : Planes
+        (nstokes, nin, nrow).
+    factors : numpy.ndarray
+        Of each row, see `Regridding.factors`, shape (nrow,).
+    how : Regridding
+
+    Returns
+    -------
+    Planes
+        (nstokes, nslot, nrow).
+    """
+    nstokes, _, nrow = planes.vis.shape
+    shape = nstokes, len(how.centre), nrow
+    result = Planes(
+        np.zeros(shape, np.complex64), np.zeros(shape, np.float32), np.zeros(shape[:2], np.int64), np.zeros(shape[:2])
+    )
+    weight = np.where(how.selected[None, :, None], planes.weight, np.float32(0))
+    if len(how.frequency) == 1 or how.method == "nearest":
+        _nearest(planes.vis, weight, factors, how.frequency, how.centre, how.width, result)
+    else:
+        spacing = np.abs(np.diff(how.frequency)).mean() * factors.mean() if nrow else 1.0
+        samples = np.maximum(1, np.floor(how.width / spacing + WHOLE).astype(np.int64))  # (nslot,)
+        ends = np.flatnonzero(how.selected)[[0, -1]]
+        _interpolate(
+            planes.vis,
+            weight,
+            factors,
+            how.frequency,
+            ends,
+            how.centre,
+            how.width,
+            samples,
+            how.method == "cubic",
+            result,
+        )
+    return result
+
+
+@numba.njit(nogil=True, cache=True)
+def _interpolate(
+    vis: np.ndarray,
+    weight: np.ndarray,
+    factors: np.ndarray,
+    frequency: np.ndarray,
+    ends: np.ndarray,
+    centre: np.ndarray,
+    width: np.ndarray,
+    samples: np.ndarray,
+    cubic: bool,
+    result: Planes,
+) -> None:
+    """Fill `result` by linear or cubic interpolation."""
+    vis_out, weight_out, counts, power = result
+    nstokes, nslot, nrow = vis_out.shape
+    nin = len(frequency)
+    step = (frequency[-1] - frequency[0]) / (nin - 1)
+    for slot in range(nslot):
+        for row in range(nrow):
+            for s in range(nstokes):
+                re, im, total = 0.0, 0.0, 0.0
+                for sample in range(samples[slot]):
+                    # the frequency of the sample in the frame of the data
+                    wanted = centre[slot] + width[slot] * ((sample + 0.5) / samples[slot] - 0.5)
+                    wanted /= factors[row]
+                    k = _left_neighbour(frequency, step, wanted)
+                    if k < 0:
+                        continue
+                    part = (wanted - frequency[k]) / (frequency[k + 1] - frequency[k])
+                    if part < 1e-9:
+                        k2, part = k, 0.0
+                    elif part > 1 - 1e-9:
+                        k, k2, part = k + 1, k + 1, 0.0
+                    else:
+                        k2 = k + 1
+                    if k < ends[0] or k2 > ends[1]:
+                        continue
+                    w1, w2 = np.float64(weight[s, k, row]), np.float64(weight[s, k2, row])
+                    if w1 <= 0.0 or w2 <= 0.0:
+                        continue
+                    w = (1 - part) * w1 + part * w2
+                    a, b = np.complex128(vis[s, k, row]), np.complex128(vis[s, k2, row])
+                    value = a + part * (b - a)
+                    if cubic and nin > 3 and k2 > k:
+                        first = min(max(k - 1, ends[0]), ends[1] - 3)
+                        if first >= ends[0]:
+                            value = _polynomial(vis, weight, frequency, s, first, row, wanted, value)
+                    re += w * value.real
+                    im += w * value.imag
+                    total += w
+                if total > 0.0:
+                    re /= total
+                    im /= total
+                    vis_out[s, slot, row] = complex(re, im)
+                    weight_out[s, slot, row] = total
+                    counts[s, slot] += 1
+                    power[s, slot] += total * (re * re + im * im)
+
+
+@numba.njit(nogil=True, cache=True)
+def _left_neighbour(frequency: np.ndarray, step: float, wanted: float) -> int:
+    """Channel k with `wanted` between it and the next one, in a rising or falling list; -1 if it lies outside."""
+    last = len(frequency) - 1
+    sign = 1.0 if step > 0 else -1.0
+    slack = 1e-9 * abs(step)
+    if sign * (wanted - frequency[0]) < -slack or sign * (wanted - frequency[last]) > slack:
+        return -1
+    k = min(max(int((wanted - frequency[0]) / step), 0), last - 1)
+    # a list that is not quite even
+    while k > 0 and sign * (wanted - frequency[k]) < 0:
+        k -= 1
+    while k < last - 1 and sign * (wanted - frequency[k + 1]) > 0:
+        k += 1
+    return k
+
+
+@numba.njit(nogil=True, cache=True)
+def _polynomial(
+    vis: np.ndarray,
+    weight: np.ndarray,
+    frequency: np.ndarray,
+    s: int,
+    first: int,
+    row: int,
+    wanted: float,
+    otherwise: complex,
+) -> complex:
+    """Value of the polynomial through four channels; `otherwise` if one of them does not count."""
+    total = 0j
+    for i in range(first, first + 4):
+        if weight[s, i, row] <= 0.0:
+            return otherwise
+        factor = 1.0
+        for j in range(first, first + 4):
+            if j != i:
+                factor *= (wanted - frequency[j]) / (frequency[i] - frequency[j])
+        total += factor * vis[s, i, row]
+    return total
+
+
+@numba.njit(nogil=True, cache=True)
+def _nearest(
+    vis: np.ndarray,
+    weight: np.ndarray,
+    factors: np.ndarray,
+    frequency: np.ndarray,
+    centre: np.ndarray,
+    width: np.ndarray,
+    result: Planes,
+) -> None:
+    """Fill `result`: each channel of the data counts for the channel of the cube that its centre lies in."""
+    vis_out, weight_out, counts, power = result
+    nstokes, nslot, nrow = vis_out.shape
+    nin = len(frequency)
+    step = (frequency[-1] - frequency[0]) / (nin - 1) if nin > 1 else width[0]
+    for slot in range(nslot):
+        for row in range(nrow):
+            low = (centre[slot] - width[slot] / 2) / factors[row]
+            high = (centre[slot] + width[slot] / 2) / factors[row]
+            near, far = (low - frequency[0]) / step, (high - frequency[0]) / step
+            first = max(0, int(np.floor(min(near, far))) - 1)
+            last = min(nin - 1, int(np.ceil(max(near, far))) + 1)
+            for s in range(nstokes):
+                re, im, total = 0.0, 0.0, 0.0
+                for k in range(first, last + 1):
+                    w = np.float64(weight[s, k, row])
+                    if low <= frequency[k] < high and w > 0.0:
+                        re += w * vis[s, k, row].real
+                        im += w * vis[s, k, row].imag
+                        total += w
+                if total > 0.0:
+                    re /= total
+                    im /= total
+                    vis_out[s, slot, row] = complex(re, im)
+                    weight_out[s, slot, row] = total
+                    counts[s, slot] += 1
+                    power[s, slot] += total * (re * re + im * im)

@@ -1,0 +1,147 @@
+"""Regridding in frequency: numpy's interpolation of each row as the oracle, and what must hold for any data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpucube.data.regrid import Interpolation, Regridding, regrid
+from gpucube.data.transpose import Planes
+from gpucube.sky.directions import Direction
+
+NIN, NROW = 24, 7
+FREQUENCY = 100.0 + np.arange(NIN)
+FACTORS = 1 + np.linspace(-4e-3, 4e-3, NROW)
+
+
+def planes(seed: int = 1, flagged: float = 0.0) -> Planes:
+    rng = np.random.default_rng(seed)
+    vis = (rng.normal(size=(2, NIN, NROW)) + 1j * rng.normal(size=(2, NIN, NROW))).astype(np.complex64)
+    weight = rng.uniform(1, 2, (2, NIN, NROW)).astype(np.float32)
+    weight[rng.random(weight.shape) < flagged] = 0
+    vis[weight == 0] = 1e4
+    return Planes(vis, weight, np.zeros((2, NIN), np.int64), np.zeros((2, NIN)))
+
+
+def how(
+    centre: Any, width: float = 1.0, method: Interpolation = "linear", frequency: Any = FREQUENCY, **changes: Any
+) -> Regridding:
+    centre = np.asarray(centre, float)
+    values: dict[str, Any] = {
+        "source": "TOPO",
+        "target": "LSRK",
+        "direction": Direction(ra=0.0, dec=0.0),
+        "position": None,
+    }
+    values |= {"frequency": frequency, "selected": np.ones(len(frequency), bool), "centre": centre}
+    return Regridding(**(values | {"width": np.full(len(centre), width), "method": method} | changes))
+
+
+def test_linear_is_numpys_interpolation_at_the_shifted_frequency() -> None:
+    given, centre = planes(), np.array([105.3, 110.0, 117.9])
+    found = regrid(given, FACTORS, how(centre))
+    for row in range(NROW):
+        for s in range(2):
+            at = centre / FACTORS[row]
+            expected = np.interp(at, FREQUENCY, given.vis[s, :, row].real) + 1j * np.interp(
+                at, FREQUENCY, given.vis[s, :, row].imag
+            )
+            # single precision
+            np.testing.assert_allclose(found.vis[s, :, row], expected, atol=2e-6)
+            np.testing.assert_allclose(
+                found.weight[s, :, row], np.interp(at, FREQUENCY, given.weight[s, :, row]), rtol=1e-6
+            )
+    np.testing.assert_array_equal(found.counts, NROW)
+    np.testing.assert_allclose(found.power, (found.weight * np.abs(found.vis) ** 2).sum(-1), rtol=1e-5)
+
+
+def test_wide_channels_average_samples_that_fill_them() -> None:
+    given, ones = planes(), np.ones(NROW)
+    found = regrid(given, ones, how([110.2], width=3.4))
+    at = 110.2 + 3.4 * np.array([-1, 0, 1]) / 3  # three samples
+    for row in range(NROW):
+        weight = np.interp(at, FREQUENCY, given.weight[0, :, row])
+        value = np.interp(at, FREQUENCY, given.vis[0, :, row].real)
+        assert found.vis[0, 0, row].real == pytest.approx((weight * value).sum() / weight.sum(), abs=2e-6)
+        assert found.weight[0, 0, row] == pytest.approx(weight.sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize("method", ["linear", "cubic"])
+def test_channels_on_the_grid_of_the_data_are_copied(method: Interpolation) -> None:
+    given = planes(flagged=0.2)
+    found = regrid(given, np.ones(NROW), how(FREQUENCY, method=method))
+    counts = given.weight > 0
+    np.testing.assert_array_equal(found.weight, given.weight)
+    np.testing.assert_array_equal(found.vis[counts], given.vis[counts])
+    np.testing.assert_array_equal(found.counts, counts.sum(-1))
+
+
+def test_cubic_follows_a_polynomial_of_third_order_exactly() -> None:
+    x = (FREQUENCY - 110) / 10
+    spectrum = (0.3 + x - 2 * x**2 + 1.5 * x**3).astype(np.complex64)
+    given = Planes(
+        np.tile(spectrum[:, None], (2, 1, NROW)), np.ones((2, NIN, NROW), np.float32), np.zeros(1), np.zeros(1)
+    )
+    centre = np.array([103.5, 110.7, 118.2])
+    found = regrid(given, FACTORS, how(centre, method="cubic"))
+    shifted = (centre[:, None] / FACTORS - 110) / 10
+    np.testing.assert_allclose(found.vis[0].real, 0.3 + shifted - 2 * shifted**2 + 1.5 * shifted**3, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["linear", "cubic", "nearest"])
+def test_flagged_samples_never_reach_the_cube(method: Interpolation) -> None:
+    given = planes(flagged=0.3)  # flagged samples are 1e4
+    found = regrid(given, FACTORS, how(np.arange(101.0, 122.0, 1.3), width=2.6, method=method))
+    assert np.abs(found.vis).max() < 20
+    assert (found.weight > 0).any() and (found.vis[found.weight == 0] == 0).all()
+
+
+def test_no_sample_beyond_the_selected_channels() -> None:
+    selected = (FREQUENCY >= 105) & (FREQUENCY <= 115)
+    found = regrid(planes(), np.ones(NROW), how([104.9, 105.0, 110.5, 115.0, 115.1, 99.0, 200.0], selected=selected))
+    np.testing.assert_array_equal(found.counts[0], [0, NROW, NROW, NROW, 0, 0, 0])
+
+
+def test_a_gap_in_the_selection_stays_a_gap() -> None:
+    selected = ~np.isin(FREQUENCY, [110, 111])
+    found = regrid(planes(), np.ones(NROW), how([108.5, 109.5, 110.5, 111.5, 112.5], selected=selected))
+    np.testing.assert_array_equal(found.counts[0] > 0, [True, False, False, False, True])
+
+
+@pytest.mark.parametrize("method", ["linear", "cubic", "nearest"])
+def test_a_falling_window_gives_the_same_samples(method: Interpolation) -> None:
+    given, centre = planes(flagged=0.1), np.array([103.3, 109.9, 114.2])
+    rising = regrid(given, FACTORS, how(centre, width=2.2, method=method))
+    turned = Planes(given.vis[:, ::-1].copy(), given.weight[:, ::-1].copy(), given.counts, given.power)
+    falling = regrid(turned, FACTORS, how(centre, width=2.2, method=method, frequency=FREQUENCY[::-1].copy()))
+    np.testing.assert_allclose(falling.weight, rising.weight, rtol=1e-6)
+    np.testing.assert_allclose(falling.vis, rising.vis, atol=2e-6)
+
+
+def test_nearest_takes_each_channel_of_the_data_once() -> None:
+    given = planes()
+    centre = 101.0 + 2.5 * np.arange(8)
+    found = regrid(given, np.ones(NROW), how(centre, width=2.5, method="nearest"))
+    edges = np.append(centre - 1.25, centre[-1] + 1.25)
+    inside = np.digitize(FREQUENCY, edges) - 1
+    for slot in range(8):
+        w = given.weight[0, inside == slot]  # (nmember, nrow)
+        np.testing.assert_allclose(found.weight[0, slot], w.sum(0), rtol=1e-6)
+        np.testing.assert_allclose(found.vis[0, slot], (w * given.vis[0, inside == slot]).sum(0) / w.sum(0), atol=2e-6)
+
+
+def test_an_uneven_window_is_interpolated_between_its_own_channels() -> None:
+    uneven = FREQUENCY + 0.3 * np.sin(FREQUENCY)
+    given, centre = planes(), np.array([104.4, 111.1, 119.0])
+    found = regrid(given, np.ones(NROW), how(centre, frequency=uneven))
+    expected = np.interp(centre, uneven, given.vis[1, :, 3].real)
+    np.testing.assert_allclose(found.vis[1, :, 3].real, expected, atol=2e-6)
+
+
+def test_rows_of_one_time_have_one_factor() -> None:
+    times = np.array([5059857600.0, 5059857600.0, 5059900000.0])
+    regridding = how([110.0], source="GEO", target="LSRK")
+    factors = regridding.factors(times)
+    assert factors[0] == factors[1] != factors[2]
