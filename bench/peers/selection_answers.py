@@ -29,8 +29,16 @@ def main(path: str, expressions: str, answers: str) -> None:
         listed = json.load(file)
     found = {name: {text: answer(path, name, text) for text in texts} for name, texts in listed.items()}
     with open(answers, "w") as file:
-        json.dump(found, file, indent=0)
-        file.write("\n")
+        file.write(one_answer_a_line(found))
+
+
+def one_answer_a_line(found: dict[str, dict[str, object]]) -> str:
+    """Write JSON with a line for each expression."""
+    parts = []
+    for name, of_text in found.items():
+        lines = [f"{json.dumps(text)}: {json.dumps(selected)}" for text, selected in of_text.items()]
+        parts.append(f"{json.dumps(name)}: {{\n" + ",\n".join(lines) + "\n}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def answer(path: str, parameter: str, text: str) -> dict[str, object]:
