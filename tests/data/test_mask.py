@@ -184,7 +184,7 @@ FINE = ImageGeometry(
 FINE_CELLS: dict[str, Any] = {"CDELT1": -5e-3 / 3600, "CDELT2": 5e-3 / 3600}
 
 
-def test_icrs_and_fk5_are_told_apart_where_pixels_are_small(tmp_path: Path) -> None:
+def test_icrs_and_fk5_differ_where_pixels_are_small(tmp_path: Path) -> None:
     icrs: dict[str, Any] = {"RADESYS": "ICRS", **FINE_CELLS}
     same_numbers = write_mask(tmp_path / "same.fits", np.ones((24, 32), "f4"), sky_header(**icrs))
     with pytest.raises(GpucubeError, match=r"elsewhere on the sky.*\(ICRS against FK5\)"):

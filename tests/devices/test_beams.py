@@ -142,7 +142,7 @@ def test_a_lobe_larger_than_the_first_window_is_fitted_whole():
 @pytest.mark.parametrize("shape", [(301, 300), (300, 92), (24, 300)])
 @pytest.mark.parametrize("axes", [(3, 2), (14, 4), (40, 11), (150, 40)])
 def test_a_window_around_the_lobe_gives_the_beam_of_the_whole_psf(axes, shape):
-    """The same beam to the last bit from any window that holds the lobe; no beam from a smaller window."""
+    """Any window that holds the lobe gives a bit-identical beam. A smaller window gives none."""
     psf = gaussian(Beam(bmaj=axes[0] * ARCSEC, bmin=axes[1] * ARCSEC, bpa=0.7), ARCSEC, ARCSEC, *shape)
     whole = fit_beam_in_window(psf, shape, ARCSEC, ARCSEC)
     assert fit_beam(psf, ARCSEC, ARCSEC) == whole

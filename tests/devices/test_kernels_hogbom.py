@@ -1,4 +1,4 @@
-"""kernels/hogbom.cu compared with the CPU's loops: the same components in the same order, every pixel to the last bit."""
+"""kernels/hogbom.cu compared with the CPU's loops: the same components in the same order, and bit-identical pixels."""
 
 from __future__ import annotations
 

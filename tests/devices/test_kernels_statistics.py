@@ -54,7 +54,7 @@ def awkward(shape: tuple[int, int]) -> np.ndarray:
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2), (7, 9), (64, 48), (101, 103)])
-def test_the_noise_agrees_with_the_cpu_to_the_last_bit(shape, order):
+def test_the_noise_is_bit_identical_to_the_cpus(shape, order):
     planes = awkward(shape)
     slot = np.array([3, 0, 7, 1, 2, 6, 4, 5], np.int32)
     got = noises(planes, slot, order)

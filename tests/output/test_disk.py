@@ -128,7 +128,7 @@ def test_an_open_file_knows_whether_its_path_still_names_it(tmp_path: Path) -> N
     os.close(file)
 
 
-def test_only_trouble_of_the_disk_is_told_as_such() -> None:
+def test_only_trouble_of_the_disk_is_reported_as_such() -> None:
     with pytest.raises(GpucubeError, match="cannot write x: No space left on device"), disk.explain_failing_disk():
         raise OSError(28, "No space left on device", "x")
     with pytest.raises(FileNotFoundError), disk.explain_failing_disk():

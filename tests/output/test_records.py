@@ -42,7 +42,7 @@ def test_major_cycles_count_more_than_iterations_and_the_first_plane_wins_a_tie(
 
 
 @pytest.mark.parametrize("noise", [0.1 + 0.2, 5e-324, math.inf, None])
-def test_a_line_of_json_gives_the_same_record_to_the_last_bit(noise: float | None) -> None:
+def test_a_line_of_json_gives_a_bit_identical_record(noise: float | None) -> None:
     plane = replace(STOKES_I, noise=noise)
     record = ChannelRecord(
         channel=3, frequency_hz=1.42e9 + 1 / 3, planes={"I": plane, "V": STOKES_V}, checksums={"image": ["0a", "1b"]},

@@ -350,7 +350,7 @@ def test_a_folder_that_cannot_be_written_is_named(parameter: str, tiny_ms: Any, 
     assert tree(tmp_path) == ["closed", "open"]
 
 
-def test_a_full_disk_is_told_before_starting(
+def test_a_full_disk_is_reported_before_starting(
     tiny_ms: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
@@ -414,7 +414,7 @@ def test_a_wrong_mask_is_named(
     assert re.search(WRONG_MASKS[make], refusal_on_command_line(tmp_path, capsys, tiny_ms.ms, mask=path))
 
 
-def test_a_plan_refuses_the_mask_that_a_run_would_refuse(tiny_ms: Any, tmp_path: Path) -> None:
+def test_a_plan_reports_the_wrong_mask_that_a_run_would_report(tiny_ms: Any, tmp_path: Path) -> None:
     mask_of_another_band(tmp_path / "m.fits")
     with pytest.raises(gpucube.GpucubeError, match="they have no channel in common"):
         gpucube.plan_cube(tiny_ms.ms, tmp_path / "cube", imsize=64, cell="20arcsec", mask=tmp_path / "m.fits")

@@ -48,7 +48,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("room", [0, 300_000])
-def test_a_disk_that_fills_up_is_told_and_resume_goes_on_once_there_is_room(
+def test_a_disk_that_fills_up_is_reported_and_resume_goes_on_once_there_is_room(
     small_disk: Path, tiny_ms: Any, tmp_path: Path, room: int
 ) -> None:
     whole = image(tiny_ms.ms, tmp_path / "whole", workers=1, chunksize=1)
@@ -73,7 +73,7 @@ def remount(folder: Path, *options: str) -> None:
 
 
 @pytest.mark.parametrize("moment", ["imaging begins", "some channels are safe", "all channels are safe"])
-def test_a_disk_that_turns_read_only_is_told_and_resume_goes_on_once_it_can_be_written(
+def test_a_disk_that_turns_read_only_is_reported_and_resume_goes_on_once_it_can_be_written(
     small_disk: Path, tiny_ms: Any, tmp_path: Path, moment: str
 ) -> None:
     """A second mount of the same folder over the first: what is opened from then on cannot be written."""
@@ -107,7 +107,9 @@ def test_a_disk_that_turns_read_only_is_told_and_resume_goes_on_once_it_can_be_w
     assert sorted(path.name for path in out.iterdir()) == sorted(Path(path).name for path in again.products.values())
 
 
-def test_a_store_too_large_for_its_disk_is_told_before_starting(small_disk: Path, make_ms: Any, tmp_path: Path) -> None:
+def test_a_store_too_large_for_its_disk_is_reported_before_starting(
+    small_disk: Path, make_ms: Any, tmp_path: Path
+) -> None:
     ms = make_ms(nchan=60, ntime=200).ms
     with pytest.raises(
         gpucube.GpucubeError, match=r"the visibility store needs 6\.\d+ MB of disk .*choose another `scratch`"
@@ -262,7 +264,7 @@ WRONG_TABLES: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG_TABLES)
-def test_wrong_tables_are_told_in_one_line(name: str, tiny_ms: Any, tmp_path: Path) -> None:
+def test_wrong_tables_are_reported_in_one_line(name: str, tiny_ms: Any, tmp_path: Path) -> None:
     change, pattern = WRONG_TABLES[name]
     copy = tmp_path / "copy.ms"
     shutil.copytree(tiny_ms.ms, copy)

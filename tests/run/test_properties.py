@@ -227,7 +227,7 @@ VALUES = st.recursive(
     max_examples=5 * EXAMPLES, deadline=SECONDS * 1000, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(values=st.dictionaries(NAMES, VALUES, max_size=4))
-def test_any_yaml_is_understood_or_told_in_one_line(values: dict, tmp_path_factory: Any, capsys: Any) -> None:
+def test_any_yaml_is_understood_or_reported_in_one_line(values: dict, tmp_path_factory: Any, capsys: Any) -> None:
     file = tmp_path_factory.mktemp("yaml") / "job.yaml"
     file.write_text(yaml.safe_dump(values), encoding="utf-8")
     one_line(["plan", "no.ms", "--config", str(file)], capsys)
@@ -237,7 +237,7 @@ def test_any_yaml_is_understood_or_told_in_one_line(values: dict, tmp_path_facto
     max_examples=5 * EXAMPLES, deadline=SECONDS * 1000, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(content=st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "replace")))
-def test_any_bytes_as_yaml_are_understood_or_told_in_one_line(
+def test_any_bytes_as_yaml_are_understood_or_reported_in_one_line(
     content: bytes, tmp_path_factory: Any, capsys: Any
 ) -> None:
     file = tmp_path_factory.mktemp("yaml") / "job.yaml"
@@ -256,7 +256,7 @@ ARGUMENTS = st.lists(
     max_examples=5 * EXAMPLES, deadline=SECONDS * 1000, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(arguments=ARGUMENTS)
-def test_any_arguments_are_understood_or_told_in_one_line(arguments: list[str], capsys: Any) -> None:
+def test_any_arguments_are_understood_or_reported_in_one_line(arguments: list[str], capsys: Any) -> None:
     one_line(["plan", "no-such.ms", *arguments], capsys)
 
 

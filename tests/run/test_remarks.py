@@ -1,4 +1,4 @@
-"""Lost data and unlike beams are told at the end of a run: once as a warning, and in the summary."""
+"""Lost data and unlike beams are reported at the end of a run: once as a warning, and in the summary."""
 
 from __future__ import annotations
 

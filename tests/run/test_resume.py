@@ -175,7 +175,7 @@ def test_damage_is_found_and_made_good(line_ms: SimulationResult, tmp_path: Path
             assert ours[header:] == theirs[header:], name
 
 
-def test_two_runs_on_one_imagename_the_second_refuses(line_ms: SimulationResult, tmp_path: Path) -> None:
+def test_the_second_of_two_runs_on_one_imagename_ends_in_one_line(line_ms: SimulationResult, tmp_path: Path) -> None:
     journal = open(RunPaths(str(tmp_path / "cube")).journal, "w")  # noqa: SIM115
     fcntl.flock(journal, fcntl.LOCK_EX)
     for changes in ({}, {"resume": True}, {"overwrite": True}):
