@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpucube.data.fields import read_track
 from gpucube.data.measurementset import open_table
 from gpucube.errors import GpucubeError
 from gpucube.sky.directions import Direction, uvw_rotation
@@ -65,7 +67,7 @@ def separation(one: Direction, other: Direction) -> float:
 def _compare_fields(windows: Sequence[Window], side: float, centre_given: bool) -> list[str]:
     first, warnings = windows[0], []
     for window in {w.ms.path: w for w in reversed(windows) if w.ms.path != first.ms.path}.values():
-        apart = separation(first.field.centre, window.field.centre)
+        apart = separation(first.centre, window.centre)
         if apart <= APART * side:
             continue
         differ = f"the field is {_field_text(first)}, but {_field_text(window)}, {_angle_text(apart)} away"
@@ -73,7 +75,7 @@ def _compare_fields(windows: Sequence[Window], side: float, centre_given: bool) 
             there = [
                 f"field {number} of {window.ms.path} ({field.name!r}) is where the first one is; "
                 for number, field in enumerate(window.ms.fields)
-                if separation(first.field.centre, field.centre) <= APART * side
+                if (there := _centre(window, number)) and separation(first.centre, there) <= APART * side
             ]
             raise GpucubeError(
                 f"{differ}: {there[0] if there else ''}name the source with `field`, or image the MeasurementSets "
@@ -83,8 +85,15 @@ def _compare_fields(windows: Sequence[Window], side: float, centre_given: bool) 
     return warnings
 
 
+def _centre(window: Window, field_id: int) -> Direction | None:
+    """Where another field of the MeasurementSet is when the window's rows begin; None where it cannot be read."""
+    with suppress(GpucubeError):
+        return read_track(window.ms.path, field_id).at(float(window.rows.time[0]))
+    return None
+
+
 def _field_text(window: Window) -> str:
-    ra, dec = math.degrees(window.field.centre.ra) % 360, math.degrees(window.field.centre.dec)
+    ra, dec = math.degrees(window.centre.ra) % 360, math.degrees(window.centre.dec)
     return f"{window.field.name!r} at {ra:.4f}deg {dec:+.4f}deg in {window.ms.path}"
 
 

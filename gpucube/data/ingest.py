@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gpucube.constants import LIGHT_SPEED
-from gpucube.data.rows import Block
+from gpucube.data.rows import Block, RowSelection
 from gpucube.data.scratch import allocate
 from gpucube.data.selection import Selection, Source
 from gpucube.data.store import Partition, VisibilityStore, sort_rows, write_rows
@@ -173,8 +173,8 @@ def ingest_rows(job: IngestJob, threads: int = 1) -> Iterator[BlockReport]:
     GpucubeError
         As `BlockReader.read` and `write_rows`.
     """
-    source, keep = job.source, job.source.rows.keep
-    first_rows = job.first_row + np.concatenate([[0], np.cumsum(keep)])
+    source = job.source
+    first_rows = job.first_row + np.concatenate([[0], np.cumsum(source.rows.keep)])
     reader = source.open()
     pending: deque[Future[BlockReport]] = deque()
     try:
@@ -183,34 +183,34 @@ def ingest_rows(job: IngestJob, threads: int = 1) -> Iterator[BlockReport]:
                 block = reader.read(start, min(job.block_rows, source.nrow - start))
                 while len(pending) > threads:
                     yield pending.popleft().result()
-                kept = keep[start : start + job.block_rows]
-                pending.append(pool.submit(ingest_block, job, block, kept, int(first_rows[start])))
+                rows = source.rows.part(start, job.block_rows)
+                pending.append(pool.submit(ingest_block, job, block, rows, int(first_rows[start])))
             while pending:
                 yield pending.popleft().result()
     finally:
         reader.close()
 
 
-def ingest_block(job: IngestJob, block: Block, keep: np.ndarray, first_row: int) -> BlockReport:
+def ingest_block(job: IngestJob, block: Block, rows: RowSelection, first_row: int) -> BlockReport:
     """Put the rows of one block into the store.
 
     Parameters
     ----------
     job : IngestJob
     block : Block
-    keep : numpy.ndarray
-        True for the rows that go into the store, bool, shape (nrow,).
+    rows : RowSelection
+        The rows of the block.
     first_row : int
-        Row of the partition that the first of them becomes.
+        Row of the partition that the first one kept becomes.
     """
     source = job.source
-    number = np.flatnonzero(keep)
+    number = np.flatnonzero(rows.keep)
     uvw, usable = usable_uvw(block.uvw[number])
-    uvw, delay = to_phase_centre(uvw, source.rotation)
+    uvw, delay = to_phase_centre(uvw, source.rotation_at(rows.time[number]))
     planes = transpose(block, KeptRows(number, usable, delay), source.channel_map, source.combinations)
     write_rows(job.partition, first_row, uvw, planes.vis, planes.weight)
     return BlockReport(
-        partition=job.partition.index, counts=planes.counts, power=planes.power, nrow=len(keep), nbytes=block.nbytes
+        partition=job.partition.index, counts=planes.counts, power=planes.power, nrow=len(rows), nbytes=block.nbytes
     )
 
 
@@ -228,7 +228,7 @@ def to_phase_centre(uvw: np.ndarray, rotation: np.ndarray | None) -> tuple[np.nd
     uvw : numpy.ndarray
         Metres, shape (nrow, 3).
     rotation : numpy.ndarray or None
-        See `gpucube.sky.directions.uvw_rotation`; None for no change.
+        See `gpucube.sky.directions.uvw_rotation`, shape (3, 3), or (nrow, 3, 3) if rows differ; None for no change.
 
     Returns
     -------
@@ -239,5 +239,5 @@ def to_phase_centre(uvw: np.ndarray, rotation: np.ndarray | None) -> tuple[np.nd
     """
     if rotation is None:
         return uvw, np.zeros(len(uvw))
-    turned = uvw @ rotation.T
+    turned = uvw @ rotation.T if rotation.ndim == 2 else np.einsum("rij,rj->ri", rotation, uvw)
     return turned, (uvw[:, 2] - turned[:, 2]) / LIGHT_SPEED

@@ -19,7 +19,7 @@ import numpy as np
 
 from gpucube.constants import LIGHT_SPEED
 from gpucube.errors import GpucubeError
-from gpucube.sky.directions import Direction
+from gpucube.sky.directions import EQUINOX, Direction, frame_rotation, unit_vectors
 from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
 from gpucube.sky.spectral_types import NEEDS_REST_FREQUENCY, SPECTRAL_TYPES, frequency_of
@@ -232,7 +232,7 @@ def _check_place(path: str | os.PathLike[str], header: fits.Header, wcs: WCS, ge
     names_frame = any(name in header for name in ("RADESYS", "RADECSYS", "EQUINOX", "EPOCH"))
     written = wcs.wcs.radesys.strip().upper()
     frame = {"J2000": "FK5", "": geometry.centre.frame}.get(written, written) if names_frame else geometry.centre.frame
-    own_equinox = {"FK5": 2000.0, "FK4": 1950.0}.get(frame, wcs.wcs.equinox)
+    own_equinox = EQUINOX.get(frame) or wcs.wcs.equinox
     equinox = (
         "" if wcs.wcs.equinox == own_equinox or math.isnan(wcs.wcs.equinox) else f" of equinox {wcs.wcs.equinox:g}"
     )
@@ -245,26 +245,17 @@ def _check_place(path: str | os.PathLike[str], header: fits.Header, wcs: WCS, ge
     y = np.array([geometry.ny // 2, geometry.ny // 2, 0])
     ra, dec = geometry.sky_position(x, y)
     there_ra, there_dec = np.radians(wcs.wcs_pix2world(x, y, 0))
-    convert = frame != geometry.centre.frame
-    here = _unit_vectors(ra, dec, geometry.centre.frame, convert)
-    there = _unit_vectors(there_ra, there_dec, frame, convert)
+    here = unit_vectors(ra, dec) @ frame_rotation(geometry.centre, Direction(ra=0.0, dec=0.0, frame=frame)).T
+    there = unit_vectors(there_ra, there_dec)
     off = np.linalg.norm(here - there, axis=1)[np.isfinite(ra)] / min(geometry.cell_x, geometry.cell_y)
     # NaN: the projection of the mask does not reach this pixel of the cube
     distance = np.max(np.nan_to_num(off, nan=np.inf))
     if distance > REFERENCE_TOLERANCE:
-        frames = f" ({frame} against {geometry.centre.frame})" if convert else ""
+        frames = f" ({frame} against {geometry.centre.frame})" if frame != geometry.centre.frame else ""
         raise GpucubeError(
             f"mask {path} lies elsewhere on the sky: its pixels are up to {distance:.3g} pixels off the cube's grid"
             f"{frames}; regrid it to the cube's phase centre and cell"
         )
-
-
-def _unit_vectors(ra: np.ndarray, dec: np.ndarray, frame: str, convert: bool) -> np.ndarray:
-    """Directions as unit vectors, shape (n, 3): in ICRS if `convert`, otherwise in their own frame."""
-    if convert:
-        directions = [Direction(ra=float(a), dec=float(d), frame=frame).icrs() for a, d in zip(ra, dec, strict=True)]
-        ra, dec = np.array([d.ra for d in directions]), np.array([d.dec for d in directions])
-    return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=1)
 
 
 Planes = tuple[tuple[int, ...], ...]

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from gpucube.data.column_keywords import unit_factors
 from gpucube.data.observation import antenna_positions, observation_rows, rest_frequency_rows
 from gpucube.errors import GpucubeError
-from gpucube.sky.directions import Direction
 from gpucube.sky.frames import FRAMES, SpectralFrame, frame_of_code
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Rows = TypeVar("Rows")
 
-_NEEDED_COLUMNS = {"UVW", "DATA_DESC_ID", "FIELD_ID", "ANTENNA1", "ANTENNA2", "FLAG", "FLAG_ROW", "WEIGHT"}
+_NEEDED_COLUMNS = {"UVW", "DATA_DESC_ID", "FIELD_ID", "ANTENNA1", "ANTENNA2", "FLAG", "FLAG_ROW", "TIME", "WEIGHT"}
 _NEEDED_SUBTABLES = ("SPECTRAL_WINDOW", "POLARIZATION", "DATA_DESCRIPTION", "FIELD")
 
 
@@ -52,10 +52,9 @@ class DataDescription:
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
-    """A row of FIELD: name, phase centre and SOURCE_ID."""
+    """A row of FIELD: name and SOURCE_ID. `gpucube.data.fields` says where it is."""
 
     name: str
-    centre: Direction
     source_id: int
 
 
@@ -96,6 +95,8 @@ def describe(path: str) -> MeasurementSet:
         raise GpucubeError(f"{path} is not a MeasurementSet (it holds no table.dat)")
     with open_table(path) as main:
         columns, keywords = frozenset(main.colnames()), set(main.keywordnames())
+        if "UVW" in columns and (unit_factors(main, "UVW", "m") != 1).any():
+            raise GpucubeError(f"{path}: column UVW is not in metres")
     if missing := _NEEDED_COLUMNS - columns:
         raise GpucubeError(f"{path} is not a MeasurementSet: column {min(missing)} is missing")
     for name in _NEEDED_SUBTABLES:
@@ -121,10 +122,11 @@ def describe(path: str) -> MeasurementSet:
 def _spectral_windows(path: str) -> tuple[SpectralWindow, ...]:
     with open_table(f"{path}::SPECTRAL_WINDOW") as t:
         frames = [_frame(t, row) for row in range(t.nrows())]
+        frequency_unit, width_unit = (unit_factors(t, column, "Hz") for column in ("CHAN_FREQ", "CHAN_WIDTH"))
         return tuple(
             SpectralWindow(
-                frequency=np.atleast_1d(t.getcell("CHAN_FREQ", row)).astype(float),
-                width=np.atleast_1d(t.getcell("CHAN_WIDTH", row)).astype(float),
+                frequency=np.atleast_1d(t.getcell("CHAN_FREQ", row)) * frequency_unit,
+                width=np.atleast_1d(t.getcell("CHAN_WIDTH", row)) * width_unit,
                 frame=frame,
                 frame_written=written,
             )
@@ -159,22 +161,9 @@ def _data_descriptions(path: str) -> tuple[DataDescription, ...]:
 
 def _fields(path: str) -> tuple[Field, ...]:
     with open_table(f"{path}::FIELD") as t:
-        measure = t.getcolkeywords("PHASE_DIR").get("MEASINFO", {}).get("Ref", "J2000")
-        frame = "ICRS" if measure == "ICRS" else "FK5"
         return tuple(
-            Field(
-                name=t.getcell("NAME", row),
-                centre=_direction(t.getcell("PHASE_DIR", row), frame),
-                source_id=int(t.getcell("SOURCE_ID", row)),
-            )
-            for row in range(t.nrows())
+            Field(name=t.getcell("NAME", row), source_id=int(t.getcell("SOURCE_ID", row))) for row in range(t.nrows())
         )
-
-
-def _direction(cell: np.ndarray, frame: str) -> Direction:
-    """Direction in a cell of PHASE_DIR: the constant term of its polynomial in time."""
-    ra, dec = (float(x) for x in np.reshape(cell, (-1, 2))[0])
-    return Direction(ra=ra, dec=dec, frame=frame)
 
 
 def _read(path: str, name: str, read: Callable[[tables.table], Rows], keywords: Container[str], absent: Rows) -> Rows:
@@ -186,7 +175,7 @@ def _read(path: str, name: str, read: Callable[[tables.table], Rows], keywords: 
 
 
 def _check(ms: MeasurementSet) -> None:
-    """Refuse empty subtables, and frequencies and directions that no header can hold."""
+    """Refuse empty subtables, and frequencies that no header can hold."""
     subtables = {
         "SPECTRAL_WINDOW": ms.spectral_windows,
         "DATA_DESCRIPTION": ms.data_descriptions,
@@ -200,9 +189,6 @@ def _check(ms: MeasurementSet) -> None:
             raise GpucubeError(
                 f"{ms.path} spectral window {number}: a channel's frequency or width is not a number above 0"
             )
-    for number, field in enumerate(ms.fields):
-        if not np.isfinite((field.centre.ra, field.centre.dec)).all():
-            raise GpucubeError(f"{ms.path} field {number}: its direction PHASE_DIR is not finite")
 
 
 def open_table(path: str) -> tables.table:

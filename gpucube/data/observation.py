@@ -22,7 +22,7 @@ from gpucube.text import frequency_text
 if TYPE_CHECKING:
     from casacore import tables
 
-    from gpucube.data.measurementset import Field, MeasurementSet
+    from gpucube.data.measurementset import MeasurementSet
     from gpucube.sky.frames import SpectralFrame
 
 DAY = 86400.0
@@ -84,8 +84,8 @@ def antenna_positions(t: tables.table) -> np.ndarray:
     return t.getcol("POSITION") * unit_factors(t, "POSITION", "m") if t.nrows() else np.empty((0, 3))
 
 
-def observe(ms: MeasurementSet, main: tables.table, rows: np.ndarray, field: Field) -> Observation:
-    """Describe the observations that some rows of the main table belong to.
+def observe(ms: MeasurementSet, main: tables.table, rows: np.ndarray, centre: Direction) -> Observation:
+    """Describe the observations that some rows of the main table belong to; `centre` is the phase centre of their field.
 
     Raises
     ------
@@ -101,8 +101,8 @@ def observe(ms: MeasurementSet, main: tables.table, rows: np.ndarray, field: Fie
         observers=tuple(sorted({observer for _, observer in known if observer})),
         begin=begin,
         end=end,
-        place=_place(ms.antenna_positions, cells, field.centre),
-        pointing=field.centre,
+        place=_place(ms.antenna_positions, cells, centre),
+        pointing=centre,
     )
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gpucube.data.column_keywords import unit_factors
 from gpucube.data.measurementset import MeasurementSet, first_line, open_table
 from gpucube.errors import GpucubeError
 
@@ -29,6 +30,7 @@ class RowSelection:
     number: np.ndarray  # (nrow,) int64, row numbers in the main table, ascending
     cross: np.ndarray  # (nrow,) bool, True where the two antennas differ
     keep: np.ndarray  # (nrow,) bool, True where the row goes into the store: `cross`, and FLAG_ROW is not set
+    time: np.ndarray  # (nrow,) float64, seconds since MJD 0
 
     def __len__(self) -> int:
         return len(self.number)
@@ -36,7 +38,7 @@ class RowSelection:
     def part(self, first: int, count: int) -> RowSelection:
         """Return `count` of the rows, from the `first`-th; fewer at the end."""
         span = slice(first, first + count)
-        return RowSelection(number=self.number[span], cross=self.cross[span], keep=self.keep[span])
+        return RowSelection(**{name: column[span] for name, column in vars(self).items()})
 
 
 class Block(NamedTuple):
@@ -68,11 +70,12 @@ def select_rows(path: str, field_id: int) -> dict[int, RowSelection]:
         description, field = t.getcol("DATA_DESC_ID"), t.getcol("FIELD_ID")
         cross = t.getcol("ANTENNA1") != t.getcol("ANTENNA2")
         keep = cross & ~t.getcol("FLAG_ROW")
+        time = t.getcol("TIME") * unit_factors(t, "TIME", "s")
     of_field = field == field_id
     found = {}
     for number in np.unique(description[of_field]):
         rows = np.flatnonzero(of_field & (description == number))
-        found[int(number)] = RowSelection(number=rows, cross=cross[rows], keep=keep[rows])
+        found[int(number)] = RowSelection(number=rows, cross=cross[rows], keep=keep[rows], time=time[rows])
     return found
 
 

@@ -17,8 +17,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from gpucube.constants import ARCSEC
 from gpucube.data.channels import ChannelMap, OutputChannels, WindowChannels, output_channels
 from gpucube.data.comparison import compare
+from gpucube.data.fields import Track, read_track
 from gpucube.data.measurementset import Field, MeasurementSet, describe, open_table
 from gpucube.data.observation import Band, Observation, check_rest_frequency, choose_rest_frequency, merged, observe
 from gpucube.data.rows import (
@@ -34,13 +36,16 @@ from gpucube.data.stokes import Combination, combinations
 from gpucube.errors import GpucubeError
 from gpucube.schema.parameters import Parameters
 from gpucube.schema.spw import parse_spw
-from gpucube.sky.directions import Direction, uvw_rotation
+from gpucube.sky.directions import EQUINOX, Direction, uvw_rotation
 from gpucube.sky.frames import FRAMES, SpectralFrame
 from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
 
 COLUMN_OF = {"data": "DATA", "corrected": "CORRECTED_DATA", "model": "MODEL_DATA"}
 """Columns that `datacolumn` names."""
+
+LARGEST_MOVEMENT = 0.1
+"""Pixels by which a field can move during the data without a warning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +54,20 @@ class Window:
 
     ms: MeasurementSet
     field: Field
+    track: Track  # where the field is
     column: str  # data column
     spw: int  # number of the spectral window
     correlations: tuple[int, ...]  # casacore's codes of the correlation axis
     channels: WindowChannels
     rows: RowSelection
     frame: SpectralFrame  # of its frequencies
+
+    @property
+    def centre(self) -> Direction:
+        """Where the field is in the middle of its data, in a frame for right ascension and declination."""
+        time = self.rows.time
+        direction = self.track.at(float(0.5 * (time.min() + time.max())))
+        return direction if direction.frame in EQUINOX else direction.to("FK5")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +82,7 @@ class Source:
     combinations: tuple[Combination, ...]  # one for each Stokes parameter
     channel_map: ChannelMap
     rotation: np.ndarray | None  # (3, 3), takes uvw to the phase centre of the cube; None if uvw refers to it already
+    rotation_time: np.ndarray | None = None  # (ntime,) if the field moves: `rotation` is (ntime, 3, 3) then
     pointing: int = 0  # the pointing that the rows belong to
 
     @property
@@ -86,6 +100,12 @@ class Source:
         """First and last input channel to read; None if all are read."""
         span = self.channel_map.span
         return None if span == (0, self.input_shape[0] - 1) else span
+
+    def rotation_at(self, time: np.ndarray) -> np.ndarray | None:
+        """Return `rotation` for rows with these times, (nrow, 3, 3) if the field moves."""
+        if self.rotation is None or self.rotation_time is None:
+            return self.rotation
+        return self.rotation[np.searchsorted(self.rotation_time, time)]
 
     def part(self, first: int, count: int) -> Source:
         """Return the same source with `count` of its rows, from the `first`-th."""
@@ -145,7 +165,7 @@ def select(parameters: Parameters) -> Selection:
         raise GpucubeError(f"the selected spectral windows are in different frames ({', '.join(sorted(frames))})")
     channels = output_channels([w.channels for w in windows], parameters.start, parameters.width, parameters.nchan)
     used = [(w, channel_map) for w, channel_map in zip(windows, channels.maps, strict=True) if len(channel_map.output)]
-    centre = parameters.centre or first.field.centre
+    centre = parameters.centre or first.centre
     cell_x, cell_y = parameters.cell_radians
     geometry = ImageGeometry(
         nx=parameters.imsize[0], ny=parameters.imsize[1], cell_x=cell_x, cell_y=cell_y, centre=centre
@@ -162,7 +182,7 @@ def select(parameters: Parameters) -> Selection:
         stokes=parameters.stokes_names,
         object_name=first.field.name,
         observation=observation,
-        warnings=(*differences, *doubts, *unsaid),
+        warnings=(*differences, *_movement(sources, first.field.name, min(cell_x, cell_y)), *doubts, *unsaid),
     )
 
 
@@ -191,7 +211,7 @@ def _observation(windows: Sequence[Window]) -> tuple[Observation, tuple[str, ...
         of_ms = [window for window in windows if window.ms.path == path]
         rows = [w.rows.number[w.rows.keep] if w.rows.keep.any() else w.rows.number for w in of_ms]
         with open_table(path) as main:
-            observations.append(observe(of_ms[0].ms, main, np.concatenate(rows), of_ms[0].field))
+            observations.append(observe(of_ms[0].ms, main, np.concatenate(rows), of_ms[0].centre))
     return merged(observations, windows[0].frame)
 
 
@@ -200,11 +220,13 @@ def _find_windows(path: str, parameters: Parameters) -> list[Window]:
     ms = describe(path)
     field_id = choose_field(ms, parameters.field)
     column = choose_column(ms, parameters.datacolumn)
+    track = read_track(path, field_id)
     found = select_rows(path, field_id)
     return [
         Window(
             ms=ms,
             field=ms.fields[field_id],
+            track=track,
             column=column,
             spw=spw,
             correlations=description.correlations,
@@ -227,6 +249,8 @@ def _make_source(window: Window, channel_map: ChannelMap, stokes_names: tuple[st
         raise GpucubeError(
             f"{label}: {window.column} has (channels, correlations) = {shape}, the subtables say {expected}"
         )
+    moving = window.track.moves
+    times = np.unique(window.rows.time) if moving else window.rows.time[:1]
     return Source(
         path=path,
         column=window.column,
@@ -235,7 +259,21 @@ def _make_source(window: Window, channel_map: ChannelMap, stokes_names: tuple[st
         input_shape=shape,
         combinations=combinations(window.correlations, stokes_names, label),
         channel_map=channel_map,
-        rotation=uvw_rotation(window.field.centre, centre),
+        rotation=window.track.rotations(times, centre) if moving else uvw_rotation(window.track.at(times[0]), centre),
+        rotation_time=times if moving else None,
+    )
+
+
+def _movement(sources: Sequence[Source], name: str, cell: float) -> tuple[str, ...]:
+    """A warning if a field moves over the data by more than a small part of a pixel, `cell` in radians."""
+    # the third column of a rotation is the direction (l, m, n) of the field in the cube
+    places = [s.rotation[:, :, 2] for s in sources if s.rotation is not None and s.rotation_time is not None]
+    moved = float(np.linalg.norm(np.ptp(np.concatenate(places), axis=0))) if places else 0.0
+    if moved <= LARGEST_MOVEMENT * cell:
+        return ()
+    return (
+        f"field {name} moves by {moved / ARCSEC:.3g} arcsec ({moved / cell:.2g} pixels) during the data, and the cube stays"
+        " at its place in the middle of them: what moves with the field is smeared by as much; image shorter spans of time",
     )
 
 

@@ -22,6 +22,7 @@ from gpucube.constants import LIGHT_SPEED
 from gpucube.data.observation import Observation
 from gpucube.errors import GpucubeError
 from gpucube.sky.beam import Beam, RestoringBeam
+from gpucube.sky.directions import EQUINOX
 from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
 from gpucube.version import __version__
@@ -149,7 +150,7 @@ def _beam_cards(product: str, cube: CubeDescription) -> list[Card]:
 
 def _sky_cards(g: ImageGeometry) -> list[Card]:
     ra, dec = math.degrees(g.centre.ra) % 360, math.degrees(g.centre.dec)
-    equinox: list[Card] = [] if g.centre.frame == "ICRS" else [("EQUINOX", 2000.0)]
+    equinox: list[Card] = [("EQUINOX", year)] if (year := EQUINOX[g.centre.frame]) else []
     return [
         ("RADESYS", g.centre.frame),
         *equinox,

@@ -1,0 +1,172 @@
+"""The phase centre of a field, at the times of its data.
+
+In: the subtable FIELD. Out: a `Track`, which gives the direction that uvw of a row refer to. As casacore's class
+MSFieldColumns reads it:
+
+* PHASE_DIR is a polynomial in time of order NUM_POLY, and counts from TIME of its row.
+* If EPHEMERIS_ID is 0 or more and NUM_POLY is 0, PHASE_DIR is an offset from an ephemeris in FIELD/EPHEM<id>_*.tab. Its
+  positions (MJD in UTC, RA, DEC, Rho) are interpolated linearly in space.
+* The frame is that of PHASE_DIR (the same for all rows, or one per row) or of the ephemeris (keyword posrefsys). Frames
+  that move against the stars are refused.
+"""
+
+from __future__ import annotations
+
+import glob
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpucube.data.column_keywords import reference_word, unit_factors
+from gpucube.data.measurementset import first_line, open_table
+from gpucube.errors import GpucubeError
+from gpucube.sky.directions import (
+    B1950_VLA_YEAR,
+    CELESTIAL_FRAMES,
+    DIRECTION_CODES,
+    Direction,
+    frame_rotation,
+    unit_vectors,
+    uvw_axes,
+)
+
+if TYPE_CHECKING:
+    from casacore import tables
+
+DAY = 86400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ephemeris:
+    """The positions of an object."""
+
+    label: str  # how messages name it
+    mjd: np.ndarray  # (n,) days UTC, ascending
+    position: np.ndarray  # (n, 3) AU, in its frame
+
+    def at(self, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return longitude and latitude in radians, (ntime,) each, at times in seconds since MJD 0."""
+        mjd = time / DAY
+        if outside := [t for t in (mjd.min(), mjd.max()) if not self.mjd[0] <= t <= self.mjd[-1]]:
+            raise GpucubeError(
+                f"{self.label} covers MJD {self.mjd[0]:.10g} to {self.mjd[-1]:.10g}, and there are data at MJD"
+                f" {outside[0]:.10g}: attach an ephemeris that covers the data"
+            )
+        x, y, z = (np.interp(mjd, self.mjd, axis) for axis in self.position.T)
+        return np.arctan2(y, x), np.arctan2(z, np.hypot(x, y))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Track:
+    """Where the phase centre of a field is. Times are in seconds since MJD 0."""
+
+    label: str  # how messages name the field
+    frame: str  # casacore's word, a key of CELESTIAL_FRAMES
+    polynomial: np.ndarray  # (nterm, 2) longitude and latitude in rad, rad/s, rad/s^2, ...
+    origin: float  # time that the polynomial counts from
+    ephemeris: Ephemeris | None  # `polynomial` is then an offset from it, of one term
+
+    @property
+    def moves(self) -> bool:
+        """True if the direction depends on time."""
+        return self.ephemeris is not None or bool(np.any(self.polynomial[1:]))
+
+    def at(self, time: float) -> Direction:
+        """Return the direction at a time."""
+        ra, dec = self._positions(np.array([time]))
+        year = B1950_VLA_YEAR if self.frame == "B1950_VLA" else 2000.0 + (time / DAY - 51544.5) / 365.25
+        frame = CELESTIAL_FRAMES[self.frame]
+        return Direction(ra=float(ra[0]), dec=float(dec[0]), frame=frame, year=year if frame == "FK4" else 2000.0)
+
+    def rotations(self, time: np.ndarray, centre: Direction) -> np.ndarray:
+        """Return `uvw_rotation` to a phase centre at all times, (ntime, 3, 3)."""
+        axes = uvw_axes(*self._positions(time)) @ frame_rotation(self.at(time[0]), centre).T
+        rotations: np.ndarray = uvw_axes(centre.ra, centre.dec) @ axes.transpose(0, 2, 1)
+        return rotations
+
+    def _positions(self, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Longitude and latitude in radians, (ntime,) each."""
+        powers = (time - self.origin)[:, None] ** np.arange(len(self.polynomial))  # (ntime, nterm)
+        ra, dec = (powers @ self.polynomial).T
+        if self.ephemeris is not None:
+            there, height = self.ephemeris.at(time)
+            # as casacore's MVDirection::shift: along the meridian first, then along the great circle across it
+            axes = uvw_axes(there, height + dec)
+            x, y, z = np.cos(ra) * axes[:, 2].T + np.sin(ra) * axes[:, 0].T
+            ra, dec = np.arctan2(y, x) % (2 * np.pi), np.arctan2(z, np.hypot(x, y))
+        if not np.isfinite((ra, dec)).all():
+            raise GpucubeError(f"{self.label}: its direction PHASE_DIR is not finite")
+        return ra, dec
+
+
+def read_track(path: str, field_id: int) -> Track:
+    """Read where a field of a MeasurementSet is.
+
+    Raises
+    ------
+    GpucubeError
+        A frame that moves against the stars, a unit that is none of angles, no ephemeris, or a subtable that cannot be
+        read.
+    """
+    try:
+        with open_table(f"{path}::FIELD") as t:
+            label = f"{path} field {field_id} ({t.getcell('NAME', field_id)})"
+            track = _read_track(path, t, field_id, label)
+    except (RuntimeError, KeyError, IndexError, ValueError, TypeError) as error:
+        raise GpucubeError(f"{path} field {field_id} cannot be read: {first_line(error)}") from None
+    if track.frame not in CELESTIAL_FRAMES:
+        known = track.frame in DIRECTION_CODES.values() or track.frame.startswith("AZEL")
+        where = "PHASE_DIR" if track.ephemeris is None else track.ephemeris.label
+        raise GpucubeError(
+            f"{label}: {where} is in the frame {track.frame}, which {'moves against the stars' if known else 'is not known'}:"
+            f" give it in one of {', '.join(CELESTIAL_FRAMES)}"
+        )
+    return track
+
+
+def _read_track(path: str, t: tables.table, field_id: int, label: str) -> Track:
+    """The track of a row of FIELD, in whatever frame."""
+    columns = t.colnames()
+    order = int(t.getcell("NUM_POLY", field_id)) if "NUM_POLY" in columns else 0
+    terms = np.reshape(t.getcell("PHASE_DIR", field_id), (-1, 2))
+    if len(terms) <= order:
+        raise GpucubeError(f"{label}: PHASE_DIR has {len(terms)} terms, but NUM_POLY is {order}")
+    number = int(t.getcell("EPHEMERIS_ID", field_id)) if "EPHEMERIS_ID" in columns and order <= 0 else -1
+    ephemeris = None
+    if number < 0:
+        frame = reference_word(t, "PHASE_DIR", field_id, DIRECTION_CODES, "J2000")
+    else:
+        ephemeris, frame = _read_ephemeris(path, number, label)
+    return Track(
+        label=label,
+        frame=frame,
+        polynomial=terms[: max(order, 0) + 1] * unit_factors(t, "PHASE_DIR", "rad"),
+        origin=float(t.getcell("TIME", field_id) * unit_factors(t, "TIME", "s")[0]) if order > 0 else 0.0,
+        ephemeris=ephemeris,
+    )
+
+
+def _read_ephemeris(path: str, number: int, label: str) -> tuple[Ephemeris, str]:
+    """The ephemeris with a number, and casacore's word for its frame."""
+    with open_table(path) as main:
+        if (scale := reference_word(main, "TIME", 0, {}, "UTC")) not in ("UTC", "UT"):
+            raise GpucubeError(f"{label} follows an ephemeris, for which TIME must be in UTC, but is in {scale}")
+    pattern = f"FIELD/EPHEM{number}_*.tab"
+    found = glob.glob(f"{glob.escape(path)}/{pattern}")
+    if len(found) != 1:
+        raise GpucubeError(
+            f"{label} follows ephemeris {number}, for which there are {len(found)} tables {pattern}, not one"
+        )
+    with open_table(found[0]) as t:
+        mjd, ra, dec, distance = (
+            t.getcol(name) * unit_factors(t, name, unit)
+            for name, unit in (("MJD", "d"), ("RA", "deg"), ("DEC", "deg"), ("Rho", "AU"))
+        )
+        written = str(t.getkeyword("posrefsys")).upper() if "posrefsys" in t.keywordnames() else "APP"
+    if not len(mjd):
+        raise GpucubeError(f"{label} follows the ephemeris {found[0]}, which is empty")
+    order = np.argsort(mjd)
+    position = distance[:, None] * unit_vectors(np.radians(ra), np.radians(dec))
+    ephemeris = Ephemeris(label=f"its ephemeris {found[0]}", mjd=mjd[order], position=position[order])
+    return ephemeris, next((word for word in ("J2000", "B1950", "APP", "ICRS", "TOPO") if word in written), written)
