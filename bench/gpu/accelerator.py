@@ -38,32 +38,25 @@ class Accelerator(Protocol):
     least_seconds: float  # what is timed is repeated until it takes this long
 
     def synchronise(self) -> None:
-        """Wait for all work on the device, whichever stream it is on."""
-        ...
+        """Wait for all work on the device, on any stream."""
 
     def pinned(self, size: int) -> np.ndarray:
         """Allocate pinned host memory, uint8 (size,)."""
-        ...
 
     def send(self, out: Any, pinned: np.ndarray) -> None:
         """Copy pinned memory to the device."""
-        ...
 
     def plan_bytes(self, array: Any, kind: str, shape: tuple[int, int] | None = None) -> int:
         """Work area of an FFT plan over the last two of three axes, kind ``"R2C"``, ``"C2R"`` or ``"C2C"``."""
-        ...
 
     def peak_memory(self, call: Callable[[], object]) -> tuple[int, int]:
         """Largest number of bytes of arrays while a call runs, and bytes that the memory pool holds after it."""
-        ...
 
     def busy(self, call: Callable[[], object]) -> tuple[list[float], str]:
         """Run a call; sampled percentages of the time in which any kernel ran, and how, or why there are none."""
-        ...
 
     def describe(self) -> dict[str, Any]:
         """Names and versions of the hardware and its software; ``gpu`` and ``cufinufft`` at least."""
-        ...
 
 
 class Gpu:
@@ -79,11 +72,9 @@ class Gpu:
         self._cupy = self.backend.xp
 
     def synchronise(self) -> None:
-        """Wait for all streams."""
         self._cupy.cuda.Device().synchronize()
 
     def pinned(self, size: int) -> np.ndarray:
-        """Pinned memory from CUDA."""
         import cupyx
 
         return cupyx.empty_pinned(size, np.uint8)
@@ -93,7 +84,6 @@ class Gpu:
         out.set(pinned)
 
     def plan_bytes(self, array: Any, kind: str, shape: tuple[int, int] | None = None) -> int:
-        """Work area of cuFFT's plan."""
         from cupyx.scipy.fft import get_fft_plan
 
         return int(get_fft_plan(array, shape, axes=(1, 2), value_type=kind).work_area.mem.size)
@@ -150,7 +140,6 @@ class Gpu:
         return inside, f"nvidia-smi utilization.gpu every {1000 * SAMPLING:.0f} ms, {len(inside)} samples"
 
     def describe(self) -> dict[str, Any]:
-        """Name, driver, CUDA, CuPy."""
         runtime, device = self._cupy.cuda.runtime, self._cupy.cuda.Device()
         properties = runtime.getDeviceProperties(device.id)
         query = ["nvidia-smi", "-i", device.pci_bus_id, "--query-gpu=driver_version", "--format=csv,noheader"]

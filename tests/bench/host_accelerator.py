@@ -47,11 +47,9 @@ class HostAccelerator:
         """Nothing is ever under way."""
 
     def pinned(self, size: int) -> np.ndarray:
-        """Ordinary memory."""
         return np.empty(size, np.uint8)
 
     def send(self, out: Any, pinned: np.ndarray) -> None:
-        """A copy."""
         out[...] = pinned
 
     def plan_bytes(self, array: Any, kind: str, shape: tuple[int, int] | None = None) -> int:
@@ -59,7 +57,6 @@ class HostAccelerator:
         return 0
 
     def peak_memory(self, call: Callable[[], object]) -> tuple[int, int]:
-        """Memory of numpy's arrays."""
         tracemalloc.start()
         try:
             call()
@@ -74,5 +71,4 @@ class HostAccelerator:
         return [], ""
 
     def describe(self) -> dict[str, Any]:
-        """What it is not."""
         return {"gpu": "none: kernels run on the host", "cufinufft": ""}
