@@ -88,7 +88,7 @@ def _compare_fields(windows: Sequence[Window], side: float, centre_given: bool) 
 def _centre(window: Window, field_id: int) -> Direction | None:
     """Where another field of the MeasurementSet is when the window's rows begin; None where it cannot be read."""
     with suppress(GpucubeError):
-        return read_track(window.ms.path, field_id).at(float(window.rows.time[0]))
+        return read_track(window.ms.path, field_id).at(float(window.rows.kept_time[0]))
     return None
 
 

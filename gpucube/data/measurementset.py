@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from gpucube.data.column_keywords import unit_factors
+from gpucube.data.column_keywords import reference_word, unit_factors
 from gpucube.data.observation import antenna_positions, observation_rows, rest_frequency_rows
 from gpucube.errors import GpucubeError
 from gpucube.sky.frames import FRAMES, SpectralFrame, frame_of_code
@@ -142,8 +142,7 @@ def _frame(windows: tables.table, row: int) -> tuple[SpectralFrame | None, str]:
     if "MEAS_FREQ_REF" in windows.colnames():
         code = int(windows.getcell("MEAS_FREQ_REF", row))
         return frame_of_code(code), f"MEAS_FREQ_REF is {code}"
-    measure = windows.getcolkeywords("CHAN_FREQ").get("MEASINFO", {})
-    name = "" if "VarRefCol" in measure else str(measure.get("Ref", "")).strip().upper()
+    name = reference_word(windows, "CHAN_FREQ", row, {frame.code: frame.name for frame in FRAMES.values()}, "")
     there = f"CHAN_FREQ is in the frame {name!r}" if name else "there is no MEAS_FREQ_REF, and CHAN_FREQ names no frame"
     return FRAMES.get(name), there
 

@@ -35,6 +35,11 @@ class RowSelection:
     def __len__(self) -> int:
         return len(self.number)
 
+    @property
+    def kept_time(self) -> np.ndarray:
+        """Times of the rows that go into the store, or of all if none does."""
+        return self.time[self.keep] if self.keep.any() else self.time
+
     def part(self, first: int, count: int) -> RowSelection:
         """Return `count` of the rows, from the `first`-th; fewer at the end."""
         span = slice(first, first + count)

@@ -65,7 +65,7 @@ class Window:
     @property
     def centre(self) -> Direction:
         """Where the field is in the middle of its data, in a frame for right ascension and declination."""
-        time = self.rows.time
+        time = self.rows.kept_time
         direction = self.track.at(float(0.5 * (time.min() + time.max())))
         return direction if direction.frame in EQUINOX else direction.to("FK5")
 
@@ -250,7 +250,7 @@ def _make_source(window: Window, channel_map: ChannelMap, stokes_names: tuple[st
             f"{label}: {window.column} has (channels, correlations) = {shape}, the subtables say {expected}"
         )
     moving = window.track.moves
-    times = np.unique(window.rows.time) if moving else window.rows.time[:1]
+    times = np.unique(window.rows.kept_time) if moving else window.rows.kept_time[:1]
     return Source(
         path=path,
         column=window.column,
@@ -272,8 +272,8 @@ def _movement(sources: Sequence[Source], name: str, cell: float) -> tuple[str, .
     if moved <= LARGEST_MOVEMENT * cell:
         return ()
     return (
-        f"field {name} moves by {moved / ARCSEC:.3g} arcsec ({moved / cell:.2g} pixels) during the data, and the cube stays"
-        " at its place in the middle of them: what moves with the field is smeared by as much; image shorter spans of time",
+        f"field {name} moves by {moved / ARCSEC:.3g} arcsec ({moved / cell:.2g} pixels) while it is observed, but the cube does"
+        " not follow it: an object that moves with the field is smeared by as much; image shorter spans of time",
     )
 
 

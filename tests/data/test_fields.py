@@ -377,7 +377,7 @@ def test_a_field_that_moves_by_part_of_a_pixel_is_warned_of_with_the_number(ms: 
     days = END - START
     change(ms, "FIELD", polynomial((187.5, 0.0), (0.0, 10 / 3600 / days)))
     (warning,) = chosen(ms).warnings
-    assert "field SIMLINE moves by 10 arcsec (0.5 pixels) during the data" in warning
+    assert "field SIMLINE moves by 10 arcsec (0.5 pixels) while it is observed" in warning
     change(ms, "FIELD", polynomial((187.5, 0.0), (0.0, 1.9 / 3600 / days)))
     assert chosen(ms).warnings == ()
 

@@ -6,6 +6,7 @@ import math
 import pickle
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,19 @@ def test_icrs_and_fk5_differ_where_pixels_are_small(tmp_path: Path) -> None:
     icrs |= {"CRVAL1": math.degrees(1.1955505002458249), "CRVAL2": math.degrees(0.4886922508445365)}
     same_place = write_mask(tmp_path / "place.fits", np.ones((24, 32), "f4"), sky_header(**icrs))
     assert load_mask(same_place, FINE, AXIS).plane(0).all()
+
+
+def test_a_cube_in_b1950_takes_its_own_masks_and_those_in_j2000(tmp_path: Path) -> None:
+    cube = replace(GEOMETRY, centre=Direction(ra=math.radians(187.5), dec=math.radians(30), frame="FK4", year=1979.9))
+    own = sky_header(CRVAL1=187.5, CRVAL2=30.0, RADESYS="FK4", EQUINOX=1950.0)
+    # casatools 6.7: where B1950_VLA (187.5, 30) lies in J2000; the pixels there are turned by 157 arcsec
+    where = {"CRVAL1": math.degrees(3.283295321191), "CRVAL2": math.degrees(0.518786314384)}
+    for name, header in (("own", own), ("j2000", sky_header(**where))):
+        path = write_mask(tmp_path / f"{name}.fits", np.ones((24, 32), "f4"), header)
+        assert load_mask(path, cube, AXIS).plane(0).all()
+    same_numbers = write_mask(tmp_path / "same.fits", np.ones((24, 32), "f4"), sky_header(CRVAL1=187.5, CRVAL2=30.0))
+    with pytest.raises(GpucubeError, match=r"elsewhere on the sky.*\(FK5 against FK4\)"):
+        load_mask(same_numbers, cube, AXIS)
 
 
 def test_j2000_is_another_name_of_fk5(tmp_path: Path) -> None:

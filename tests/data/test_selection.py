@@ -127,13 +127,29 @@ def test_without_codes_the_frame_is_that_of_the_frequencies(tiny_ms: Any, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "measure",
-    [{}, {"type": "frequency", "Ref": "Undefined"}, {"type": "frequency", "VarRefCol": "MEAS_FREQ_REF"}],
+    ("measure", "text"),
+    [
+        ({}, r"window 0 has no known frequency frame \(.*CHAN_FREQ"),
+        ({"Ref": "Undefined"}, r"window 0 has no known frequency frame \(.*CHAN_FREQ"),
+        ({"VarRefCol": "MEAS_FREQ_REF"}, "frames of CHAN_FREQ are in a column MEAS_FREQ_REF, which is not there"),
+    ],
     ids=["no word", "undefined", "a column that is not there"],
 )
-def test_frequencies_that_name_no_frame_are_refused(tiny_ms: Any, tmp_path: Path, measure: dict[str, Any]) -> None:
-    with pytest.raises(GpucubeError, match=r"window 0 has no known frequency frame \(.*CHAN_FREQ"):
-        specsys(tiny_ms.ms, tmp_path, without_codes(measure))
+def test_frequencies_that_name_no_frame_are_refused(
+    tiny_ms: Any, tmp_path: Path, measure: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(GpucubeError, match=text):
+        specsys(tiny_ms.ms, tmp_path, without_codes({"type": "frequency", **measure}))
+
+
+@pytest.mark.parametrize("table", [{}, {"TabRefTypes": ["GEO", "BARY"], "TabRefCodes": np.array([3, 7], np.uint32)}])
+def test_without_codes_the_frame_may_have_another_column(tiny_ms: Any, tmp_path: Path, table: dict[str, Any]) -> None:
+    def change(windows: tables.table) -> None:
+        without_codes({"type": "frequency", "VarRefCol": "FrameOfRow", **table})(windows)
+        windows.addcols(tables.maketabdesc(tables.makescacoldesc("FrameOfRow", 0)))
+        windows.putcell("FrameOfRow", 0, 7 if table else 3)
+
+    assert specsys(tiny_ms.ms, tmp_path, change) == "BARYCENT"
 
 
 def test_codes_count_more_than_what_the_frequencies_say(tiny_ms: Any, tmp_path: Path) -> None:
