@@ -12,6 +12,7 @@ import pickle
 import resource
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from astropy import units
 from astropy.io import fits
 from astropy.time import Time
 from astropy.wcs import WCS
+from astropy.wcs.utils import wcs_to_celestial_frame
 from numpy.typing import ArrayLike
 from radio_beam import Beam as RadioBeam
 from spectral_cube import SpectralCube, VaryingResolutionSpectralCube
@@ -134,6 +136,15 @@ def test_unwritten_planes_take_no_disk_space(tmp_path: Path) -> None:
     assert status.st_size > 5 * cube.plane_bytes
     # a header and a table; the file system counts in pages
     assert 512 * status.st_blocks < 100_000
+
+
+@pytest.mark.parametrize(("radesys", "equinox"), [("FK5", "J2000"), ("FK4", "B1950"), ("ICRS", None)])
+def test_the_header_names_the_celestial_frame(tmp_path: Path, radesys: str, equinox: str | None) -> None:
+    geometry = replace(GEOMETRY, centre=replace(GEOMETRY.centre, frame=radesys))
+    create_cubes(tmp_path / "out", ["image"], describe(geometry=geometry))
+    frame = wcs_to_celestial_frame(WCS(fits.getheader(tmp_path / "out.image.fits")))
+    assert frame.name == radesys.lower()
+    assert equinox is None or frame.equinox == Time(equinox)
 
 
 @pytest.mark.parametrize("radesys", ["FK5", "ICRS"])
