@@ -9,9 +9,9 @@ python=${PYTHON:-python3}
 mkdir -p "$folder"
 for preset in "$@"; do
     case $preset in
-    small) options="--array vla-d --ntime 144 --imsize 256 --cell 10" ;;
-    medium) options="--array vla-c --ntime 570 --imsize 512 --cell 4" ;;
-    alma) options="--array alma --ntime 56 --imsize 256 --cell 0.15 --track-hours 1" ;;
+    small) options="--array vla-d --ntime 144 --imsize 256 --cell 10arcsec" ;;
+    medium) options="--array vla-c --ntime 570 --imsize 512 --cell 4arcsec" ;;
+    alma) options="--array alma --ntime 56 --imsize 256 --cell 0.15arcsec --track-hours 1" ;;
     *)
         echo "make_ms.sh: no preset '$preset'; there are small, medium and alma" >&2
         exit 2

@@ -175,7 +175,7 @@ def make_plan(
         memory_budget=budget,
         memory_predicted=predicted,
         device_memory_predicted=kind.lanes * resources.device_bytes(min(resources.planes, size * nstokes)),
-        warnings=(*_warnings(selection.axis), *selection.warnings),
+        warnings=(*parameters.warnings, *_warnings(selection.axis), *selection.warnings),
     )
     check_disk(plan)
     return plan

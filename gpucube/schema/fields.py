@@ -80,9 +80,9 @@ def parse_number(value: Any) -> Any:
     return value
 
 
-def parse_positive(value: Any, kind: quantities.Kind, *, unit_required: bool = False) -> float:
+def parse_positive(value: Any, kind: quantities.Kind) -> float:
     """Turn a quantity that must be above 0 into base units."""
-    number = quantities.parse_quantity(value, kind, unit_required=unit_required)
+    number = quantities.parse_quantity(value, kind)
     if not number > 0:
         raise ValueError(f"{value!r} is not positive; {kind.expected}")
     return number
@@ -255,7 +255,7 @@ def _image_size(value: Any) -> int:
 
 def parse_cell(value: Any) -> tuple[float, float]:
     """Turn one pixel size or two into (x, y) in arcsec."""
-    x, y = (parse_positive(item, quantities.ANGLE, unit_required=True) for item in as_pair(value, "x and y"))
+    x, y = (parse_positive(item, quantities.ANGLE) for item in as_pair(value, "x and y"))
     return x, y
 
 
@@ -306,7 +306,7 @@ def parse_position_angle(value: Any) -> float:
     number = quantities.plain_number(value)
     if isinstance(number, int | float) and not isinstance(number, bool):
         return quantities.parse_quantity(number * 3600.0, quantities.ANGLE) / 3600.0
-    return quantities.parse_quantity(value, quantities.ANGLE, unit_required=True) / 3600.0
+    return quantities.parse_quantity(value, quantities.ANGLE) / 3600.0
 
 
 def parse_uvtaper(value: Any) -> tuple[float, float, float] | tuple[()]:
@@ -338,8 +338,8 @@ def parse_restoringbeam(value: Any) -> tuple[float, float, float] | Literal["", 
         return "common"
     if len(values) not in (1, 3):
         raise refused()
-    bmaj = parse_positive(values[0], quantities.ANGLE, unit_required=True)
-    bmin = parse_positive(values[1], quantities.ANGLE, unit_required=True) if len(values) == 3 else bmaj
+    bmaj = parse_positive(values[0], quantities.ANGLE)
+    bmin = parse_positive(values[1], quantities.ANGLE) if len(values) == 3 else bmaj
     if bmaj < bmin:
         raise ValueError("the major axis is smaller than the minor one; expected bmaj, bmin, bpa")
     return bmaj, bmin, parse_position_angle(values[2]) if len(values) == 3 else 0.0

@@ -1,11 +1,11 @@
 """Quantities and directions as astronomers write them, turned into plain floats in base units.
 
-In: text such as ``"0.2arcsec"``, ``"3mJy"``, ``"230.538GHz"``, ``"5klambda"`` or ``"8GB"``, an astropy `Quantity`, or a
-bare number in the base unit. Out: a float (angle: arcsec; flux density: Jy; frequency: Hz; length: wavelengths; memory:
-bytes). A direction is text in tclean's syntax (``"J2000 12h30m00s +30d00m00s"``) or an astropy `SkyCoord`, and comes out
-as (right ascension, declination, frame) in radians, which JSON can hold. The frames are FK5 (J2000) and ICRS; a `SkyCoord`
-in any other frame is converted to ICRS. A wrong value raises `ValueError` with one line that quotes it and shows a right
-one. The caller adds the parameter's name.
+In: text with a unit, such as ``"0.2arcsec"``, ``"3mJy"``, ``"230.538GHz"``, ``"5klambda"`` or ``"8GB"``, an astropy
+`Quantity`, or a number in the base unit. Out: a float (angle: arcsec; flux density: Jy; frequency: Hz; length:
+wavelengths; memory: bytes). A direction is text in tclean's syntax (``"J2000 12h30m00s +30d00m00s"``) or an astropy
+`SkyCoord`, and comes out as (right ascension, declination, frame) in radians, which JSON can hold. The frames are FK5
+(J2000) and ICRS; a `SkyCoord` in any other frame is converted to ICRS. A wrong value raises `ValueError` with one line
+that quotes it and shows a right one. The caller adds the parameter's name.
 
 A small table of units takes the place of astropy, whose import would cost the command line half a second at every start.
 A `Quantity` is recognised by its method ``to_value``.
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gpucube.constants import ARCSEC_PER_RADIAN
+from gpucube.text import in_words
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _QUANTITY = re.compile(rf"\s*({_NUMBER})\s*([^\s\d][^\s]*)?\s*")
@@ -34,6 +35,7 @@ class Kind:
     example: str
     base: str  # base unit, as astropy spells it
     units: Mapping[str, float]  # spelling of each accepted unit -> its size in base units
+    usual: tuple[str, ...]  # units that a message proposes for a number without one
     other_base: str = ""  # another unit in astropy's spelling that means the same as the base unit
     fold_case: bool = False  # upper and lower case mean the same, which is never so for units with milli and mega
 
@@ -47,6 +49,7 @@ ANGLE = Kind(
     name="an angle",
     example="0.2arcsec",
     base="arcsec",
+    usual=("arcsec",),
     units={
         **dict.fromkeys(("arcsec", "asec", '"', "''"), 1.0),
         **dict.fromkeys(("mas", "milliarcsec", "marcsec"), 1e-3),
@@ -60,18 +63,20 @@ FLUX_DENSITY = Kind(
     name="a flux density",
     example="3mJy",
     base="Jy",
+    usual=("mJy", "Jy"),
     other_base="Jy / beam",
     units={"Jy": 1.0, "mJy": 1e-3, "uJy": 1e-6, "µJy": 1e-6, "μJy": 1e-6, "nJy": 1e-9, "kJy": 1e3}
     | {"Jy/beam": 1.0, "mJy/beam": 1e-3, "uJy/beam": 1e-6},
 )
 _HERTZ = {"Hz": 1.0, "kHz": 1e3, "MHz": 1e6, "GHz": 1e9, "THz": 1e12}
-FREQUENCY = Kind(name="a frequency", example="230.538GHz", base="Hz", units=_HERTZ)
+FREQUENCY = Kind(name="a frequency", example="230.538GHz", base="Hz", units=_HERTZ, usual=("MHz", "GHz"))
 _LAMBDA = {"lambda": 1.0, "klambda": 1e3, "Mlambda": 1e6}
-WAVELENGTHS = Kind(name="a length in wavelengths", example="5klambda", base="", units=_LAMBDA)
+WAVELENGTHS = Kind(name="a length in wavelengths", example="5klambda", base="", units=_LAMBDA, usual=("klambda", "lambda"))
 MEMORY = Kind(
     name="a memory size",
     example="8GB",
     base="byte",
+    usual=("GB",),
     units={"B": 1.0}
     | {prefix + suffix: 1e3**power for power, prefix in enumerate("kMGT", 1) for suffix in ("", "B")}
     | {prefix + "iB": 1024.0**power for power, prefix in enumerate("KMGT", 1)},
@@ -79,10 +84,10 @@ MEMORY = Kind(
 )
 
 
-def parse_quantity(value: Any, kind: Kind, *, unit_required: bool = False) -> float:
+def parse_quantity(value: Any, kind: Kind) -> float:
     """Turn one quantity into a finite float in the kind's base unit.
 
-    `unit_required` refuses text without a unit. A number that is not text is in the base unit all the same.
+    Text needs a unit, but for 0. A number that is not text is in the base unit.
 
     >>> parse_quantity("2arcmin", ANGLE)
     120.0
@@ -90,7 +95,7 @@ def parse_quantity(value: Any, kind: Kind, *, unit_required: bool = False) -> fl
     if hasattr(value, "to_value"):
         number = _from_astropy(value, kind)
     elif isinstance(value, str):
-        number = _from_text(value, kind, unit_required)
+        number = _from_text(value, kind)
     else:
         plain = plain_number(value)
         if isinstance(plain, bool) or not isinstance(plain, int | float):
@@ -106,15 +111,15 @@ def plain_number(value: Any) -> Any:
     return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
 
 
-def _from_text(text: str, kind: Kind, unit_required: bool) -> float:
+def _from_text(text: str, kind: Kind) -> float:
     match = _QUANTITY.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not {kind.name}; {kind.expected}")
     number, unit = match.groups()
     if unit is None:
-        if unit_required:
-            raise ValueError(f"{text!r} has no unit; write e.g. '{number}{kind.base}'")
-        return float(number)
+        if float(number) == 0:
+            return 0.0
+        raise ValueError(f"{text!r} has no unit; write e.g. {in_words([number + name for name in kind.usual])}")
     sizes = {name.lower(): size for name, size in kind.units.items()} if kind.fold_case else kind.units
     size = sizes.get(unit.lower() if kind.fold_case else unit)
     if size is None:
@@ -132,7 +137,7 @@ def _from_astropy(value: Any, kind: Kind) -> float:
 def parse_taper_width(value: Any) -> float:
     """Turn one width of a uv taper into a half width at half maximum in wavelengths.
 
-    As in tclean, a length in wavelengths, or a bare number, is the half width at half maximum in the aperture, and an
+    As in tclean, a length in wavelengths, or a number that is not text, is the half width at half maximum in the aperture, and an
     angle the full width at half maximum on the sky: a Gaussian of full width theta has the half width 2 ln 2 / (pi theta).
     """
     is_angle = hasattr(value, "to_value") or (isinstance(value, str) and _unit_of(value) in ANGLE.units)
@@ -210,7 +215,7 @@ def _degrees(word: str, text: str, degrees_per_unit: float) -> float:
     match = _SEXAGESIMAL.fullmatch(word)
     if match is None:
         try:
-            return parse_quantity(word, ANGLE, unit_required=True) / 3600.0
+            return parse_quantity(word, ANGLE) / 3600.0
         except ValueError as error:
             raise ValueError(f"{text!r} is not a direction; {_DIRECTION}") from error
     sign, whole, minutes, seconds = match.groups()

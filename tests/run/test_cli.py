@@ -158,7 +158,7 @@ def test_a_mistake_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str], 
 
 def test_simulate_writes_what_it_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "sky.ms"
-    line = f"simulate {out} --antennas 4 --ntime 2 --nchan 4 --npol 4 --chan-width -1e4 --flagrow-only"
+    line = f"simulate {out} --antennas 4 --ntime 2 --nchan 4 --npol 4 --chan-width -1e4Hz --flagrow-only"
     assert main(line.split()) == 0
     printed = capsys.readouterr().out
     assert (out / "table.dat").is_file()

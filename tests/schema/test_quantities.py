@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import astropy.units as u
 import numpy as np
@@ -68,15 +69,25 @@ def test_lengths_in_wavelengths() -> None:
     assert parse_quantity("1.5Mlambda", WAVELENGTHS) == 1.5e6
 
 
-@pytest.mark.parametrize("number", [0.5, 2, np.float32(0.5), np.int64(2), "0.5", " 2e0 "])
-def test_a_bare_number_is_in_the_base_unit(number: object) -> None:
+@pytest.mark.parametrize("number", [0.5, 2, np.float32(0.5), np.int64(2), "0", " 0.0 "])
+def test_a_number_is_in_the_base_unit_and_0_needs_none(number: object) -> None:
     assert parse_quantity(number, ANGLE) == float(number)  # type: ignore[arg-type]
 
 
-def test_text_needs_a_unit_where_it_is_required() -> None:
-    with pytest.raises(ValueError, match=r"^'1' has no unit; write e\.g\. '1arcsec'$"):
-        parse_quantity("1", ANGLE, unit_required=True)
-    assert parse_quantity(1, ANGLE, unit_required=True) == 1.0
+@pytest.mark.parametrize(
+    ("text", "kind", "proposed"),
+    [
+        ("1", ANGLE, "'1arcsec'"),
+        (" 2.5e0 ", ANGLE, "'2.5e0arcsec'"),
+        ("3", FLUX_DENSITY, "'3mJy' or '3Jy'"),
+        ("1420.405752", FREQUENCY, "'1420.405752MHz' or '1420.405752GHz'"),
+        ("300.0", WAVELENGTHS, "'300.0klambda' or '300.0lambda'"),
+        ("8", MEMORY, "'8GB'"),
+    ],
+)
+def test_text_needs_a_unit(text: str, kind: Kind, proposed: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"has no unit; write e.g. {proposed}") + "$"):
+        parse_quantity(text, kind)
 
 
 def test_milli_and_mega_are_never_confused() -> None:
@@ -121,8 +132,7 @@ def test_a_taper_on_the_sky_is_its_fourier_transform_in_the_aperture() -> None:
 
 def test_a_taper_in_wavelengths_is_taken_as_it_is() -> None:
     assert parse_taper_width("5klambda") == 5000.0
-    assert parse_taper_width("300.0") == 300.0  # tclean: a bare number is in wavelengths
-    assert parse_taper_width(300.0) == 300.0
+    assert parse_taper_width(300.0) == 300.0  # in wavelengths, as in tclean
 
 
 @pytest.mark.parametrize("wrong", ["0arcsec", "-5klambda", 0.0, "5kl", "wide", None])
