@@ -35,7 +35,8 @@ from pathlib import Path
 from typing import Any
 
 SETTINGS: dict[str, Any] = {
-    "imagename": "out/cube", "imsize": 256, "weighting": "briggs", "robust": 0.5, "niter": 1000000, "nsigma": 3,
+    "imagename": "out/cube", "imsize": 256, "gridder": "standard", "weighting": "briggs", "robust": 0.5,
+    "niter": 1000000, "nsigma": 3,
     "products": ["image", "residual", "model", "psf", "dirty", "mask"], "workers": 1, "memory": "4GB", "quiet": True,
 }  # fmt: skip
 """Every image has these parameters. A job may change them."""

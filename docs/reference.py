@@ -23,10 +23,9 @@ _HEAD = """\
 This page is made from the schema by `python docs/reference.py > docs/parameters.md`; do not edit it.
 
 The same names serve `gpucube.image_cube(...)`, the command line (`--name value`, where a list has commas, as in
-`--imsize 512,256`) and the YAML file given with `--config`. Text has a unit. A number in Python or YAML is in the unit in
-brackets. Names of choices
-may be written in upper or lower case. The last column gives tclean's default where it differs, and a dash for parameters
-that tclean does not have.
+`--imsize 512,256`) and the YAML file given with `--config`. Text such as '3mJy' needs a unit; a number in Python or
+YAML is in the unit in brackets. Names of choices may be written in upper or lower case. The last column gives tclean's
+default where it differs, and a dash for parameters that tclean does not have.
 """
 
 _TCLEAN_HEAD = """\

@@ -46,7 +46,7 @@ def image_cube(
     restfreq: QuantityLike | None = None,
     imsize: int | Sequence[int] = 100,
     cell: QuantityLike | Sequence[QuantityLike] = "1arcsec",
-    gridder: Literal["standard", "wgridder", "auto"] = "standard",
+    gridder: Literal["standard", "wgridder", "auto"] = "auto",
     epsilon: float = 0.0001,
     weighting: Literal["natural", "uniform", "briggs"] = "natural",
     robust: float = 0.5,
@@ -119,9 +119,9 @@ def image_cube(
         Size of the image in pixels; two numbers are nx and ny. Sizes without prime factors above 7 are quickest.
     cell : an angle (arcsec) such as '0.2arcsec', or two; default '1arcsec'
         Size of a pixel; two angles are the sizes along x and y. Text needs a unit.
-    gridder : 'standard', 'wgridder' or 'auto'; default 'standard'
-        'standard' neglects the w term, as tclean's does. 'wgridder' takes it into account. 'auto' takes it into account
-        where neglecting it would matter.
+    gridder : 'standard', 'wgridder' or 'auto'; default 'auto'
+        'auto' takes the w term into account where neglecting it would matter. 'standard' always neglects it, as tclean's
+        does, and 'wgridder' takes it into account.
     epsilon : a number from 1e-10 to 0.01; default 0.0001
         Relative accuracy of gridding and degridding.
     weighting : 'natural', 'uniform' or 'briggs'; default 'natural'

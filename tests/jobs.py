@@ -55,6 +55,7 @@ SETTINGS: dict[str, Any] = {
     "nsigma": 3,
     "weighting": "briggs",
     "robust": 0.5,
+    "gridder": "standard",
     "products": PRODUCTS,
     "quiet": True,
 }
@@ -161,10 +162,11 @@ def image(
     observer: Observer | None = None,
     **changes: Any,
 ) -> gpucube.Result:
-    """Run the main job with `SETTINGS` changed."""
+    """Run the main job with `SETTINGS` changed; without `nsigma`, which would be warned of, if nothing is cleaned."""
     from gpucube import run
 
-    parameters = make_parameters(vis=vis, imagename=imagename, **(SETTINGS | changes))
+    settings = SETTINGS | ({"nsigma": 0} if changes.get("niter") == 0 else {}) | changes
+    parameters = make_parameters(vis=vis, imagename=imagename, **settings)
     return run.image(parameters, hardware=hardware, tuning=tuning, observer=observer or run.NO_OBSERVER)
 
 

@@ -47,7 +47,7 @@ def remarks(job: ImageJob, records: Sequence[ChannelRecord], target: Beam | None
     target : Beam or None
         The common or given beam of the image; None if each channel has its own, or there is no image.
     """
-    found = [*_lost_samples(job, records)]
+    found = [*_lost_samples(job, records), *_threshold_above_all(job, records)]
     if target is not None:
         found += _unlike_beams(job, records, target)
     return tuple(found)
@@ -68,6 +68,16 @@ def _lost_samples(job: ImageJob, records: Sequence[ChannelRecord]) -> list[str]:
             "or no usable value"
         ]
     return []
+
+
+def _threshold_above_all(job: ImageJob, records: Sequence[ChannelRecord]) -> list[str]:
+    peaks = [record.peak_residual for record in records if record.peak_residual is not None]
+    threshold = job.clean.threshold
+    if job.clean.niter == 0 or not peaks or threshold < max(peaks) or any(record.iterations for record in records):
+        return []
+    return [
+        f"nothing was cleaned: `threshold` is {threshold:.3g} Jy/beam, and no channel has a peak above {max(peaks):.3g} Jy/beam"
+    ]
 
 
 def _unlike_beams(job: ImageJob, records: Sequence[ChannelRecord], target: Beam) -> list[str]:

@@ -305,8 +305,8 @@ def parse_position_angle(value: Any) -> float:
     """Turn a position angle into degrees; a bare number is in degrees."""
     number = quantities.plain_number(value)
     if isinstance(number, int | float) and not isinstance(number, bool):
-        return quantities.parse_quantity(number * 3600.0, quantities.ANGLE) / 3600.0
-    return quantities.parse_quantity(value, quantities.ANGLE) / 3600.0
+        return quantities.parse_quantity(number * 3600.0, quantities.POSITION_ANGLE) / 3600.0
+    return quantities.parse_quantity(value, quantities.POSITION_ANGLE) / 3600.0
 
 
 def parse_uvtaper(value: Any) -> tuple[float, float, float] | tuple[()]:

@@ -98,7 +98,9 @@ class Parameters(BaseModel):
     cell: fields.Cell = _parameter("1arcsec", "Image", usual=True)
     """Size of a pixel; two angles are the sizes along x and y. Text needs a unit."""
 
-    gridder: Annotated[Literal["standard", "wgridder", "auto"], Choice()] = _parameter("auto", "Gridding", tclean="standard")
+    gridder: Annotated[Literal["standard", "wgridder", "auto"], Choice()] = _parameter(
+        "auto", "Gridding", tclean="standard"
+    )
     """'auto' takes the w term into account where neglecting it would matter. 'standard' always neglects it, as tclean's does,
     and 'wgridder' takes it into account."""
 
@@ -215,13 +217,20 @@ class Parameters(BaseModel):
     def warnings(self) -> tuple[str, ...]:
         """What is hardly meant: limits or a mask that have no effect, and cleaning without an end."""
         found = []
-        limits = ("threshold", self.threshold > 0, f"{self.threshold:g}"), ("nsigma", self.nsigma > 0, f"{self.nsigma:g}")
-        unused = [f"`{name}={value}`" for name, given, value in (*limits, ("mask", bool(self.mask), repr(self.mask))) if given]
+        limits = (
+            ("threshold", self.threshold > 0, f"{self.threshold:g}"),
+            ("nsigma", self.nsigma > 0, f"{self.nsigma:g}"),
+        )
+        unused = [
+            f"`{name}={value}`" for name, given, value in (*limits, ("mask", bool(self.mask), repr(self.mask))) if given
+        ]
         if self.niter == 0 and unused:
-            found.append(f"`niter=0` makes the dirty cube and does not use {' and '.join(unused)}: give `niter` to clean")
+            found.append(
+                f"`niter=0` makes the dirty cube and does not use {' and '.join(unused)}: give `niter` to clean"
+            )
         if self.niter > 0 and self.threshold == self.nsigma == 0:
             found.append(
-                f"`niter={self.niter}` without `nsigma` or `threshold` cleans every channel far into its noise: give one of them"
+                f"`niter={self.niter}` is the only limit: without `nsigma` or `threshold`, channels are cleaned into their noise"
             )
         if self.weighting != "briggs" and self.robust != type(self).model_fields["robust"].default:
             found.append(f"`robust={self.robust:g}` is not used, because it belongs to `weighting='briggs'`")

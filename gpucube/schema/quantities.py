@@ -17,7 +17,7 @@ import contextlib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from gpucube.constants import ARCSEC_PER_RADIAN
@@ -59,6 +59,7 @@ ANGLE = Kind(
         "rad": ARCSEC_PER_RADIAN,
     },
 )
+POSITION_ANGLE = replace(ANGLE, name="a position angle", example="30deg", usual=("deg",))
 FLUX_DENSITY = Kind(
     name="a flux density",
     example="3mJy",
@@ -71,7 +72,9 @@ FLUX_DENSITY = Kind(
 _HERTZ = {"Hz": 1.0, "kHz": 1e3, "MHz": 1e6, "GHz": 1e9, "THz": 1e12}
 FREQUENCY = Kind(name="a frequency", example="230.538GHz", base="Hz", units=_HERTZ, usual=("MHz", "GHz"))
 _LAMBDA = {"lambda": 1.0, "klambda": 1e3, "Mlambda": 1e6}
-WAVELENGTHS = Kind(name="a length in wavelengths", example="5klambda", base="", units=_LAMBDA, usual=("klambda", "lambda"))
+WAVELENGTHS = Kind(
+    name="a length in wavelengths", example="5klambda", base="", units=_LAMBDA, usual=("klambda", "lambda")
+)
 MEMORY = Kind(
     name="a memory size",
     example="8GB",

@@ -190,7 +190,7 @@ def test_the_measurement_set_is_read_once(niter: int, tiny_ms: Any, tmp_path: Pa
 
 def test_command_line_makes_the_same_cube(tiny: gpucube.Result, tiny_ms: Any, tmp_path: Path) -> None:
     out = tmp_path / "line"
-    options = "--imsize 64 --cell 20arcsec --niter 1000 --nsigma 3 --weighting briggs --quiet"
+    options = "--imsize 64 --cell 20arcsec --niter 1000 --nsigma 3 --weighting briggs --gridder standard --quiet"
     assert main(["image", str(tiny_ms.ms), "--imagename", str(out), *options.split()]) == 0
     for product in ("image", "residual", "model"):
         assert fits.getdata(f"{out}.{product}.fits").tobytes() == fits.getdata(tiny.products[product]).tobytes()
@@ -703,7 +703,7 @@ def test_a_cube_without_any_data_is_finished(
     restoringbeam: str, tiny_ms: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ms = altered(tiny_ms.ms, tmp_path, lambda t: t.putcol("FLAG", np.ones_like(t.getcol("FLAG"))))
-    options = f"--imsize 64 --cell 20arcsec --niter 10 --quiet --restoringbeam={restoringbeam}".split()
+    options = f"--imsize 64 --cell 20arcsec --niter 10 --nsigma 3 --quiet --restoringbeam={restoringbeam}".split()
     assert main(["image", str(ms), "--imagename", str(tmp_path / "cube"), *options]) == 0
     said = capsys.readouterr().err
     assert said.startswith("gpucube: warning: no channel has any data") and said.count("\n") == 1

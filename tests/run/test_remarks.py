@@ -19,10 +19,10 @@ FREQUENCY = 1420.405752e6 + (np.arange(12) - 6) * 15625.0
 
 
 def image_and_warnings(vis: Path, imagename: Path, **changes: Any) -> tuple[gpucube.Result, list[str]]:
-    """The result and the texts of all warnings."""
+    """The result and the texts of all warnings; nothing is cleaned unless `changes` say so."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        result = image(vis, imagename, niter=0, **changes)
+        result = image(vis, imagename, **({"niter": 0} | changes))
     texts = [str(warning.message) for warning in said]
     assert result.summary["warnings"] == texts
     return result, texts
@@ -112,3 +112,20 @@ def test_no_positive_weight_is_warned_of(tiny_ms: Any, tmp_path: Path) -> None:
     result, said = image_and_warnings(ms, tmp_path / "cube")
     assert len(said) == 1 and "flagged, or has no positive weight" in said[0]
     assert {r.stop_reason for r in result.channels} == {"no data"}
+
+
+def test_a_threshold_above_every_peak_is_warned_of(tiny_ms: Any, tmp_path: Path) -> None:
+    """1 Jy is the brightest source; the user meant 3 mJy."""
+    result, said = image_and_warnings(tiny_ms.ms, tmp_path / "cube", niter=100, nsigma=0, threshold=3)
+    peak = max(record.peak_residual for record in result.channels if record.peak_residual is not None)
+    assert said == [
+        f"nothing was cleaned: `threshold` is 3 Jy/beam, and no channel has a peak above {peak:.3g} Jy/beam"
+    ]
+    settings = {"niter": 100, "nsigma": 0, "threshold": 0.9 * peak}
+    assert image_and_warnings(tiny_ms.ms, tmp_path / "deeper", **settings)[1] == []
+
+
+def test_limits_without_iterations_are_warned_of(tiny_ms: Any, tmp_path: Path) -> None:
+    assert image_and_warnings(tiny_ms.ms, tmp_path / "cube", nsigma=3)[1] == [
+        "`niter=0` makes the dirty cube and does not use `nsigma=3`: give `niter` to clean"
+    ]

@@ -39,7 +39,7 @@ def test_defaults_are_tcleans() -> None:
     parameters = make()
     # casatasks 6.7, tclean's signature
     tclean = dict(
-        field="", spw="", stokes="I", nchan=-1, gridder="standard", deconvolver="hogbom", weighting="natural",
+        field="", spw="", stokes="I", nchan=-1, deconvolver="hogbom", weighting="natural",
         robust=0.5, niter=0, gain=0.1, threshold=0.0, nsigma=0.0, cycleniter=-1, cyclefactor=1.0, minpsffraction=0.05,
         maxpsffraction=0.8, nmajor=-1, usemask="user", mask="", phasecenter="",
     )  # fmt: skip
@@ -134,6 +134,38 @@ def test_a_taper_on_the_sky_agrees_with_tcleans_documentation() -> None:
     assert angle == 0.0
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"nsigma": 3}, "`niter=0` makes the dirty cube and does not use `nsigma=3`: give `niter` to clean"),
+        (
+            {"threshold": "3mJy", "mask": "clean.fits"},
+            "not use `threshold=0.003` and `mask='clean.fits'`: give `niter`",
+        ),
+        ({"niter": 100}, "`niter=100` is the only limit: without `nsigma` or `threshold`, channels are cleaned into"),
+        ({"niter": 100, "nmajor": 3}, "without `nsigma` or `threshold`"),
+        ({"robust": -1}, "`robust=-1` is not used, because it belongs to `weighting='briggs'`"),
+        ({"robust": 0, "weighting": "uniform"}, "`robust=0` is not used"),
+    ],
+)
+def test_what_is_hardly_meant_is_warned_of(values: dict[str, Any], said: str) -> None:
+    (warning,) = make(**values).warnings
+    assert said in warning
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"niter": 9, "nsigma": 3},
+        {"niter": 9, "threshold": "1mJy", "mask": "x"},
+        {"weighting": "briggs", "robust": -1},
+    ],
+)
+def test_what_is_meant_is_not_warned_of(values: dict[str, Any]) -> None:
+    assert make(**values).warnings == ()
+
+
 def test_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         make().niter = 3  # type: ignore[misc]
@@ -150,6 +182,13 @@ def test_frozen() -> None:
         ({"imsize": 10**6}, "`imsize=1000000`: 1000000 is too large; the largest size is 65536"),
         ({"imsize": "128x128"}, "`imsize='128x128'`: expected an even number from 32 to 65536, or two as in '512,256'"),
         ({"cell": "1"}, "`cell='1'`: '1' has no unit; write e.g. '1arcsec'"),
+        ({"threshold": "3"}, "`threshold='3'`: '3' has no unit; write e.g. '3mJy' or '3Jy'"),
+        ({"restfreq": "1420.4"}, "`restfreq='1420.4'`: '1420.4' has no unit; write e.g. '1420.4MHz' or '1420.4GHz'"),
+        ({"memory": "8"}, "`memory='8'`: '8' has no unit; write e.g. '8GB'"),
+        ({"uvtaper": ["5"]}, "`uvtaper=['5']`: '5' has no unit; write e.g. '5klambda' or '5lambda'"),
+        ({"uvtaper": ["5klambda", "5klambda", "45"]},
+         "`uvtaper=['5klambda', '5klambda', '45']`: '45' has no unit; write e.g. '45deg'"),
+        ({"restoringbeam": "5"}, "`restoringbeam='5'`: '5' has no unit; write e.g. '5arcsec'"),
         ({"cell": "-1arcsec"}, "`cell='-1arcsec'`: '-1arcsec' is not positive; expected an angle such as '0.2arcsec'"),
         ({"cell": 3 * u.Jy}, "`cell=3.0 Jy`: '3.0 Jy' is not an angle; expected an angle such as '0.2arcsec'"),
         ({"threshold": "-1mJy"}, "`threshold='-1mJy'`: a threshold cannot be negative; expected e.g. '3mJy', or 0 for none"),
