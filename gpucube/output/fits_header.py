@@ -204,7 +204,8 @@ def _observation_cards(cube: CubeDescription) -> list[Card]:
     }
     cards: list[Card] = [(name, _printable(text)[:68]) for name, text in texts.items() if text]
     if it.pointing:
-        ra, dec = math.degrees(it.pointing.ra) % 360, math.degrees(it.pointing.dec)
+        pointing = it.pointing.to(cube.geometry.centre.frame)
+        ra, dec = math.degrees(pointing.ra) % 360, math.degrees(pointing.dec)
         cards += [("OBSRA", ra, "[deg] phase centre of the field"), ("OBSDEC", dec, "[deg]")]
     if it.place:
         cards += [(f"OBSGEO-{axis}", metres, "[m] ITRF") for axis, metres in zip("XYZ", it.place, strict=True)]

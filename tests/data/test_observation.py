@@ -350,5 +350,10 @@ def test_the_header_says_what_casa_says(tiny_ms: Any, tmp_path: Path) -> None:
     for name, moment in (("DATE-OBS", time.min() - half), ("DATE", time.max() + half)):
         assert Time(header[name]).mjd * 86400 == pytest.approx(moment, abs=1e-3)
     assert header["MJD-OBS"] == Time(header["DATE-OBS"]).mjd
+    # in the frame of the image: ICRS lies off casacore's J2000 by up to 23 mas
+    settings |= {"phasecenter": "ICRS 187.5deg 30deg"}
+    icrs = fits.getheader(image(tiny_ms.ms, tmp_path / "cube", **settings).products["image"])
+    apart = np.hypot((icrs["OBSRA"] - 187.5) * np.cos(np.radians(30)), icrs["OBSDEC"] - 30) * 3600e3
+    assert 5 < apart < 25
     # the time of the run is nowhere, so a second run writes the same header
     assert header.tostring() == again.tostring()
