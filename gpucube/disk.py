@@ -1,8 +1,11 @@
-"""The door to the file system: whatever gpucube writes, reserves, locks or removes passes through these functions.
+"""The door to the file system: whatever gpucube reads, writes, reserves, locks or removes passes through these functions.
 
 In: paths, bytes and open files. Out: files that are whole and safe, or one line that says what the system refused.
-Every kind of access has one function, so that the peculiarities of a file system need care in one place only. Functions
+File systems of clusters and containers lack this or that: locks, syncing, allocation, shared mappings, links. Each
+function knows another way, or that the run can go on without, and `rehearse` says so before a run begins. Functions
 raise `OSError` where only the caller knows what the file means to the user. The caller then says so with `explain`.
+
+Every call of the system is audited as ``gpucube.disk``. A hook (`sys.addaudithook`) can thus make any of them fail.
 """
 
 from __future__ import annotations
@@ -10,17 +13,40 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import secrets
 import shutil
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, ParamSpec, TypeAlias, TypeVar
+
+import numpy as np
 
 from gpucube.errors import GpucubeError
 from gpucube.text import size_text
 
 AnyPath: TypeAlias = str | os.PathLike[str]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY})
+"""What a file system answers that does not know a call."""
+
+NO_LOCKS = UNSUPPORTED | {errno.ENOLCK}
+NO_SHARED_MAPPINGS = UNSUPPORTED | {errno.ENODEV, errno.EACCES, errno.EPERM}
+
+ZEROS = bytes(1 << 20)
+
+REMOVAL_PAUSES = 0.02, 0.1
+"""Seconds to wait after an attempt to remove something has failed."""
+
+
+def _do(call: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R:
+    """Call the system."""
+    sys.audit("gpucube.disk", getattr(call, "__name__", ""), arguments)
+    return call(*arguments, **options)
 
 
 @contextmanager
@@ -33,27 +59,78 @@ def explain(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def explain_failing_disk() -> Iterator[None]:
-    """Turn an `OSError` that means a full or failing disk into one line, wherever in the body it arises."""
+def explain_the_system() -> Iterator[None]:
+    """Turn any `OSError` with which the system refuses something into one line, wherever in the body it arises."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE):
+        if error.errno is None or isinstance(error, ConnectionError):
             raise
-        raise GpucubeError(f"cannot write {error.filename or 'to disk'}: {error.strerror}") from None
+        raise GpucubeError(f"cannot read or write {error.filename or 'a file'}: {error.strerror}") from None
+
+
+def rehearse(imagename: str, scratch: str, links: bool) -> list[str]:
+    """Try what a run will need where its products and its scratch folder will be, before it begins.
+
+    Returns warnings of what a file system lacks and the run can go without. `links` says whether it needs symbolic links.
+    """
+    products, store = nearest_folder(imagename), nearest_folder(scratch)
+    trial = f"trial-{secrets.token_hex(3)}"
+    path, fresh = products / f"{Path(imagename).name}.{trial}", products / f"{Path(imagename).name}.{trial}.new"
+    in_store = store / f"{Path(scratch).name}.{trial}"
+    warnings = []
+    try:
+        with explain(f"the products cannot be written in {products} (name another folder with `imagename`)"):
+            log = open_log(fresh)
+            try:
+                append(log, ZEROS[:1])
+                if not _flock(log, fcntl.LOCK_EX):
+                    warnings.append(
+                        f"the file system of {products} has no locks: "
+                        "two runs with the same `imagename` would not notice each other"
+                    )
+                if not _fsync(log):
+                    warnings.append(
+                        f"the file system of {products} cannot sync files: "
+                        "a power failure may destroy channels that were reported as safe"
+                    )
+            finally:
+                os.close(log)
+            replace(fresh, path)
+            remove(path)
+        with explain(f"the scratch folder cannot be in {store} (name another with `scratch`)"):
+            reserve(in_store, 1)
+            mapped(in_store, np.dtype(np.uint8), (1,))
+            remove(in_store)
+            if links and not link(os.curdir, in_store):
+                warnings.append(
+                    f"the file system of {store} has no symbolic links: "
+                    "a task that outlives this run on the scheduler could write into the store of the next"
+                )
+    finally:
+        for left in (fresh, path, in_store):
+            remove_if_possible(left)
+    return warnings
 
 
 # --- space ---
 
 
-def free_space(folder: AnyPath) -> int:
-    """Free bytes of the disk that holds a folder."""
-    return shutil.disk_usage(folder).free
+def free_space(folder: AnyPath) -> int | None:
+    """Free bytes of the disk that holds a folder; None if the file system does not say."""
+    try:
+        usage = _do(shutil.disk_usage, folder)
+    except OSError:
+        return None
+    return usage.free if usage.total else None
 
 
 def space_taken(path: AnyPath) -> int:
     """Bytes of disk that a file takes, which for a sparse file are fewer than its length. Links are not followed."""
-    return 512 * os.lstat(path).st_blocks
+    try:
+        return 512 * _do(os.lstat, path).st_blocks
+    except OSError:
+        return 0
 
 
 def check_space(folder: AnyPath, needed: int, what: str, parameter: str, reusable: int = 0) -> None:
@@ -62,18 +139,54 @@ def check_space(folder: AnyPath, needed: int, what: str, parameter: str, reusabl
     `what` is the subject and verb of the message (``"the cubes need"``) and `parameter` the one that chooses the disk.
     `reusable` bytes count as free, because they belong to files that will be replaced.
     """
-    free = free_space(folder) + reusable
-    if needed > free:
+    free = free_space(folder)
+    if free is not None and needed > free + reusable:
         raise GpucubeError(
-            f"{what} {size_text(needed)} of disk but {folder} has only {size_text(free)} free: "
+            f"{what} {size_text(needed)} of disk but {folder} has only {size_text(free + reusable)} free: "
             f"choose another `{parameter}`"
         )
 
 
 def reserve(path: AnyPath, nbytes: int) -> None:
     """Make a file of at least one byte on real disk blocks: writing to a mapped hole on a full disk kills the process."""
-    with explain(f"cannot reserve {size_text(nbytes)} for {path}"), open(path, "wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(1, nbytes))
+    length = max(1, nbytes)
+    with _do(open, path, "wb") as file:
+        try:
+            _do(os.posix_fallocate, file.fileno(), 0, length)
+        except AttributeError:  # macOS
+            pass
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+        else:
+            return
+        for start in range(0, length, len(ZEROS)):
+            _do(file.write, ZEROS[: length - start])
+
+
+# --- reading ---
+
+
+def open_to_read(path: AnyPath) -> BinaryIO:
+    """Open a file to read bytes."""
+    return _do(open, path, "rb")
+
+
+def read_at(path: AnyPath, nbytes: int, offset: int) -> bytes:
+    """Read bytes at an offset; fewer if the file ends before."""
+    with open_to_read(path) as file:
+        _do(file.seek, offset)
+        return _do(file.read, nbytes)
+
+
+def mapped(path: AnyPath, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """Map an array for reading: shared, or else privately, which more file systems can. It is not to be written."""
+    try:
+        return _do(np.memmap, path, dtype, "r", 0, shape)
+    except OSError as error:
+        if error.errno not in NO_SHARED_MAPPINGS:
+            raise
+        return _do(np.memmap, path, dtype, "c", 0, shape)
 
 
 # --- writing ---
@@ -82,18 +195,40 @@ def reserve(path: AnyPath, nbytes: int) -> None:
 def create(path: AnyPath) -> BinaryIO:
     """Open a new file for writing in the place of a leftover one. A link is replaced, not followed."""
     remove(path)
-    return open(path, "xb")
+    return _do(open, path, "xb")
+
+
+def lengthen(file: BinaryIO, length: int) -> None:
+    """Give a file that is being written its full length; what is not written yet takes no blocks, if possible."""
+    file.flush()
+    try:
+        _do(os.ftruncate, file.fileno(), length)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED | {errno.EPERM}:
+            raise
+        write_all(file.fileno(), ZEROS[:1], length - 1)
 
 
 def replace(path: AnyPath, target: AnyPath) -> None:
     """Give a file another name, in the place of the file that has this name."""
-    os.replace(path, target)
+    _do(os.replace, path, target)
+
+
+def link(target: AnyPath, path: AnyPath) -> bool:
+    """Make a symbolic link. False if the file system has none."""
+    try:
+        _do(os.symlink, target, path)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED | {errno.EPERM, errno.EACCES}:
+            raise
+        return False
+    return True
 
 
 @contextmanager
 def opened(path: AnyPath) -> Iterator[int]:
     """Open an existing file for `write_all`. Links are not followed."""
-    file = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+    file = _do(os.open, path, os.O_WRONLY | os.O_NOFOLLOW)
     try:
         yield file
     finally:
@@ -104,7 +239,7 @@ def write_all(file: int, data: bytes | memoryview, offset: int) -> None:
     """Write all bytes at an offset: one system call takes 2 GiB at most, and may take less."""
     rest = memoryview(data)
     while rest:
-        written = os.pwrite(file, rest, offset)
+        written = _do(os.pwrite, file, rest, offset)
         rest, offset = rest[written:], offset + written
 
 
@@ -116,12 +251,12 @@ def write_at(path: AnyPath, data: bytes | memoryview, offset: int) -> None:
 
 def append(file: int, data: bytes) -> None:
     """Append bytes to a file opened by `open_log`, and return when they are safe on disk. If that fails, append nothing."""
-    length = os.fstat(file).st_size
+    length = _do(os.fstat, file).st_size
     rest = memoryview(data)
     try:
         while rest:
-            rest = rest[os.write(file, rest) :]
-        os.fsync(file)
+            rest = rest[_do(os.write, file, rest) :]
+        _fsync(file)
     except OSError:
         with suppress(OSError):
             truncate(file, length)
@@ -129,8 +264,9 @@ def append(file: int, data: bytes) -> None:
 
 
 def truncate(file: int, length: int) -> None:
-    """Cut off an open file."""
-    os.ftruncate(file, length)
+    """Cut off an open file, if it is longer."""
+    if _do(os.fstat, file).st_size > length:
+        _do(os.ftruncate, file, length)
 
 
 def write_whole(path: AnyPath, content: str | bytes) -> None:
@@ -139,9 +275,9 @@ def write_whole(path: AnyPath, content: str | bytes) -> None:
     try:
         with explain(f"cannot write {path}"):
             with create(fresh) as file:
-                file.write(content.encode() if isinstance(content, str) else content)
+                _do(file.write, content.encode() if isinstance(content, str) else content)
                 file.flush()
-                os.fsync(file.fileno())
+                _fsync(file.fileno())
             replace(fresh, path)
     except BaseException:
         remove_if_possible(fresh)
@@ -149,12 +285,32 @@ def write_whole(path: AnyPath, content: str | bytes) -> None:
 
 
 def sync(path: AnyPath) -> None:
-    """Return when every byte of a file or folder, by whatever process it was written, is safe."""
-    file = os.open(path, os.O_RDONLY)
+    """Return when every byte of a file, by whatever process it was written, is safe."""
+    file = _do(os.open, path, os.O_RDONLY)
     try:
-        os.fsync(file)
+        _fsync(file)
     finally:
         os.close(file)
+
+
+def sync_names(folder: AnyPath) -> None:
+    """Return when the names of the files in a folder are safe, if the folder can be synced."""
+    try:
+        sync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EBADF, errno.EISDIR):
+            raise
+
+
+def _fsync(file: int) -> bool:
+    """Return when an open file is safe. False if the file system cannot say."""
+    try:
+        _do(os.fsync, file)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        return False
+    return True
 
 
 # --- locking ---
@@ -162,32 +318,46 @@ def sync(path: AnyPath) -> None:
 
 def open_log(path: AnyPath) -> int:
     """Open a file to be locked, read and appended to, and make it if there is none. Links are not followed."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+    return _do(os.open, path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+
+
+def _flock(file: int, how: int) -> bool:
+    """Lock an open file at once, or raise `BlockingIOError`. False if the file system has no locks."""
+    try:
+        _do(fcntl.flock, file, how | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return False
+    return True
 
 
 def lock(file: int) -> bool:
     """Lock an open file until it is closed, however the process ends. False if another process holds the lock.
 
-    `is_locked` of another process takes the lock for a moment, so the attempt is repeated for a fifth of a second.
+    `is_locked` of another process takes the lock for a moment, so the attempt is repeated for a fifth of a second. Where
+    there are no locks, no other process can be noticed.
     """
     for _ in range(10):
         with suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _flock(file, fcntl.LOCK_EX)
             return True
         time.sleep(0.02)
     return False
 
 
 def is_locked(path: AnyPath) -> bool:
-    """Whether a process holds the lock of a file."""
+    """Whether a process is seen to hold the lock of a file."""
     try:
-        file = os.open(path, os.O_RDONLY)
+        file = _do(os.open, path, os.O_RDONLY)
     except OSError:
         return False
     try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        _flock(file, fcntl.LOCK_SH)
     except BlockingIOError:
         return True
+    except OSError:
+        return False
     finally:
         os.close(file)
     return False
@@ -196,7 +366,7 @@ def is_locked(path: AnyPath) -> bool:
 def is_file_at(file: int, path: AnyPath) -> bool:
     """Whether a path still names an open file, which somebody may have removed or replaced."""
     try:
-        return os.path.samestat(os.fstat(file), os.lstat(path))
+        return os.path.samestat(_do(os.fstat, file), _do(os.lstat, path))
     except FileNotFoundError:
         return False
 
@@ -206,17 +376,17 @@ def is_file_at(file: int, path: AnyPath) -> bool:
 
 def nearest_folder(path: AnyPath) -> Path:
     """The nearest folder above a path that exists."""
-    return next(folder for folder in Path(path).absolute().parents if folder.exists())
+    return next(folder for folder in Path(path).absolute().parents if os.path.exists(folder))
 
 
 @contextmanager
 def folder_made(folder: AnyPath) -> Iterator[None]:
     """Make a folder and its parents. If the body fails, those that were made and are empty are removed again."""
     wanted = Path(folder).absolute()
-    missing = [path for path in (wanted, *wanted.parents) if not path.exists()]
+    missing = [path for path in (wanted, *wanted.parents) if not os.path.exists(path)]
     try:
         with explain(f"cannot make the folder {folder}"):
-            wanted.mkdir(parents=True, exist_ok=True)
+            _do(os.makedirs, wanted, exist_ok=True)
         yield
     except BaseException:
         for path in missing:
@@ -225,18 +395,33 @@ def folder_made(folder: AnyPath) -> Iterator[None]:
         raise
 
 
+def make_folder(folder: AnyPath) -> None:
+    """Make a folder that must not exist, and its parents."""
+    _do(os.makedirs, folder)
+
+
 def remove(path: AnyPath) -> None:
     """Remove a file if it exists."""
     with suppress(FileNotFoundError):
-        os.unlink(path)
+        _do(os.unlink, path)
 
 
 def remove_if_possible(path: AnyPath) -> None:
-    """Remove a file if it exists and can be removed."""
-    with suppress(OSError):
-        os.unlink(path)
+    """Remove a file if it exists and can be removed. Network file systems may be ready only after a moment."""
+    for pause in REMOVAL_PAUSES:
+        with suppress(OSError):
+            remove(path)
+            return
+        time.sleep(pause)
 
 
 def remove_tree(folder: AnyPath) -> None:
     """Remove a folder and what is in it, as far as possible."""
+    for pause in REMOVAL_PAUSES:
+        if not os.path.lexists(folder):
+            return
+        with suppress(OSError):
+            _do(shutil.rmtree, folder)
+            return
+        time.sleep(pause)
     shutil.rmtree(folder, ignore_errors=True)

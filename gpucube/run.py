@@ -148,8 +148,10 @@ def hardware_for(parameters: Parameters, tuning: Tuning = DEFAULT_TUNING) -> Har
 def prepare(
     parameters: Parameters, selection: Selection, hardware: Hardware, tuning: Tuning, identity: dict[str, Any]
 ) -> Job:
-    """Plan the run, and read the mask."""
+    """Plan the run, read the mask, and try the folders."""
     plan, mask = _plan_and_mask(parameters, selection, hardware, tuning)
+    lacks = disk.rehearse(parameters.imagename, plan.scratch, links=bool(parameters.scheduler))
+    plan = replace(plan, warnings=(*plan.warnings, *lacks))
     return Job(
         parameters=parameters,
         selection=selection,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -148,7 +149,7 @@ def claimed_outputs(job: Job) -> Iterator[tuple[Journal, Footprint]]:
         Journal(parameters.imagename, job.identity, parameters.resume) as journal,
     ):
         try:
-            with disk.explain_failing_disk():
+            with disk.explain_the_system():
                 yield journal, footprint
         except BaseException as error:
             if safe := len(journal.safe):
@@ -159,7 +160,10 @@ def claimed_outputs(job: Job) -> Iterator[tuple[Journal, Footprint]]:
             raise
         footprint.keep_products()
         clear_leftover(job.plan.scratch, parameters.imagename)
-        journal.remove()
+        try:
+            journal.remove()
+        except GpucubeError as error:
+            warnings.warn(f"the run is finished, but {error}: remove it yourself", stacklevel=2)
 
 
 def _how_to_resume(error: BaseException, safe: int, nchan: int) -> BaseException:

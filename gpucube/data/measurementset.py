@@ -13,11 +13,13 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable, Container
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from gpucube import disk
 from gpucube.data.column_keywords import reference_word, unit_factors
 from gpucube.data.observation import antenna_positions, observation_rows, rest_frequency_rows
 from gpucube.errors import GpucubeError
@@ -215,9 +217,7 @@ def is_locked(path: str) -> bool:
     no table is locked.
     """
     lock = os.path.join(path.replace("::", "/"), "table.lock")
-    if not os.access(lock, os.R_OK):
-        return False
-    with open(lock, "rb") as file:
+    with suppress(OSError), disk.open_to_read(lock) as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB, 1)
         except OSError as error:

@@ -18,6 +18,7 @@ import numpy as np
 from gpucube import disk
 from gpucube.data.store import Partition, VisibilityStore
 from gpucube.errors import GpucubeError
+from gpucube.text import size_text
 
 OWNER_FILE = "gpucube-scratch"
 """Says which imagename a scratch folder belongs to."""
@@ -45,7 +46,7 @@ def allocate(partitions: Sequence[Partition], owner: str = "") -> None:
     """
     folder = partitions[0].folder
     try:
-        os.makedirs(folder)
+        disk.make_folder(folder)
     except FileExistsError:
         raise GpucubeError(
             f"scratch folder {folder} already exists: remove it if no other run uses it, or name another with `scratch`"
@@ -54,10 +55,11 @@ def allocate(partitions: Sequence[Partition], owner: str = "") -> None:
         raise GpucubeError(f"scratch folder {folder} cannot be made: {error.strerror}") from None
     try:
         disk.check_space(folder, sum(p.nbytes() for p in partitions), "the visibility store needs", "scratch")
-        disk.write_whole(os.path.join(folder, OWNER_FILE), os.path.abspath(owner))
+        disk.write_whole(os.path.join(folder, OWNER_FILE), os.fsencode(os.path.abspath(owner)))
         for p in partitions:
             for name, size in p.sizes().items():
-                disk.reserve(p.path(name), size)
+                with disk.explain(f"cannot reserve {size_text(size)} for {p.path(name)}"):
+                    disk.reserve(p.path(name), size)
     except BaseException:
         disk.remove_tree(folder)
         raise
@@ -66,8 +68,8 @@ def allocate(partitions: Sequence[Partition], owner: str = "") -> None:
 def belongs_to(folder: str, owner: str) -> bool:
     """Return True if a folder is the scratch folder of an imagename."""
     try:
-        with open(os.path.join(folder, OWNER_FILE)) as file:
-            return file.read() == os.path.abspath(owner)
+        with disk.open_to_read(os.path.join(folder, OWNER_FILE)) as file:
+            return os.fsdecode(file.read()) == os.path.abspath(owner)
     except OSError:
         return False
 
@@ -103,7 +105,7 @@ def save_state(store: VisibilityStore, identity: dict[str, Any]) -> None:
 def load_state(folder: str, identity: dict[str, Any]) -> VisibilityStore | None:
     """Return the store of an earlier run with the same identity; None if there is none, or it is not complete."""
     try:
-        with open(os.path.join(folder, _STATE_FILE)) as file:
+        with disk.open_to_read(os.path.join(folder, _STATE_FILE)) as file:
             state = json.load(file)
         if (state["format"], state["identity"], state["boot"]) != (_STATE_FORMAT, identity, _boot_id()):
             return None

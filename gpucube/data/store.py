@@ -18,7 +18,6 @@ import math
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -87,10 +86,10 @@ class Partition:
         """Path of the array `name`: ``"uvw"``, ``"order"``, ``"vis"`` or ``"weight"``."""
         return os.path.join(self.folder, f"partition{self.index}.{name}")
 
-    def array(self, name: str, mode: Literal["r", "r+"] = "r") -> np.ndarray:
-        """Memory-map the array `name`, see `layout`."""
-        dtype, shape = self.layout()[name]
-        return np.memmap(self.path(name), dtype, mode, shape=shape)
+    def array(self, name: str) -> np.ndarray:
+        """Memory-map the array `name` for reading, see `layout`."""
+        with disk.explain(f"cannot read the visibility store in {self.folder}"):
+            return disk.mapped(self.path(name), *self.layout()[name])
 
     def slot(self, key: PlaneKey) -> int | None:
         """Slot of a plane's channel; None if the partition has no samples of the plane."""
@@ -195,17 +194,16 @@ class VisibilityStore:
         The samples of several partitions are joined at the frequency of the first: uvw of the others is scaled by the
         ratio of the frequencies.
         """
-        parts = [p.samples(key.stokes, slot) for p in self.partitions if p.nrow and (slot := p.slot(key)) is not None]
-        if len(parts) < 2:
-            return parts[0] if parts else None
-        parts = [p.in_order() for p in parts]
-        reference = parts[0].frequency
-        return Samples(
-            uvw=np.concatenate([p.uvw * (p.frequency / reference) for p in parts]),
-            frequency=reference,
-            vis=np.concatenate([p.vis for p in parts]),
-            weight=np.concatenate([p.weight for p in parts]),
-        )
+        slots = [(p, slot) for p in self.partitions if p.nrow and (slot := p.slot(key)) is not None]
+        if len(slots) < 2:
+            return slots[0][0].samples(key.stokes, slots[0][1]) if slots else None
+        reference = slots[0][0].frequency[slots[0][1]]
+        parts = []
+        for p, slot in slots:  # copied one after the other: a mapped array keeps a file open
+            part = p.samples(key.stokes, slot).in_order()
+            parts.append((part.uvw * (part.frequency / reference), part.vis, part.weight))
+        uvw, vis, weight = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return Samples(uvw=uvw, frequency=reference, vis=vis, weight=weight)
 
     def max_uvw_wavelengths(self) -> tuple[float, float]:
         """Return the longest projected baseline and the largest |w| over all channels, in wavelengths."""
@@ -248,17 +246,15 @@ def write_rows(partition: Partition, first: int, uvw: np.ndarray, vis: np.ndarra
 
     Raises
     ------
-    FileNotFoundError
-        The store is gone.
     GpucubeError
-        The file system refuses to write.
+        The store is gone, or the file system refuses to write.
     """
     if not len(uvw):
         return
     _, nslot, nrow = partition.shape
     with ExitStack() as stack:
-        files = {name: stack.enter_context(disk.opened(partition.path(name))) for name in ("uvw", "vis", "weight")}
         stack.enter_context(disk.explain(f"cannot write the visibility store in {partition.folder}"))
+        files = {name: stack.enter_context(disk.opened(partition.path(name))) for name in ("uvw", "vis", "weight")}
         disk.write_all(files["uvw"], uvw.data.cast("B"), first * 3 * uvw.itemsize)
         for name, values in (("vis", vis), ("weight", weight)):
             for s, slot in np.ndindex(values.shape[:2]):
@@ -271,9 +267,10 @@ def sort_rows(partition: Partition) -> None:
 
     (u, v) and (-u, -v) count as the same place, because the grid of a real sky is Hermitian.
     """
-    uvw = partition.array("uvw", "r+")
+    uvw = partition.array("uvw")
     uv = np.where(uvw[:, :1] < 0, -uvw[:, :2], uvw[:, :2])
     tile = (uv * (0.5 * UV_TILES / max(float(np.abs(uv).max()), 1e-300))).astype(np.int32)
     order = np.lexsort((tile[:, 1], tile[:, 0])).astype(np.int32)
-    partition.array("order", "r+")[:] = order
-    uvw[:] = uvw[order]
+    with disk.explain(f"cannot write the visibility store in {partition.folder}"):
+        disk.write_at(partition.path("order"), order.data.cast("B"), 0)
+        disk.write_at(partition.path("uvw"), uvw[order].data.cast("B"), 0)

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
+from gpucube import disk
 from gpucube.data.ingest import BlockReport, IngestJob
 from gpucube.data.store import PlaneKey
 from gpucube.devices.base import DeviceKind
@@ -158,15 +159,14 @@ def _ways_in(folders: set[str]) -> Iterator[dict[str, str]]:
     A task that outlives the run on somebody's scheduler must not write into a store that was made since, or whose rows were
     sorted since.
     """
-    links = {folder: os.path.join(folder, f"reading-{secrets.token_hex(8)}") for folder in folders}
+    ways = {folder: os.path.join(folder, f"reading-{secrets.token_hex(8)}") for folder in folders}
     try:
-        for link in links.values():
-            os.symlink(os.curdir, link)
-        yield links
+        with disk.explain("cannot make a link into the scratch folder"):
+            opened = {folder: way if disk.link(os.curdir, way) else folder for folder, way in ways.items()}
+        yield opened
     finally:
-        for link in links.values():
-            with suppress(FileNotFoundError):
-                os.unlink(link)
+        for way in ways.values():
+            disk.remove_if_possible(way)
 
 
 def _halves(chunk: Chunk) -> tuple[Chunk, Chunk]:

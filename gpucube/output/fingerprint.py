@@ -13,6 +13,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from gpucube import disk
+
 NOT_IN_FINGERPRINT = frozenset(
     {"resume", "overwrite", "workers", "memory", "scheduler", "scratch", "chunksize", "device", "quiet"}
 )
@@ -37,9 +39,12 @@ def tree_state(path: str) -> str:
     """Digest names, sizes and modification times of a file, or of all files below a folder except lock files."""
     digest = hashlib.blake2b(digest_size=16)
     root = Path(path)
-    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file() and p.name != "table.lock")
-    for file in files:
-        status = file.stat()
+    with disk.explain(f"cannot read {path}"):
+        files = (
+            [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file() and p.name != "table.lock")
+        )
+        states = [(file, file.stat()) for file in files]
+    for file, status in states:
         digest.update(f"{file.relative_to(root)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 

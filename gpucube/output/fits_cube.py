@@ -64,16 +64,15 @@ def write_plane(cube: CubeFile, stokes_index: int, channel: int, plane: np.ndarr
 
 def plane_checksum(cube: CubeFile, stokes_index: int, channel: int) -> str:
     """Compute the CRC-32 of a plane's bytes in the file: eight hexadecimal digits, or empty if the file is too short."""
-    with open(cube.path, "rb") as file:
-        file.seek(cube.plane_offset(stokes_index, channel))
-        content = file.read(cube.plane_bytes)
+    content = disk.read_at(cube.path, cube.plane_bytes, cube.plane_offset(stokes_index, channel))
     return f"{zlib.crc32(content):08x}" if len(content) == cube.plane_bytes else ""
 
 
 def read_plane(cube: CubeFile, stokes_index: int, channel: int) -> np.ndarray:
     """Read one plane back, float32 (ny, nx). A plane not yet written is all zeros."""
     offset = cube.plane_offset(stokes_index, channel)
-    data = np.fromfile(cube.path, dtype=">f4", count=cube.ny * cube.nx, offset=offset)
+    with disk.explain(f"cannot read channel {channel} from {cube.path}"):
+        data = np.frombuffer(disk.read_at(cube.path, cube.plane_bytes, offset), ">f4")
     return data.astype(np.float32).reshape(cube.ny, cube.nx)
 
 
@@ -125,7 +124,7 @@ def create_cubes(
             for product, cube in cubes.items():
                 with disk.create(fresh[product]) as file:
                     file.write(heads[product])
-                    file.truncate(cube.data_end)  # planes that are not written yet take no blocks
+                    disk.lengthen(file, cube.data_end)
                     file.seek(cube.data_end)
                     file.write(tails[product])
             for path in existing:
@@ -147,7 +146,7 @@ def write_beams(cube: CubeFile, beams: Sequence[Sequence[Beam | None]]) -> None:
     """
     from astropy.io import fits
 
-    with open(cube.path, "rb") as file:
+    with disk.explain(f"cannot read {cube.path}"), disk.open_to_read(cube.path) as file:
         cell = math.radians(abs(fits.Header.fromfile(file)["CDELT2"]))
         pixel = Beam(bmaj=cell, bmin=cell, bpa=0.0)
         if cube.nstokes * cube.nchan == 1:
@@ -173,8 +172,8 @@ def write_single_beam(cube: CubeFile, beam: Beam) -> None:
     """Put the beam of all planes into the BMAJ, BMIN and BPA cards that the cube was created with."""
     from astropy.io import fits
 
-    with open(cube.path, "rb") as file:
-        header = file.read(cube.data_offset)
+    with disk.explain(f"cannot read {cube.path}"):
+        header = disk.read_at(cube.path, cube.data_offset, 0)
     for key, angle in (("BMAJ", beam.bmaj), ("BMIN", beam.bmin), ("BPA", beam.bpa)):
         place = next(at for at in range(0, len(header), 80) if header.startswith(f"{key:<8}= ".encode(), at))
         comment = fits.Card.fromstring(header[place : place + 80]).comment

@@ -53,8 +53,7 @@ class Lease:
         expected = (_RUN_PREFIX + self.run).encode()
         with disk.explain(f"cannot read the journal {self.path}"):
             try:
-                with open(self.path, "rb") as file:
-                    ours = file.read(len(expected)) == expected
+                ours = disk.read_at(self.path, len(expected), 0) == expected
             except FileNotFoundError:
                 ours = False
         if not ours:
@@ -126,7 +125,7 @@ def read_journal(imagename: str) -> Unfinished | None:
 
 def _whole_lines(path: str) -> Iterator[bytes]:
     """Yield the lines of a file up to the first that was cut short, or none if there is no file."""
-    with disk.explain(f"cannot read {path}"), suppress(FileNotFoundError), open(path, "rb") as file:
+    with disk.explain(f"cannot read {path}"), suppress(FileNotFoundError), disk.open_to_read(path) as file:
         for line in file:
             if line.endswith(b"\n"):
                 yield line
@@ -144,12 +143,18 @@ class Journal(AbstractContextManager["Journal"]):
         self.safe: set[int] = set()  # channels that are safe on disk
         self._identity = identity
         self._mutex = threading.Lock()
+        fresh = not os.path.lexists(self.path)
         with self._explained():
             self._file = disk.open_log(self.path)
         try:
             with self._explained():
                 # a run that finished between opening and locking has removed the file
-                ours = disk.lock(self._file) and disk.is_file_at(self._file, self.path)
+                try:
+                    ours = disk.lock(self._file) and disk.is_file_at(self._file, self.path)
+                except OSError:
+                    if fresh:
+                        disk.remove_if_possible(self.path)
+                    raise
             if not ours:
                 raise GpucubeError(
                     f"another run is making {imagename} now: wait until it ends, or give another `imagename`"
@@ -191,7 +196,7 @@ class Journal(AbstractContextManager["Journal"]):
         header = _Header(run=self.lease.run, format=FORMAT, fingerprint=self._identity, cubes=cubes)
         self._append([json.dumps(asdict(header))])
         with self._explained():
-            disk.sync(os.path.dirname(os.path.abspath(self.path)))
+            disk.sync_names(os.path.dirname(os.path.abspath(self.path)))
 
     def add(self, records: Iterable[ChannelRecord]) -> None:
         """Note channels whose planes have been synced, and sync the note, from any thread."""

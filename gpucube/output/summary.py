@@ -57,7 +57,7 @@ class Summary(BaseModel):
     def read(cls, imagename: str) -> Summary | None:
         """Read the file of an imagename. None if there is none, an error if it is not what gpucube writes."""
         path = RunPaths(imagename).summary
-        with disk.explain(f"cannot read {path}"), suppress(FileNotFoundError), open(path, "rb") as file:
+        with disk.explain(f"cannot read {path}"), suppress(FileNotFoundError), disk.open_to_read(path) as file:
             try:
                 return cls.model_validate_json(file.read())
             except ValidationError as error:

@@ -166,8 +166,7 @@ def test_a_task_that_reads_too_late_finds_no_way_into_the_store(tiny_ms: Any, tm
             store, _, _ = read(tiny_ms.ms, tmp_path, stores, workers)
             before = {path.name: path.read_bytes() for path in Path(store.folder).iterdir()}
             for task, arguments in cluster.calls:
-                with pytest.raises(FileNotFoundError):
-                    task(*arguments)
+                assert "No such file or directory" in str(task(*arguments))
             assert {path.name: path.read_bytes() for path in Path(store.folder).iterdir()} == before
             assert cluster.calls and any(before["partition0.vis"])
     finally:
