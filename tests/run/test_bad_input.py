@@ -147,8 +147,12 @@ WRONG_SELECTION = {
         r"16384 x 16384 pixels needs .* of memory, but only 400 MB is allowed: choose a smaller \S*imsize\S*, or raise \S*memory",
     ),
     "disk cannot hold it": (
-        {"imsize": 65536, "memory": "100TB", "products": ("image",), "scratch": "/proc/gpucube"},
-        r"/proc has only 0 B free: choose another (`scratch`|--scratch)",
+        {"imsize": 65536, "memory": "100TB", "products": ("image",)},
+        r"cubes need 206 GB of disk but .* has only .* free: choose another (`imagename`|--imagename)",
+    ),
+    "scratch cannot be there": (
+        {"scratch": "/proc/gpucube"},
+        r"the scratch folder cannot be in /proc \(name another with (`scratch`|--scratch)\)",
     ),
 }
 
