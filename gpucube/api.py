@@ -33,8 +33,8 @@ def image_cube(
     vis: PathLike | Sequence[PathLike],
     imagename: PathLike,
     *,
-    field: int | str = "",
-    spw: int | str = "",
+    field: int | str | Sequence[int | str] = "",
+    spw: int | str | Sequence[int | str] = "",
     datacolumn: Literal["auto", "data", "corrected", "model"] = "auto",
     stokes: str = "I",
     specmode: Literal["cube"] = "cube",
@@ -88,11 +88,12 @@ def image_cube(
         The MeasurementSet to image, or several to image together.
     imagename : a path without ending, such as 'out/target'
         How the names of all products begin: OUT gives OUT.image.fits and so on. A missing folder is made.
-    field : the number or the name of a field; default ''
-        The field to image. Empty for the only field that has data.
+    field : the name or the number of a field, or numbers as in '0,2~3'; default ''
+        The field to image. Several entries of the table FIELD are one field if they have the same direction. Empty for the
+        only field that has data. A list has one selection for each MeasurementSet.
     spw : text such as '0', '0,2', '0~3', '*' or '0:5~20;30~40,1'; default ''
         Spectral windows and, after a colon, their channels. Numbers count from 0 and ranges include both ends. Empty for
-        everything.
+        everything. A list has one selection for each MeasurementSet.
     datacolumn : 'auto', 'data', 'corrected' or 'model'; default 'auto'
         Which visibilities to image. 'auto' takes CORRECTED_DATA if the MeasurementSet has it, otherwise DATA.
     stokes : 'I', 'pseudoI', or several of I, Q, U, V in this order, such as 'IQUV' or 'QU'; default 'I'
@@ -101,11 +102,10 @@ def image_cube(
     specmode : 'cube'; default 'cube'
         gpucube always makes a cube.
     start : the number of a channel, from 0; default None
-        First of the selected channels that goes into the cube. By default the first one, or the last one if width is
-        negative.
+        First channel that goes into the cube. Channels count from the first selected one, and gaps in the selection count
+        too. By default the first one, or the last one if width is negative.
     width : a whole number of channels, not 0; default 1
-        How many selected channels are averaged into each channel of the cube. With a negative width the cube runs down from
-        start.
+        How many channels are averaged into each channel of the cube. With a negative width the cube runs down from start.
     nchan : a whole number from 1, or -1; default -1
         Number of channels of the cube. -1 for all channels from start on.
     phasecenter : a direction such as 'J2000 12h30m00s +30d00m00s' or 'ICRS 187.5deg 30deg'; default ''

@@ -185,13 +185,13 @@ def payload(result: gpucube.Result) -> dict[str, bytes]:
     return found
 
 
-def altered(ms: Path, folder: Path, change: Callable[[tables.table], None]) -> Path:
-    """Copy an MS to ``folder/altered.ms`` and let `change` work on the main table of the copy."""
+def altered(ms: Path, folder: Path, change: Callable[[tables.table], None], subtable: str = "") -> Path:
+    """Copy an MS to ``folder/altered.ms`` and let `change` work on the main table of the copy, or on a subtable."""
     from casacore import tables
 
     copy = folder / "altered.ms"
     shutil.copytree(ms, copy)
-    with tables.table(str(copy), readonly=False, ack=False) as table:
+    with tables.table(str(copy / subtable), readonly=False, ack=False) as table:
         change(table)
     return copy
 

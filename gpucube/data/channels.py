@@ -6,21 +6,36 @@ channels are averaged into which output channel. A slot is an output channel tha
 
 Rules
 -----
-* Channels of different windows follow one another in the order in which the windows were selected.
-* Windows that overlap in frequency share output channels. A channel joins an existing one if their centres are less than
-  half a channel apart. Channels that join none are added, and the group is sorted by frequency in the sense (rising or
-  falling) of its first window.
-* `start`, `width`, `nchan` count along that list. A negative `width` runs backwards, and `|width|` > 1 averages.
+* All windows share one grid of native channels, those before averaging. It reaches from the lowest to the highest selected
+  frequency. Native channels that no window selects stay blank.
+* The grid is that of the window with most channels, continued in its own step. Every other selected channel has to lie
+  within `NEAR` of a channel of the grid.
+* The axis rises in frequency, or falls if every window falls. The order of the windows does not matter.
+* `start`, `width`, `nchan` count along the grid. A negative `width` runs backwards, and `|width|` > 1 averages.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from gpucube.errors import GpucubeError
+from gpucube.text import with_prefix
+
+SAME = 0.01
+"""Channels that differ by no more than so many channels are one, without a warning."""
+
+NEAR = 0.1
+"""Channels that differ by no more than so many channels are imaged as one, with a warning. Others would have to be
+interpolated."""
+
+MOST_BLANK = 10_000
+"""Blank channels that a cube may have if it has fewer channels with data."""
+
+_INSTEAD = "image them in separate runs, or regrid them first (mstransform, cvel2)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +45,18 @@ class WindowChannels:
     label: str  # how messages name the window
     frequency: np.ndarray  # (nchan,) centres of all its channels, Hz
     width: np.ndarray  # (nchan,) Hz, signed as in the MeasurementSet
-    selected: np.ndarray  # (nselected,) indices of the selected channels in the order wanted
+    selected: np.ndarray  # (nselected,) indices of the selected channels, ascending
+
+    @property
+    def step(self) -> float:
+        """Usual distance between neighbouring channels, positive, Hz."""
+        apart = np.median(np.diff(np.sort(self.frequency))) if len(self.frequency) > 1 else 0.0
+        return float(apart or abs(self.width[0]) or 1.0)
+
+    @property
+    def falls(self) -> bool:
+        """Whether the frequency falls along the window."""
+        return bool(self.frequency[-1] < self.frequency[0] if len(self.frequency) > 1 else self.width[0] < 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +82,15 @@ class OutputChannels:
     frequency: np.ndarray  # (nchan,) Hz
     width: np.ndarray  # (nchan,) Hz, positive
     maps: tuple[ChannelMap, ...]
+    warnings: tuple[str, ...]
+
+
+class _Grid(NamedTuple):
+    """Native channels whose frequency a window gives. Others lie evenly between their neighbours."""
+
+    place: np.ndarray  # (nknown,) int64, ascending in frequency from 0, the lowest channel of the reference window
+    frequency: np.ndarray  # (nknown,) Hz
+    width: np.ndarray  # (nknown,) Hz, positive
 
 
 def output_channels(
@@ -67,23 +102,24 @@ def output_channels(
     ----------
     windows : sequence of WindowChannels
     start : int or None
-        First channel. None is the first of the selection, or the last when `width` is negative.
+        First native channel. None is the first of the grid, or the last when `width` is negative.
     width : int
         Channels averaged into one, not 0; negative to run backwards.
     nchan : int
-        Number of output channels; -1 for as many as the selection fills.
+        Number of output channels; -1 for as many as the grid fills.
 
     Raises
     ------
     GpucubeError
-        Nothing selected; `start` or `nchan` beyond the selection; overlapping windows of different resolution.
+        Windows that share no grid; `start` or `nchan` beyond the grid; no output channel has data, or far too few have.
     """
-    frequency, channel_width, owner, channel, native = _native_channels(windows)
-    total = len(frequency)
+    grid, places, warnings = _common_grid(windows)
+    low, high = min(int(p.min()) for p in places), max(int(p.max()) for p in places)
+    falls = all(window.falls for window in windows)
+    total, step = high - low + 1, abs(width)
     first = start if start is not None else (0 if width > 0 else total - 1)
     if not 0 <= first < total:
         raise GpucubeError(f"`start={first}` is out of range: the selection has channels 0 to {total - 1}")
-    step = abs(width)
     available = (total - first) // step if width > 0 else (first + 1) // step
     if available == 0:
         raise GpucubeError(f"`width={width}` is too wide: only {total} channels are selected (`start={first}`)")
@@ -93,140 +129,122 @@ def output_channels(
             f"there are {available} output channels"
         )
     count = available if nchan < 0 else nchan
-    # native channels of each output channel, (count, step)
-    if width > 0:
-        groups = first + np.arange(count)[:, None] * step + np.arange(step)
-    else:
-        groups = first - np.arange(count)[:, None] * step - np.arange(step)
-    output_of_native = np.full(total, -1)
-    output_of_native[groups.ravel()] = np.repeat(np.arange(count), step)
-    output = output_of_native[native]
-    maps = tuple(_channel_map(windows[w], channel[owner == w], output[owner == w]) for w in range(len(windows)))
+    forward = 1 if width > 0 else -1
+    maps = tuple(
+        _channel_map(window, forward * ((high - place if falls else place - low) - first) // step, count)
+        for window, place in zip(windows, places, strict=True)
+    )
+    filled = len(np.unique(np.concatenate([m.output for m in maps])))
+    blank = count - filled
+    if not filled:
+        raise GpucubeError(f"no data in the {count} channels from `start={first}`: {_widest_gap(windows, places)}")
+    if blank > max(filled, MOST_BLANK):
+        raise GpucubeError(
+            f"{blank} of {count} channels would be blank, because {_widest_gap(windows, places)}: "
+            "image both sides in separate runs with `spw`, or choose channels with `start` and `nchan`"
+        )
+    if blank > filled:
+        warnings = (*warnings, f"{blank} of {count} channels are blank, because {_widest_gap(windows, places)}")
+    # native channels of each output channel, (count, step), and their places
+    native = first + forward * (np.arange(count)[:, None] * step + np.arange(step))
+    place = high - native if falls else low + native
     return OutputChannels(
-        frequency=frequency[groups].mean(1),  # (count, step) -> (count,)
-        width=channel_width[groups].sum(1),
+        frequency=np.interp(place, grid.place, grid.frequency).mean(1),  # (count, step) -> (count,)
+        width=np.interp(place, grid.place, grid.width).sum(1),
         maps=maps,
+        warnings=warnings,
     )
 
 
-def _native_channels(
-    windows: Sequence[WindowChannels],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """List the distinct channels of all windows: the native channels, before averaging.
-
-    Returns
-    -------
-    frequency, width : numpy.ndarray
-        Of every native channel, Hz, shape (nnative,).
-    owner, channel, native : numpy.ndarray
-        For every selected input channel its window, its index there and its native channel, int, shape (nselected,).
-    """
-    frequencies, widths, owners, channels, natives = [], [], [], [], []
-    base = 0
-    for group in _overlapping_groups(windows):
-        freq, wide = np.empty(0), np.empty(0)
-        place = {}
-        for w in group:
-            f, d = windows[w].frequency[windows[w].selected], np.abs(windows[w].width[windows[w].selected])
-            place[w] = _join(freq, wide, f, d, windows[w].label)
-            added = place[w] >= len(freq)
-            freq, wide = np.append(freq, f[added]), np.append(wide, d[added])
-        if len(group) > 1:
-            order = np.argsort(freq if _rising(windows[group[0]]) else -freq, kind="stable")
-            rank = np.empty(len(order), int)
-            rank[order] = np.arange(len(order))
-            freq, wide = freq[order], wide[order]
-            place = {w: rank[p] for w, p in place.items()}
-        for w in group:
-            owners.append(np.full(len(place[w]), w))
-            channels.append(windows[w].selected)
-            natives.append(place[w] + base)
-        frequencies.append(freq)
-        widths.append(wide)
-        base += len(freq)
-    if base == 0:
-        raise GpucubeError("no channel is selected: check `spw`")
-    return (
-        np.concatenate(frequencies),
-        np.concatenate(widths),
-        np.concatenate(owners),
-        np.concatenate(channels),
-        np.concatenate(natives),
-    )
-
-
-def _join(freq: np.ndarray, wide: np.ndarray, f: np.ndarray, d: np.ndarray, label: str) -> np.ndarray:
-    """Match the channels of another window with native channels.
-
-    Parameters
-    ----------
-    freq, wide : numpy.ndarray
-        Frequencies and widths of the native channels.
-    f, d : numpy.ndarray
-        Those of the other window's channels.
-    label : str
-        How messages name the other window.
-
-    Returns
-    -------
-    numpy.ndarray
-        The native channel that each channel joins; an index beyond the last for each new one.
-    """
-    index = np.full(len(f), -1)
-    if len(freq):
-        order = np.argsort(freq)
-        right = np.clip(np.searchsorted(freq[order], f), 1, max(len(freq) - 1, 1))
-        candidates = np.stack([order[right - 1], order[np.minimum(right, len(freq) - 1)]])
-        nearest = candidates[np.argmin(np.abs(freq[candidates] - f), axis=0), np.arange(len(f))]
-        overlap = np.abs(freq[nearest] - f) < 0.5 * np.maximum(wide[nearest], d)
-        unequal = overlap & (np.abs(wide[nearest] - d) > 0.01 * d)
-        if unequal.any():
-            raise GpucubeError(
-                f"{label} overlaps another spectral window with channels of another width "
-                f"({d[unequal][0]:.6g} and {wide[nearest[unequal][0]]:.6g} Hz): image them separately with `spw`"
-            )
-        index[overlap] = nearest[overlap]
-        # two channels of one window stay two: if both join the same native channel, the later one becomes a new channel
-        seen, firsts = np.unique(index, return_index=True)
-        duplicate = (index >= 0) & ~np.isin(np.arange(len(f)), firsts[seen >= 0])
-        index[duplicate] = -1
-    new = index < 0
-    index[new] = len(freq) + np.arange(new.sum())
-    return index
-
-
-def _overlapping_groups(windows: Sequence[WindowChannels]) -> list[list[int]]:
-    """Group the windows whose frequency ranges overlap, each group in the order of selection."""
-    spans = []
+def _common_grid(windows: Sequence[WindowChannels]) -> tuple[_Grid, list[np.ndarray], tuple[str, ...]]:
+    """Return the grid, the places of each window's selected channels, (nselected,) int64, and what to warn of."""
     for window in windows:
-        f, d = window.frequency[window.selected], np.abs(window.width[window.selected])
-        spans.append(((f - 0.5 * d).min(), (f + 0.5 * d).max()) if len(f) else (np.inf, -np.inf))
-    groups: list[tuple[list[int], float, float]] = []
-    for w, (low, high) in enumerate(spans):
-        members = [w]
-        rest = []
-        # windows that merely touch are neighbours and do not overlap
-        for group, glow, ghigh in groups:
-            slack = 1e-6 * (high - low)
-            if low + slack < ghigh and glow + slack < high:
-                members, low, high = group + members, min(low, glow), max(high, ghigh)
-            else:
-                rest.append((group, glow, ghigh))
-        groups = [*rest, (sorted(members), low, high)]
-    return [g for g, _, _ in sorted(groups, key=lambda item: item[0][0])]
+        if not len(window.selected):
+            raise GpucubeError(f"no channel is selected of {window.label}: check `spw`")
+    # most channels first, and then an order that does not depend on the order of storage
+    order = sorted(
+        range(len(windows)),
+        key=lambda w: (-len(windows[w].frequency), windows[w].frequency.min(), windows[w].frequency.max()),
+    )
+    reference = windows[order[0]]
+    grid = own = _grid_of(reference)
+    ends = own.frequency[[0, -1]]
+    step = float(ends[1] - ends[0]) / max(1, int(own.place[-1])) or reference.step
+    places = [own.place] * len(windows)
+    apart, label = 0.0, ""
+    for w in order:
+        window = windows[w]
+        if abs(window.step - reference.step) > SAME * reference.step:
+            raise GpucubeError(
+                f"{reference.label} and {window.label} have channels of different width ({reference.step:.6g} and "
+                f"{window.step:.6g} Hz), which share no axis: {_INSTEAD}"
+            )
+        frequency, width = window.frequency[window.selected], np.abs(window.width[window.selected])
+        beyond = np.minimum(frequency - ends[0], 0) + np.maximum(frequency - ends[1], 0)
+        exact = np.interp(frequency, own.frequency, own.place) + beyond / step
+        places[w] = place = np.rint(exact).astype(np.int64)
+        if (offset := float(np.abs(exact - place).max())) > NEAR:
+            raise GpucubeError(
+                f"the channels of {reference.label} and {window.label} are {_in_channels(offset, step)} apart, and "
+                f"share no axis: {_INSTEAD}"
+            )
+        if len(np.unique(place)) < len(place):
+            raise GpucubeError(
+                f"two channels of {window.label} have the same frequency: leave one of them out with `spw`"
+            )
+        known, index = np.unique(np.concatenate([grid.place, place]), return_index=True)
+        grid = _Grid(
+            known,
+            np.concatenate([grid.frequency, frequency])[index],
+            np.concatenate([grid.width, width])[index],
+        )
+        shift = float(np.abs(np.interp(place, grid.place, grid.frequency) - frequency).max()) / step
+        if shift > apart:
+            apart, label = shift, window.label
+    if apart <= SAME:
+        return grid, places, ()
+    warning = (
+        f"the channels of {label} are up to {_in_channels(apart, step)} away from those of other spectral windows, and are "
+        "imaged with them as they are"
+    )
+    return grid, places, (warning,)
 
 
-def _rising(window: WindowChannels) -> bool:
-    """Return True if the frequency rises along the selected channels."""
-    f = window.frequency[window.selected]
-    return bool(f[-1] > f[0]) if len(f) > 1 else bool(window.width[window.selected[0]] >= 0)
+def _grid_of(window: WindowChannels) -> _Grid:
+    """Channels of one window as a grid. Gaps of whole steps are places without a channel."""
+    order = np.argsort(window.frequency, kind="stable")
+    jumps = np.diff(window.frequency[order]) / window.step
+    whole = np.rint(jumps)
+    if np.any(whole < 1) or np.any(np.abs(jumps - whole) > NEAR):
+        whole = np.ones(len(jumps))
+    place = np.concatenate([[0], np.cumsum(whole)]).astype(np.int64)
+    return _Grid(place, window.frequency[order], np.abs(window.width[order]))
 
 
-def _channel_map(window: WindowChannels, channel: np.ndarray, output: np.ndarray) -> ChannelMap:
-    """Map the input channels `channel` of a window to the output channels `output`; -1 means unused."""
-    used = output >= 0
+def _in_channels(offset: float, step: float) -> str:
+    return f"{offset:.2g} channel ({with_prefix(offset * step, 'Hz')})"
+
+
+def _widest_gap(windows: Sequence[WindowChannels], places: Sequence[np.ndarray]) -> str:
+    """Say between which windows the widest gap lies."""
+    owner = np.repeat(np.arange(len(windows)), [len(place) for place in places])
+    order = np.argsort(np.concatenate(places), kind="stable")
+    frequency = np.concatenate([window.frequency[window.selected] for window in windows])[order]
+    widest = int(np.argmax(np.diff(frequency)))
+    apart = with_prefix(frequency[widest + 1] - frequency[widest], "Hz")
+    below, above = (windows[owner[order[k]]].label for k in (widest, widest + 1))
+    return (
+        f"selected channels of {below} are {apart} apart"
+        if below == above
+        else f"{below} and {above} are {apart} apart"
+    )
+
+
+def _channel_map(window: WindowChannels, output: np.ndarray, count: int) -> ChannelMap:
+    """Map the selected channels of a window to output channels, of which only 0 to `count` - 1 exist."""
+    used = (output >= 0) & (output < count)
     order = np.argsort(output[used], kind="stable")
-    out, members = output[used][order], channel[used][order]
+    out, members = output[used][order], window.selected[used][order]
     slots, begins = np.unique(out, return_index=True)
     offsets = np.append(begins, len(out)).astype(np.int64)
     frequency = window.frequency[members]

@@ -70,7 +70,7 @@ def _compare_fields(windows: Sequence[Window], side: float, centre_given: bool) 
         apart = separation(first.centre, window.centre)
         if apart <= APART * side:
             continue
-        differ = f"the field is {_field_text(first)}, but {_field_text(window)}, {_angle_text(apart)} away"
+        differ = f"the field is {_field_text(first)}, but {_field_text(window)}, {angle_text(apart)} away"
         if apart > side / 2 and not centre_given:
             there = [
                 f"field {number} of {window.ms.path} ({field.name!r}) is where the first one is; "
@@ -97,7 +97,8 @@ def _field_text(window: Window) -> str:
     return f"{window.field.name!r} at {ra:.4f}deg {dec:+.4f}deg in {window.ms.path}"
 
 
-def _angle_text(angle: float) -> str:
+def angle_text(angle: float) -> str:
+    """Return an angle in radians as text, such as ``"12 arcmin"``."""
     degrees = math.degrees(angle)
     return (
         f"{degrees:.3g} deg"

@@ -1,12 +1,13 @@
 """The rows of a MeasurementSet's main table: which ones belong to a field, and their cells, block by block.
 
-In: a path, a FIELD_ID, columns and a range of channels. Out: a `RowSelection` for each DATA_DESC_ID, and the `Block`s
+In: a path, FIELD_IDs, columns and a range of channels. Out: a `RowSelection` for each DATA_DESC_ID, and the `Block`s
 that a `BlockReader` reads from its rows. Every selected row is read once, in the order of the table: reading a few
 channels of all rows instead costs tens of times as much, whatever the tiling.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ SHORTEST_BLOCK = 512
 
 @dataclass(frozen=True, kw_only=True)
 class RowSelection:
-    """The rows of one DATA_DESC_ID and one field that will be read."""
+    """The rows of one DATA_DESC_ID and one phase centre that will be read."""
 
     number: np.ndarray  # (nrow,) int64, row numbers in the main table, ascending
     cross: np.ndarray  # (nrow,) bool, True where the two antennas differ
@@ -61,33 +62,34 @@ class Block(NamedTuple):
         return self.uvw.nbytes + self.data.nbytes + self.flag.nbytes + self.weight.nbytes
 
 
-def select_rows(path: str, field_id: int) -> dict[int, RowSelection]:
-    """Find the rows of a field.
+def select_rows(path: str, field_ids: Sequence[int]) -> dict[tuple[int, int], RowSelection]:
+    """Find the rows of some fields.
 
     Returns
     -------
     dict
-        DATA_DESC_ID -> `RowSelection`, for those that have rows.
+        (FIELD_ID, DATA_DESC_ID) -> `RowSelection`, for those that have rows.
+
+    Raises
+    ------
+    GpucubeError
+        The MeasurementSet has no rows at all.
     """
     with open_table(path) as t:
         if t.nrows() == 0:
-            return {}
+            raise GpucubeError(f"{path} has no rows")
         description, field = t.getcol("DATA_DESC_ID"), t.getcol("FIELD_ID")
         cross = t.getcol("ANTENNA1") != t.getcol("ANTENNA2")
         keep = cross & ~t.getcol("FLAG_ROW")
         time = t.getcol("TIME") * unit_factors(t, "TIME", "s")
-    of_field = field == field_id
+    rows = np.flatnonzero(np.isin(field, field_ids))
+    rows = rows[np.lexsort((description[rows], field[rows]))]
+    kinds = np.stack([field[rows], description[rows]], axis=1)
     found = {}
-    for number in np.unique(description[of_field]):
-        rows = np.flatnonzero(of_field & (description == number))
-        found[int(number)] = RowSelection(number=rows, cross=cross[rows], keep=keep[rows], time=time[rows])
+    for number in np.split(rows, np.flatnonzero(np.diff(kinds, axis=0).any(axis=1)) + 1) if len(rows) else ():
+        kind = int(field[number[0]]), int(description[number[0]])
+        found[kind] = RowSelection(number=number, cross=cross[number], keep=keep[number], time=time[number])
     return found
-
-
-def fields_with_rows(path: str) -> list[int]:
-    """Return the FIELD_IDs that occur in the main table, ascending."""
-    with open_table(path) as t:
-        return [int(f) for f in np.unique(t.getcol("FIELD_ID"))] if t.nrows() else []
 
 
 def weight_column(ms: MeasurementSet, rows: RowSelection) -> str:

@@ -4,42 +4,47 @@ In: checked parameters (`vis`, `field`, `spw`, `datacolumn`, `stokes`, `start`, 
 `Selection`: one `Source` for each MeasurementSet, DATA_DESC_ID and field, and the axes of the cube. Only subtables and
 index columns are read.
 
-The steps are those of the user's sentence: the field and the column of each MeasurementSet, its windows and their rows,
-then the output channels of all windows together. A source has one pointing, one phase centre and one channel map, so a
-selection of several fields makes several sources and changes nothing below.
+The steps are those of the user's sentence: the fields and the column of each MeasurementSet, its windows and their rows,
+then the output channels of all windows together, and what the user has to know of them before the run. A source has one
+pointing, one phase centre and one channel map, so a selection of several fields makes several sources and changes nothing
+below.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gpucube.constants import ARCSEC
 from gpucube.data.channels import ChannelMap, OutputChannels, WindowChannels, output_channels
-from gpucube.data.comparison import compare
+from gpucube.data.comparison import angle_text, compare, separation
 from gpucube.data.fields import Track, read_track
+from gpucube.data.frame_motion import frame_motion
 from gpucube.data.measurementset import Field, MeasurementSet, describe, open_table
 from gpucube.data.observation import Band, Observation, check_rest_frequency, choose_rest_frequency, merged, observe
 from gpucube.data.rows import (
     BlockReader,
     RowSelection,
     cell_shape,
-    fields_with_rows,
     rows_per_block,
     select_rows,
     weight_column,
 )
-from gpucube.data.stokes import Combination, combinations
+from gpucube.data.stokes import Combination, Rule, combinations, correlation_names
 from gpucube.errors import GpucubeError
 from gpucube.schema.parameters import Parameters
-from gpucube.schema.spw import parse_spw
+from gpucube.schema.spw import parse_numbers, parse_spw
 from gpucube.sky.directions import EQUINOX, Direction, uvw_rotation
 from gpucube.sky.frames import FRAMES, SpectralFrame
 from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
+from gpucube.text import counted
+
+SAME_DIRECTION = 1.0 * ARCSEC
+"""Fields that are no farther apart are one field. The uvw of each are still turned to one phase centre."""
 
 COLUMN_OF = {"data": "DATA", "corrected": "CORRECTED_DATA", "model": "MODEL_DATA"}
 """Columns that `datacolumn` names."""
@@ -58,6 +63,7 @@ class Window:
     column: str  # data column
     spw: int  # number of the spectral window
     correlations: tuple[int, ...]  # casacore's codes of the correlation axis
+    combinations: tuple[Combination, ...]  # one for each Stokes parameter
     channels: WindowChannels
     rows: RowSelection
     frame: SpectralFrame  # of its frequencies
@@ -155,14 +161,22 @@ def select(parameters: Parameters) -> Selection:
     GpucubeError
         No such MeasurementSet, field, window, column or channel; nothing left after selection; frames that differ.
     """
-    windows = [w for path in parameters.vis for w in _find_windows(os.path.abspath(path), parameters)]
+    vis = [os.path.abspath(path) for path in parameters.vis]
+    fields = _for_each(vis, "field", parameters.field)
+    spws = _for_each(vis, "spw", parameters.spw)
+    windows = [w for each in zip(vis, fields, spws, strict=True) for w in _find_windows(*each, parameters)]
     if not windows:
         raise GpucubeError(
             f"no rows are left after selection: check `field={parameters.field!r}` and `spw={parameters.spw!r}`"
         )
+    windows, warnings = _with_stokes(windows, parameters.stokes_names)
     first = windows[0]
-    if len(frames := {w.frame.name for w in windows}) > 1:
-        raise GpucubeError(f"the selected spectral windows are in different frames ({', '.join(sorted(frames))})")
+    for window in windows:
+        if window.frame != first.frame:
+            raise GpucubeError(
+                f"{first.channels.label} and {window.channels.label} are in different frames of frequency "
+                f"({first.frame.name} and {window.frame.name}): image them in separate runs"
+            )
     channels = output_channels([w.channels for w in windows], parameters.start, parameters.width, parameters.nchan)
     used = [(w, channel_map) for w, channel_map in zip(windows, channels.maps, strict=True) if len(channel_map.output)]
     centre = parameters.centre or first.centre
@@ -170,19 +184,33 @@ def select(parameters: Parameters) -> Selection:
     geometry = ImageGeometry(
         nx=parameters.imsize[0], ny=parameters.imsize[1], cell_x=cell_x, cell_y=cell_y, centre=centre
     )
-    sources = tuple(_make_source(window, map_, parameters.stokes_names, centre) for window, map_ in used)
+    sources = tuple(_make_source(window, channel_map, centre) for window, channel_map in used)
     contributing = [window for window, _ in used]
     differences = compare(contributing, sources, geometry, centre_given=parameters.centre is not None)
     restfreq, doubts = _rest_frequency(parameters.restfreq, used, channels)
-    observation, unsaid = _observation(contributing)
+    axis = SpectralAxis(frequency=channels.frequency, width=channels.width, frame=first.frame, restfreq=restfreq)
+    observations = _observations(contributing)
+    observation, unsaid = merged(list(observations.values()), first.frame)
+    motion = frame_motion(contributing, {path: o.place for path, o in observations.items()}, axis)
+    for path in vis:
+        if path not in observations:
+            warnings.append(f"{path} is not imaged: it has no rows of the selected field and channels")
     return Selection(
         sources=sources,
         geometry=geometry,
-        axis=SpectralAxis(frequency=channels.frequency, width=channels.width, frame=first.frame, restfreq=restfreq),
+        axis=axis,
         stokes=parameters.stokes_names,
         object_name=first.field.name,
         observation=observation,
-        warnings=(*differences, *_movement(sources, first.field.name, min(cell_x, cell_y)), *doubts, *unsaid),
+        warnings=(
+            *warnings,
+            *channels.warnings,
+            *differences,
+            *_movement(sources, first.field.name, min(cell_x, cell_y)),
+            *doubts,
+            *unsaid,
+            *motion,
+        ),
     )
 
 
@@ -204,60 +232,98 @@ def _rest_frequency(
     return choose_rest_frequency(bands)
 
 
-def _observation(windows: Sequence[Window]) -> tuple[Observation, tuple[str, ...]]:
-    """What the headers say of the rows that are imaged, and what they cannot say."""
-    observations = []
+def _observations(windows: Sequence[Window]) -> dict[str, Observation]:
+    """What is known of the rows that are imaged, by MeasurementSet."""
+    observations = {}
     for path in dict.fromkeys(window.ms.path for window in windows):
         of_ms = [window for window in windows if window.ms.path == path]
         rows = [w.rows.number[w.rows.keep] if w.rows.keep.any() else w.rows.number for w in of_ms]
         with open_table(path) as main:
-            observations.append(observe(of_ms[0].ms, main, np.concatenate(rows), of_ms[0].centre))
-    return merged(observations, windows[0].frame)
+            observations[path] = observe(of_ms[0].ms, main, np.concatenate(rows), of_ms[0].centre)
+    return observations
 
 
-def _find_windows(path: str, parameters: Parameters) -> list[Window]:
-    """Find the windows of one MeasurementSet that have rows, in the order in which `spw` names them."""
-    ms = describe(path)
-    field_id = choose_field(ms, parameters.field)
-    column = choose_column(ms, parameters.datacolumn)
-    track = read_track(path, field_id)
-    found = select_rows(path, field_id)
-    return [
-        Window(
-            ms=ms,
-            field=ms.fields[field_id],
-            track=track,
-            column=column,
-            spw=spw,
-            correlations=description.correlations,
-            channels=_window_channels(ms, spw, channels),
-            rows=found[number],
-            frame=_window_frame(ms, spw),
+def _for_each(vis: Sequence[str], name: str, selection: str | tuple[str, ...]) -> Sequence[str]:
+    """The selection for each MeasurementSet."""
+    if isinstance(selection, str):
+        return [selection] * len(vis)
+    if len(selection) != len(vis):
+        raise GpucubeError(
+            f"`{name}={list(selection)}` has {len(selection)} entries for {counted(len(vis), 'MeasurementSet')}: give one "
+            "text for all, such as '0,1', or one for each"
         )
-        for spw, channels in choose_windows(parameters.spw, len(ms.spectral_windows)).items()
-        for number, description in enumerate(ms.data_descriptions)
-        if description.spw == spw and number in found
-    ]
+    return selection
 
 
-def _make_source(window: Window, channel_map: ChannelMap, stokes_names: tuple[str, ...], centre: Direction) -> Source:
+def _find_windows(path: str, field: str, spw: str, parameters: Parameters) -> list[Window]:
+    """Find the windows of one MeasurementSet that have rows, once for each of its fields."""
+    ms = describe(path)
+    column = choose_column(ms, parameters.datacolumn)
+    chosen = choose_windows(spw, len(ms.spectral_windows))
+    windows: dict[int, list[Window]] = {}  # by FIELD_ID
+    for (field_id, number), rows in select_rows(path, choose_fields(ms, field)).items():
+        description = ms.data_descriptions[number]
+        if description.spw in chosen:
+            of_field = windows.setdefault(field_id, [])
+            window = Window(
+                ms=ms,
+                field=ms.fields[field_id],
+                track=of_field[0].track if of_field else read_track(path, field_id),
+                column=column,
+                spw=description.spw,
+                correlations=description.correlations,
+                combinations=combinations(description.correlations, parameters.stokes_names),
+                channels=_window_channels(ms, description.spw, chosen[description.spw]),
+                rows=rows,
+                frame=_window_frame(ms, description.spw),
+            )
+            of_field.append(window)
+    _refuse_fields_apart(path, field, {field_id: of_field[0] for field_id, of_field in windows.items()})
+    return [window for of_field in windows.values() for window in of_field]
+
+
+def _refuse_fields_apart(path: str, selected: str, fields: Mapping[int, Window]) -> None:
+    """Refuse fields of one MeasurementSet that are not one field. Those that move were followed by the telescope."""
+    fixed = [window.centre for window in fields.values() if not window.track.moves]
+    apart = max((separation(fixed[0], centre) for centre in fixed), default=0.0)
+    if apart > SAME_DIRECTION or 0 < len(fixed) < len(fields):
+        names = _listed([f"{number}: {window.field.name}" for number, window in fields.items()])
+        lie = f"lie up to {angle_text(apart)} apart" if apart > SAME_DIRECTION else "do not all move"
+        raise GpucubeError(
+            f"{path}: {len(fields)} fields fit `field={selected!r}` ({names}) and {lie}: select one by its number"
+        )
+
+
+def _with_stokes(windows: Sequence[Window], stokes_names: Sequence[str]) -> tuple[list[Window], list[str]]:
+    """Leave out windows that no wanted Stokes parameter can be made from; also say which parameters lack which windows."""
+    warnings = []
+    for number, name in enumerate(stokes_names):
+        able = {w.channels.label for w in windows if w.combinations[number].rule != Rule.NONE}
+        for window in {w.channels.label: w for w in windows if w.channels.label not in able}.values():
+            has = f"{window.channels.label}: it has correlations {', '.join(correlation_names(window.correlations))}"
+            if not able:
+                raise GpucubeError(f"stokes {name} cannot be made from {has}")
+            warnings.append(f"stokes {name} is made without {has}")
+    return [w for w in windows if any(c.rule != Rule.NONE for c in w.combinations)], warnings
+
+
+def _make_source(window: Window, channel_map: ChannelMap, centre: Direction) -> Source:
     """Turn a window into a source. Its first data cell must have the shape that the subtables say."""
-    label, path = window.channels.label, window.ms.path
-    shape = cell_shape(path, window.column, int(window.rows.number[0]))
+    shape = cell_shape(window.ms.path, window.column, int(window.rows.number[0]))
     expected = len(window.channels.frequency), len(window.correlations)
     if shape != expected:
         raise GpucubeError(
-            f"{label}: {window.column} has (channels, correlations) = {shape}, the subtables say {expected}"
+            f"{window.channels.label}: {window.column} has (channels, correlations) = {shape}, the subtables say {expected}"
         )
     moving = window.track.moves
     times = np.unique(window.rows.kept_time) if moving else window.rows.kept_time[:1]
     return Source(
-        path=path,
+        path=window.ms.path,
         column=window.column,
         weight=weight_column(window.ms, window.rows),
         rows=window.rows,
         input_shape=shape,
-        combinations=combinations(window.correlations, stokes_names, label),
+        combinations=window.combinations,
         channel_map=channel_map,
         rotation=window.track.rotations(times, centre) if moving else uvw_rotation(window.track.at(times[0]), centre),
         rotation_time=times if moving else None,
@@ -290,7 +356,7 @@ def choose_windows(spw: str, count: int) -> dict[int, np.ndarray | None]:
     Returns
     -------
     dict
-        Window -> its channels, None for all. Windows and channels are in the order named.
+        Window -> its channels, ascending; None for all.
 
     Raises
     ------
@@ -312,8 +378,7 @@ def choose_windows(spw: str, count: int) -> dict[int, np.ndarray | None]:
             if earlier is None or not item.channels:
                 chosen[window] = None
             else:
-                channels = np.concatenate([earlier, *(np.arange(a, b + 1) for a, b in item.channels)])
-                chosen[window] = channels[np.sort(np.unique(channels, return_index=True)[1])]
+                chosen[window] = np.unique(np.concatenate([earlier, *(np.arange(a, b + 1) for a, b in item.channels)]))
     return chosen
 
 
@@ -340,33 +405,24 @@ def _window_frame(ms: MeasurementSet, spw: int) -> SpectralFrame:
     return window.frame
 
 
-def choose_field(ms: MeasurementSet, field: str) -> int:
-    """Return the FIELD_ID of a field given by number or by name; "" is the only field that has rows.
+def choose_fields(ms: MeasurementSet, field: str) -> list[int]:
+    """Return the FIELD_IDs that a name or numbers select; "" and "*" select all.
 
     Raises
     ------
     GpucubeError
-        No such field, or several fit.
+        No such field.
     """
     names = [f.name for f in ms.fields]
-    if field.strip().isdigit():
-        if int(field) >= len(names):
-            raise GpucubeError(f"{ms.path} has no field {field}: fields are numbered 0 to {len(names) - 1}")
-        return int(field)
-    if not field:
-        fits = list(range(len(names))) if len(names) == 1 else fields_with_rows(ms.path)
-        if not fits:
-            raise GpucubeError(f"{ms.path} has no rows")
-    else:
-        fits = [i for i, name in enumerate(names) if name == field]
-        if not fits:
-            raise GpucubeError(f"{ms.path} has no field {field!r}: it has {_listed(names)}")
-    if len(fits) > 1:
-        raise GpucubeError(
-            f"{ms.path}: {len(fits)} fields fit `field={field!r}` "
-            f"({_listed([f'{i}: {names[i]}' for i in fits])}): select one by its number"
-        )
-    return fits[0]
+    if field in ("", "*"):
+        return list(range(len(names)))
+    if numbers := parse_numbers(field):
+        if (last := max(last for _, last in numbers)) >= len(names):
+            raise GpucubeError(f"{ms.path} has no field {last}: fields are numbered 0 to {len(names) - 1}")
+        return [number for first, last in numbers for number in range(first, last + 1)]
+    if field not in names:
+        raise GpucubeError(f"{ms.path} has no field {field!r}: it has {_listed(names)}")
+    return [number for number, name in enumerate(names) if name == field]
 
 
 def choose_column(ms: MeasurementSet, datacolumn: str) -> str:

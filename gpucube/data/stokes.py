@@ -13,10 +13,9 @@ RR = I + V, RL = Q + iU, LR = Q - iU, LL = I - V.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-
-from gpucube.errors import GpucubeError
 
 CORRELATION_NAMES = {
     1: "I", 2: "Q", 3: "U", 4: "V",
@@ -26,11 +25,12 @@ CORRELATION_NAMES = {
 
 
 class Rule(IntEnum):
-    """Which of its hands a combination needs: the only one, both, or any."""
+    """Which of its hands a combination needs: the only one, both, or any. None if the data lack them."""
 
     SINGLE = 0
     BOTH = 1
     ANY = 2
+    NONE = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,8 @@ class Combination:
     """A Stokes parameter in terms of two correlations, its hands.
 
     Its value is factors[0] V[hands[0]] + factors[1] V[hands[1]] for `Rule.BOTH`, their weighted mean for `Rule.ANY`, and
-    V[hands[0]] for `Rule.SINGLE`. Its weight is that of the value: for `Rule.BOTH`, 4 / (1/w_0 + 1/w_1).
+    V[hands[0]] for `Rule.SINGLE`. Its weight is that of the value: for `Rule.BOTH`, 4 / (1/w_0 + 1/w_1); for `Rule.NONE`,
+    always 0.
     """
 
     rule: Rule
@@ -54,38 +55,36 @@ _PAIRS = {
 }
 
 
-def combinations(corr_types: tuple[int, ...], stokes: tuple[str, ...], where: str) -> tuple[Combination, ...]:
-    """Work out how to form each wanted Stokes parameter.
+def correlation_names(corr_types: Sequence[int]) -> list[str]:
+    """Return the names of casacore's Stokes codes."""
+    return [CORRELATION_NAMES.get(code, f"type {code}") for code in corr_types]
+
+
+def combinations(corr_types: Sequence[int], stokes: Sequence[str]) -> tuple[Combination, ...]:
+    """Work out how to form each wanted Stokes parameter, by `Rule.NONE` if the data lack a hand that it needs.
 
     Parameters
     ----------
-    corr_types : tuple of int
+    corr_types : sequence of int
         casacore's Stokes codes in the order of the data's correlation axis.
-    stokes : tuple of str
+    stokes : sequence of str
         ``"I"``, ``"Q"``, ``"U"``, ``"V"`` or ``"pseudoI"``.
-    where : str
-        How the message names the data.
-
-    Raises
-    ------
-    GpucubeError
-        The data lack a hand that a parameter needs.
 
     Examples
     --------
-    >>> (c,) = combinations((5, 8), ("V",), "target.ms")  # RR, LL
+    >>> (c,) = combinations((5, 8), ("V",))  # RR, LL
     >>> c.factors
     (0.5, -0.5)
     """
-    names = [CORRELATION_NAMES.get(code, f"type {code}") for code in corr_types]
-    return tuple(_combination(names, name, where) for name in stokes)
+    names = correlation_names(corr_types)
+    return tuple(_combination(names, name) for name in stokes)
 
 
 def _single(hand: int) -> Combination:
     return Combination(rule=Rule.SINGLE, hands=(hand, -1), factors=(1.0, 0.0))
 
 
-def _combination(names: list[str], wanted: str, where: str) -> Combination:
+def _combination(names: list[str], wanted: str) -> Combination:
     parameter = "I" if wanted == "pseudoI" else wanted
     if parameter in names:
         return _single(names.index(parameter))
@@ -97,4 +96,4 @@ def _combination(names: list[str], wanted: str, where: str) -> Combination:
         for hand in ("XX", "YY", "RR", "LL"):
             if hand in names:
                 return _single(names.index(hand))
-    raise GpucubeError(f"stokes {wanted} cannot be made from {where}: it has correlations {', '.join(names)}")
+    return Combination(rule=Rule.NONE, hands=(0, -1), factors=(0.0, 0.0))

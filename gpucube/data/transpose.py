@@ -100,12 +100,13 @@ def _transpose(block: Block, rows: KeptRows, slots: _Slots, combinations: _Hands
         for s in range(nstokes):
             a, b = hands[s]
             factor_a, factor_b = factors[s]
+            can_be_made = rule[s] != Rule.NONE
             for slot in range(first_slot, min(first_slot + _SLOTS, nslot)):
                 begin, end = offsets[slot], offsets[slot + 1]
                 counted, weighted_power = 0, 0.0
                 for k in range(first_row, min(first_row + _ROWS, nrow)):
                     re, im, total = 0.0, 0.0, 0.0
-                    for j in range(begin, end if usable[k] else begin):
+                    for j in range(begin, end if usable[k] and can_be_made else begin):
                         vis, w = _hand(data, flag, weight, number[k], members[j], a)
                         if b >= 0:
                             vis_b, w_b = _hand(data, flag, weight, number[k], members[j], b)

@@ -8,10 +8,12 @@ of the type's `Written` say enough. `gpucube.schema.validation` makes the messag
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field
@@ -19,7 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from gpucube.fft_size import good_fft_size
 from gpucube.schema import quantities
-from gpucube.schema.spw import parse_spw
+from gpucube.schema.spw import parse_numbers, parse_spw
 from gpucube.schema.validation import Written
 from gpucube.text import did_you_mean, in_words
 
@@ -167,19 +169,32 @@ def parse_imagename(value: Any) -> str:
     return path
 
 
-def parse_field(value: Any) -> str:
-    """Turn the number or name of a field into text."""
-    value = quantities.plain_number(value)
-    if isinstance(value, bool) or not isinstance(value, str | int) or (isinstance(value, int) and value < 0):
-        raise refused()
-    return str(value).strip()
+def selection_text(check: Callable[[str], Any]) -> Callable[[Any], str | tuple[str, ...]]:
+    """Make a parser of selections: text or a number, or a list of them with one for each MeasurementSet, as tclean has it.
 
+    A list may also be text as Python writes it, ``"['0', '1']"``.
+    """
 
-def parse_spw_text(value: Any) -> str:
-    """Check a selection of spectral windows, or take the number of one."""
-    text = parse_field(value)
-    parse_spw(text)
-    return text
+    def parse_text(value: Any) -> str:
+        value = quantities.plain_number(value)
+        if isinstance(value, bool) or not isinstance(value, str | int) or (isinstance(value, int) and value < 0):
+            raise refused()
+        text = str(value).strip()
+        check(text)
+        return text
+
+    def parse(value: Any) -> str | tuple[str, ...]:
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+                value = ast.literal_eval(value.strip())
+        if not isinstance(value, list | tuple) and getattr(value, "shape", ()) == ():
+            return parse_text(value)
+        texts = tuple(parse_text(item) for item in value)
+        if not texts:
+            raise refused()
+        return texts if len(texts) > 1 else texts[0]
+
+    return parse
 
 
 MaskFile = Annotated[str, Written("MaskLike", "FILE", "the path of a FITS image, or in Python an array", parse_path)]
@@ -195,9 +210,19 @@ Paths = Annotated[
     Written("PathLike | Sequence[PathLike]", "VIS", "the path of a MeasurementSet, or several paths", parse_paths),
 ]
 Imagename = Annotated[str, Written("PathLike", "OUT", "a path without ending, such as 'out/target'", parse_imagename)]
-FieldName = Annotated[str, Written("int | str", "FIELD", "the number or the name of a field", parse_field)]
+_SELECTION = "int | str | Sequence[int | str]"
+FieldName = Annotated[
+    str | tuple[str, ...],
+    Written(
+        _SELECTION,
+        "FIELD",
+        "the name or the number of a field, or numbers as in '0,2~3'",
+        selection_text(parse_numbers),
+    ),
+]
 Spw = Annotated[
-    str, Written("int | str", "SPW", "text such as '0', '0,2', '0~3', '*' or '0:5~20;30~40,1'", parse_spw_text)
+    str | tuple[str, ...],
+    Written(_SELECTION, "SPW", "text such as '0', '0,2', '0~3', '*' or '0:5~20;30~40,1'", selection_text(parse_spw)),
 ]
 
 

@@ -53,11 +53,12 @@ class Parameters(BaseModel):
     """How the names of all products begin: OUT gives OUT.image.fits and so on. A missing folder is made."""
 
     field: fields.FieldName = _parameter("", "Data")
-    """The field to image. Empty for the only field that has data."""
+    """The field to image. Several entries of the table FIELD are one field if they have the same direction. Empty for the
+    only field that has data. A list has one selection for each MeasurementSet."""
 
     spw: fields.Spw = _parameter("", "Data")
     """Spectral windows and, after a colon, their channels. Numbers count from 0 and ranges include both ends. Empty for
-    everything."""
+    everything. A list has one selection for each MeasurementSet."""
 
     datacolumn: Annotated[Literal["auto", "data", "corrected", "model"], Choice()] = _parameter(
         "auto", "Data", tclean="corrected"
@@ -72,12 +73,11 @@ class Parameters(BaseModel):
     """gpucube always makes a cube."""
 
     start: fields.Start = _parameter(None, "Spectral axis")
-    """First of the selected channels that goes into the cube. By default the first one, or the last one if width is
-    negative."""
+    """First channel that goes into the cube. Channels count from the first selected one, and gaps in the selection count
+    too. By default the first one, or the last one if width is negative."""
 
     width: fields.Width = _parameter(1, "Spectral axis")
-    """How many selected channels are averaged into each channel of the cube. With a negative width the cube runs down from
-    start."""
+    """How many channels are averaged into each channel of the cube. With a negative width the cube runs down from start."""
 
     nchan: fields.FromOneOrAll = _parameter(-1, "Spectral axis")
     """Number of channels of the cube. -1 for all channels from start on."""

@@ -1,8 +1,8 @@
-"""The spectral-window selection in tclean's syntax.
+"""The selection of spectral windows and fields by number, in tclean's syntax.
 
 In: text such as ``"0"``, ``"0,2"``, ``"0~3"``, ``"*"``, ``"0:5~20"`` or ``"0:5~20;30~40,1"``. Out: a tuple of
-`SpwRange`, each a run of spectral windows with the channel ranges wanted of every window in it. Only the text is parsed
-here; the reader of the MeasurementSet checks whether such windows and channels exist.
+`SpwRange`, each a run of spectral windows with the channel ranges wanted of every window in it; for fields, ranges of
+numbers. Only the text is parsed here; the reader of the MeasurementSet checks what exists.
 
 Syntax: items are separated by commas. An item is a window, a range ``first~last`` or ``*``, which may be followed by a
 colon and channel ranges separated by semicolons. All numbers count from 0 and ranges include both ends, as in CASA's
@@ -15,6 +15,7 @@ import re
 from dataclasses import dataclass
 
 _RANGE = re.compile(r"(\d+)(?:~(\d+))?")
+_NUMBERS = re.compile(rf"{_RANGE.pattern}(?:,{_RANGE.pattern})*")
 _EXPECTED = "expected spectral windows by number, such as '0', '0,2', '0~3', '*:5~20' or '0:5~20;30~40,1'"
 
 
@@ -36,6 +37,16 @@ def parse_spw(text: str) -> tuple[SpwRange, ...]:
     if not text.strip():
         return (SpwRange(0, None),)
     return tuple(_parse_item(item, text) for item in re.sub(r"\s", "", text).split(","))
+
+
+def parse_numbers(text: str) -> tuple[tuple[int, int], ...]:
+    """Parse numbers and ranges into the first and the last of each; empty if the text is something else, such as a name.
+
+    >>> parse_numbers("0, 2~4")
+    ((0, 0), (2, 4))
+    """
+    bare = re.sub(r"\s", "", text)
+    return tuple(_parse_range(part, part, text) for part in bare.split(",")) if _NUMBERS.fullmatch(bare) else ()
 
 
 def _parse_item(item: str, text: str) -> SpwRange:

@@ -317,7 +317,8 @@ def test_what_a_conversion_from_topo_needs_is_missed_aloud(
 
 
 def test_two_sites_in_topo_are_told(topo_ms: Path, make_ms: Any, tmp_path: Path) -> None:
-    alma = make_ms(frame="TOPO", array="alma", antennas=10, dec=30.0).ms
+    same_channels = {"rest_freq": 1420.405752e6, "chan_width": 15625.0}
+    alma = make_ms(frame="TOPO", array="alma", antennas=10, dec=30.0, **same_channels).ms
     selection = selected([topo_ms, alma])
     assert selection.observation.telescopes == ("ALMA", "EVLA")
     assert sum("several places (ALMA, EVLA)" in warning for warning in selection.warnings) == 1

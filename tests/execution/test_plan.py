@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from jobs import altered
 
 from gpucube.data.selection import select
 from gpucube.devices.choice import Hardware
@@ -120,6 +121,11 @@ def test_a_job_larger_than_the_disk_is_refused(tiny_ms, tmp_path, large):
 
 
 def test_unevenly_spaced_channels_give_a_warning(tiny_ms, tmp_path):
-    (warning,) = plan_of(tiny_ms.ms, tmp_path, spw="0:0~3;8~11").warnings
+    def stretch(windows):
+        windows.putcell("CHAN_FREQ", 0, windows.getcell("CHAN_FREQ", 0) + 40.0 * np.arange(12) ** 2)
+
+    uneven = altered(tiny_ms.ms, tmp_path, stretch, "SPECTRAL_WINDOW")
+    (warning,) = plan_of(uneven, tmp_path).warnings
     assert "not evenly spaced" in warning
-    assert plan_of(tiny_ms.ms, tmp_path, spw="0:4").warnings == ()
+    assert plan_of(uneven, tmp_path, spw="0:4").warnings == ()
+    assert plan_of(tiny_ms.ms, tmp_path).warnings == ()

@@ -1,0 +1,90 @@
+"""Whether the frame of the frequencies moves within what is imaged together, so that lines are smeared over channels.
+
+In: the windows of all MeasurementSets, the places of their observatories, the axis of the cube. Out: a warning with the
+change of velocity, the number of channels and the times between which it happens. TOPO moves with the observatory and GEO
+with the Earth. Other frames do not change with time.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpucube.constants import LIGHT_SPEED
+from gpucube.sky.doppler import frequency_factor
+from gpucube.sky.spectral import SpectralAxis
+
+if TYPE_CHECKING:
+    from gpucube.data.selection import Window
+
+MOST_SMEARED = 0.1
+"""Part of a channel over which a line may be smeared without a warning."""
+
+SAME_TIME = 10.0
+"""Seconds, in which the velocity of an observatory changes by less than 0.4 m/s."""
+
+_FIRST, _LAST = 15020 * 86400.0, 88069 * 86400.0
+"""The years 1900 and 2100, MJD seconds, between which the motion of the Earth is known well. Other times are no dates."""
+
+
+def frame_motion(
+    windows: Sequence[Window], places: Mapping[str, tuple[float, float, float] | None], axis: SpectralAxis
+) -> tuple[str, ...]:
+    """Warn if the frame of the axis moves by more than `MOST_SMEARED` within the rows of the windows.
+
+    Parameters
+    ----------
+    windows : sequence of Window
+    places : mapping
+        Path of each MeasurementSet -> its observatory, ITRF, metres; None if it is unknown.
+    axis : SpectralAxis
+    """
+    if axis.frame.name not in ("TOPO", "GEO"):
+        return ()
+    times, factors = [np.empty(0)], [np.empty(0)]
+    for path, place in places.items():
+        of_ms = [window for window in windows if window.ms.path == path]
+        times.append(_time_stamps(of_ms))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of leap seconds that are not known yet
+            factor = frequency_factor(
+                axis.frame.name if place else "GEO",
+                "BARY",
+                direction=of_ms[0].centre.to("ICRS"),
+                times=times[-1],
+                position=np.array(place) if place else None,
+            )
+        factors.append(factor)
+    time, factor = np.concatenate(times), np.concatenate(factors)
+    change = float(np.ptp(factor)) if len(time) else 0.0
+    channels = change * float((axis.frequency / axis.width).max())
+    if channels <= MOST_SMEARED:
+        return ()
+    first, last = sorted(time[[factor.argmin(), factor.argmax()]])
+    who = "observatory" if axis.frame.name == "TOPO" else "Earth"
+    return (
+        f"the frequencies are {axis.frame.name}, and the velocity of the {who} towards the field changes by "
+        f"{change * LIGHT_SPEED / 1000:.3g} km/s ({channels:.2g} channels) between {_date(first)} and {_date(last)}: lines "
+        "are smeared by as much; bring the data to LSRK first (mstransform or cvel2 with outframe='LSRK')",
+    )
+
+
+def _time_stamps(windows: Sequence[Window]) -> np.ndarray:
+    """Return the times of all rows that are imaged, MJD seconds; of those within `SAME_TIME` only one."""
+    found = np.empty(0)
+    for window in windows:
+        time = window.rows.time[window.rows.keep]
+        time = time[(time > _FIRST) & (time < _LAST)]
+        changes = np.flatnonzero(np.diff(time // SAME_TIME, prepend=np.nan))  # sorting all rows would take longer
+        found = np.append(found, time[changes])
+    _, index = np.unique(found // SAME_TIME, return_index=True)
+    stamps: np.ndarray = found[index]
+    return stamps
+
+
+def _date(time: float) -> str:
+    """Return a time in MJD seconds as text, to the minute."""
+    return str(np.datetime64("1858-11-17T00:00") + np.timedelta64(int(time // 60), "m"))
