@@ -70,16 +70,15 @@ SETS = [
         ),
     ),
     Set("hd142527_co65_alma", 256, "0.05arcsec", {}, (Reference(0, 0.55307, (124, 124), 404.506, 55398),)),
-    Set(
-        "hd142527_band9_cont_alma",
-        256,
-        "0.05arcsec",
-        {},
-        (
-            Reference(0, 0.39645, (128, 143), 541155, 7517),
-            Reference(1, 0.35670, (129, 143), 892908, 11904),
-            Reference(2, 0.27978, (129, 143), 1110370, 15125),
-        ),
+    *(
+        Set("hd142527_band9_cont_alma", 256, "0.05arcsec", {"spw": window}, (reference,))
+        for window, reference in enumerate(
+            (
+                Reference(0, 0.39645, (128, 143), 541155, 7517),
+                Reference(0, 0.35670, (129, 143), 892908, 11904),
+                Reference(0, 0.27978, (129, 143), 1110370, 15125),
+            )
+        )
     ),
     Set("antennae_mosaic_alma", 256, "0.2arcsec", {"field": 10}, (Reference(0, 0.47352, (88, 136), 12118.9, 3585),)),
     Set("antennae_mosaic_alma", 256, "0.2arcsec", {"field": 11}, (Reference(0, 0.93659, (124, 136), 9446.52, 2775),)),
@@ -90,8 +89,8 @@ SETS = [
         {},
         (
             Reference(0, 0.15828, (128, 129), 1682.91, 424),
-            Reference(4 * 16 + 8, 0.21009, (127, 129), 1802.6, 421),
-            Reference(4 * 16 + 15, 0.12358, (128, 128), None),
+            Reference(800 + 8, 0.21009, (127, 129), 1802.6, 421),  # window 4 begins 400 MHz above window 0
+            Reference(800 + 15, 0.12358, (128, 128), None),
         ),
     ),
     Set(
@@ -207,17 +206,33 @@ def test_hcop_has_two_imaged_and_two_blank_channels(real_data: RealData, tmp_pat
     assert (model[0] * inside * (y - 128)).sum() < 0 < (model[3] * inside * (y - 128)).sum(), "red south, blue north"
 
 
-def test_vlba_windows_follow_one_another_as_128_channels(real_data: RealData, tmp_path: Path) -> None:
-    result = gpucube.image_cube(
-        real_data("j0414_vlba_8spw"), imagename=tmp_path / "vlba", imsize=256, cell="0.4mas", quiet=True
-    )
+def test_vlba_windows_lie_on_one_axis_with_blank_channels_between_them(real_data: RealData, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"868 of 996 channels are blank, because .* are 122 MHz apart"):
+        result = gpucube.image_cube(
+            real_data("j0414_vlba_8spw"),
+            imagename=tmp_path / "vlba",
+            imsize=256,
+            cell="0.4mas",
+            products="image",
+            quiet=True,
+        )
     frequency = np.array([r.frequency_hz for r in result.channels])
+    assert frequency == pytest.approx((4600.99 + 0.5 * np.arange(996)) * 1e6, rel=1e-12)
     windows = np.array([4600.99, 4730.99, 4840.99, 4930.99, 5000.99, 5050.99, 5080.99, 5090.99])
-    expected = (windows[:, None] + 0.5 * np.arange(16)).ravel() * 1e6
-    assert frequency == pytest.approx(expected, rel=1e-9)
-    # the axis is not a straight line: the true frequencies travel with the cube
-    with fits.open(result.products["image"]) as hdus:
-        assert hdus["CHANNELS"].data["FREQ"] == pytest.approx(expected, rel=1e-12)
+    with_rows = (windows[:, None] + 0.5 * np.arange(16)).ravel() * 1e6
+    selected = np.isclose(frequency[:, None], with_rows, rtol=1e-9).any(axis=1)
+    assert not any(r.visibilities for r in result.channels if not selected[r.channel])
+    assert sum(r.visibilities > 0 for r in result.channels) > 100
+    header = fits.getheader(result.products["image"])
+    assert (header["NAXIS3"], header["CDELT3"]) == (996, pytest.approx(5e5, rel=1e-9))
+
+
+def test_windows_that_share_no_grid_are_refused(real_data: RealData, tmp_path: Path) -> None:
+    """The third one lies 9.30 of its channels from the first."""
+    with pytest.raises(gpucube.GpucubeError, match=r"window \d and .* window \d are 0.29 channel \(542 MHz\) apart"):
+        gpucube.image_cube(
+            real_data("hd142527_band9_cont_alma"), imagename=tmp_path / "a", imsize=64, cell="0.1arcsec", quiet=True
+        )
 
 
 def test_mosaic_without_a_field_number_names_the_fields(real_data: RealData, tmp_path: Path) -> None:
