@@ -34,7 +34,7 @@ class SeenGpus:
 
 
 def gpus_here() -> SeenGpus:
-    """The GPUs that this process sees."""
+    """Find the GPUs that this process sees."""
     from gpucube.devices.cuda import cupy_backend
 
     if reason := cupy_backend.why_not():

@@ -3,7 +3,7 @@
 In: the PSF of a plane, with peak 1 at pixel (ny // 2, nx // 2), or the part around its peak. Out: a `Beam`, and the largest
 |PSF| outside the main lobe.
 
-Fit: least squares on the pixels of the main lobe above 0.35, with peak and centre held fixed, as CASA's FitGaussianPSF. The
+Fit: least squares on the pixels of the main lobe above 0.35, with peak and centre held fixed, as in CASA's FitGaussianPSF. The
 method is Levenberg-Marquardt (Marquardt 1963, SIAM J. 11, 431) on the coefficients of the quadratic form: it has no angle,
 so a round beam is no degenerate case.
 """
@@ -57,7 +57,7 @@ def peak_window(shape: tuple[int, int], half: int) -> tuple[slice, slice]:
 
 
 def fit_beam_in_window(window: np.ndarray, shape: tuple[int, int], cell_x: float, cell_y: float) -> Beam | None:
-    """Fit the beam as `fit_beam`, to the last bit, from the part of the PSF that `peak_window` cuts out.
+    """Fit a beam from the part of the PSF that `peak_window` cuts out; it is bit-identical with that of `fit_beam`.
 
     The window's half width is at least 1; `shape` is (ny, nx) of the whole PSF. Returns None if the main lobe touches an
     edge of the window that is not an edge of the image: the window is too small.
@@ -210,7 +210,7 @@ def _compare(
 def _normal_equations(
     quadratic: np.ndarray, slope: np.ndarray, misfit: np.ndarray, normal: np.ndarray, target: np.ndarray
 ) -> None:
-    """normal = J'J and target = J' misfit, where row k of J is slope[k] * quadratic[k]."""
+    """Compute normal = J'J and target = J' misfit, where row k of J is slope[k] * quadratic[k]."""
     normal[:] = 0.0
     target[:] = 0.0
     for k in range(slope.size):
@@ -285,7 +285,7 @@ def lobe_ellipse(beam: Beam, cell_x: float, cell_y: float) -> np.ndarray:
 def _largest_outside(
     line: np.ndarray, step: int, ny: int, nx: int, ellipse: np.ndarray, cell_x: float, cell_y: float
 ) -> np.uint32:
-    """Bits of the largest |value| outside the ellipse, 0 if there is none.
+    """Find the bits of the largest |value| outside the ellipse, 0 if there is none.
 
     `line` holds an image (ny, nx) as unsigned integers, a row at every multiple of `step`. Magnitudes are compared as
     integers: the order of floats of one sign, with NaN above all else.
@@ -314,7 +314,7 @@ def _largest_outside(
 
 @numba.njit(nogil=True, cache=True)
 def _largest(bits: np.ndarray) -> np.uint32:
-    """Bits of the largest |value|."""
+    """Find the bits of the largest |value|."""
     top = np.uint32(0)
     for x in range(bits.size):
         top = max(top, bits[x] & np.uint32(0x7FFFFFFF))

@@ -7,19 +7,19 @@ import sys
 import tomllib
 from pathlib import Path
 
-from gpucube.devices.cuda.kernel_sources import PRELUDE, kernel_files, kernel_source
+from gpucube.devices.cuda.kernel_sources import FOLDER, PRELUDE, kernel_source
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SETUPTOOLS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]
 
 
 def test_a_checkout_has_them_beside_the_package():
-    assert {path.stem for path in kernel_files()} >= {"weights", "statistics", "hogbom", "components", "restore"}
+    assert {path.stem for path in FOLDER.glob("*.cu")} >= {"weights", "statistics", "hogbom", "components", "restore"}
     assert "hogbom_textbook" in kernel_source("hogbom")
 
 
 def test_the_prelude_precedes_every_source():
-    for path in kernel_files():
+    for path in sorted(FOLDER.glob("*.cu")):
         source = kernel_source(path.stem)
         assert source.startswith(f'#line 1 "{PRELUDE}"\n'), "messages of the compiler name its lines"
         assert source.endswith(f'#line 1 "{path.name}"\n{path.read_text()}\n')

@@ -10,7 +10,7 @@ import pytest
 from hosts.cudahost import kernel_names
 from hosts.nvrtc import NvrtcError, compile_for, missing_nvrtc
 
-from gpucube.devices.cuda.kernel_sources import kernel_files, kernel_source
+from gpucube.devices.cuda.kernel_sources import FOLDER, kernel_source
 
 pytestmark = pytest.mark.skipif(missing_nvrtc() is not None, reason=str(missing_nvrtc()))
 
@@ -38,7 +38,8 @@ VARIANTS: dict[str, list[tuple[str, ...]]] = {
 }
 """Definitions that a source is compiled with; none for other sources."""
 
-CASES = [(path.stem, options) for path in kernel_files() for options in VARIANTS.get(path.stem, [()])]
+SOURCES = sorted(path.stem for path in FOLDER.glob("*.cu"))
+CASES = [(stem, options) for stem in SOURCES for options in VARIANTS.get(stem, [()])]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -54,7 +55,7 @@ def test_no_spills_and_few_registers(name, options, architecture):
         assert used.shared <= 48 * 1024, f"{kernel}: {used}"
 
 
-@pytest.mark.parametrize("name", [path.stem for path in kernel_files()])
+@pytest.mark.parametrize("name", SOURCES)
 def test_sources_follow_the_rules(name):
     """No construct that the host cannot run or that may hang a GPU."""
     source = kernel_source(name)

@@ -4,7 +4,7 @@ In: samples of planes (memory-mapped views of the store; there is nothing to upl
 image, PSF, residual and model as float32 arrays.
 
 Algorithms: improved w-stacking or 2-D gridding with kernels of chosen accuracy (ducc0.wgridder: Arras et al. 2021, A&A
-646, A58; Ye et al. 2021, MNRAS 510, 4110). Briggs 1995 weights per channel, as tclean's. The major cycle goes through the
+646, A58; Ye et al. 2021, MNRAS 510, 4110). Briggs 1995 weights per channel, as in tclean. The major cycle goes through the
 visibilities, or stays in the image: where w is neglected, residual = dirty - PSF * model exactly (a Toeplitz operator), by
 FFTs of twice the size. Imaging convention: see `gpucube.sky.geometry`; with ducc0's signs that is ``flip_v=True`` alone.
 """
@@ -82,13 +82,11 @@ class CpuDevice:
         self.substage_seconds[name] = self.substage_seconds.get(name, 0.0) + time.perf_counter() - begin
 
     def begin(self, samples: Sequence[Samples | None], masks: Sequence[np.ndarray | None]) -> list[CpuPlane]:
-        """Weight and grid."""
         return [self._begin(s, m) for s, m in zip(samples, masks, strict=True)]
 
     def _begin(self, samples: Samples | None, mask: np.ndarray | None) -> CpuPlane:
         shape = self.settings.geometry.shape
-        weight, total, inside = np.zeros(0, np.float32), 0.0, 0
-        dirty = np.zeros(shape, np.float32)
+        weight, total, inside, dirty = np.zeros(0, np.float32), 0.0, 0, np.zeros(shape, np.float32)
         if samples is not None:
             with self._substage("upload"):
                 samples = samples.in_order()
@@ -149,7 +147,7 @@ class CpuDevice:
         }
 
     def make_psf(self, planes: Sequence[CpuPlane], wide: bool) -> None:
-        """Make the PSF at the phase centre with w neglected; a minor cycle uses it everywhere."""
+        # the PSF is that of the phase centre, with w neglected; a minor cycle uses it everywhere
         ny, nx = self.settings.geometry.shape
         for plane in planes:
             shape = (2 * ny, 2 * nx) if wide else (ny, nx)
@@ -164,11 +162,9 @@ class CpuDevice:
                     loops.psf_spectrum(transform, plane.spectrum)
 
     def measure(self, planes: Sequence[CpuPlane]) -> list[tuple[float, float]]:
-        """Measure the peak inside the mask, and the noise of the whole residual."""
         return [(loops.peak(p.residual, p.mask)[0], loops.noise(p.residual, *self._buffers)) for p in planes]
 
     def minor(self, planes: Sequence[CpuPlane], cycles: Sequence[MinorCycle]) -> list[int]:
-        """Run Högbom on each plane."""
         done = []
         for p, cycle in zip(planes, cycles, strict=True):
             arguments = (p.residual, p.psf, p.mask, p.model, cycle.gain, cycle.threshold, cycle.max_iterations)
@@ -179,7 +175,6 @@ class CpuDevice:
         return done
 
     def major(self, planes: Sequence[CpuPlane]) -> None:
-        """Compute the exact residual of each plane's model."""
         for p in planes:
             if p.spectrum is not None:
                 self._convolve_model(p, p.spectrum)
@@ -199,12 +194,10 @@ class CpuDevice:
                 p.residual = p.dirty - convolve(p.model, spectrum)
 
     def keep_model(self, planes: Sequence[CpuPlane]) -> None:
-        """Remember model and residual."""
         for p in planes:
             p.best_model, p.best_residual = p.model.copy(), p.residual.copy()
 
     def roll_back(self, planes: Sequence[CpuPlane]) -> None:
-        """Restore what was remembered."""
         for p in planes:
             p.model, p.residual = p.best_model.copy(), p.best_residual.copy()
             p.subtracted = p.model.copy()
@@ -213,30 +206,24 @@ class CpuDevice:
         """Nothing to do: a plane's memory is freed with the last reference to it."""
 
     def reset(self) -> None:
-        """Nothing to do, as `release`."""
+        """Nothing to do either."""
 
     def shrink(self) -> bool:
-        """One plane at a time is the smallest batch."""
-        return False
+        return False  # one plane at a time is the smallest batch
 
     def beams(self, planes: Sequence[CpuPlane]) -> list[tuple[Beam, float]]:
-        """Fit a beam to each PSF, and find its largest sidelobe."""
         cells = self.settings.geometry.cell_x, self.settings.geometry.cell_y
         psfs = [self.fetch(p, "psf") for p in planes]
-        beams = [fit_beam(psf, *cells) for psf in psfs]
-        return [(beam, psf_sidelobe(psf, beam, *cells)) for psf, beam in zip(psfs, beams, strict=True)]
+        return [(beam := fit_beam(psf, *cells), psf_sidelobe(psf, beam, *cells)) for psf in psfs]
 
     def fetch(self, plane: CpuPlane, product: Product) -> np.ndarray:
-        """The plane's own array, no copy."""
         if product != "psf":
             return {"dirty": plane.dirty, "residual": plane.residual, "model": plane.model}[product]
         ny, nx = self.settings.geometry.shape
         top, left = (plane.psf.shape[0] - ny) // 2, (plane.psf.shape[1] - nx) // 2
         return plane.psf[top : top + ny, left : left + nx]
 
-    def resident(self, plane: CpuPlane, product: Product) -> np.ndarray:
-        """As `fetch`: everything is on the host."""
-        return self.fetch(plane, product)
+    resident = fetch  # everything is on the host, and `fetch` does not copy
 
     def restore(
         self,
@@ -255,8 +242,8 @@ class CpuDevice:
         kernel = beam.sampled(geometry)
         if np.count_nonzero(components) * kernel.size < 100 * components.size:
             loops.add_gaussians(image, components, kernel)
-            return image
-        image += convolve(components, sampled_spectrum(kernel, geometry.shape))
+        else:
+            image += convolve(components, sampled_spectrum(kernel, geometry.shape))
         return image
 
 
@@ -265,7 +252,7 @@ def imaging_weights(samples: Samples, settings: ImagingSettings) -> tuple[np.nda
 
     The density G is summed per channel on the uv cells of the image itself: cell 1 / (N * pixel), index floor(u + 0.5),
     both halves of the plane. Briggs: w / (1 + G f^2), f^2 = (5 * 10^-robust)^2 / (sum G^2 / sum G) (Briggs 1995, eq. 3.19,
-    as tclean). Samples beyond the image's uv plane, whose baselines are too long for its pixels, get no weight.
+    as tclean does). Samples beyond the image's uv plane, whose baselines are too long for its pixels, get no weight.
 
     Returns the weights, float32 (nsample,), their sum, and the number of samples with weight.
     """

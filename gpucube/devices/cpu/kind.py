@@ -41,11 +41,9 @@ class CpuKind:
         return CpuDevice(settings)
 
     def working(self) -> AbstractContextManager[None]:
-        """Let the allocator keep freed memory for the next plane."""
         return keeping_freed_memory()
 
     def resources(self, settings: ImagingSettings, device_memory: int = 0) -> Resources:
-        """Predict the memory of one thread; it holds one plane at a time."""
         pixels = settings.geometry.nx * settings.geometry.ny
         return Resources(
             process_bytes=PROCESS_BYTES,
@@ -55,11 +53,9 @@ class CpuKind:
         )
 
     def memory_peak(self) -> int:
-        """There is no memory but the host's."""
-        return 0
+        return 0  # there is no memory but the host's
 
     def cluster_factory(self) -> Callable[..., Any]:
-        """Single-threaded processes."""
         from distributed import LocalCluster
 
         return LocalCluster

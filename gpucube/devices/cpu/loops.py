@@ -29,8 +29,7 @@ def uv_cells(
     """Find the uv cell of every sample, folded into the half plane v >= 0.
 
     tclean grids the weights by a double-precision index but looks the density up by a single-precision one, so samples on
-    the edge between two cells get their neighbour's density. That is worth 3e-5 of the sum of weights. It is done here
-    likewise, so that the sums agree.
+    the edge between two cells get their neighbour's density. This loop does the same: it is worth 3e-5 of the sum of weights.
 
     uvw (n, 3) is in metres: `per_metre` wavelengths in each, and `cells_u`, `cells_v` cells in a wavelength. Samples at
     |u| >= half_u or |v| >= half_v cells lie outside the image's uv plane. Written, (n,) int32: iv * (2 half_u + 1) + iu
@@ -96,7 +95,7 @@ def weigh(
     """out = weight / (constant + slope * density) * exp(-(t0 u^2 + t1 u v + t2 v^2)); returns its sum.
 
     Natural weights: slope 0, constant 1. Uniform: slope 1, constant 0. Briggs: slope f^2, constant 1. Where the density
-    is 0 (see `uv_cells`) a weight that depends on it is 0, as tclean's.
+    is 0 (see `uv_cells`) a weight that depends on it is 0, as in tclean.
     """
     total = 0.0
     tapered = np.any(taper != 0.0)
@@ -148,7 +147,7 @@ def peak(plane: np.ndarray, mask: np.ndarray) -> tuple[float, int]:
 
 @numba.njit(nogil=True, cache=True)
 def _quickselect(values: np.ndarray, size: int, rank: int) -> np.float32:
-    """The element of a given rank among values[:size], which are reordered (Hoare 1961)."""
+    """Find the element of a given rank among values[:size], which are reordered (Hoare 1961)."""
     low, high = 0, size - 1
     while low < high:
         pivot = values[(low + high) // 2]
@@ -174,7 +173,7 @@ def _quickselect(values: np.ndarray, size: int, rank: int) -> np.float32:
 
 @numba.njit(nogil=True, cache=True)
 def _select(values: np.ndarray, rank: int, buffer: np.ndarray) -> np.float32:
-    """The element of a given rank, exactly (after Floyd & Rivest 1975).
+    """Find the element of a given rank, exactly (after Floyd & Rivest 1975).
 
     A sample of every 61st value gives likely bounds of the element. The values below them are counted, the values between
     them collected. If the element lies outside after all, everything is collected. `buffer` has the size of `values`.
@@ -210,7 +209,7 @@ def _collect(values: np.ndarray, low: np.float32, high: np.float32, buffer: np.n
 
 @numba.njit(nogil=True, cache=True)
 def noise(plane: np.ndarray, deviation: np.ndarray, buffer: np.ndarray) -> float:
-    """1.4826 times the median absolute deviation from the median; medians of even numbers are the lower middle value.
+    """Compute 1.4826 times the median absolute deviation from the median; medians of even numbers are the lower middle value.
 
     `deviation` and `buffer` are scratch space, float32, of the size of the plane.
     """
@@ -265,10 +264,10 @@ def hogbom_active_set(
     limit: int,
     cut: float,
 ) -> int:
-    """Högbom on the pixels with |residual| > `cut` only, with the full PSF at every offset.
+    """Clean as `hogbom_textbook` does, but only the pixels with |residual| > `cut`, with the full PSF at every offset.
 
     It gives the textbook sequence of components as long as no other pixel would grow to be the peak. `residual` is left as
-    it was: the next major cycle recomputes it. Other parameters and result as `hogbom_textbook`.
+    it was: the next major cycle recomputes it.
     """
     ny, nx = residual.shape
     size = 0

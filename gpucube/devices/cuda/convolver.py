@@ -14,14 +14,7 @@ from gpucube.devices.cuda.backend import Backend, Kernels, fft_group
 
 
 class Convolver:
-    """Convolution of images of one size, in float32.
-
-    Parameters
-    ----------
-    backend : Backend
-    nx, ny : int
-        Pixels of the images.
-    """
+    """Convolution of images of nx by ny pixels, in float32."""
 
     def __init__(self, backend: Backend, nx: int, ny: int):
         self._backend, self._size, self._twice = backend, (ny, nx), (2 * ny, 2 * nx)
@@ -29,16 +22,10 @@ class Convolver:
         self._kernels = Kernels(backend, {"convolve": ("-DREAL=float",)})
 
     def spectrum(self, psf: DeviceArray, slot: DeviceArray, out: DeviceArray) -> None:
-        """Make real spectra of PSFs, which include the normalisation of `convolve`.
+        """Make real spectra of the PSFs in the slots (n,) int32, which include the normalisation of `convolve`.
 
-        Parameters
-        ----------
-        psf : float32, shape (slots, 2 ny, 2 nx)
-            Peak at (ny, nx).
-        slot : int32, shape (n,)
-            Which of them.
-        out : float32, shape (slots, 2 ny, nx + 1)
-            Written, in the same slots.
+        `psf` is float32 (slots, 2 ny, 2 nx) with peaks at (ny, nx). The spectra go into the same slots of `out`, float32
+        (slots, 2 ny, nx + 1).
         """
         for start in range(0, len(slot), self._group):
             some = slot[start : start + self._group]
@@ -49,17 +36,9 @@ class Convolver:
             self._kernels.over("convolve.psf_spectrum", len(some), *size, transform, some, *size, out)
 
     def convolve(self, image: DeviceArray, spectrum: DeviceArray) -> DeviceArray:
-        """Convolve one image.
+        """Convolve one image, float32 (ny, nx).
 
-        Parameters
-        ----------
-        image : float32, shape (ny, nx)
-        spectrum : float32, shape (2 ny, nx + 1)
-            Includes the normalisation 1 / (4 ny nx).
-
-        Returns
-        -------
-        float32, shape (ny, nx)
+        The kernel's spectrum, float32 (2 ny, nx + 1), includes the normalisation 1 / (4 ny nx).
         """
         ny, nx = self._size
         only = self._backend.xp.zeros(1, np.int32)
@@ -69,16 +48,9 @@ class Convolver:
     def residual(
         self, dirty: DeviceArray, model: DeviceArray, spectrum: DeviceArray, slot: DeviceArray, out: DeviceArray
     ) -> None:
-        """Compute dirty - PSF * model.
+        """Compute dirty - PSF * model for the slots (n,) int32, into the same slots of `out`.
 
-        Parameters
-        ----------
-        dirty, model : float32, shape (slots, ny, nx)
-        spectrum : float32, shape (slots, 2 ny, nx + 1)
-        slot : int32, shape (n,)
-            Which of them.
-        out : float32, shape (slots, ny, nx)
-            Written, in the same slots.
+        Images are float32 (slots, ny, nx), spectra float32 (slots, 2 ny, nx + 1).
         """
         for start in range(0, len(slot), self._group):
             some = slot[start : start + self._group]

@@ -84,13 +84,6 @@ def count() -> int:
     return int(cupy.cuda.runtime.getDeviceCount())
 
 
-def memory_held() -> int:
-    """Bytes that CuPy's pool has taken from the device; it returns them only when memory runs out."""
-    import cupy
-
-    return int(cupy.get_default_memory_pool().total_bytes())
-
-
 @functools.cache
 def usable_memory() -> int:
     """Bytes of device memory that this process may take in all: asked once, before anything is taken."""
@@ -197,13 +190,7 @@ class _Staging:
 
 
 def cupy_backend(lanes: int = 1) -> Backend:
-    """Make a backend for the calling thread, with the thread's stream and a share of the GPU's memory.
-
-    Parameters
-    ----------
-    lanes : int
-        Devices that share the GPU.
-    """
+    """Make a backend for the calling thread, with the thread's stream; `lanes` of them share the GPU's memory."""
     import cupy
     import cupyx
     from cupyx.scipy import fft

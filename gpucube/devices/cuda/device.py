@@ -3,7 +3,7 @@
 In: samples of planes, as they lie in the store: one upload for all planes that are begun together. Out: planes that hold
 dirty image, PSF, residual and model in slots of stacks on the device.
 
-Algorithms: as the CPU device's, step by step (docs/cuda.md, docs/cuda-gridding.md). Results of a plane do not depend on the
+Algorithms: those of the CPU device, step by step (docs/cuda.md, docs/cuda-gridding.md). Results of a plane do not depend on the
 batch: sums have a fixed order, and FFTs are always done in groups of the same size. Written against
 `gpucube.devices.cuda.backend.Backend`; nothing here knows whether it is a GPU.
 """
@@ -69,18 +69,7 @@ class _Stacks:
 
 
 class CudaDevice:
-    """See `gpucube.devices.base.Device`.
-
-    Parameters
-    ----------
-    settings : ImagingSettings
-    backend : Backend
-
-    Raises
-    ------
-    GpucubeError
-        Not even one plane fits the device's memory.
-    """
+    """See `gpucube.devices.base.Device`."""
 
     name = "cuda"
 
@@ -108,10 +97,8 @@ class CudaDevice:
         self.substage_seconds[name] = self.substage_seconds.get(name, 0.0) + time.perf_counter() - begin
 
     def _slots(self, planes: Iterable[CudaPlane]) -> DeviceArray:
-        return self._on_device(np.array([p.slot for p in planes], np.int32))
-
-    def _on_device(self, values: np.ndarray) -> DeviceArray:
-        return self._backend.xp.asarray(values)  # type: ignore[no-any-return]  # numpy or cupy
+        slots: DeviceArray = self._backend.xp.asarray(np.array([p.slot for p in planes], np.int32))
+        return slots
 
     def _blocks(self, planes: int) -> tuple[int, int]:
         """Grid of a pass over whole images."""
@@ -128,43 +115,33 @@ class CudaDevice:
         self._make_stacks(planes)
 
     def release(self, planes: Sequence[CudaPlane]) -> None:
-        """Give their slots to whoever comes next."""
         for p in planes:
             p.begun = p.placed = None
             self._free.append(p.slot)
 
     def reset(self) -> None:
-        """Give back all slots, and their memory.
-
-        Raises
-        ------
-        DeviceLost
-            The device does nothing any more: an error of a kernel stays with the process.
-        """
         try:
             self._make_stacks(0)
             self._backend.synchronise()
-        except Exception as error:
+        except Exception as error:  # an error of a kernel stays with the process
             raise DeviceLost(f"the GPU stopped working: {' '.join(str(error).split())}") from None
         self._backend.free()
 
     def shrink(self) -> bool:
-        """Halve the batch."""
         self.batch, could = max(1, self.batch // 2), self.batch > 1
         return could
 
     def begin(self, samples: Sequence[Samples | None], masks: Sequence[np.ndarray | None]) -> list[CudaPlane]:
-        """Upload, weight, sort and grid."""
         xp, backend = self._backend.xp, self._backend
         self._reserve(len(samples))
         stacks, slots = self._stacks, [self._free.pop() for _ in samples]
-        on_device = self._on_device(np.array(slots, np.int32))
+        on_device = xp.asarray(np.array(slots, np.int32))
         with self._substage("upload"):
             for slot, mask in zip(slots, masks, strict=True):
                 if mask is not None:
                     stacks.masks[slot] = xp.asarray(np.ascontiguousarray(mask).view(np.uint8))
             mask_of = [-1 if mask is None else slot for slot, mask in zip(slots, masks, strict=True)]
-            stacks.mask_of[on_device] = self._on_device(np.array(mask_of, np.int32))
+            stacks.mask_of[on_device] = xp.asarray(np.array(mask_of, np.int32))
             uploaded = self._upload(samples)
         with self._substage("weights"):
             weight, total, inside = self._weigh(uploaded)
@@ -173,7 +150,7 @@ class CudaDevice:
         begun = replace(uploaded, weight=weight, vis=xp.zeros(0, np.complex64))
         placed = self._gridder.place(replace(uploaded, weight=weight))
         del uploaded
-        scale = self._on_device(np.array([1.0 / s if s > 0 else 0.0 for s in sum_weights]))
+        scale = xp.asarray(np.array([1.0 / s if s > 0 else 0.0 for s in sum_weights]))
         self._gridder.image(
             placed, Target(planes=np.arange(len(samples)), scale=scale, slot=on_device, images=stacks.dirty)
         )
@@ -219,10 +196,10 @@ class CudaDevice:
         )
 
     def _weigh(self, samples: SampleBatch) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
-        """Compute imaging weights as `gpucube.devices.cpu.device.imaging_weights`.
+        """Compute imaging weights as `gpucube.devices.cpu.device.imaging_weights` does.
 
-        Returns the weights (nsample,) float32, their sums (nplane,) float64, and the numbers of samples that have any
-        (nplane,) int32.
+        Returns the weights (nsample,) float32, and of each plane (nplane,) their sum, float64, and the number of samples
+        that have any, int32.
         """
         xp, s, planes, count = self._backend.xp, self.settings, len(samples.per_metre), len(samples.weight)
         g, launch = s.geometry, self._kernels.launch
@@ -252,7 +229,7 @@ class CudaDevice:
         return weight, total, inside
 
     def make_psf(self, planes: Sequence[CudaPlane], wide: bool) -> None:
-        """Make the PSF at the phase centre, with w neglected; and its spectrum, if major cycles are done in the image."""
+        # the PSF is that of the phase centre, with w neglected
         gridder = self._wide if wide else self._narrow
         todo = [p for p in planes if p.sum_weights > 0 and p.begun is not None]
         for begun in {id(p.begun): p.begun for p in todo if p.begun is not None}.values():
@@ -343,7 +320,6 @@ class CudaDevice:
         return [(float(p) if k else -1.0, float(n)) for k, p, n in zip(keys, peaks, noises, strict=True)]
 
     def minor(self, planes: Sequence[CudaPlane], cycles: Sequence[MinorCycle]) -> list[int]:
-        """Run Högbom on all planes together."""
         if not planes:
             return []
         s = self._stacks
@@ -352,7 +328,6 @@ class CudaDevice:
         return clean(self._backend, self._kernels, images, self._slots(planes), cycles)
 
     def major(self, planes: Sequence[CudaPlane]) -> None:
-        """Compute the exact residual of each plane's model."""
         stacks = self._stacks
         if self._in_image and planes:
             slots = self._slots(self._subtract_sparse(planes))
@@ -370,7 +345,7 @@ class CudaDevice:
         for placed in {id(p.placed): p.placed for p in planes if p.placed is not None}.values():
             together = [p for p in planes if p.placed is placed]
             numbers = np.array([p.number for p in together])
-            scale = self._on_device(np.array([1.0 / p.sum_weights for p in together]))
+            scale = self._backend.xp.asarray(np.array([1.0 / p.sum_weights for p in together]))
             to = Target(planes=numbers, scale=scale, slot=self._slots(together), images=stacks.residual)
             self._gridder.residual(placed, stacks.model, to)
 
@@ -383,33 +358,29 @@ class CudaDevice:
         slots, room = self._slots(planes), SPARSE_COMPONENTS - 1
         where, flux = xp.zeros((count, room), np.int32), xp.zeros((count, room), np.float32)
         changed = xp.zeros(count, np.int32)
-        components = (where, flux, changed)
         models = (stacks.model, stacks.subtracted, slots, ny * nx, room)
-        launch("components.changed_pixels", (count,), (1024,), *models, *components)
+        launch("components.changed_pixels", (count,), (1024,), *models, where, flux, changed)
         grid, images = (
             (max(1, min(512, -(-ny * nx // 1024))), count),
             (stacks.residual, stacks.psf, slots, ny, nx, room),
         )
-        launch("components.subtract_components", grid, (256,), *images, *components)
+        launch("components.subtract_components", grid, (256,), *images, where, flux, changed)
         counts = self._backend.download(changed)
         return [p for p, n in zip(planes, counts, strict=True) if n > room]
 
     def keep_model(self, planes: Sequence[CudaPlane]) -> None:
-        """Remember model and residual."""
         slots, stacks = self._slots(planes), self._stacks
         if planes:
             stacks.best_model[slots] = stacks.model[slots]
             stacks.best_residual[slots] = stacks.residual[slots]
 
     def roll_back(self, planes: Sequence[CudaPlane]) -> None:
-        """Return to what was remembered."""
         slots, stacks = self._slots(planes), self._stacks
         if planes:
             stacks.model[slots] = stacks.subtracted[slots] = stacks.best_model[slots]
             stacks.residual[slots] = stacks.best_residual[slots]
 
     def resident(self, plane: CudaPlane, product: Product) -> DeviceArray:
-        """The plane's part of a stack; of a PSF the part of the image's size."""
         stacks, (ny, nx) = self._stacks, self.settings.geometry.shape
         image: DeviceArray
         if product != "psf":
@@ -422,7 +393,6 @@ class CudaDevice:
         return image
 
     def fetch(self, plane: CudaPlane, product: Product) -> np.ndarray:
-        """Copy to the host."""
         return self._backend.download(self.resident(plane, product))
 
     def restore(
@@ -439,7 +409,7 @@ class CudaDevice:
         if smooth is not None:
             image = xp.multiply(self._convolver.convolve(image, smooth.spectrum(g, xp)), np.float32(scale))
         table = beam.sampled(g)  # (2 half_y + 1, 2 half_x + 1)
-        half_y, half_x = (self._on_device(np.array([side // 2], np.int32)) for side in table.shape)
+        half_y, half_x = (xp.asarray(np.array([side // 2], np.int32)) for side in table.shape)
         only, grid, block = xp.zeros(1, np.int32), (-(-g.nx // 32), -(-g.ny // 32), 1), (32, 8)
         gaussian = (xp.asarray(table), xp.zeros(1, np.int64), half_y, half_x)
         components = (xp.asarray(model, np.float32), only, g.ny, g.nx)

@@ -87,13 +87,7 @@ class _Items:
 
 
 class TileGridder:
-    """Gridding for one grid.
-
-    Parameters
-    ----------
-    backend : Backend
-    grid : UvGrid
-    """
+    """Gridding and degridding on one grid."""
 
     def __init__(self, backend: Backend, grid: UvGrid):
         self.backend, self.grid = backend, grid
@@ -167,18 +161,8 @@ class TileGridder:
     def predict(self, placed: PlacedSamples, planes: np.ndarray, slot: DeviceArray, model: DeviceArray) -> DeviceArray:
         """Compute the visibilities of models: sum over pixels of I exp(+2 pi i (u l + v m + w (n - 1))).
 
-        Parameters
-        ----------
-        placed : PlacedSamples
-        planes, slot
-            As `Target`; here the slots hold models.
-        model : float32, shape (slots, ny, nx)
-            Jy/pixel.
-
-        Returns
-        -------
-        complex, shape (placed.count,)
-            In the order of `placed`, turned as its visibilities; 0 for samples of other planes.
+        The models of `planes` lie in the slots of `model`, float32 (slots, ny, nx), Jy/pixel. Returns complex
+        (placed.count,), turned as the visibilities of `placed`; samples of other planes get 0.
         """
         predicted: DeviceArray = self.backend.xp.zeros(placed.count, self.grid.complex)
         w = self.grid.w_planes
@@ -187,7 +171,7 @@ class TileGridder:
             for p in range(w.count) if w else (-1,):  # each plane of w adds its part
                 items = self._items(placed, planes[part], p)
                 if len(items.tile):
-                    spectrum = self._w_spectrum(model, slot[part], w.w(p)) if w else self._spectrum(model, slot[part])
+                    spectrum = self._spectrum(model, slot[part], p)
                     self._on_items("grid.degrid_samples", 1, placed, placed.vis, items, p, spectrum, predicted)
         return predicted
 
@@ -293,23 +277,16 @@ class TileGridder:
         tapers_w = (self._taper_y, self._taper_x, self._taper_w)
         self._kernels.over("convolve.finish_w_planes", *over, total, *tapers_w, *where, grid.ny, grid.nx, to.images)
 
-    def _padded(self, planes: int, kind: np.dtype) -> DeviceArray:
-        """Room for the padded images of one group, of which the last ones, beyond `planes`, are zero."""
-        padded: DeviceArray = self.backend.xp.empty((self.grid.group, *self.grid.fft), kind)
-        padded[planes:] = 0
-        return padded
-
-    def _spectrum(self, model: DeviceArray, slot: DeviceArray) -> DeviceArray:
-        """Spectra of the models of one group, without w."""
-        grid, padded = self.grid, self._padded(len(slot), self.grid.real)
-        given = (model, self._taper_y, self._taper_x, slot, grid.ny, grid.nx, *grid.fft)
-        self._kernels.over("convolve.pad_image", len(slot), *grid.fft, *given, padded)
-        return self.backend.rfft2(padded)
-
-    def _w_spectrum(self, model: DeviceArray, slot: DeviceArray, w: float) -> DeviceArray:
-        """Spectra of the models of one group on the plane at `w`."""
-        grid, padded = self.grid, self._padded(len(slot), self.grid.complex)
-        tapers = (self._taper_y, self._taper_x, self._taper_w)
-        given = (model, *tapers, self._height, w, slot, grid.ny, grid.nx, *grid.fft)
-        self._kernels.over("convolve.pad_w_plane", len(slot), *grid.fft, *given, padded)
+    def _spectrum(self, model: DeviceArray, slot: DeviceArray, w_plane: int = -1) -> DeviceArray:
+        """Compute spectra of the models of one group, with w those on one plane of w."""
+        grid, over = self.grid, (len(slot), *self.grid.fft)
+        given, sizes = (model, self._taper_y, self._taper_x), (slot, grid.ny, grid.nx, *grid.fft)
+        kind = grid.real if grid.w_planes is None else grid.complex
+        padded: DeviceArray = self.backend.xp.empty((grid.group, *grid.fft), kind)
+        padded[len(slot) :] = 0
+        if grid.w_planes is None:
+            self._kernels.over("convolve.pad_image", *over, *given, *sizes, padded)
+            return self.backend.rfft2(padded)
+        turned = (self._taper_w, self._height, grid.w_planes.w(w_plane))
+        self._kernels.over("convolve.pad_w_plane", *over, *given, *turned, *sizes, padded)
         return self.backend.fft2(padded)

@@ -16,12 +16,14 @@ from functools import lru_cache
 
 import numpy as np
 
-from gpucube.devices.cuda.costs import FFT_SECONDS, TAP_SECONDS
 from gpucube.errors import AccuracyError, GpucubeError
 from gpucube.fft_size import good_fft_size
 
 MAX_SUPPORT = 16
 """Widest kernel, in cells: a row of 16 threads handles it."""
+
+FFT_SECONDS, TAP_SECONDS = 4e-13, 4e-12
+"""One FFT per pixel and octave; one sample per thread that it occupies. Estimated from an H200's bandwidth, not measured."""
 
 UPSAMPLING = (1.25, 2.0)
 """Smallest and largest ratio of the uv grid's FFT to the image."""
@@ -43,27 +45,17 @@ _QUADRATURE_POINTS = 160
 class GriddingKernel:
     """phi(2 t / support) for |t| <= support / 2 cells.
 
-    Attributes
-    ----------
-    support : int
-        Cells (taps) per dimension.
-    beta : float
-        Shape parameter.
-    upsampling : float
-        Ratio of the FFT's size to the image's that the kernel is made for.
-    error : float
-        Relative error of one visibility at the worst pixel of one dimension, rms over its position in a cell.
-    coefficients : numpy.ndarray
-        float64, shape (support + 4, support), highest power first. For a sample at position p cells, the first cell is
-        f = ceil(p - support / 2), and the kernel at cell f + j is the polynomial of column j in
-        z = 2 (f + support / 2 - p) - 1, which runs from -1 to 1.
+    A sample at position p cells reaches the cells from f = ceil(p - support / 2) on. The kernel at cell f + j is the
+    polynomial of column j in z = 2 (f + support / 2 - p) - 1, which runs from -1 to 1.
     """
 
-    support: int
-    beta: float
-    upsampling: float
-    error: float
-    coefficients: np.ndarray
+    support: int  # cells (taps) per dimension
+    beta: float  # shape parameter
+    upsampling: float  # ratio of the FFT's size to the image's that the kernel is made for
+    error: (
+        float  # relative error of one visibility at the worst pixel of one dimension, rms over its position in a cell
+    )
+    coefficients: np.ndarray  # (support + 4, support) float64, highest power first
 
     def __call__(self, t: np.ndarray) -> np.ndarray:
         """Evaluate the kernel by its definition, at `t` cells from its centre."""
@@ -74,18 +66,11 @@ class GriddingKernel:
         return _transform(np.asarray(frequency, float), self.support, self.beta)
 
     def correction(self, pixels: int, padded: int) -> np.ndarray:
-        """Factors for the pixels of one axis, before degridding or after gridding.
+        """Compute the factors 1 / transform of the pixels of one axis, float64 (pixels,); `padded` is the FFT's size.
 
-        Parameters
-        ----------
-        pixels, padded : int
-            Size of the image and of its FFT; pixel i lies (i - pixels // 2) / padded cycles per cell from the centre.
-
-        Returns
-        -------
-        numpy.ndarray
-            1 / transform, float64, shape (pixels,).
+        They apply before degridding or after gridding.
         """
+        # pixel i lies (i - pixels // 2) / padded cycles per cell from the centre
         return 1.0 / self.transform((np.arange(pixels) - pixels // 2) / padded)
 
 
@@ -130,21 +115,9 @@ def make_kernel(epsilon: float, upsampling: float = 2.0, dimensions: int = 2, si
     transform at the centre to that at the edge, once per dimension. With little upsampling that is 1e5 for wide kernels,
     which is too much for single precision.
 
-    Parameters
-    ----------
-    epsilon : float
-        Accuracy of the image, relative to sum |w V| / sum w.
-    upsampling : float
-        Ratio of the FFT's size to the image's, `UPSAMPLING`; the kernel is also right for any larger ratio.
-    dimensions : int
-        Errors of this many dimensions add in quadrature: 2, or 3 with w.
-    single : bool
-        Whether grids and FFTs are in single precision.
-
-    Raises
-    ------
-    GpucubeError
-        No kernel of at most `MAX_SUPPORT` cells reaches epsilon in this precision.
+    `epsilon` is the image's accuracy relative to sum |w V| / sum w. The kernel is also right for any larger upsampling.
+    Errors of the `dimensions`, 2 or with w 3, add in quadrature. Raises AccuracyError if no kernel of at most `MAX_SUPPORT`
+    cells reaches epsilon with grids and FFTs in this precision.
     """
     if not UPSAMPLING[0] <= upsampling <= UPSAMPLING[1]:
         raise GpucubeError(f"an upsampling of {upsampling} is not between {UPSAMPLING[0]} and {UPSAMPLING[1]}")
@@ -175,20 +148,7 @@ def choose_kernel(
 ) -> GriddingKernel:
     """Choose the kernel whose upsampling makes one image cheapest: little for large FFTs, much for many samples.
 
-    Parameters
-    ----------
-    epsilon : float
-    nx, ny : int
-        Pixels of the image.
-    samples : int
-        Visibilities of one plane; with w, times the support, since each is gridded to so many planes of w.
-    dimensions, single
-        As `make_kernel`.
-
-    Raises
-    ------
-    GpucubeError
-        No upsampling reaches epsilon.
+    `samples` counts the visibilities of one plane. Raises AccuracyError if no upsampling reaches epsilon.
     """
 
     def seconds(kernel: GriddingKernel) -> float:
@@ -222,20 +182,12 @@ class WPlanes:
 
     The visibilities are turned by exp(-2 pi i w centre), which moves n - 1 to n - 1 - centre, between -h and +h. That halves
     the number of planes (as in the implementation of Arras et al. 2021). Plane p lies at ``first + p * spacing``.
-
-    Attributes
-    ----------
-    count : int
-    first, spacing : float
-        Wavelengths.
-    centre : float
-        Middle of the range of n - 1.
     """
 
     count: int
-    first: float
-    spacing: float
-    centre: float
+    first: float  # wavelengths
+    spacing: float  # wavelengths
+    centre: float  # middle of the range of n - 1
 
     def w(self, plane: int) -> float:
         """w of a plane in wavelengths."""
@@ -255,22 +207,11 @@ class WPlanes:
 
 
 def make_w_planes(kernel: GriddingKernel, w_min: float, w_max: float, n_minus_one_min: float) -> WPlanes:
-    """Make planes that hold every w with the kernel's own accuracy.
+    """Make planes that hold every w (wavelengths, turned to w >= 0 by conjugation) with the kernel's own accuracy.
 
     The image's transform along w extends over h = |n - 1|max / 2 on either side, so that planes 1 / (2 upsampling h)
     apart sample it as finely as the uv grid samples the image (Ye et al. 2021, eq. 20; Arras et al. 2021, eq. 13).
-
-    Parameters
-    ----------
-    kernel : GriddingKernel
-    w_min, w_max : float
-        Range of w in wavelengths, of visibilities turned to w >= 0 by conjugation.
-    n_minus_one_min : float
-        n - 1 of the image's corners, negative.
-
-    Returns
-    -------
-    WPlanes
+    `n_minus_one_min` is n - 1 of the image's corners, negative.
     """
     spacing = 1.0 / (kernel.upsampling * abs(n_minus_one_min))
     between = int(np.ceil((w_max - w_min) / spacing))

@@ -17,8 +17,3 @@ def kernel_source(name: str) -> str:
     Messages of the compiler name file and line as they are on disk.
     """
     return "".join(f'#line 1 "{file}"\n{(FOLDER / file).read_text()}\n' for file in (PRELUDE, f"{name}.cu"))
-
-
-def kernel_files() -> list[Path]:
-    """All CUDA sources, sorted; the prelude is not one of them."""
-    return sorted(FOLDER.glob("*.cu"))

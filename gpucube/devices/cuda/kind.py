@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,13 +44,11 @@ class CudaKind:
 
         return cupy_backend(lanes)
 
-    @contextmanager
-    def working(self) -> Iterator[None]:
+    def working(self) -> AbstractContextManager[None]:
         """Limit CuPy's memory pool to what this process may take."""
         from gpucube.devices.cuda.cupy_backend import limited_pool
 
-        with limited_pool():
-            yield
+        return limited_pool()
 
     def resources(self, settings: ImagingSettings, device_memory: int) -> Resources:
         """Predict the host memory of all lanes, and what each may hold on the GPU."""
@@ -66,12 +64,9 @@ class CudaKind:
         )
 
     def memory_peak(self) -> int:
-        """What CuPy's pool holds; 0 in a process that has not imported CuPy."""
-        if "cupy" not in sys.modules:
-            return 0
-        from gpucube.devices.cuda.cupy_backend import memory_held
-
-        return memory_held()
+        """Bytes that CuPy's pool has taken, which it returns only when memory runs out; 0 before CuPy is imported."""
+        cupy = sys.modules.get("cupy")
+        return int(cupy.get_default_memory_pool().total_bytes()) if cupy else 0
 
     def cluster_factory(self) -> Callable[..., Any]:
         """A process for each of the first GPUs of ``CUDA_VISIBLE_DEVICES``; CuPy's pool bounds the device's memory."""

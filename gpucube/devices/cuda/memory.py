@@ -10,28 +10,20 @@ import math
 
 from gpucube.devices.base import ImagingSettings
 from gpucube.devices.cuda.backend import FftMemory, fft_group
-from gpucube.devices.cuda.costs import MAJOR_CYCLE
+from gpucube.devices.cuda.gridding_kernel import FFT_SECONDS
 from gpucube.devices.cuda.uv_grid import UvGrid, choose_grids
-from gpucube.devices.cycle_rules import major_in_image
+from gpucube.devices.cycle_rules import MajorCycleCost, major_in_image
 from gpucube.errors import GpucubeError
 
 FLOAT, DOUBLE, INT, LONG, COMPLEX64 = 4, 8, 4, 8, 8
 """Bytes."""
 
+MAJOR_CYCLE = MajorCycleCost(image_fft=2 * FFT_SECONDS, grid_fft=2 * FFT_SECONDS, sample=4e-10)
+"""Estimated from an H200's bandwidth, not measured."""
+
 
 class DeviceMemory:
-    """The device memory of a job.
-
-    Parameters
-    ----------
-    settings : ImagingSettings
-    fft : FftMemory
-
-    Raises
-    ------
-    GpucubeError
-        No grid reaches epsilon, or the image extends beyond the horizon.
-    """
+    """The device memory of a job."""
 
     def __init__(self, settings: ImagingSettings, fft: FftMemory):
         self._settings, self._fft = settings, fft
@@ -39,13 +31,7 @@ class DeviceMemory:
         self.in_image = major_in_image(settings, settings.samples, MAJOR_CYCLE)
 
     def planes_that_fit(self, memory: int) -> int:
-        """Largest number of planes that `memory` bytes hold at once.
-
-        Raises
-        ------
-        GpucubeError
-            Not even one plane fits.
-        """
+        """Find the largest number of planes that `memory` bytes hold at once; raises GpucubeError if not even one fits."""
         if (one := self.of(1)) > memory:
             g = self._settings.geometry
             raise GpucubeError(
@@ -81,7 +67,10 @@ class DeviceMemory:
         gridding = weighed + _placed(grids.image, samples) + self._gridding(grids.image, planes)
         kept = 0 if self.in_image else _placed(grids.image, samples)
         psf = max(self._psf(grid, planes) for grid in (grids.narrow, grids.wide))
-        major = self._convolving() if self.in_image else self._gridding(grids.image, planes, residual=True)
+        if self.in_image:  # padded images, their transforms, and the FFT's own work
+            major = int((2 + self._fft.work) * self._convolution_bytes())
+        else:
+            major = self._gridding(grids.image, planes, residual=True)
         steps = max(weighing, sorting, gridding, samples * FLOAT + kept + psf, kept + major)
         return stacks + rows + self._plans() + steps
 
@@ -115,11 +104,8 @@ class DeviceMemory:
         area = math.pi * semi_x * semi_y * (0.5 if grid.w_planes is None else 1.0)
         return int(min(grid.tiles[0] * grid.tiles[1], area + semi_y))
 
-    def _convolving(self) -> int:
-        """One group of a convolution: padded images, their transforms, and the FFT's own work."""
-        return int((2 + self._fft.work) * self._convolution_bytes())
-
     def _convolution_bytes(self) -> int:
+        """The padded images of one group of a convolution, or their transforms."""
         g = self._settings.geometry
         return fft_group(4 * g.nx * g.ny) * 2 * g.ny * (2 * g.nx + 2) * FLOAT
 

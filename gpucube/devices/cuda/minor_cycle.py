@@ -2,7 +2,7 @@
 
 In: stacks of residuals, PSFs and models, the slots of the planes to be cleaned, and how far to clean each. Out: models, changed
 in place, and the iterations done. Algorithms: Högbom 1974 (A&AS 15, 417) on the whole image, or on an active set after Clark
-1980 (A&A 89, 377). The sequence of components is that of the CPU's loops to the last bit, whatever the form.
+1980 (A&A 89, 377). The components are bit-identical with those of the CPU's loops, whatever the form.
 """
 
 from __future__ import annotations
@@ -45,34 +45,15 @@ class Images:
         """The stacks as kernels take them."""
         return self.residual, self.psf, self.model, self.masks, self.mask_of
 
-    def size(self) -> tuple[int, int]:
-        """(ny, nx)."""
-        _, ny, nx = self.residual.shape
-        return ny, nx
-
 
 def active_set(
     backend: Backend, kernels: Kernels, images: Images, slots: DeviceArray, cycles: Sequence[MinorCycle]
 ) -> list[int]:
-    """Clean active sets, of all planes in one launch, in shared memory; sets too large for it again, in global memory.
+    """Clean the active sets of the planes in the slots (n,) int32, and return the iterations of each.
 
-    Parameters
-    ----------
-    backend, kernels
-        The kernels of ``hogbom``.
-    images : Images
-        Models are changed.
-    slots : int32, shape (n,)
-        Planes to be cleaned.
-    cycles : sequence of MinorCycle
-        One for each.
-
-    Returns
-    -------
-    list of int
-        Iterations done.
+    One launch cleans all sets in shared memory. Those too large for it are cleaned again, in global memory.
     """
-    xp, (ny, nx) = backend.xp, images.size()
+    xp, (_, ny, nx) = backend.xp, images.residual.shape
     shared = min(backend.shared_bytes - STATIC_SHARED_BYTES, BYTES_A_MEMBER * ny * nx) // BYTES_A_MEMBER
     gain, threshold, limit = _on_device(backend, cycles)  # (n,) each
     cut = xp.asarray(ACTIVE_SET_CUT * np.array([c.threshold for c in cycles], float))  # (n,)
@@ -96,11 +77,11 @@ def active_set(
 def textbook(
     backend: Backend, kernels: Kernels, images: Images, slots: DeviceArray, cycles: Sequence[MinorCycle]
 ) -> list[int]:
-    """Clean whole images. Parameters and result as `active_set`.
+    """Clean whole images; arguments and result are those of `active_set`.
 
-    One launch with a block for each plane, or many blocks for each where there are fewer planes than would fill the device.
+    Each plane has one block, or many where the planes alone would not fill the device.
     """
-    ny, nx = images.size()
+    _, ny, nx = images.residual.shape
     blocks = 2 * backend.processors // len(slots)
     if blocks > 1 and ny * nx > SMALL_IMAGE:
         return _by_many_blocks(backend, kernels, images, slots, cycles, blocks)
@@ -119,7 +100,7 @@ def _by_many_blocks(
     blocks: int,
 ) -> list[int]:
     """Clean with a launch for each iteration, since blocks cannot wait for each other; the host looks after many launches."""
-    xp, (ny, nx), count = backend.xp, images.size(), len(slots)
+    xp, (ny, nx), count = backend.xp, images.residual.shape[1:], len(slots)
     partial, iterations = xp.zeros((2, count, blocks, 2), np.uint32), xp.zeros((2, count), np.int32)
     grid, block = (blocks, count), (1024,)
     searched = (images.residual, images.masks, images.mask_of, slots, ny, nx)

@@ -101,10 +101,7 @@ class UvGrids:
 def choose_grids(settings: ImagingSettings) -> UvGrids:
     """Choose the grids of a job, in single precision where that reaches epsilon.
 
-    Raises
-    ------
-    GpucubeError
-        Nothing reaches epsilon, or the image extends beyond the horizon.
+    Raises GpucubeError if nothing reaches epsilon, or if the image extends beyond the horizon.
     """
     narrow = _choose_grid(settings, 1, False)
     image = _choose_grid(settings, 1, True) if settings.w_term else narrow
