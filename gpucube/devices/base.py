@@ -88,11 +88,8 @@ class Device(Protocol[PlaneT]):
     batch: int  # largest number of planes that it works on at once
     out_of_memory: type[Exception]  # what it raises when it has no memory left
     substage_seconds: dict[str, float]
-    """Seconds spent in separately reported sub-stages since the last reset. The caller clears it after reading.
-
-    The sub-stages are ``"upload"`` and ``"weights"`` in `begin`, and ``"fft"`` in `make_psf` and `major` where those
-    transform the image itself.
-    """
+    """Seconds of ``"upload"`` and ``"weights"`` in `begin`, and of ``"fft"`` in `make_psf` and `major` where those transform
+    the image itself. The caller clears it after reading."""
 
     def begin(self, samples: Sequence[Samples | None], masks: Sequence[np.ndarray | None]) -> list[PlaneT]:
         """Upload, weight and grid samples; the dirty image becomes the first residual.

@@ -40,11 +40,9 @@ def fit_beam(psf: np.ndarray, cell_x: float, cell_y: float) -> Beam:
     of a single baseline is a ridge without end.
     """
     half = FIRST_WINDOW
-    while True:
-        beam = fit_beam_in_window(psf[peak_window(psf.shape, half)], psf.shape, cell_x, cell_y)
-        if beam is not None:
-            return beam
+    while (beam := fit_beam_in_window(psf[peak_window(psf.shape, half)], psf.shape, cell_x, cell_y)) is None:
         half *= 2
+    return beam
 
 
 def peak_window(shape: tuple[int, int], half: int) -> tuple[slice, slice]:
@@ -67,8 +65,9 @@ def fit_beam_in_window(window: np.ndarray, shape: tuple[int, int], cell_x: float
     unit = math.sqrt(cell_x * cell_y)
     narrow = FOUR_LN2 / (min(cell_x, cell_y) / unit) ** 2
     wide = FOUR_LN2 / (max(nx * cell_x, ny * cell_y) / unit) ** 2
-    # one type and layout for the compiler, and a copy that the fit may change
+    # one type and layout for the compiler
     level = np.array(window, dtype=np.float64, order="C")
+    level[~np.isfinite(level)] = 0.0
     complete, a, b, c = _fit_lobe(level, ny, nx, cell_x / unit, cell_y / unit, wide)
     if not complete:
         return None
@@ -88,15 +87,11 @@ def _fit_lobe(
 ) -> tuple[bool, float, float, float]:
     """Fit exp(-(a east^2 + 2 b east north + c north^2)) to the main lobe; returns whether it is complete, and (a, b, c).
 
-    `level` is the window of an image (ny, nx) whose pixels are `width` by `height`; values that are not finite are replaced
-    by 0 in it. Nothing is fitted if the lobe may continue beyond the window.
+    `level` is the window of an image (ny, nx) whose pixels are `width` by `height`. Nothing is fitted if the lobe may
+    continue beyond the window.
     """
     rows, columns = level.shape
     cy, cx = rows // 2, columns // 2
-    for y in range(rows):
-        for x in range(columns):
-            if not np.isfinite(level[y, x]):
-                level[y, x] = 0.0
     lobe = _connected(level > LOBE_CUTOFF, cy, cx)
     y0, x0 = ny // 2 - cy, nx // 2 - cx
     if (

@@ -13,7 +13,7 @@ import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -28,8 +28,6 @@ SHARE = 0.9
 STAGING_BYTES = 32 << 20
 """Pinned memory is used in two halves of this size: one is filled while the other is sent."""
 
-_HALVES = 2
-
 FFT_MEMORY = FftMemory(work=0.0, kept=1.0)
 """Transforms may destroy their input and need no copy of it. The work area of cuFFT stays with the plan in the cache of its
 thread: an estimate, not measured (`bench/gpu/gpu_speed.py` measures it)."""
@@ -40,13 +38,10 @@ LEAST_CAPABILITY = 80
 _OUT_OF_MEMORY = ("CUFFT_ALLOC_FAILED", "cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY")
 """The beginnings of the errors of cuFFT, the runtime and the driver when there is no memory left."""
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 
 @functools.cache
 def why_not() -> str:
-    """What keeps this process from using a GPU, and what to do about it; empty if nothing does."""
+    """Find out what keeps this process from using a GPU, and what to do about it; empty if nothing does."""
     advice = "pip install 'gpucube[cuda12]' or 'gpucube[cuda13]'"
     try:
         import cupy
@@ -78,7 +73,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def count() -> int:
-    """Number of GPUs that this process sees."""
+    """Count the GPUs that this process sees."""
     import cupy
 
     return int(cupy.cuda.runtime.getDeviceCount())
@@ -107,11 +102,11 @@ def limited_pool() -> Iterator[None]:
         pool.set_limit(size=before)
 
 
-def _raising_memory_error(function: Callable[P, R]) -> Callable[P, R]:
+def _raising_memory_error(function: Callable[..., Any]) -> Callable[..., Any]:
     """Raise `MemoryError` where cuFFT, the runtime or the driver is out of memory, as CuPy's allocator does."""
 
     @functools.wraps(function)
-    def wrapped(*arguments: P.args, **options: P.kwargs) -> R:
+    def wrapped(*arguments: Any, **options: Any) -> Any:
         try:
             return function(*arguments, **options)
         except RuntimeError as error:
@@ -165,8 +160,8 @@ class _Staging:
         import cupyx
 
         self._cupy, self._stream = cupy, stream
-        self._halves = [cupyx.empty_pinned(STAGING_BYTES, np.uint8) for _ in range(_HALVES)]
-        self._sent = [cupy.cuda.Event(disable_timing=True) for _ in range(_HALVES)]
+        self._halves = [cupyx.empty_pinned(STAGING_BYTES, np.uint8) for _ in range(2)]
+        self._sent = [cupy.cuda.Event(disable_timing=True) for _ in range(2)]
         self._next = 0
 
     def upload(self, arrays: Sequence[np.ndarray], dtype: DTypeLike) -> DeviceArray:
@@ -179,7 +174,7 @@ class _Staging:
             for start in range(0, flat.size, room):
                 part = flat[start : start + room]
                 half, sent = self._halves[self._next], self._sent[self._next]
-                self._next = (self._next + 1) % _HALVES
+                self._next = 1 - self._next
                 sent.synchronize()
                 pinned = half.view(kind)[: part.size]
                 pinned[:] = part

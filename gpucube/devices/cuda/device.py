@@ -261,7 +261,7 @@ class CudaDevice:
         gridder.psf(gridder.place(some), Target(planes=np.arange(len(planes)), scale=scale, slot=where, images=psf))
 
     def _psf_places(self, slots: DeviceArray, wide: bool) -> tuple[DeviceArray, DeviceArray]:
-        """The stack that holds the PSFs of some slots, and their places in it."""
+        """Find the stack that holds the PSFs of some slots, and their places in it."""
         return (self._stacks.psf, slots) if wide else (self._stacks.narrow_psf, self._backend.xp.multiply(slots, 4))
 
     def beams(self, planes: Sequence[CudaPlane]) -> list[tuple[Beam, float]]:
@@ -272,10 +272,8 @@ class CudaDevice:
         xp, g = self._backend.xp, self.settings.geometry
         ellipses = xp.asarray(np.array([lobe_ellipse(beam, g.cell_x, g.cell_y) for beam in beams]))  # (nplane, 6)
         largest = xp.zeros(len(planes), np.uint32)
-        for wide in (False, True):
+        for wide in {p.wide for p in planes}:
             some = [k for k, p in enumerate(planes) if p.wide == wide]
-            if not some:
-                continue
             psf = self._psf_places(self._slots([planes[k] for k in some]), wide)
             found, which = xp.zeros(len(some), np.uint32), xp.asarray(some)
             scale, lobes = 2 if wide else 1, (ellipses[which], g.cell_x, g.cell_y)

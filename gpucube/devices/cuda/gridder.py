@@ -70,7 +70,7 @@ class Target:
     images: DeviceArray  # (nslot, ny, nx) float32, written
 
     def groups(self, size: int) -> Iterator[Target]:
-        """The same in groups of at most `size` planes."""
+        """Split it into groups of at most `size` planes."""
         for start in range(0, len(self.planes), size):
             part = slice(start, start + size)
             yield replace(self, planes=self.planes[part], scale=self.scale[part], slot=self.slot[part])
@@ -109,7 +109,7 @@ class TileGridder:
             self._height = table(height - grid.w_planes.centre, np.dtype(np.float64))  # (ny, nx)
 
     def place(self, samples: SampleBatch) -> PlacedSamples:
-        """Sort the samples of a chunk."""
+        """Sort the samples of a chunk by tiles, and drop those of no weight."""
         xp, grid, planes = self.backend.xp, self.grid, len(samples.per_metre)
         (fft_y, fft_x), (tiles_y, tiles_x), w = grid.fft, grid.tiles, grid.w_planes
         largest, tiles = samples.most_samples(), tiles_y * tiles_x
@@ -149,14 +149,14 @@ class TileGridder:
     def image(self, placed: PlacedSamples, to: Target) -> None:
         """Make dirty images: scale[p] times sum_k w_k Re[V_k exp(-2 pi i (u l + v m + w (n - 1)))]."""
         for group in to.groups(self.grid.group):
-            self._image("grid.grid_samples", placed, placed.vis, group)
+            self._image("grid.grid_samples", placed, group)
 
     def psf(self, placed: PlacedSamples, to: Target) -> None:
         """Make images of visibilities that are all 1. The grid must neglect w: a source at the centre has none."""
         if self.grid.w_planes is not None:
             raise ValueError("the PSF is made without w")
         for group in to.groups(self.grid.group):
-            self._image("grid.grid_ones", placed, placed.vis, group)
+            self._image("grid.grid_ones", placed, group)
 
     def predict(self, placed: PlacedSamples, planes: np.ndarray, slot: DeviceArray, model: DeviceArray) -> DeviceArray:
         """Compute the visibilities of models: sum over pixels of I exp(+2 pi i (u l + v m + w (n - 1))).
@@ -172,24 +172,23 @@ class TileGridder:
                 items = self._items(placed, planes[part], p)
                 if len(items.tile):
                     spectrum = self._spectrum(model, slot[part], p)
-                    self._on_items("grid.degrid_samples", 1, placed, placed.vis, items, p, spectrum, predicted)
+                    self._on_items("grid.degrid_samples", 1, placed, items, p, spectrum, predicted)
         return predicted
 
     def residual(self, placed: PlacedSamples, model: DeviceArray, to: Target) -> None:
         """Make images of vis - model: one pass over the samples without w, two with w. Models lie in the images' slots."""
         if self.grid.w_planes is None:
             for group in to.groups(self.grid.group):
-                self._image("grid.grid_residual", placed, placed.vis, group, self._spectrum(model, group.slot))
+                self._image("grid.grid_residual", placed, group, self._spectrum(model, group.slot))
             return
         predicted = self.predict(placed, to.planes, to.slot, model)
         if placed.count:
             blocks = (-(-placed.count // 256),)
             self._kernels.launch("grid.subtract_model", blocks, (256,), placed.vis, np.int64(placed.count), predicted)
-        for group in to.groups(self.grid.group):
-            self._image("grid.grid_samples", placed, predicted, group)
+        self.image(replace(placed, vis=predicted), to)
 
     def _items(self, placed: PlacedSamples, planes: np.ndarray, w_plane: int) -> _Items:
-        """Work on some of the planes, which it numbers in the order of `planes`."""
+        """Divide the samples of some planes among blocks; tiles are numbered in the order of `planes`."""
         xp, grid = self.backend.xp, self.grid
         tiles = grid.tiles[0] * grid.tiles[1]
         of_plane = xp.asarray(planes, np.int64)[:, None] * tiles + xp.arange(tiles)  # (nplane, ntile)
@@ -207,48 +206,31 @@ class TileGridder:
         tile = xp.searchsorted(of_tile, numbers, side="right") - 1
         first = begin[tile] + (numbers - of_tile[tile]) * grid.max_samples
         count = xp.minimum(end[tile] - first, grid.max_samples)
-        return _Items(
-            tile=tile.astype(np.int32),
-            first=first.astype(np.int64),
-            count=count.astype(np.int32),
-            of_tile=of_tile.astype(np.int32),
-        )
+        short = [a.astype(np.int32) for a in (tile, count, of_tile)]
+        return _Items(tile=short[0], first=first.astype(np.int64), count=short[1], of_tile=short[2])
 
     def _on_items(
-        self,
-        name: str,
-        squares: int,
-        placed: PlacedSamples,
-        vis: DeviceArray,
-        items: _Items,
-        w_plane: int,
-        *arrays: DeviceArray,
+        self, name: str, squares: int, placed: PlacedSamples, items: _Items, w_plane: int, *arrays: DeviceArray
     ) -> None:
         """Launch a kernel of `grid.cu` that holds so many squares; `arrays` are its spectrum, if any, and its output."""
         grid, (fft_y, fft_x), (tiles_y, tiles_x) = self.grid, self.grid.fft, self.grid.tiles
         threads = 256 if grid.kernel.support > 8 else 64
-        samples = (placed.cell, placed.z, placed.cell_w, placed.z_w, vis, placed.weight, self._coefficients)
+        samples = (placed.cell, placed.z, placed.cell_w, placed.z_w, placed.vis, placed.weight, self._coefficients)
         work = (items.tile, items.first, items.count)
         sizes = (grid.side, grid.tile, tiles_x, tiles_y, fft_x, fft_y, w_plane)
         blocks, shared = (len(items.tile),), grid.shared_bytes(squares)
         self._kernels.launch(name, blocks, (threads,), *samples, *work, *sizes, *arrays, shared_mem=shared)
 
     def _gridded(
-        self,
-        name: str,
-        placed: PlacedSamples,
-        vis: DeviceArray,
-        planes: np.ndarray,
-        w_plane: int,
-        *spectrum: DeviceArray,
+        self, name: str, placed: PlacedSamples, planes: np.ndarray, w_plane: int, *spectrum: DeviceArray
     ) -> DeviceArray | None:
-        """Grids of one group, (group, fft_y, columns), or None where no sample reaches this plane of w."""
+        """Make the grids of one group, (group, fft_y, columns), or None where no sample reaches this plane of w."""
         xp, grid, items = self.backend.xp, self.grid, self._items(placed, planes, w_plane)
         if not len(items.tile):
             return None
         (fft_y, fft_x), (tiles_y, tiles_x) = grid.fft, grid.tiles
         buffer = xp.empty((len(items.tile), grid.side, grid.side), grid.complex)
-        self._on_items(name, 1 + len(spectrum), placed, vis, items, w_plane, *spectrum, buffer)
+        self._on_items(name, 1 + len(spectrum), placed, items, w_plane, *spectrum, buffer)
         gridded: DeviceArray = xp.empty((grid.group, fft_y, grid.columns), grid.complex)
         gridded[len(planes) :] = 0
         sizes = (grid.side, grid.tile, tiles_x, tiles_y, fft_x, fft_y, w_plane)
@@ -256,12 +238,12 @@ class TileGridder:
         self._kernels.over("grid.gather_tiles", *over, buffer, items.of_tile, *sizes, gridded)
         return gridded
 
-    def _image(self, name: str, placed: PlacedSamples, vis: DeviceArray, to: Target, *spectrum: DeviceArray) -> None:
+    def _image(self, name: str, placed: PlacedSamples, to: Target, *spectrum: DeviceArray) -> None:
         """Make the images of one group."""
         grid, over = self.grid, (len(to.planes), self.grid.ny, self.grid.nx)
         sizes, where = (grid.ny, grid.nx, *grid.fft), (to.scale, to.slot)
         if grid.w_planes is None:
-            gridded = self._gridded(name, placed, vis, to.planes, -1, *spectrum)
+            gridded = self._gridded(name, placed, to.planes, -1, *spectrum)
             if gridded is None:
                 to.images[to.slot] = 0
                 return
@@ -270,7 +252,7 @@ class TileGridder:
             return
         total = self.backend.xp.zeros(over, grid.real)
         for p in range(grid.w_planes.count):
-            gridded = self._gridded(name, placed, vis, to.planes, p)
+            gridded = self._gridded(name, placed, to.planes, p)
             if gridded is not None:
                 padded, w = self.backend.ifft2(gridded), grid.w_planes.w(p)
                 self._kernels.over("convolve.add_w_plane", *over, padded, self._height, w, *sizes, total)

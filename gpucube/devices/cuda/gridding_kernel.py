@@ -57,12 +57,8 @@ class GriddingKernel:
     )
     coefficients: np.ndarray  # (support + 4, support) float64, highest power first
 
-    def __call__(self, t: np.ndarray) -> np.ndarray:
-        """Evaluate the kernel by its definition, at `t` cells from its centre."""
-        return _exponential_of_semicircle(2.0 * np.asarray(t, float) / self.support, self.beta)
-
     def transform(self, frequency: np.ndarray) -> np.ndarray:
-        """Fourier transform: integral of phi(2 t / support) cos(2 pi frequency t) dt, frequency in cycles per cell."""
+        """Compute the Fourier transform: integral of phi(2 t / support) cos(2 pi frequency t) dt, frequency in cycles per cell."""
         return _transform(np.asarray(frequency, float), self.support, self.beta)
 
     def correction(self, pixels: int, padded: int) -> np.ndarray:
@@ -75,19 +71,17 @@ class GriddingKernel:
 
 
 def _exponential_of_semicircle(x: np.ndarray, beta: float) -> np.ndarray:
-    inside = np.clip(1.0 - x * x, 0.0, None)
-    return np.where(np.abs(x) <= 1.0, np.exp(beta * (np.sqrt(inside) - 1.0)), 0.0)
+    values: np.ndarray = np.exp(beta * (np.sqrt(1.0 - x * x) - 1.0))
+    return values
 
 
-@lru_cache(maxsize=1)
-def _half_line() -> tuple[np.ndarray, np.ndarray]:
-    """Gauss-Legendre nodes and weights on [0, 1]; the integrand is even."""
-    nodes, weights = np.polynomial.legendre.leggauss(_QUADRATURE_POINTS)
-    return 0.5 * (nodes + 1.0), 0.5 * weights
+_gauss_legendre = lru_cache(np.polynomial.legendre.leggauss)
 
 
 def _transform(frequency: np.ndarray, support: int, beta: float) -> np.ndarray:
-    nodes, weights = _half_line()
+    # on [0, 1], since the integrand is even
+    nodes, weights = _gauss_legendre(_QUADRATURE_POINTS)
+    nodes, weights = 0.5 * (nodes + 1.0), 0.5 * weights
     # x = sin(pi s / 2) takes the square root's singularity away from the end of the interval
     x = np.sin(0.5 * np.pi * nodes)
     measure = weights * 0.5 * np.pi * np.cos(0.5 * np.pi * nodes) * _exponential_of_semicircle(x, beta)
@@ -96,7 +90,7 @@ def _transform(frequency: np.ndarray, support: int, beta: float) -> np.ndarray:
 
 
 def aliasing_error(support: int, beta: float, upsampling: float) -> float:
-    """Relative error of gridding one visibility, rms over its position in a cell, at the worst pixel of one dimension.
+    """Compute the relative error of gridding one visibility at the worst pixel of one dimension, rms over positions in a cell.
 
     A pixel at nu cycles per cell also receives the transform at nu + m for every integer m, with phases that depend on
     the position: sqrt(sum_m phi^(nu + m)^2) / phi^(nu) (Barnett et al. 2019, eq. 3.10, its sum taken in quadrature).

@@ -6,6 +6,7 @@ that fit. The plan uses it before there is a device, and the device itself; a te
 
 from __future__ import annotations
 
+import bisect
 import math
 
 from gpucube.devices.base import ImagingSettings
@@ -32,26 +33,19 @@ class DeviceMemory:
 
     def planes_that_fit(self, memory: int) -> int:
         """Find the largest number of planes that `memory` bytes hold at once; raises GpucubeError if not even one fits."""
-        if (one := self.of(1)) > memory:
-            g = self._settings.geometry
-            raise GpucubeError(
-                f"imaging one channel of {g.nx} x {g.ny} pixels needs {one / 1e9:.2f} GB of device memory, "
-                f"{memory / 1e9:.2f} GB may be used: choose a smaller `imsize`, or `device='cpu'`"
-            )
-        low, high = 1, 2
-        while self.of(high) <= memory:
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self.of(middle) <= memory else (low, middle)
-        return low
+        if planes := bisect.bisect_right(range(1, max(memory, 1)), memory, key=self.of):
+            return planes
+        g = self._settings.geometry
+        raise GpucubeError(
+            f"imaging one channel of {g.nx} x {g.ny} pixels needs {self.of(1) / 1e9:.2f} GB of device memory, "
+            f"{memory / 1e9:.2f} GB may be used: choose a smaller `imsize`, or `device='cpu'`"
+        )
 
     def of(self, planes: int) -> int:
-        """Largest number of bytes that so many planes take at any time, each with `settings.samples` samples.
+        """Predict the largest number of bytes that so many planes take at any time, each with `settings.samples` samples.
 
-        That is the stacks, the uvw, the plans of FFTs, and the largest of what each step takes beside them: weights;
-        sorting; gridding; PSFs, one group at a time; major cycles. Minor cycles whose active set spills are rare and
-        smaller; they are not counted.
+        That is the stacks, the uvw, the plans of FFTs, and the largest of what each step takes beside them. Minor cycles
+        whose active set spills are rare and smaller; they are not counted.
         """
         settings, grids = self._settings, self.grids
         pixels, each = settings.geometry.nx * settings.geometry.ny, settings.samples
@@ -110,18 +104,11 @@ class DeviceMemory:
         return fft_group(4 * g.nx * g.ny) * 2 * g.ny * (2 * g.nx + 2) * FLOAT
 
     def _plans(self) -> int:
-        """What plans of FFTs keep: one for each kind of transform."""
-        grids = self.grids
-
-        def plans(transforms: int, grid: UvGrid) -> int:
-            return int(transforms * self._fft.kept * max(_fft_bytes(grid)))
-
-        total = plans(1 if self.in_image else 2, grids.image) + plans(1, grids.wide)
-        if self.in_image:
-            total += int(2 * self._fft.kept * self._convolution_bytes())
-        if self._settings.w_term:
-            total += plans(1, grids.narrow)
-        return total
+        """Bytes that the plans of FFTs keep, one for each kind of transform."""
+        image, narrow, wide = (max(_fft_bytes(grid)) for grid in (self.grids.image, self.grids.narrow, self.grids.wide))
+        in_image = image + 2 * self._convolution_bytes()
+        bytes_of_ffts = (in_image if self.in_image else 2 * image) + wide + (narrow if self._settings.w_term else 0)
+        return int(self._fft.kept * bytes_of_ffts)
 
 
 def _sorting(grid: UvGrid, samples: int) -> int:

@@ -92,12 +92,7 @@ def textbook(
 
 
 def _by_many_blocks(
-    backend: Backend,
-    kernels: Kernels,
-    images: Images,
-    slots: DeviceArray,
-    cycles: Sequence[MinorCycle],
-    blocks: int,
+    backend: Backend, kernels: Kernels, images: Images, slots: DeviceArray, cycles: Sequence[MinorCycle], blocks: int
 ) -> list[int]:
     """Clean with a launch for each iteration, since blocks cannot wait for each other; the host looks after many launches."""
     xp, (ny, nx), count = backend.xp, images.residual.shape[1:], len(slots)
@@ -119,10 +114,7 @@ def _by_many_blocks(
 
 
 def _on_device(backend: Backend, cycles: Sequence[MinorCycle]) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
-    """Gain, threshold and iteration limit of every plane."""
-    asarray = backend.xp.asarray
-    return (
-        asarray(np.array([c.gain for c in cycles], float)),
-        asarray(np.array([c.threshold for c in cycles], float)),
-        asarray(np.array([min(c.max_iterations, _MOST_ITERATIONS) for c in cycles], np.int32)),
-    )
+    """Upload gain, threshold and iteration limit of every plane."""
+    upload = backend.xp.asarray
+    limits = np.array([min(c.max_iterations, _MOST_ITERATIONS) for c in cycles], np.int32)
+    return upload([float(c.gain) for c in cycles]), upload([float(c.threshold) for c in cycles]), upload(limits)
