@@ -58,7 +58,7 @@ class GriddingKernel:
     coefficients: np.ndarray  # (support + 4, support) float64, highest power first
 
     def transform(self, frequency: np.ndarray) -> np.ndarray:
-        """Compute the Fourier transform: integral of phi(2 t / support) cos(2 pi frequency t) dt, frequency in cycles per cell."""
+        """Compute the integral of phi(2 t / support) cos(2 pi frequency t) dt, frequency in cycles per cell."""
         return _transform(np.asarray(frequency, float), self.support, self.beta)
 
     def correction(self, pixels: int, padded: int) -> np.ndarray:
