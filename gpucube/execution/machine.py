@@ -1,21 +1,143 @@
-"""Facts about the machine and the process that a plan and a summary need."""
+"""What this process may use: cores, memory and open files, by the limits of the machine, of its job and of its shell.
+
+In: the control groups (versions 1 and 2) with all that enclose them, SLURM's variables, resource limits and affinity. Out:
+every limit by the name of whoever sets it, so that a plan can say which one counts.
+"""
 
 from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import psutil
+
+Limits = dict[str, int]
+"""Amounts by the name of whoever sets them."""
+
+ROOT = Path("/")
+
+
+def core_limits(root: Path = ROOT, environment: Mapping[str, str] = os.environ) -> Limits:
+    """CPU cores that this process may use."""
+    try:
+        limits = {"the affinity of the process": len(os.sched_getaffinity(0))}
+    except AttributeError:  # macOS
+        limits = {"the machine": os.cpu_count() or 1}
+    for folder in _control_groups("cpu", root):
+        quota, period = (
+            _numbers(folder / "cpu.max")
+            or [number for name in ("quota", "period") for number in _numbers(folder / f"cpu.cfs_{name}_us")]
+            or (0, 0)
+        )
+        if quota > 0 and period > 0:
+            _note(limits, "the control group's CPU quota", max(1, quota // period))
+    for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
+        if environment.get(name, "").isdecimal():
+            _note(limits, name, int(environment[name]))
+    return limits
+
+
+def memory_limits(root: Path = ROOT, environment: Mapping[str, str] = os.environ) -> Limits:
+    """Bytes that all processes of a run together may still take."""
+    limits = {"the memory that is free on this machine": int(psutil.virtual_memory().available)}
+    for folder in _control_groups("memory", root):
+        used = _numbers(folder / "memory.current") or _numbers(folder / "memory.usage_in_bytes") or [0]
+        statistics: dict[str, int] = {}
+        with suppress(OSError, ValueError):
+            for line in (folder / "memory.stat").read_text().splitlines():
+                name, value = line.split()
+                statistics[name] = int(value)
+        # files in the page cache count as used, but the system gives their memory back when it is needed
+        cached = sum(
+            statistics.get(f"total_{name}", statistics.get(name, 0)) for name in ("inactive_file", "active_file")
+        )
+        for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
+            for most in _numbers(folder / name)[:1]:
+                _note(limits, "the control group's memory limit", max(0, most - max(0, used[0] - cached)))
+    mebibytes = {name: int(value) for name, value in environment.items() if value.isdecimal()}
+    if per_node := mebibytes.get("SLURM_MEM_PER_NODE"):
+        _note(limits, "SLURM_MEM_PER_NODE", per_node << 20)
+    if per_core := mebibytes.get("SLURM_MEM_PER_CPU"):
+        _note(limits, "SLURM_MEM_PER_CPU", per_core * mebibytes.get("SLURM_CPUS_ON_NODE", 1) << 20)
+    return limits
+
+
+def process_memory_limits() -> Limits:
+    """Bytes that a single process like this one may hold."""
+    held = psutil.Process().memory_info()
+    limits: Limits = {}
+    for name, kind, taken in (
+        ("the limit of address space (ulimit -v)", resource.RLIMIT_AS, held.vms),
+        ("the limit of data (ulimit -d)", resource.RLIMIT_DATA, getattr(held, "data", held.vms)),
+    ):
+        most = resource.getrlimit(kind)[0]
+        if most != resource.RLIM_INFINITY:
+            limits[name] = min(most, max(0, most - taken + held.rss))
+    return limits
+
+
+def least(limits: Limits) -> tuple[int, str]:
+    """The smallest limit, and who sets it."""
+    return min((amount, name) for name, amount in limits.items())
 
 
 def cores() -> int:
     """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    return least(core_limits())[0]
 
 
 def available_memory() -> int:
-    """Bytes of memory that new processes may take without swapping."""
-    return int(psutil.virtual_memory().available)
+    """Bytes of memory that new processes may take."""
+    return least(memory_limits())[0]
+
+
+@contextmanager
+def open_files_raised() -> Iterator[None]:
+    """Let this process, and those that it starts, open as many files as the hard limit allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        yield
+    finally:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def _control_groups(controller: str, root: Path) -> Iterator[Path]:
+    """The folders of the control groups that this process is in, from its own up to the outermost.
+
+    In a container the path of the group may be that of the host, which is not there: then only the outermost is.
+    """
+    with suppress(OSError, ValueError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and controller not in controllers.split(","):
+                continue
+            top = root / "sys/fs/cgroup" / (controllers or ".")
+            if not top.is_dir():
+                top = root / "sys/fs/cgroup" / controller
+            own = top / (path.strip("/") if ".." not in path else "")
+            for folder in (own, *own.parents):
+                yield folder
+                if folder == top:
+                    break
+
+
+def _numbers(file: Path) -> list[int]:
+    """The numbers of a file; none if it is not there or says ``max``."""
+    try:
+        return [int(word) for word in file.read_text().split()]
+    except (OSError, ValueError):
+        return []
+
+
+def _note(limits: Limits, name: str, amount: int) -> None:
+    """Keep the smallest limit of a name."""
+    limits[name] = min(amount, limits.get(name, amount))
 
 
 def resident_peak() -> int:

@@ -24,7 +24,7 @@ from gpucube.devices.base import Resources
 from gpucube.devices.choice import Hardware
 from gpucube.devices.cpu.kind import PROCESS_BYTES, CpuKind
 from gpucube.errors import GpucubeError
-from gpucube.execution.machine import available_memory, cores
+from gpucube.execution.machine import core_limits, least, memory_limits, process_memory_limits
 from gpucube.execution.tuning import DEFAULT_TUNING, Tuning
 from gpucube.imaging.job import settings_of
 from gpucube.output.paths import RunPaths
@@ -37,6 +37,8 @@ SECONDS_A_PIXEL = 120e-9
 CLEANING_FACTOR = 10
 """Rough cost of a plane on a CPU core: for each sample, and for each pixel, the latter so many times if it is cleaned. Only the
 choice between threads and processes depends on it."""
+
+SCHEDULER = "the workers of the scheduler"
 
 SHARE_OF_MEMORY = 0.8
 """The part of the available memory that a run may take unless `memory` says otherwise."""
@@ -63,6 +65,8 @@ class Plan:
         Bytes of host memory that all processes together may hold, and are expected to hold.
     device_memory_predicted : int
         Bytes that each GPU is expected to hold; 0 without GPUs.
+    limits : str
+        Who limits the number of workers and the memory.
     warnings : tuple of str
     """
 
@@ -79,6 +83,7 @@ class Plan:
     memory_budget: int
     memory_predicted: int
     device_memory_predicted: int
+    limits: str
     warnings: tuple[str, ...]
 
     @property
@@ -111,6 +116,7 @@ class Plan:
             f"read       {size_text(self.ms_bytes)} from the MeasurementSet, once",
             f"scratch    {size_text(self.scratch_bytes)} in {self.scratch}",
             f"memory     {size_text(self.memory_predicted)} expected, {size_text(self.memory_budget)} allowed",
+            f"limits     {self.limits}",
         ]
         if self.device_memory_predicted:
             lines.append(f"GPU memory {size_text(self.device_memory_predicted)} expected")
@@ -139,7 +145,10 @@ def make_plan(
     resources = kind.resources(settings, hardware.gpu_memory)
     ms_bytes = sum(s.bytes_selected() for s in selection.sources)
 
-    most = hardware.gpu_count or parameters.workers or cores()
+    here, whose = least(core_limits())
+    most = hardware.gpu_count or parameters.workers or hardware.workers or here
+    if hardware.gpu_count or parameters.workers or hardware.workers:
+        whose = "the number of GPUs" if hardware.gpu_count else "workers=" if parameters.workers else SCHEDULER
     workers = min(parameters.workers or most, most, nchan)
     if kind.workers_share_process:
         seconds = _expected_seconds(partitions, nchan * nstokes * geometry.nx * geometry.ny, parameters.niter > 0)
@@ -148,15 +157,29 @@ def make_plan(
         small = workers == 1 and ms_bytes < tuning.in_process_bytes
     in_process = small and not parameters.scheduler
 
-    budget = parameters.memory or int(SHARE_OF_MEMORY * available_memory())
+    of_process = {SCHEDULER: hardware.worker_memory} if hardware.workers else process_memory_limits()
+    of_run = {SCHEDULER: hardware.workers * hardware.worker_memory} if hardware.workers else memory_limits()
+    available, memory_of = least(of_run | of_process if in_process else of_run)
+    budget, memory_of = (
+        (parameters.memory, "memory=")
+        if parameters.memory
+        else (
+            int(SHARE_OF_MEMORY * available),
+            f"{100 * SHARE_OF_MEMORY:.0f} % of {memory_of}",
+        )
+    )
     while workers > 1 and host_memory(resources, workers, in_process) > budget:
         workers -= 1
     predicted = host_memory(resources, workers, in_process)
-    if predicted > budget:
-        raise GpucubeError(
-            f"imaging one channel of {geometry.nx} x {geometry.ny} pixels needs {size_text(predicted)} of memory, but only "
-            f"{size_text(budget)} is allowed: choose a smaller `imsize`, or raise `memory`"
-        )
+    needs = [(predicted, budget, f" ({memory_of})" if not parameters.memory else "")]
+    alone = host_memory(resources, 1, in_process=True)
+    needs += [(alone, int(SHARE_OF_MEMORY * limit), f" ({name})") for name, limit in of_process.items()]
+    for needed, allowed, by in needs:
+        if needed > allowed:
+            raise GpucubeError(
+                f"imaging one channel of {geometry.nx} x {geometry.ny} pixels needs {size_text(needed)} of memory, but only "
+                f"{size_text(allowed)} is allowed{by}: choose a smaller `imsize`, or raise `memory`"
+            )
 
     busy = workers * (kind.lanes if parameters.chunksize == "auto" else 1)
     fits = max(1, resources.planes // nstokes)
@@ -175,6 +198,7 @@ def make_plan(
         memory_budget=budget,
         memory_predicted=predicted,
         device_memory_predicted=kind.lanes * resources.device_bytes(min(resources.planes, size * nstokes)),
+        limits=f"{most} workers by {whose}, memory by {memory_of}",
         warnings=(*parameters.warnings, *_warnings(selection.axis), *selection.warnings),
     )
     check_disk(plan)
