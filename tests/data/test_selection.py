@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from casacore import tables
-from jobs import column
+from jobs import altered, column
 
 from gpucube.constants import ARCSEC
-from gpucube.data.selection import choose_windows, select
+from gpucube.data.selection import Selection, choose_windows, select
+from gpucube.data.stokes import Rule
 from gpucube.errors import GpucubeError
 from gpucube.schema.parameters import make_parameters
 
@@ -160,3 +161,214 @@ def test_codes_count_more_than_what_the_frequencies_say(tiny_ms: Any, tmp_path: 
         windows.putcolkeyword("CHAN_FREQ", "MEASINFO", {"type": "frequency", "Ref": "BARY"})
 
     assert specsys(tiny_ms.ms, tmp_path, change) == "LSRK"
+
+
+# A selection for each MeasurementSet
+
+
+def selected(*vis: Path, **changes: Any) -> Selection:
+    return select(make_parameters(vis=list(vis), imagename="unused", **changes))
+
+
+def second_window(windows: tables.table) -> None:
+    """Make window 0 another band, 50 MHz above, and window 1 the old one."""
+    windows.copyrows(windows, 0, -1, 1)
+    windows.putcell("CHAN_FREQ", 0, windows.getcell("CHAN_FREQ", 0) + 50e6)
+
+
+def second_description(descriptions: tables.table) -> None:
+    descriptions.copyrows(descriptions, 0, -1, 1)
+    descriptions.putcell("SPECTRAL_WINDOW_ID", 1, 1)
+
+
+def all_rows_twice(main: tables.table) -> None:
+    """Give every row again, in data description 1."""
+    n = main.nrows()
+    main.copyrows(main)
+    main.putcol("DATA_DESC_ID", np.full(n, 1, np.int32), n)
+
+
+def change(ms: Path, subtable: str, how: Callable[[tables.table], None]) -> None:
+    with tables.table(str(ms / subtable), readonly=False, ack=False) as t:
+        how(t)
+
+
+@pytest.fixture(scope="module")
+def two_bands(tiny_ms: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_ms` as window 1, and the same rows in window 0, 50 MHz above."""
+    ms = altered(tiny_ms.ms, tmp_path_factory.mktemp("bands"), all_rows_twice)
+    change(ms, "SPECTRAL_WINDOW", second_window)
+    change(ms, "DATA_DESCRIPTION", second_description)
+    return ms
+
+
+@pytest.mark.parametrize("spw", [["0", "1"], [0, 1], ("0", "1:0~11"), "['0', '1']", np.array([0, 1])], ids=repr)
+def test_spw_may_name_other_windows_in_every_measurement_set(tiny_ms: Any, two_bands: Path, spw: Any) -> None:
+    selection = selected(tiny_ms.ms, two_bands, spw=spw)
+    assert np.array_equal(selection.axis.frequency, selected(tiny_ms.ms).axis.frequency)
+    assert [source.nrow for source in selection.sources] == [900, 900]
+    assert len(selected(tiny_ms.ms, two_bands, spw=["0:3~5", "1:4~7"]).axis.frequency) == 5
+
+
+def test_one_spw_for_all_that_means_other_bands_is_warned_of(tiny_ms: Any, two_bands: Path) -> None:
+    selection = selected(tiny_ms.ms, two_bands, spw="0")
+    assert selection.axis.nchan == 3212
+    assert sum("3188 of 3212 channels are blank" in warning for warning in selection.warnings) == 1
+
+
+@pytest.mark.parametrize(("name", "value"), [("spw", ["0", "1", "0"]), ("field", ["0", "0", "SIMLINE"])])
+def test_a_list_of_another_length_is_refused(tiny_ms: Any, two_bands: Path, name: str, value: list[str]) -> None:
+    words = rf"`{name}=.*` has 3 entries for 2 MeasurementSets: give one text for all, such as '0,1', or one for each"
+    with pytest.raises(GpucubeError, match=words):
+        selected(tiny_ms.ms, two_bands, **{name: value})
+    with pytest.raises(GpucubeError, match="has 2 entries for 1 MeasurementSet:"):
+        selected(tiny_ms.ms, **{name: value[:2]})
+    assert len(selected(tiny_ms.ms, two_bands, **{name: value[:1]}).sources) == (3 if name == "field" else 2)
+
+
+def test_field_may_be_another_number_in_every_measurement_set(tiny_ms: Any, tmp_path: Path) -> None:
+    def second_field(t: tables.table) -> None:
+        t.copyrows(t, 0, -1, 1)
+        t.putcell("NAME", 0, "CALIBRATOR")
+
+    other = altered(tiny_ms.ms, tmp_path, lambda t: t.putcol("FIELD_ID", np.ones(t.nrows(), np.int32)))
+    change(other, "FIELD", second_field)
+    for field in (["0", "1"], [0, 1], ["SIMLINE", 1], "SIMLINE"):
+        assert [source.nrow for source in selected(tiny_ms.ms, other, field=field).sources] == [900, 900]
+    with pytest.raises(GpucubeError, match="has no field 1: fields are numbered 0 to 0"):
+        selected(tiny_ms.ms, other, field=["1", "0"])
+
+
+def test_a_measurement_set_that_adds_nothing_is_named(tiny_ms: Any, two_bands: Path) -> None:
+    selection = selected(tiny_ms.ms, two_bands, spw=["0", "0"], start=0, nchan=12)
+    assert len(selection.sources) == 1
+    assert f"{two_bands} is not imaged: it has no rows of the selected field and channels" in selection.warnings
+
+
+# The same field more than once
+
+
+def split_field(ms: Path, folder: Path, offset_arcsec: float = 0.0, name: str = "SIMLINE") -> Path:
+    """A copy whose later rows belong to a second field of the same name, perhaps a little to the north."""
+
+    def second(t: tables.table) -> None:
+        t.copyrows(t, 0, -1, 1)
+        t.putcell("PHASE_DIR", 1, t.getcell("PHASE_DIR", 0) + np.array([[0.0, offset_arcsec * ARCSEC]]))
+        t.putcell("NAME", 1, name)
+
+    copy = altered(ms, folder, lambda t: t.putcol("FIELD_ID", (np.arange(t.nrows()) >= 400).astype(np.int32)))
+    change(copy, "FIELD", second)
+    return copy
+
+
+@pytest.mark.parametrize("field", ["SIMLINE", "", "*", "0,1", "0~1", "1, 0", ["0~1"]], ids=repr)
+@pytest.mark.parametrize("offset", [0.0, 0.001])
+def test_a_field_that_comes_twice_is_one_field(tiny_ms: Any, tmp_path: Path, field: Any, offset: float) -> None:
+    selection = selected(split_field(tiny_ms.ms, tmp_path, offset), field=field)
+    assert [source.nrow for source in selection.sources] == [400, 500]
+    assert np.array_equal(np.concatenate([source.rows.number for source in selection.sources]), np.arange(900))
+    # uvw of the second are turned to the phase centre of the first, however near it is
+    turned = selection.sources[1].rotation
+    if offset == 0.0:
+        assert turned is None
+    else:
+        assert turned is not None
+        assert turned[1, 2] == pytest.approx(offset * ARCSEC, rel=1e-6)
+
+
+def test_one_of_two_equal_fields_can_be_selected_by_its_number(tiny_ms: Any, tmp_path: Path) -> None:
+    ms = split_field(tiny_ms.ms, tmp_path)
+    assert [selected(ms, field=number).sources[0].nrow for number in (0, 1)] == [400, 500]
+
+
+@pytest.mark.parametrize("field", ["SIMLINE", "", "*", "0,1", "0~1"])
+def test_fields_of_one_name_in_different_directions_are_refused(tiny_ms: Any, tmp_path: Path, field: str) -> None:
+    ms = split_field(tiny_ms.ms, tmp_path, 90.0)
+    with pytest.raises(GpucubeError) as caught:
+        selected(ms, field=field)
+    assert str(caught.value) == (
+        f"{ms}: 2 fields fit `field={field!r}` (0: SIMLINE, 1: SIMLINE) and lie up to 1.5 arcmin apart:"
+        " select one by its number"
+    )
+
+
+def test_fields_without_rows_do_not_matter(tiny_ms: Any, tmp_path: Path) -> None:
+    ms = split_field(tiny_ms.ms, tmp_path, 90.0)
+    change(ms, "", lambda t: t.putcol("FIELD_ID", np.zeros(t.nrows(), np.int32)))
+    for field in ("SIMLINE", "", "0~1"):
+        assert [source.nrow for source in selected(ms, field=field).sources] == [900]
+
+
+def test_two_names_for_one_direction_are_one_field_unless_one_is_named(tiny_ms: Any, tmp_path: Path) -> None:
+    ms = split_field(tiny_ms.ms, tmp_path, name="J1230+3000")
+    assert [source.nrow for source in selected(ms).sources] == [400, 500]
+    assert [source.nrow for source in selected(ms, field="J1230+3000").sources] == [500]
+
+
+# Several data descriptions and correlations
+
+
+def hands(ms: Path, *kinds: tuple[int, ...]) -> None:
+    """Let data description k have the correlations `kinds[k]`, all of the only window."""
+
+    def polarizations(t: tables.table) -> None:
+        for row, kind in enumerate(kinds):
+            if row:
+                t.copyrows(t, 0, -1, 1)
+            t.putcell("CORR_TYPE", row, np.array(kind, np.int32))
+
+    def descriptions(t: tables.table) -> None:
+        for row in range(1, len(kinds)):
+            t.copyrows(t, 0, -1, 1)
+            t.putcell("POLARIZATION_ID", row, row)
+
+    change(ms, "POLARIZATION", polarizations)
+    change(ms, "DATA_DESCRIPTION", descriptions)
+
+
+RR, RL, LR, LL, XX, YY = 5, 6, 7, 8, 9, 12
+
+
+@pytest.mark.parametrize("stokes", ["I", "pseudoI", "V", "IV"])
+def test_descriptions_without_the_parallel_hands_are_left_out(tiny_ms: Any, tmp_path: Path, stokes: str) -> None:
+    ms = altered(tiny_ms.ms, tmp_path, all_rows_twice)
+    hands(ms, (RR, LL), (RL, LR))
+    selection = selected(ms, stokes=stokes)
+    assert [source.nrow for source in selection.sources] == [900]
+    assert not any("stokes" in warning for warning in selection.warnings)
+
+
+def test_every_description_serves_the_parameters_that_it_can_make(tiny_ms: Any, tmp_path: Path) -> None:
+    """As from correlators that write parallel and cross hands in rows of their own."""
+    ms = altered(tiny_ms.ms, tmp_path, all_rows_twice)
+    hands(ms, (RR, LL), (RL, LR))
+    selection = selected(ms, stokes="IQUV")
+    made = [[c.rule != Rule.NONE for c in source.combinations] for source in selection.sources]
+    assert made == [[True, False, False, True], [False, True, True, False]]
+    assert not any("stokes" in warning for warning in selection.warnings)
+
+
+def test_a_parameter_that_nothing_can_make_is_refused(tiny_ms: Any, tmp_path: Path) -> None:
+    ms = altered(tiny_ms.ms, tmp_path, all_rows_twice)
+    hands(ms, (RL, LR), (RL, LR))
+    with pytest.raises(GpucubeError, match=r"stokes I cannot be made from .* window 0: it has correlations RL, LR"):
+        selected(ms)
+    with pytest.raises(GpucubeError, match="stokes V cannot be made"):
+        selected(ms, stokes="QV")
+
+
+def test_a_measurement_set_that_lacks_a_parameter_is_named(tiny_ms: Any, tmp_path: Path) -> None:
+    linear = altered(tiny_ms.ms, tmp_path, lambda t: None)
+    hands(linear, (XX, YY))
+    selection = selected(tiny_ms.ms, linear, stokes="IV")
+    assert [source.nrow for source in selection.sources] == [900, 900]
+    (warning,) = [w for w in selection.warnings if "stokes" in w]
+    assert warning == f"stokes V is made without {linear} spectral window 0: it has correlations XX, YY"
+
+
+def test_windows_in_different_frames_are_refused_by_name(tiny_ms: Any, tmp_path: Path) -> None:
+    topo = altered(tiny_ms.ms, tmp_path, lambda t: t.putcell("MEAS_FREQ_REF", 0, 5), "SPECTRAL_WINDOW")
+    with pytest.raises(GpucubeError) as caught:
+        selected(tiny_ms.ms, topo)
+    for words in (f"{tiny_ms.ms} spectral window 0", f"{topo} spectral window 0", "(LSRK and TOPO)"):
+        assert words in str(caught.value)

@@ -11,6 +11,7 @@ import ducc0
 import numpy as np
 import pytest
 from astropy.io import fits
+from casacore import tables
 from jobs import CELL, GEOMETRY, IMAGES, PRODUCTS, altered, column, image, payload, planes, tree
 from oracles import convolved, direct_dirty, direct_predict, imaging_weights, point_components, stokes_i
 
@@ -596,6 +597,79 @@ def test_same_data_twice_make_the_same_image_of_twice_the_weight(
         assert twice.channels[channel].sum_weights == pytest.approx(2 * dirty.channels[channel].sum_weights, rel=1e-6)
     np.testing.assert_allclose(planes(twice, "dirty"), planes(dirty, "dirty"), rtol=0, atol=EPSILON)
     assert twice.summary["ms_bytes_read"] == 2 * dirty.summary["ms_bytes_read"]
+
+
+def appended(ms: Path, other: Path, folder: Path) -> Path:
+    """A copy of `ms` with the rows of `other`, whose window becomes number 1."""
+    copy = altered(ms, folder, lambda table: None)
+    for name in ("SPECTRAL_WINDOW", "DATA_DESCRIPTION", "SOURCE", ""):
+        with (
+            tables.table(str(copy / name), readonly=False, ack=False) as table,
+            tables.table(str(other / name), ack=False) as more,
+        ):
+            first = table.nrows()
+            more.copyrows(table)
+            if name in ("DATA_DESCRIPTION", "SOURCE"):
+                table.putcell("SPECTRAL_WINDOW_ID", 1, 1)
+            if not name:
+                table.putcol("DATA_DESC_ID", np.full(more.nrows(), 1, np.int32), first)
+    return copy
+
+
+def test_windows_make_one_regular_axis_whatever_their_order(make_ms: Any, tmp_path: Path) -> None:
+    """A line in channel 1 of four, in a window and in the one that lies two channels below it."""
+    line = np.array([0.0, 1.0, 0.0, 0.0])
+    source = [(-8 * CELL, -8 * CELL, line)]
+    settings: dict[str, Any] = {"nchan": 4, "ntime": 8, "flag_channels": []}
+    high = Path(make_ms(sources=source, **settings).ms)
+    low = Path(make_ms(sources=source, **settings, rest_freq=1420.405752e6 - 6 * 15625.0, seed=2).ms)
+    cubes = [
+        image(vis, tmp_path / f"cube{k}", **DIRTY, restfreq="1.42GHz")
+        for k, vis in enumerate(
+            ([low, high], [high, low], appended(low, high, tmp_path / "0"), appended(high, low, tmp_path / "1"))
+        )
+    ]
+    expected = planes(cubes[0], "dirty")
+    peaks = expected[:, 24, 40]
+    # the noise of a channel is 0.05 Jy / sqrt(2 hands x 360 rows): five times that
+    assert peaks[[0, 2, 3, 6, 8, 9]] == pytest.approx(0, abs=0.01)
+    assert peaks[[1, 7]] == pytest.approx(1, abs=0.01)
+    assert np.isnan(expected[4:6]).all()
+    for cube in cubes:
+        assert planes(cube, "dirty").tobytes() == expected.tobytes()
+        header = fits.getheader(cube.products["dirty"])
+        assert header["CDELT3"] == pytest.approx(15625.0, rel=1e-9)
+        frequency = header["CRVAL3"] + header["CDELT3"] * np.arange(10)
+        assert [r.frequency_hz for r in cube.channels] == pytest.approx(frequency, rel=1e-13)
+
+
+def test_a_field_that_comes_twice_gives_the_image_of_one(dirty: gpucube.Result, tiny_ms: Any, tmp_path: Path) -> None:
+    copy = altered(tiny_ms.ms, tmp_path, lambda t: t.putcol("FIELD_ID", (np.arange(900) % 2).astype(np.int32)))
+    with tables.table(f"{copy}/FIELD", readonly=False, ack=False) as fields:
+        fields.copyrows(fields, 0, -1, 1)
+    result = image(copy, tmp_path / "cube", **DIRTY, field="SIMLINE")
+    assert [r.visibilities for r in result.channels] == [r.visibilities for r in dirty.channels]
+    np.testing.assert_allclose(planes(result, "dirty"), planes(dirty, "dirty"), rtol=0, atol=EPSILON)
+
+
+def test_cross_hands_in_rows_of_their_own_change_no_parallel_hand(
+    dirty: gpucube.Result, tiny_ms: Any, tmp_path: Path
+) -> None:
+    """The rows again, called cross hands: with Stokes IQ the planes of I are those of the parallel hands alone."""
+
+    def again(main: tables.table) -> None:
+        main.copyrows(main)
+        main.putcol("DATA_DESC_ID", np.ones(900, np.int32), 900)
+
+    copy = altered(tiny_ms.ms, tmp_path, again)
+    for name, column_name, value in (("POLARIZATION", "CORR_TYPE", [6, 7]), ("DATA_DESCRIPTION", "POLARIZATION_ID", 1)):
+        with tables.table(f"{copy}/{name}", readonly=False, ack=False) as table:
+            table.copyrows(table, 0, -1, 1)
+            table.putcell(column_name, 1, np.array(value, np.int32) if name == "POLARIZATION" else value)
+    result = image(copy, tmp_path / "cube", **DIRTY, stokes="IQ")
+    for found in fits.getdata(result.products["dirty"]):  # Q of the mean of "RL" and "LR" is I of that of RR and LL
+        np.testing.assert_allclose(found, planes(dirty, "dirty"), rtol=0, atol=EPSILON)
+    assert [r.planes["I"].visibilities for r in result.channels] == [r.visibilities for r in dirty.channels]
 
 
 # Stopping
