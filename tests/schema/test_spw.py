@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpucube.schema.spw import SpwRange, parse_spw
+from gpucube.schema.spw import SpwRange, parse_numbers, parse_spw
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,29 @@ def test_what_is_no_selection_is_quoted_with_a_right_one(wrong: str) -> None:
 def test_a_range_that_ends_before_it_begins_is_turned_round_in_the_message() -> None:
     with pytest.raises(ValueError, match=r"'20~5' in '0:20~5' ends before it begins; write 5~20"):
         parse_spw("0:20~5")
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("3", ((3, 3),)),
+        ("0,2~4", ((0, 0), (2, 4))),
+        (" 1 ~ 2 , 0", ((1, 2), (0, 0))),
+        ("", ()),
+        ("*", ()),
+        ("3C286", ()),
+        ("0137+331", ()),
+        ("1,", ()),
+        ("0:3", ()),
+    ],
+)
+def test_numbers_of_fields(text: str, numbers: tuple[tuple[int, int], ...]) -> None:
+    assert parse_numbers(text) == numbers
+
+
+def test_numbers_that_end_before_they_begin_are_no_name() -> None:
+    with pytest.raises(ValueError, match="ends before it begins; write 2~4"):
+        parse_numbers("0,4~2")
 
 
 @given(st.text(alphabet="0123456789~:;,* ", max_size=12))
