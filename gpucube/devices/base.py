@@ -27,16 +27,14 @@ Product: TypeAlias = Literal["dirty", "psf", "residual", "model"]
 
 @dataclass(frozen=True, kw_only=True)
 class ImagingSettings:
-    """What a device needs to know about the job.
-
-    The uv taper holds half widths at half maximum along and across the position angle, in wavelengths, and that angle
-    in degrees; it is empty for no taper.
-    """
+    """What a device needs to know about the job."""
 
     geometry: ImageGeometry
     weighting: str = "natural"  # or "uniform", or "briggs" with `robust`
     robust: float = 0.5
-    taper: tuple[float, ...] = ()
+    taper: tuple[
+        float, ...
+    ] = ()  # half widths at half maximum along and across an angle, wavelengths; the angle, degrees
     epsilon: float = 1e-4  # accuracy of gridding
     w_term: bool = False  # whether the residual takes account of w (n - 1)
     minorcycle: Literal["activeset", "textbook"] = "activeset"
@@ -132,7 +130,7 @@ class Device(Protocol[PlaneT]):
         smooth: Beam | None,
         scale: float,
     ) -> np.ndarray:
-        """Restored image: model * beam + scale * (residual * `smooth`, a Gaussian of unit sum).
+        """Make the restored image: model * beam + scale * (residual * `smooth`, a Gaussian of unit sum).
 
         `model` and `residual` (ny, nx) may lie on the host or be `resident`.
         """
@@ -175,20 +173,20 @@ class DeviceKind(Protocol):
         """
 
     def working(self) -> AbstractContextManager[None]:
-        """Process-wide settings for a process that works on this kind of device, undone at the end.
+        """Make process-wide settings for work on this kind of device, and undo them at the end.
 
-        Entered once by whoever starts the work: for the life of a worker process, or around a run in threads. It may be
+        Whoever starts the work enters it once, for the life of a worker process or around a run in threads; it may be
         nested. Without it the results are the same, only slower.
         """
 
     def resources(self, settings: ImagingSettings, device_memory: int) -> Resources:
-        """Predict what one worker takes for a job if it may take `device_memory` bytes of its device."""
+        """Predict what one worker takes for a job if `device_memory` bytes of its device are free for it."""
 
     def memory_peak(self) -> int:
-        """Largest number of bytes of device memory that this process has held; 0 if it has used none."""
+        """Find the largest number of bytes of device memory that this process has held."""
 
     def cluster_factory(self) -> Callable[..., Any]:
-        """A local Dask cluster of one worker process for each core or GPU, to be called as `distributed.LocalCluster`.
+        """Find the local Dask cluster of one worker process for each core or GPU, called as `distributed.LocalCluster` is.
 
-        It raises GpucubeError if a package is missing.
+        Raises GpucubeError if a package is missing.
         """

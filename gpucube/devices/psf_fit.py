@@ -102,17 +102,10 @@ def _fit_lobe(
     ):
         return False, 0.0, 0.0, 0.0
     lobe[max(cy - 1, 0) : cy + 2, max(cx - 1, 0) : cx + 2] = True
-    pixels = lobe.sum()
-    quadratic, value = np.empty((pixels, 3)), np.empty(pixels)
-    k = 0
-    for y in range(rows):
-        for x in range(columns):
-            if lobe[y, x]:
-                east, north = (cx - x) * width, (y - cy) * height
-                quadratic[k, 0], quadratic[k, 1], quadratic[k, 2] = east * east, 2 * east * north, north * north
-                value[k] = level[y, x]
-                k += 1
-    form = _fit_quadratic_form(quadratic, value, floor)
+    where = np.flatnonzero(lobe)
+    east, north = (cx - where % columns) * width, (where // columns - cy) * height
+    quadratic = np.column_stack((east * east, 2 * east * north, north * north))  # (pixels of the lobe, 3)
+    form = _fit_quadratic_form(quadratic, level.ravel()[where], floor)
     return True, form[0], form[1], form[2]
 
 

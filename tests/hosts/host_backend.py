@@ -15,7 +15,7 @@ import numpy as np
 import scipy.fft
 
 from gpucube.devices.choice import Hardware
-from gpucube.devices.cuda.backend import Backend, FftMemory
+from gpucube.devices.cuda.backend import Backend
 from gpucube.devices.cuda.kernel_sources import kernel_source
 from gpucube.devices.cuda.kind import CudaKind
 from hosts.cudahost import HostModule
@@ -72,7 +72,7 @@ def host_backend(budget: int = 1 << 34, shared_bytes: int = 227 << 10) -> Backen
 
     return Backend(
         xp=np,
-        compile=lambda stem, options: host_module(stem, tuple(options)),
+        kernel=lambda stem, name, options: host_module(stem, options).get_function(name),
         rfft2=scipy.fft.rfft2,
         irfft2=_destroying(lambda grid, shape: scipy.fft.irfft2(grid, s=shape, norm="forward")),
         fft2=_destroying(scipy.fft.fft2),
@@ -85,5 +85,5 @@ def host_backend(budget: int = 1 << 34, shared_bytes: int = 227 << 10) -> Backen
         out_of_memory=MemoryError,
         shared_bytes=shared_bytes,
         processors=2,
-        fft_memory=FftMemory(work=0.0, kept=0.0),
+        fft_memory=0.0,
     )

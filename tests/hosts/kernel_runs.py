@@ -44,7 +44,7 @@ def run(file: str, kernel: str, grid: tuple, block: tuple, *args: Any, shared: i
 def _run_on_gpu(file: str, kernel: str, grid: tuple, block: tuple, values: list[Any], shared: int) -> None:
     backend = cupy_backend()
     there = [backend.xp.asarray(v) if isinstance(v, np.ndarray) else v for v in values]
-    backend.compile(file, ()).get_function(kernel)(grid, block, tuple(there), shared_mem=shared)
+    backend.kernel(file, kernel, ())(grid, block, tuple(there), shared_mem=shared)
     for here, changed in zip(values, there, strict=True):
         if isinstance(here, np.ndarray):
             here[...] = backend.download(changed)

@@ -45,11 +45,9 @@ class CpuKind:
 
     def resources(self, settings: ImagingSettings, device_memory: int = 0) -> Resources:
         pixels = settings.geometry.nx * settings.geometry.ny
+        host_bytes = pixels * BYTES_A_PIXEL + settings.samples * BYTES_A_SAMPLE
         return Resources(
-            process_bytes=PROCESS_BYTES,
-            host_bytes=pixels * BYTES_A_PIXEL + settings.samples * BYTES_A_SAMPLE,
-            planes=sys.maxsize,
-            device_bytes=lambda planes: 0,
+            process_bytes=PROCESS_BYTES, host_bytes=host_bytes, planes=sys.maxsize, device_bytes=lambda planes: 0
         )
 
     def memory_peak(self) -> int:

@@ -276,8 +276,7 @@ def hogbom_active_set(
             if abs(residual[y, x]) > cut and (mask.size == 0 or mask[y, x]):
                 size += 1
     # a pixel's place in the PSF array is its own place there plus one offset for all pixels
-    place = np.empty(size, np.int32)
-    value = np.empty(size, np.float32)
+    place, value = np.empty(size, np.int32), np.empty(size, np.float32)
     k = 0
     for y in range(ny):
         for x in range(nx):

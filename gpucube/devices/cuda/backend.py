@@ -25,25 +25,6 @@ class Kernel(Protocol):
     ) -> None: ...
 
 
-class KernelModule(Protocol):
-    """The kernels of one source file."""
-
-    def get_function(self, name: str) -> Kernel:
-        """The kernel of that name."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class FftMemory:
-    """Bytes that an FFT takes beside its input and output, in units of the larger of the two.
-
-    `work` is taken while it runs; `kept` stays taken once a size has been used.
-    """
-
-    work: float
-    kept: float
-
-
 @dataclass(frozen=True, kw_only=True)
 class Backend:
     """One stream of work on one device.
@@ -53,7 +34,7 @@ class Backend:
     """
 
     xp: ModuleType  # numpy or cupy
-    compile: Callable[[str, Sequence[str]], KernelModule]  # file stem in `kernels/`, compiler options
+    kernel: Callable[[str, str, tuple[str, ...]], Kernel]  # file stem in `kernels/`, name, compiler options
     rfft2: Callable[[DeviceArray], DeviceArray]
     irfft2: Callable[[DeviceArray, tuple[int, int]], DeviceArray]  # spectra, (ny, nx)
     fft2: Callable[[DeviceArray], DeviceArray]
@@ -66,14 +47,14 @@ class Backend:
     out_of_memory: type[Exception]  # what is raised when the device has no memory left
     shared_bytes: int  # largest dynamic shared memory of a block
     processors: int  # multiprocessors
-    fft_memory: FftMemory
+    fft_memory: float  # bytes that the plan of an FFT keeps, in units of the larger of its input and output
 
 
 class Kernels:
-    """The kernels of some source files, ready to be launched; `options` are the compiler's for each file stem."""
+    """The kernels of some source files; `options` are the compiler's for each file stem."""
 
-    def __init__(self, backend: Backend, options: dict[str, Sequence[str]]):
-        self._modules = {stem: backend.compile(stem, given) for stem, given in options.items()}
+    def __init__(self, backend: Backend, options: dict[str, tuple[str, ...]]):
+        self._kernel, self._options = backend.kernel, options
 
     def launch(
         self, name: str, grid: tuple[int, ...], block: tuple[int, ...], *arguments: Any, shared_mem: int = 0
@@ -82,7 +63,7 @@ class Kernels:
         stem, kernel = name.split(".")
         plain: dict[type, type] = {int: np.int32, float: np.float64}
         values = tuple(plain[type(v)](v) if type(v) in plain else v for v in arguments)
-        self._modules[stem].get_function(kernel)(grid, block, values, shared_mem=shared_mem)
+        self._kernel(stem, kernel, self._options[stem])(grid, block, values, shared_mem=shared_mem)
 
     def over(self, name: str, planes: int, ny: int, nx: int, *arguments: Any) -> None:
         """Launch with a thread for every value of a stack of planes."""

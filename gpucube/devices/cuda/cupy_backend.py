@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpucube.devices.base import DeviceArray
-from gpucube.devices.cuda.backend import Backend, FftMemory, Kernel
+from gpucube.devices.cuda.backend import Backend, Kernel
 from gpucube.devices.cuda.kernel_sources import kernel_source
 
 SHARE = 0.9
@@ -28,9 +28,9 @@ SHARE = 0.9
 STAGING_BYTES = 32 << 20
 """Pinned memory is used in two halves of this size: one is filled while the other is sent."""
 
-FFT_MEMORY = FftMemory(work=0.0, kept=1.0)
-"""Transforms may destroy their input and need no copy of it. The work area of cuFFT stays with the plan in the cache of its
-thread: an estimate, not measured (`bench/gpu/gpu_speed.py` measures it)."""
+FFT_MEMORY = 1.0
+"""The work area of cuFFT stays with the plan in the cache of its thread: an estimate (`bench/gpu/gpu_speed.py` measures it).
+Transforms take nothing more, since they may destroy their input."""
 
 LEAST_CAPABILITY = 80
 """Compute capability 8.0 (Ampere): the kernels reduce over a warp in one instruction, which older GPUs do not have."""
@@ -121,29 +121,24 @@ _compiling = threading.Lock()
 """A source takes seconds to compile when it is first used on a machine; one thread compiles it for all."""
 
 
-class _Module:
-    """Kernels of one source, each fetched once; a launch may take all the shared memory that the GPU gives a block."""
-
-    def __init__(self, module: Any):
-        self._module = module
-        self._kernels: dict[str, Kernel] = {}
-
-    def get_function(self, name: str) -> Kernel:
-        """See `gpucube.devices.cuda.backend.KernelModule`."""
-        with _compiling:
-            if name not in self._kernels:
-                kernel = self._module.get_function(name)
-                # without this a launch may take 48 KiB, less what is static
-                kernel.max_dynamic_shared_size_bytes = _shared_bytes() - kernel.shared_size_bytes
-                self._kernels[name] = _raising_memory_error(kernel)
-            return self._kernels[name]
+def _kernel(stem: str, name: str, options: tuple[str, ...]) -> Kernel:
+    with _compiling:
+        return _compiled(stem, name, options)
 
 
 @functools.cache
-def _module(stem: str, options: tuple[str, ...]) -> _Module:
+def _compiled(stem: str, name: str, options: tuple[str, ...]) -> Kernel:
+    kernel = _module(stem, options).get_function(name)
+    # all the shared memory that the GPU gives a block; without this a launch may take 48 KiB, less what is static
+    kernel.max_dynamic_shared_size_bytes = _shared_bytes() - kernel.shared_size_bytes
+    return _raising_memory_error(kernel)
+
+
+@functools.cache
+def _module(stem: str, options: tuple[str, ...]) -> Any:
     import cupy
 
-    return _Module(cupy.RawModule(code=kernel_source(stem), options=("--std=c++17", *options)))
+    return cupy.RawModule(code=kernel_source(stem), options=("--std=c++17", *options))
 
 
 def _shared_bytes() -> int:
@@ -205,7 +200,7 @@ def cupy_backend(lanes: int = 1) -> Backend:
 
     return Backend(
         xp=cupy,
-        compile=lambda stem, options: _module(stem, tuple(options)),
+        kernel=_kernel,
         rfft2=_raising_memory_error(fft.rfft2),
         irfft2=_raising_memory_error(lambda a, shape: fft.irfft2(a, s=shape, norm="forward", overwrite_x=True)),
         fft2=_raising_memory_error(lambda a: fft.fft2(a, overwrite_x=True)),

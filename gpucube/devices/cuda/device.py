@@ -30,8 +30,6 @@ from gpucube.devices.psf_fit import FIRST_WINDOW, fit_beam_in_window, lobe_ellip
 from gpucube.errors import DeviceLost
 from gpucube.sky.beam import Beam, taper_form
 
-KERNEL_FILES = ("weights", "statistics", "beam", "hogbom", "components", "restore")
-
 PIXELS_A_BLOCK, MOST_BLOCKS = 4096, 64
 """Of passes over whole images: at least so many pixels for each block, and at most so many blocks for each plane."""
 
@@ -81,7 +79,8 @@ class CudaDevice:
         self._narrow, self._wide = TileGridder(backend, grids.narrow), TileGridder(backend, grids.wide)
         self._gridder = self._narrow if grids.image is grids.narrow else TileGridder(backend, grids.image)
         self._convolver = Convolver(backend, geometry.nx, geometry.ny)
-        self._kernels = Kernels(backend, {stem: () for stem in KERNEL_FILES})
+        stems = ("weights", "statistics", "beam", "hogbom", "components", "restore")
+        self._kernels = Kernels(backend, dict.fromkeys(stems, ()))
         self.substage_seconds: dict[str, float] = {}
         self._make_stacks(0)
 
@@ -321,7 +320,7 @@ class CudaDevice:
         if not planes:
             return []
         s = self._stacks
-        images = Images(residual=s.residual, psf=s.psf, model=s.model, masks=s.masks, mask_of=s.mask_of)
+        images = Images(s.residual, s.psf, s.model, s.masks, s.mask_of)
         clean = active_set if self.settings.minorcycle == "activeset" else textbook
         return clean(self._backend, self._kernels, images, self._slots(planes), cycles)
 

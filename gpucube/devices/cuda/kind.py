@@ -39,7 +39,7 @@ class CudaKind:
         return CudaDevice(settings, self.backend(lanes))
 
     def backend(self, lanes: int) -> Backend:
-        """What a device computes with, one of `lanes` on one GPU."""
+        """Make what a device computes with, one of `lanes` on one GPU."""
         from gpucube.devices.cuda.cupy_backend import cupy_backend
 
         return cupy_backend(lanes)
@@ -51,7 +51,6 @@ class CudaKind:
         return limited_pool()
 
     def resources(self, settings: ImagingSettings, device_memory: int) -> Resources:
-        """Predict the host memory of all lanes, and what each may hold on the GPU."""
         from gpucube.devices.cuda.cupy_backend import FFT_MEMORY
         from gpucube.devices.cuda.memory import DeviceMemory
 
@@ -69,7 +68,7 @@ class CudaKind:
         return int(cupy.get_default_memory_pool().total_bytes()) if cupy else 0
 
     def cluster_factory(self) -> Callable[..., Any]:
-        """A process for each of the first GPUs of ``CUDA_VISIBLE_DEVICES``; CuPy's pool bounds the device's memory."""
+        # a process for each of the first GPUs of CUDA_VISIBLE_DEVICES; CuPy's pool bounds the device's memory
         try:
             from dask_cuda import LocalCUDACluster
         except ImportError as error:

@@ -10,7 +10,7 @@ import bisect
 import math
 
 from gpucube.devices.base import ImagingSettings
-from gpucube.devices.cuda.backend import FftMemory, fft_group
+from gpucube.devices.cuda.backend import fft_group
 from gpucube.devices.cuda.gridding_kernel import FFT_SECONDS
 from gpucube.devices.cuda.uv_grid import UvGrid, choose_grids
 from gpucube.devices.cycle_rules import MajorCycleCost, major_in_image
@@ -26,8 +26,8 @@ MAJOR_CYCLE = MajorCycleCost(image_fft=2 * FFT_SECONDS, grid_fft=2 * FFT_SECONDS
 class DeviceMemory:
     """The device memory of a job."""
 
-    def __init__(self, settings: ImagingSettings, fft: FftMemory):
-        self._settings, self._fft = settings, fft
+    def __init__(self, settings: ImagingSettings, fft_memory: float):
+        self._settings, self._fft_memory = settings, fft_memory
         self.grids = choose_grids(settings)
         self.in_image = major_in_image(settings, settings.samples, MAJOR_CYCLE)
 
@@ -61,8 +61,8 @@ class DeviceMemory:
         gridding = weighed + _placed(grids.image, samples) + self._gridding(grids.image, planes)
         kept = 0 if self.in_image else _placed(grids.image, samples)
         psf = max(self._psf(grid, planes) for grid in (grids.narrow, grids.wide))
-        if self.in_image:  # padded images, their transforms, and the FFT's own work
-            major = int((2 + self._fft.work) * self._convolution_bytes())
+        if self.in_image:  # padded images and their transforms
+            major = 2 * self._convolution_bytes()
         else:
             major = self._gridding(grids.image, planes, residual=True)
         steps = max(weighing, sorting, gridding, samples * FLOAT + kept + psf, kept + major)
@@ -74,7 +74,7 @@ class DeviceMemory:
         return _sorting(grid, samples) + samples * (COMPLEX64 + FLOAT) + self._gridding(grid, planes)
 
     def _gridding(self, grid: UvGrid, planes: int, residual: bool = False) -> int:
-        """One group: buffers of items, the grid, the padded image, the FFT's own work; with w the sum of its planes.
+        """One group: buffers of items, the grid, the padded image; with w the sum of its planes.
 
         The items are counted as if the samples lay in as many tiles as they can. A `residual` also takes the model's
         spectrum, or with w the predicted visibilities.
@@ -88,7 +88,7 @@ class DeviceMemory:
         more = together * grid.ny * grid.nx * grid.real.itemsize if w else 0
         if residual:
             more += planes * samples * cell if w else spectrum
-        return squares + spectrum + padded + int(self._fft.work * max(spectrum, padded)) + more
+        return squares + spectrum + padded + more
 
     def _occupied(self, grid: UvGrid) -> int:
         """Tiles in which samples may lie: an ellipse of tiles around the origin, half of it without w."""
@@ -108,7 +108,7 @@ class DeviceMemory:
         image, narrow, wide = (max(_fft_bytes(grid)) for grid in (self.grids.image, self.grids.narrow, self.grids.wide))
         in_image = image + 2 * self._convolution_bytes()
         bytes_of_ffts = (in_image if self.in_image else 2 * image) + wide + (narrow if self._settings.w_term else 0)
-        return int(self._fft.kept * bytes_of_ffts)
+        return int(self._fft_memory * bytes_of_ffts)
 
 
 def _sorting(grid: UvGrid, samples: int) -> int:

@@ -8,7 +8,7 @@ in place, and the iterations done. Algorithms: Högbom 1974 (A&AS 15, 417) on th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,19 +31,14 @@ LAUNCHES_AT_ONCE = (32, 512)
 _MOST_ITERATIONS = 2**31 - 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class Images:
-    """Stacks on the device."""
+class Images(NamedTuple):
+    """Stacks on the device, in the order in which kernels take them."""
 
     residual: DeviceArray  # (nslot, ny, nx) float32
     psf: DeviceArray  # (nslot, 2 ny, 2 nx) float32
     model: DeviceArray  # (nslot, ny, nx) float32
     masks: DeviceArray  # (nmask, ny, nx) uint8
     mask_of: DeviceArray  # (nslot,) int32: each slot's mask, -1 for none
-
-    def pointers(self) -> tuple[DeviceArray, ...]:
-        """The stacks as kernels take them."""
-        return self.residual, self.psf, self.model, self.masks, self.mask_of
 
 
 def active_set(
@@ -61,7 +56,7 @@ def active_set(
     def launch(which: DeviceArray, capacity: int, room: int) -> tuple[np.ndarray, np.ndarray]:
         iterations, sizes = xp.zeros(len(which), np.int32), xp.zeros(len(which), np.int32)
         spill = xp.empty((len(which), 3, room), np.float32)
-        planes = (*images.pointers(), slots[which], ny, nx)
+        planes = (*images, slots[which], ny, nx)
         how_far = (gain[which], threshold[which], limit[which], cut[which])
         sets, grid, bytes_of_sets = (capacity, room, spill, sizes), (len(which),), BYTES_A_MEMBER * capacity
         name, block = "hogbom.hogbom_active_set", (1024,)
@@ -86,7 +81,7 @@ def textbook(
     if blocks > 1 and ny * nx > SMALL_IMAGE:
         return _by_many_blocks(backend, kernels, images, slots, cycles, blocks)
     iterations = backend.xp.zeros(len(slots), np.int32)
-    planes, how_far = (*images.pointers(), slots, ny, nx), _on_device(backend, cycles)
+    planes, how_far = (*images, slots, ny, nx), _on_device(backend, cycles)
     kernels.launch("hogbom.hogbom_textbook", (len(slots),), (1024,), *planes, *how_far, iterations)
     return [int(n) for n in backend.download(iterations)]
 
@@ -100,7 +95,7 @@ def _by_many_blocks(
     grid, block = (blocks, count), (1024,)
     searched = (images.residual, images.masks, images.mask_of, slots, ny, nx)
     kernels.launch("hogbom.hogbom_start", grid, block, *searched, partial, iterations)
-    planes, how_far = (*images.pointers(), slots, ny, nx), _on_device(backend, cycles)
+    planes, how_far = (*images, slots, ny, nx), _on_device(backend, cycles)
     most = np.array([min(c.max_iterations, _MOST_ITERATIONS) for c in cycles])
     before, parity, queue = np.full(count, -1), 0, LAUNCHES_AT_ONCE[0]
     while True:

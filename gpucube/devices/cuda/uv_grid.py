@@ -1,4 +1,4 @@
-"""The uv grids of a job: which gridding kernel, FFT sizes, tiles and planes of w each has. Sizes alone, no device.
+"""The uv grids of a job: the gridding kernel, FFT size, tiles and planes of w of each. Sizes alone, no device.
 
 In: `ImagingSettings`. Out: a `UvGrid` each for dirty images and residuals, for PSFs of the image's size, and for PSFs of twice
 that. `gpucube.devices.cuda.gridder` works on them, `gpucube.devices.cuda.memory` predicts what that takes.
