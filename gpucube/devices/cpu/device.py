@@ -115,7 +115,7 @@ class CpuDevice:
         shape: tuple[int, int],
         w: bool = True,
     ) -> np.ndarray:
-        """sum_k w_k V_k exp(-2 pi i (u l + v m + w (n - 1))) / sum_k w_k, float32 (ny, nx)."""
+        """Compute sum_k w_k V_k exp(-2 pi i (u l + v m + w (n - 1))) / sum_k w_k, float32 (ny, nx)."""
         image = np.empty(shape, self._real)
         ducc0.wgridder.vis2dirty(
             vis=vis.astype(self._complex, copy=False)[:, None],
@@ -127,13 +127,13 @@ class CpuDevice:
         return image.astype(np.float32, copy=False)
 
     def _degrid(self, samples: Samples, model: np.ndarray) -> np.ndarray:
-        """Visibilities of a model (Jy/pixel), shape (nsample,)."""
+        """Compute the visibilities of a model (Jy/pixel), shape (nsample,)."""
         dirty = model.astype(self._real, copy=False).T
         vis: np.ndarray = ducc0.wgridder.dirty2vis(dirty=dirty, **self._wgridder(samples))
         return vis[:, 0]
 
     def _wgridder(self, samples: Samples, w: bool = True) -> dict[str, Any]:
-        """Arguments that gridding and degridding with ducc0 have in common."""
+        """Collect the arguments that gridding and degridding with ducc0 have in common."""
         return {
             "uvw": samples.uvw,
             "freq": np.array([samples.frequency]),
@@ -184,7 +184,7 @@ class CpuDevice:
             p.subtracted = p.model.copy()
 
     def _convolve_model(self, p: CpuPlane, spectrum: np.ndarray) -> None:
-        """A major cycle in the image: by FFTs, or component by component where few pixels of the model changed."""
+        """Do a major cycle in the image: by FFTs, or component by component where few pixels of the model changed."""
         change = p.model - p.subtracted
         where = np.flatnonzero(change)
         if self.settings.minorcycle == "activeset" and len(where) < SPARSE_COMPONENTS:

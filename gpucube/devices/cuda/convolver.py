@@ -58,7 +58,7 @@ class Convolver:
             self._kernels.over("convolve.crop_residual", *over, dirty, convolved, some, *self._size, out)
 
     def _convolved(self, image: DeviceArray, slot: DeviceArray, spectrum: DeviceArray) -> DeviceArray:
-        """Convolved images of one group, (group, 2 ny, 2 nx), of which the first quarter counts."""
+        """Convolve the images of one group; returns (group, 2 ny, 2 nx), of which the first quarter counts."""
         padded = self._backend.xp.empty((self._group, *self._twice), np.float32)
         padded[len(slot) :] = 0
         self._kernels.over("convolve.pad_twice", len(slot), *self._twice, image, slot, *self._size, padded)

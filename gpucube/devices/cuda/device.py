@@ -173,24 +173,25 @@ class CudaDevice:
         xp, upload = self._backend.xp, self._backend.upload
         present = [s for s in samples if s is not None]
         row_of: dict[object, int] = {}
-        uvw, order, rows = [], [], 0
-        for k, s in enumerate(present):
-            name = s.rows or k
-            if name not in row_of:
+        uvw, order, first_row, rows = [], [], np.zeros(len(samples), np.int64), 0
+        for k, s in enumerate(samples):
+            if s is None:
+                continue
+            if (name := s.rows or k) not in row_of:
                 row_of[name] = rows
                 uvw.append(s.uvw)
                 order.append((np.arange(len(s.uvw)) if s.order is None else s.order) + rows)
                 rows += len(s.uvw)
+            first_row[k] = row_of[name]
         in_order = xp.empty((rows, 3), np.float64)
         in_order[upload(order, np.int64)] = xp.reshape(upload([a.reshape(-1) for a in uvw], np.float64), (-1, 3))
-        first_row = iter([row_of[s.rows or k] for k, s in enumerate(present)])
         counts = [0 if s is None else len(s.weight) for s in samples]
         return SampleBatch(
             uvw=in_order,
             vis=upload([s.vis for s in present], np.complex64),
             weight=upload([s.weight for s in present], np.float32),
             first=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            first_row=np.array([0 if s is None else next(first_row) for s in samples], np.int64),
+            first_row=first_row,
             per_metre=np.array([1.0 if s is None else s.frequency / LIGHT_SPEED for s in samples]),
         )
 

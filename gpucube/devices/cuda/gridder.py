@@ -37,7 +37,7 @@ class SampleBatch:
     per_metre: np.ndarray  # (nplane,) float64, on the host: frequency / c
 
     def most_samples(self) -> int:
-        """Largest number of samples of a plane."""
+        """Find the largest number of samples of a plane."""
         return int(np.diff(self.first).max(initial=0))
 
 

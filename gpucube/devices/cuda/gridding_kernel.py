@@ -184,14 +184,14 @@ class WPlanes:
     centre: float  # middle of the range of n - 1
 
     def w(self, plane: int) -> float:
-        """w of a plane in wavelengths."""
+        """Compute w of a plane in wavelengths."""
         return self.first + plane * self.spacing
 
     def correction(self, kernel: GriddingKernel, n_minus_one: np.ndarray) -> np.ndarray:
-        """Factor 1 / transform(spacing (n - 1 - centre)) of every pixel (Arras et al. 2021, eq. 14).
+        """Compute 1 / transform(spacing (n - 1 - centre)) of every pixel (Arras et al. 2021, eq. 14).
 
-        It is computed by a polynomial in the square of the argument, since the transform is even and smooth and millions of
-        quadratures would take a minute. Chebyshev nodes make it accurate to rounding (tested).
+        A polynomial in the square of the argument replaces millions of quadratures, which would take a minute: the transform
+        is even and smooth. Chebyshev nodes make it accurate to rounding (tested).
         """
         reach = self.spacing * max(abs(float(n_minus_one.min()) - self.centre), abs(self.centre))
         series = np.polynomial.Chebyshev.interpolate(

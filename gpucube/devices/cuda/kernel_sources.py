@@ -12,8 +12,5 @@ FOLDER = next(folder for folder in (_PACKAGE / "kernels", _PACKAGE.parent / "ker
 
 
 def kernel_source(name: str) -> str:
-    """What is compiled for ``kernels/<name>.cu``: the prelude and the file.
-
-    Messages of the compiler name file and line as they are on disk.
-    """
+    """Read what is compiled for ``kernels/<name>.cu``: the prelude and the file, with their own lines in messages."""
     return "".join(f'#line 1 "{file}"\n{(FOLDER / file).read_text()}\n' for file in (PRELUDE, f"{name}.cu"))

@@ -69,12 +69,12 @@ class DeviceMemory:
         return stacks + rows + self._plans() + steps
 
     def _psf(self, grid: UvGrid, planes: int) -> int:
-        """Sorting and gridding of unit visibilities, one group of planes at a time."""
+        """Count what PSFs take: sorting and gridding of unit visibilities, one group of planes at a time."""
         samples = min(grid.group, planes) * self._settings.samples
         return _sorting(grid, samples) + samples * (COMPLEX64 + FLOAT) + self._gridding(grid, planes)
 
     def _gridding(self, grid: UvGrid, planes: int, residual: bool = False) -> int:
-        """One group: buffers of items, the grid, the padded image; with w the sum of its planes.
+        """Count what gridding one group takes: buffers of items, the grid, the padded image; with w the sum of its planes.
 
         The items are counted as if the samples lay in as many tiles as they can. A `residual` also takes the model's
         spectrum, or with w the predicted visibilities.
@@ -91,7 +91,7 @@ class DeviceMemory:
         return squares + spectrum + padded + more
 
     def _occupied(self, grid: UvGrid) -> int:
-        """Tiles in which samples may lie: an ellipse of tiles around the origin, half of it without w."""
+        """Count the tiles in which samples may lie: an ellipse of tiles around the origin, half of it without w."""
         uv_max, (fft_y, fft_x) = self._settings.uv_max, grid.fft
         semi_x = uv_max * grid.cell_x * fft_x / grid.tile + 1.5
         semi_y = uv_max * grid.cell_y * fft_y / grid.tile + 1.5
@@ -99,7 +99,7 @@ class DeviceMemory:
         return int(min(grid.tiles[0] * grid.tiles[1], area + semi_y))
 
     def _convolution_bytes(self) -> int:
-        """The padded images of one group of a convolution, or their transforms."""
+        """Count the padded images of one group of a convolution, or their transforms."""
         g = self._settings.geometry
         return fft_group(4 * g.nx * g.ny) * 2 * g.ny * (2 * g.nx + 2) * FLOAT
 
@@ -112,18 +112,18 @@ class DeviceMemory:
 
 
 def _sorting(grid: UvGrid, samples: int) -> int:
-    """Key and order, two arrays more of each while they are sorted, and the `PlacedSamples` that come of it."""
+    """Count key and order, two arrays more of each while they are sorted, and the `PlacedSamples` that come of it."""
     return 6 * LONG * samples + _placed(grid, samples)
 
 
 def _placed(grid: UvGrid, samples: int) -> int:
-    """The `PlacedSamples` of so many samples."""
+    """Count the `PlacedSamples` of so many samples."""
     real, cell = grid.real.itemsize, grid.complex.itemsize
     return samples * (2 * LONG + 2 * INT + 2 * cell + real + (0 if grid.w_planes is None else INT + real))
 
 
 def _fft_bytes(grid: UvGrid) -> tuple[int, int]:
-    """The grids of one group, and its padded images."""
+    """Count the grids of one group, and its padded images."""
     fft_y, fft_x = grid.fft
     padded = grid.real.itemsize if grid.w_planes is None else grid.complex.itemsize
     rows = grid.group * fft_y

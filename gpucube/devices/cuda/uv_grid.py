@@ -109,7 +109,7 @@ def choose_grids(settings: ImagingSettings) -> UvGrids:
 
 
 def _choose_grid(settings: ImagingSettings, scale: int, w: bool) -> UvGrid:
-    """A grid for images of `scale` times the job's size."""
+    """Choose the grid for images of `scale` times the job's size."""
     g = settings.geometry
     nx, ny, dimensions = scale * g.nx, scale * g.ny, 3 if w else 2
     try:
