@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import ducc0
-import numba
 import numpy as np
 
 from gpucube.bench.outcome import Floor
 from gpucube.bench.scene import Scene
 from gpucube.bench.workloads import PRODUCTS
+from gpucube.caches import njit
 from gpucube.data.store import BYTES_A_SAMPLE, PlaneKey, Samples
 from gpucube.devices.base import Device, DeviceKind, MinorCycle
 from gpucube.devices.cycle_rules import ACTIVE_SET_CUT
@@ -135,7 +135,7 @@ def transforms(geometry: ImageGeometry, workers: int) -> tuple[float, float]:
     return concurrently(forward, workers), concurrently(back, workers)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _largest(values: np.ndarray) -> np.uint32:
     """Find the bits of the largest magnitude."""
     bits = values.view(np.uint32)
@@ -145,7 +145,7 @@ def _largest(values: np.ndarray) -> np.uint32:
     return top
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _empty_minor(values: np.ndarray, iterations: int) -> float:
     """Do what a minor cycle does without a PSF: find the largest magnitude, and subtract something from every pixel."""
     total = 0.0

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import numba
 import numpy as np
 
+from gpucube.caches import njit
 from gpucube.data.stokes import Combination, Rule
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _ROWS, _SLOTS = 16, 64
 """Rows and slots of a tile: 16 rows of 64 channels and two hands are 16 KiB, half of an L1 cache."""
 
-_inlined = numba.njit(nogil=True, cache=True, inline="always")
+_inlined = njit(inline="always")
 
 
 class KeptRows(NamedTuple):
@@ -86,7 +86,7 @@ def transpose(block: Block, rows: KeptRows, channels: ChannelMap, combinations: 
     return planes
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _transpose(block: Block, rows: KeptRows, slots: _Slots, combinations: _Hands, planes: Planes) -> None:
     """Fill `planes`."""
     # taking a field within the loops would count references there, which takes longer than the arithmetic

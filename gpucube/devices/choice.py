@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from gpucube.caches import choose_cupy_cache
 from gpucube.devices.base import Device, DeviceKind, ImagingSettings
 from gpucube.devices.cpu.kind import CpuKind
-from gpucube.devices.cuda.kind import CudaKind
+from gpucube.devices.cuda.kind import ADVICE, CudaKind
 from gpucube.errors import GpucubeError
 
 
@@ -19,7 +25,7 @@ class Hardware:
     """What a run computes on."""
 
     kind: DeviceKind
-    note: str = ""  # why `device="auto"` did not choose a GPU; empty otherwise
+    note: str = ""  # why `device="auto"` did not choose a GPU, or why some GPUs are not used; empty otherwise
     gpu_count: int = 0  # GPUs that the run may use; 0 for CPU cores
     gpu_memory: int = 0  # bytes that it may take of each GPU
     workers: int = 0  # threads of the workers of an existing scheduler; 0 if workers are started here
@@ -33,15 +39,48 @@ class SeenGpus:
     why_not: str = ""  # what keeps the process from using a GPU; empty if nothing does
     count: int = 0  # GPUs that it can use, itself or through processes that it starts
     memory: int = 0  # bytes that it may take of the first
+    note: str = ""  # what the user should know about them
+
+
+_PROBE = """
+import json
+from gpucube.devices.cuda.cupy_backend import usable_memory, why_not
+found = {"why_not": why_not()}
+if not found["why_not"]:
+    import cupy
+    found |= {"count": int(cupy.cuda.runtime.getDeviceCount()), "memory": usable_memory()}
+print("\\n" + json.dumps(found))
+"""
+
+_PROBE_SECONDS = 120
 
 
 def gpus_here() -> SeenGpus:
-    """Find the GPUs that this process sees."""
-    from gpucube.devices.cuda import cupy_backend
-
-    if reason := cupy_backend.why_not():
-        return SeenGpus(why_not=reason)
-    return SeenGpus(count=cupy_backend.count(), memory=cupy_backend.usable_memory())
+    """Find the GPUs that this process sees. A child looks: this process takes no memory and holds no context of a GPU."""
+    if importlib.util.find_spec("cupy") is None:
+        return SeenGpus(why_not=f"CuPy is not installed ({ADVICE})")
+    choose_cupy_cache()
+    try:
+        child = subprocess.run(
+            [sys.executable, "-c", _PROBE],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_SECONDS,
+        )
+        seen = SeenGpus(**json.loads(child.stdout.splitlines()[-1]))
+    except subprocess.TimeoutExpired:
+        return SeenGpus(why_not=f"the GPU does not answer within {_PROBE_SECONDS} s")
+    except (IndexError, ValueError, TypeError):
+        last = (child.stderr.strip().splitlines() or [f"status {child.returncode}"])[-1]
+        return SeenGpus(why_not=f"the program that looks for GPUs failed ({last[:200]})")
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    if 0 < seen.count < len(named):
+        return replace(
+            seen, note=f"CUDA_VISIBLE_DEVICES names {', '.join(named)}, but CUDA shows only {seen.count} of them"
+        )
+    return seen
 
 
 def find_hardware(device: str, look: Callable[[], Sequence[SeenGpus]] = lambda: [gpus_here()]) -> Hardware:
@@ -56,7 +95,12 @@ def find_hardware(device: str, look: Callable[[], Sequence[SeenGpus]] = lambda: 
         if device == "cuda":
             raise GpucubeError(f"`device='cuda'` cannot be used: {reason}; or use `device='cpu'`")
         return Hardware(kind=CpuKind(), note=f"imaging on CPU cores: {reason}")
-    return Hardware(kind=CudaKind(), gpu_count=sum(s.count for s in seen), gpu_memory=min(s.memory for s in seen))
+    return Hardware(
+        kind=CudaKind(),
+        note="; ".join(dict.fromkeys(s.note for s in seen if s.note)),
+        gpu_count=sum(s.count for s in seen),
+        gpu_memory=min(s.memory for s in seen),
+    )
 
 
 class Devices:

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from gpucube.caches import njit
 from gpucube.sky.beam import FOUR_LN2, Beam
 
 LOBE_CUTOFF = 0.35
@@ -81,7 +81,7 @@ def fit_beam_in_window(window: np.ndarray, shape: tuple[int, int], cell_x: float
     return Beam(bmaj=bmaj, bmin=bmin, bpa=bpa if bmaj > bmin else 0.0)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _fit_lobe(
     level: np.ndarray, ny: int, nx: int, width: float, height: float, floor: float
 ) -> tuple[bool, float, float, float]:
@@ -109,7 +109,7 @@ def _fit_lobe(
     return True, form[0], form[1], form[2]
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _connected(above: np.ndarray, cy: int, cx: int) -> np.ndarray:
     """Flood fill: pixels 8-connected to (cy, cx).
 
@@ -129,7 +129,7 @@ def _connected(above: np.ndarray, cy: int, cx: int) -> np.ndarray:
     return filled
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _fit_quadratic_form(quadratic: np.ndarray, level: np.ndarray, floor: float) -> np.ndarray:
     """Find the coefficients (a, b, c) that bring exp(-(a q0 + b q1 + c q2)) closest to the levels.
 
@@ -180,7 +180,7 @@ def _fit_quadratic_form(quadratic: np.ndarray, level: np.ndarray, floor: float) 
     return form
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _compare(
     quadratic: np.ndarray, level: np.ndarray, form: np.ndarray, slope: np.ndarray, misfit: np.ndarray
 ) -> float:
@@ -194,7 +194,7 @@ def _compare(
     return cost
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _normal_equations(
     quadratic: np.ndarray, slope: np.ndarray, misfit: np.ndarray, normal: np.ndarray, target: np.ndarray
 ) -> None:
@@ -212,7 +212,7 @@ def _normal_equations(
             normal[j, i] = normal[i, j]
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _solve(matrix: np.ndarray, right: np.ndarray, x: np.ndarray) -> bool:
     """Solve a symmetric positive definite 3x3 system (Cholesky); False, with x = 0, if rounding has made it indefinite."""
     lower = np.zeros((3, 3))
@@ -269,7 +269,7 @@ def lobe_ellipse(beam: Beam, cell_x: float, cell_y: float) -> np.ndarray:
     return np.array([sin, cos, major, minor, reach_x, reach_y])
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _largest_outside(
     line: np.ndarray, step: int, ny: int, nx: int, ellipse: np.ndarray, cell_x: float, cell_y: float
 ) -> np.uint32:
@@ -300,7 +300,7 @@ def _largest_outside(
     return top
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _largest(bits: np.ndarray) -> np.uint32:
     """Find the bits of the largest |value|."""
     top = np.uint32(0)

@@ -10,11 +10,12 @@ Offringa & Smirnov 2017 (MNRAS 471, 301), here with the full PSF at every offset
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from gpucube.caches import njit
 
-@numba.njit(nogil=True, cache=True)
+
+@njit()
 def uv_cells(
     uvw: np.ndarray,
     per_metre: float,
@@ -55,14 +56,14 @@ def uv_cells(
     return inside
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@njit(inline="always")
 def _folded(iu: int, iv: int, half_u: int, row: int) -> int:
     if iv < 0 or (iv == 0 and iu < 0):
         iu, iv = -iu, -iv
     return iv * row + iu + half_u
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def cell_density(cell: np.ndarray, weight: np.ndarray, density: np.ndarray, origin: int) -> tuple[float, float]:
     """Grid the weights at (u, v) and (-u, -v); returns the sums of G and of G^2 over the whole plane.
 
@@ -81,7 +82,7 @@ def cell_density(cell: np.ndarray, weight: np.ndarray, density: np.ndarray, orig
     return 2.0 * total, 2.0 * squares - density[origin] ** 2
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def weigh(
     lookup: np.ndarray,
     weight: np.ndarray,
@@ -114,7 +115,7 @@ def weigh(
     return total
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def peak(plane: np.ndarray, mask: np.ndarray) -> tuple[float, int]:
     """Find the largest |value| where `mask` is set, and its flat index; of equal values the first.
 
@@ -145,7 +146,7 @@ def peak(plane: np.ndarray, mask: np.ndarray) -> tuple[float, int]:
     return (np.float64(abs(flat[where])), where) if where >= 0 else (-1.0, -1)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _quickselect(values: np.ndarray, size: int, rank: int) -> np.float32:
     """Find the element of a given rank among values[:size], which are reordered (Hoare 1961)."""
     low, high = 0, size - 1
@@ -171,7 +172,7 @@ def _quickselect(values: np.ndarray, size: int, rank: int) -> np.float32:
     return found
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _select(values: np.ndarray, rank: int, buffer: np.ndarray) -> np.float32:
     """Find the element of a given rank, exactly (after Floyd & Rivest 1975).
 
@@ -194,7 +195,7 @@ def _select(values: np.ndarray, rank: int, buffer: np.ndarray) -> np.float32:
     return _quickselect(buffer, inside, rank - int(below))
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _collect(values: np.ndarray, low: np.float32, high: np.float32, buffer: np.ndarray) -> tuple[np.int32, int]:
     """Count the values below `low`, and put those from `low` to `high` into the buffer; returns both numbers."""
     below, inside = np.int32(0), 0
@@ -207,7 +208,7 @@ def _collect(values: np.ndarray, low: np.float32, high: np.float32, buffer: np.n
     return below, inside
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def noise(plane: np.ndarray, deviation: np.ndarray, buffer: np.ndarray) -> float:
     """Compute 1.4826 times the median absolute deviation from the median; medians of even numbers are the lower middle value.
 
@@ -221,7 +222,7 @@ def noise(plane: np.ndarray, deviation: np.ndarray, buffer: np.ndarray) -> float
     return 1.4826 * np.float64(_select(deviation, rank, buffer))
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def hogbom_textbook(
     residual: np.ndarray,
     psf: np.ndarray,
@@ -253,7 +254,7 @@ def hogbom_textbook(
     return limit
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def hogbom_active_set(
     residual: np.ndarray,
     psf: np.ndarray,
@@ -305,7 +306,7 @@ def hogbom_active_set(
     return limit
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def subtract_components(residual: np.ndarray, psf: np.ndarray, change: np.ndarray, where: np.ndarray) -> None:
     """residual -= change * PSF, for a change of the model that is zero except at the flat pixel indices `where`.
 
@@ -323,7 +324,7 @@ def subtract_components(residual: np.ndarray, psf: np.ndarray, change: np.ndarra
                 row[x] -= flux * line[x]
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def add_gaussians(image: np.ndarray, model: np.ndarray, shape: np.ndarray) -> None:
     """image += model convolved with a small kernel of odd sides, whose centre is its middle pixel."""
     ny, nx = model.shape
@@ -340,7 +341,7 @@ def add_gaussians(image: np.ndarray, model: np.ndarray, shape: np.ndarray) -> No
                         out[col] += flux * line[col - x + half_x]
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def psf_spectrum(transform: np.ndarray, out: np.ndarray) -> None:
     """Compute the real spectrum of a PSF centred in its array: (-1)^(ky + kx) Re(transform) / size.
 

@@ -21,6 +21,7 @@ from numpy.typing import DTypeLike
 from gpucube.devices.base import DeviceArray
 from gpucube.devices.cuda.backend import Backend, Kernel
 from gpucube.devices.cuda.kernel_sources import kernel_source
+from gpucube.devices.cuda.kind import ADVICE
 
 SHARE = 0.9
 """Share of the memory that is free when the first device is made; the rest is left to the driver and to cuFFT."""
@@ -42,13 +43,12 @@ _OUT_OF_MEMORY = ("CUFFT_ALLOC_FAILED", "cudaErrorMemoryAllocation", "CUDA_ERROR
 @functools.cache
 def why_not() -> str:
     """Find out what keeps this process from using a GPU, and what to do about it; empty if nothing does."""
-    advice = "pip install 'gpucube[cuda12]' or 'gpucube[cuda13]'"
     try:
         import cupy
     except ModuleNotFoundError:
-        return f"CuPy is not installed ({advice})"
-    except ImportError as error:
-        return f"CuPy cannot be imported ({_one_line(error.__cause__ or error)}; {advice})"
+        return f"CuPy is not installed ({ADVICE})"
+    except Exception as error:  # a broken installation may raise anything
+        return f"CuPy cannot be imported ({_one_line(error.__cause__ or error)}; {ADVICE})"
     try:
         # importing CuPy works without a driver: only a kernel that runs shows that everything is there
         if int(cupy.cuda.Device().compute_capability) < LEAST_CAPABILITY:
@@ -62,7 +62,7 @@ def why_not() -> str:
 
         cufft.getVersion()
     except ImportError as error:
-        return f"a library of CUDA is missing ({_one_line(error)}; {advice})"
+        return f"a library of CUDA is missing ({_one_line(error)}; {ADVICE})"
     except Exception as error:  # CuPy's errors of driver, runtime and compiler have no common base
         return f"CuPy finds no working GPU ({_one_line(error)}; nvidia-smi must show one)"
     return ""
@@ -70,13 +70,6 @@ def why_not() -> str:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200]
-
-
-def count() -> int:
-    """Count the GPUs that this process sees."""
-    import cupy
-
-    return int(cupy.cuda.runtime.getDeviceCount())
 
 
 @functools.cache

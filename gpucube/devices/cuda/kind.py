@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from gpucube.devices.cuda.backend import Backend
     from gpucube.devices.cuda.device import CudaDevice
 
+ADVICE = "pip install 'gpucube[cuda12]' or 'gpucube[cuda13]'"
+
 PROCESS_BYTES = 1_000_000_000
 """Host memory of a process that uses a GPU, with the driver's own memory and pinned buffers. Estimated, not measured."""
 
@@ -72,6 +74,5 @@ class CudaKind:
         try:
             from dask_cuda import LocalCUDACluster
         except ImportError as error:
-            advice = "pip install 'gpucube[cuda12]' or 'gpucube[cuda13]'"
-            raise GpucubeError(f"a worker for each GPU needs dask-cuda ({error}): {advice}") from None
+            raise GpucubeError(f"a worker for each GPU needs dask-cuda ({error}): {ADVICE}") from None
         return functools.partial(LocalCUDACluster, device_memory_limit=0)
