@@ -60,7 +60,8 @@ def frame_motion(
         factors.append(factor)
     time, factor = np.concatenate(times), np.concatenate(factors)
     change = float(np.ptp(factor)) if len(time) else 0.0
-    channels = change * float((axis.frequency / axis.width).max())
+    wide = axis.width > 0
+    channels = change * float((axis.frequency[wide] / axis.width[wide]).max(initial=0.0))
     if channels <= MOST_SMEARED:
         return ()
     first, last = sorted(time[[factor.argmin(), factor.argmax()]])

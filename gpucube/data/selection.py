@@ -259,7 +259,7 @@ def _find_windows(path: str, field: str, spw: str, parameters: Parameters) -> li
     """Find the windows of one MeasurementSet that have rows, once for each of its fields."""
     ms = describe(path)
     column = choose_column(ms, parameters.datacolumn)
-    chosen = choose_windows(spw, len(ms.spectral_windows))
+    chosen = choose_windows(spw, len(ms.spectral_windows), path)
     windows: dict[int, list[Window]] = {}  # by FIELD_ID
     for (field_id, number), rows in select_rows(path, choose_fields(ms, field)).items():
         description = ms.data_descriptions[number]
@@ -283,15 +283,17 @@ def _find_windows(path: str, field: str, spw: str, parameters: Parameters) -> li
 
 
 def _refuse_fields_apart(path: str, selected: str, fields: Mapping[int, Window]) -> None:
-    """Refuse fields of one MeasurementSet that are not one field. Those that move were followed by the telescope."""
+    """Refuse several fields of one MeasurementSet unless all have one direction, or one name if they move."""
     fixed = [window.centre for window in fields.values() if not window.track.moves]
     apart = max((separation(fixed[0], centre) for centre in fixed), default=0.0)
-    if apart > SAME_DIRECTION or 0 < len(fixed) < len(fields):
-        names = _listed([f"{number}: {window.field.name}" for number, window in fields.items()])
-        lie = f"lie up to {angle_text(apart)} apart" if apart > SAME_DIRECTION else "do not all move"
-        raise GpucubeError(
-            f"{path}: {len(fields)} fields fit `field={selected!r}` ({names}) and {lie}: select one by its number"
-        )
+    moving = {window.field.name for window in fields.values() if window.track.moves}
+    if apart <= SAME_DIRECTION and len(moving) + bool(fixed) <= 1:
+        return
+    names = _listed([f"{number}: {window.field.name}" for number, window in fields.items()])
+    why = f"lie up to {angle_text(apart)} apart" if apart > SAME_DIRECTION else "do not move together"
+    raise GpucubeError(
+        f"{path}: {len(fields)} fields fit `field={selected!r}` ({names}) and {why}: select one by its number"
+    )
 
 
 def _with_stokes(windows: Sequence[Window], stokes_names: Sequence[str]) -> tuple[list[Window], list[str]]:
@@ -343,7 +345,7 @@ def _movement(sources: Sequence[Source], name: str, cell: float) -> tuple[str, .
     )
 
 
-def choose_windows(spw: str, count: int) -> dict[int, np.ndarray | None]:
+def choose_windows(spw: str, count: int, path: str = "the MeasurementSet") -> dict[int, np.ndarray | None]:
     """Find the spectral windows of a MeasurementSet that a selection names.
 
     Parameters
@@ -352,6 +354,8 @@ def choose_windows(spw: str, count: int) -> dict[int, np.ndarray | None]:
         tclean's syntax, see `gpucube.schema.spw`.
     count : int
         Windows of the MeasurementSet.
+    path : str
+        How messages name the MeasurementSet.
 
     Returns
     -------
@@ -372,7 +376,9 @@ def choose_windows(spw: str, count: int) -> dict[int, np.ndarray | None]:
     for item in parse_spw(spw):
         last = count - 1 if item.last is None else item.last
         if last >= count:
-            raise GpucubeError(f"`spw={spw!r}`: there is no spectral window {last}, they are numbered 0 to {count - 1}")
+            raise GpucubeError(
+                f"`spw={spw!r}`: {path} has no spectral window {last}, they are numbered 0 to {count - 1}"
+            )
         for window in range(item.first, last + 1):
             earlier = chosen.get(window, np.empty(0, int))
             if earlier is None or not item.channels:
@@ -413,7 +419,7 @@ def choose_fields(ms: MeasurementSet, field: str) -> list[int]:
     GpucubeError
         No such field.
     """
-    names = [f.name for f in ms.fields]
+    names = [f.name.strip() for f in ms.fields]
     if field in ("", "*"):
         return list(range(len(names)))
     if numbers := parse_numbers(field):

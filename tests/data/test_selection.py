@@ -75,7 +75,7 @@ def test_windows_and_channels_named_by_spw(spw: str, expected: dict[int, list[in
 
 
 def test_a_window_that_is_not_there_is_refused() -> None:
-    with pytest.raises(GpucubeError, match="no spectral window 3, they are numbered 0 to 2"):
+    with pytest.raises(GpucubeError, match="has no spectral window 3, they are numbered 0 to 2"):
         choose_windows("1~3", 3)
 
 
@@ -290,6 +290,30 @@ def test_fields_of_one_name_in_different_directions_are_refused(tiny_ms: Any, tm
         f"{ms}: 2 fields fit `field={field!r}` (0: SIMLINE, 1: SIMLINE) and lie up to 1.5 arcmin apart:"
         " select one by its number"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "both_move", "refused"),
+    [("SIMLINE", True, False), ("OTHER", True, True), ("SIMLINE", False, True)],
+)
+def test_fields_that_move_are_one_if_they_have_one_name(
+    tiny_ms: Any, tmp_path: Path, name: str, both_move: bool, refused: bool
+) -> None:
+    """As an object that was followed in two nights, each with a direction of its own."""
+    ms = split_field(tiny_ms.ms, tmp_path, 90.0, name)
+
+    def move(t: tables.table) -> None:
+        for row in (0, 1) if both_move else (0,):
+            t.putcell("PHASE_DIR", row, np.vstack([t.getcell("PHASE_DIR", row), [[0.0, 1e-9]]]))
+            t.putcell("NUM_POLY", row, 1)
+            t.putcell("TIME", row, 5.2e9)
+
+    change(ms, "FIELD", move)
+    if refused:
+        with pytest.raises(GpucubeError, match=r"2 fields fit `field='0,1'` .* and do not move together: select one"):
+            selected(ms, field="0,1")
+    else:
+        assert [source.nrow for source in selected(ms, field="0,1").sources] == [400, 500]
 
 
 def test_fields_without_rows_do_not_matter(tiny_ms: Any, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ WRONG_SELECTION = {
     "spw channels out of range": ({"spw": "0:5~12"}, r"channels 0 to 11; (`spw`|--spw) asks for channel 12"),
     "no such window": (
         {"spw": "1"},
-        r"(`spw='1'`|--spw '?1'?): there is no spectral window 1, they are numbered 0 to 0",
+        r"(`spw='1'`|--spw '?1'?): .*\.ms has no spectral window 1, they are numbered 0 to 0",
     ),
     "spw not understood": ({"spw": "zero"}, named("spw", "zero") + ": 'zero' is not a selection; expected"),
     "no such field number": ({"field": "3"}, r"has no field 3: fields are numbered 0 to 0"),
