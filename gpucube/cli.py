@@ -175,7 +175,8 @@ def job_parameters(command: str, arguments: Sequence[str]) -> Parameters:
         raise GpucubeError("expected a MeasurementSet: give one path or several")
     if command == "plan" and "imagename" not in values:
         first = values["vis"] if isinstance(values["vis"], str) else values["vis"][0]
-        values["imagename"] = Path(first).stem
+        # a name that the user did not choose is no reason to refuse anything
+        values |= {"imagename": Path(first).stem, "overwrite": not values.get("resume")}
     return make_parameters(**values)
 
 

@@ -133,9 +133,11 @@ def _warn(texts: Sequence[str]) -> None:
 def plan(
     parameters: Parameters, *, hardware: Hardware | None = None, tuning: Tuning = DEFAULT_TUNING
 ) -> tuple[Plan, Hardware]:
-    """Work out what `image` would do and need, without doing it."""
+    """Work out what `image` would do and need, without doing it. What it would refuse raises GpucubeError."""
+    selection = select(parameters)
     hardware = hardware or hardware_for(parameters, tuning)
-    return _plan_and_mask(parameters, select(parameters), hardware, tuning)[0], hardware
+    check_outputs(parameters)
+    return _plan_and_mask(parameters, selection, hardware, tuning)[0], hardware
 
 
 def hardware_for(parameters: Parameters, tuning: Tuning = DEFAULT_TUNING) -> Hardware:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 
@@ -36,11 +37,29 @@ def size_text(nbytes: float) -> str:
     return with_prefix(nbytes, "B")
 
 
+def _in_units(value: float, units: Sequence[tuple[float, str]], space: str = " ", digits: int = 3) -> str:
+    """A value in the first of the units, largest first, in which it is not below 1; in the last one if there is none."""
+    size, unit = next((item for item in units if value >= 0.9995 * item[0]), units[-1])
+    return f"{value / size:.{digits}g}{space}{unit}"
+
+
 def frequency_text(hertz: float) -> str:
-    """A frequency as users write it, with all its digits: ``"1420.405752MHz"``."""
-    sizes = ((10e9, 1e9, "GHz"), (1e6, 1e6, "MHz"), (1e3, 1e3, "kHz"), (0.0, 1.0, "Hz"))
-    size, unit = next((size, unit) for least, size, unit in sizes if hertz >= least)
-    return f"{hertz / size:.10g}{unit}"
+    """A frequency as users write it, with its digits: ``"1420.405752MHz"``."""
+    if 1e9 <= hertz < 1e10:
+        return _in_units(hertz, [(1e6, "MHz")], "", 10)
+    return _in_units(hertz, [(1e9, "GHz"), (1e6, "MHz"), (1e3, "kHz"), (1.0, "Hz")], "", 10)
+
+
+def angle_text(radians: float) -> str:
+    """Three digits and a unit: ``"21.3 arcmin"``."""
+    units = [(3600.0, "deg"), (60.0, "arcmin"), (1.0, "arcsec"), (1e-3, "mas"), (1e-6, "uas")]
+    arcsec = math.degrees(radians) * 3600
+    return f"{arcsec:.3g} arcsec" if 0.1 <= arcsec < 1 else _in_units(arcsec, units)
+
+
+def flux_text(janskys: float) -> str:
+    """Three digits and a unit: ``"3.21 mJy"``."""
+    return _in_units(janskys, [(1.0, "Jy"), (1e-3, "mJy"), (1e-6, "uJy"), (1e-9, "nJy")])
 
 
 def one_line(error: Exception) -> str:

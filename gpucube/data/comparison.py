@@ -18,6 +18,7 @@ from gpucube.data.measurementset import open_table
 from gpucube.errors import GpucubeError
 from gpucube.sky.directions import Direction, uvw_rotation
 from gpucube.sky.geometry import ImageGeometry
+from gpucube.text import angle_text
 
 if TYPE_CHECKING:
     from gpucube.data.selection import Source, Window
@@ -95,18 +96,6 @@ def _centre(window: Window, field_id: int) -> Direction | None:
 def _field_text(window: Window) -> str:
     ra, dec = math.degrees(window.centre.ra) % 360, math.degrees(window.centre.dec)
     return f"{window.field.name!r} at {ra:.4f}deg {dec:+.4f}deg in {window.ms.path}"
-
-
-def angle_text(angle: float) -> str:
-    """Return an angle in radians as text, such as ``"12 arcmin"``."""
-    degrees = math.degrees(angle)
-    return (
-        f"{degrees:.3g} deg"
-        if degrees >= 1
-        else f"{60 * degrees:.3g} arcmin"
-        if degrees >= 1 / 60
-        else f"{3600 * degrees:.3g} arcsec"
-    )
 
 
 def _compare_columns(windows: Sequence[Window]) -> list[str]:

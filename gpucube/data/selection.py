@@ -20,7 +20,7 @@ import numpy as np
 
 from gpucube.constants import ARCSEC
 from gpucube.data.channels import ChannelMap, OutputChannels, WindowChannels, output_channels
-from gpucube.data.comparison import angle_text, compare, separation
+from gpucube.data.comparison import compare, separation
 from gpucube.data.fields import Track, read_track
 from gpucube.data.frame_motion import frame_motion
 from gpucube.data.measurementset import Field, MeasurementSet, describe, open_table
@@ -41,6 +41,7 @@ from gpucube.sky.directions import EQUINOX, Direction, uvw_rotation
 from gpucube.sky.frames import FRAMES, SpectralFrame
 from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
+from gpucube.text import angle_text
 from gpucube.text import counted
 
 SAME_DIRECTION = 1.0 * ARCSEC

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from gpucube import disk
+from gpucube.constants import LIGHT_SPEED
 from gpucube.data.ingest import plan_partitions
 from gpucube.data.scratch import belongs_to
 from gpucube.data.selection import Selection
@@ -23,14 +24,19 @@ from gpucube.data.store import Partition
 from gpucube.devices.base import Resources
 from gpucube.devices.choice import Hardware
 from gpucube.devices.cpu.kind import PROCESS_BYTES, CpuKind
+from gpucube.devices.cycle_rules import needs_w
 from gpucube.errors import GpucubeError
 from gpucube.execution.machine import core_limits, least, memory_limits, process_memory_limits
+from gpucube.execution.progress import duration
 from gpucube.execution.tuning import DEFAULT_TUNING, Tuning
+from gpucube.imaging.forecast import Forecast, forecast
 from gpucube.imaging.job import settings_of
 from gpucube.output.paths import RunPaths
 from gpucube.schema.parameters import Parameters
+from gpucube.sky.beam import Beam
+from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
-from gpucube.text import size_text
+from gpucube.text import angle_text, flux_text, frequency_text, size_text
 
 SECONDS_A_SAMPLE = 300e-9
 SECONDS_A_PIXEL = 120e-9
@@ -39,6 +45,11 @@ CLEANING_FACTOR = 10
 choice between threads and processes depends on it."""
 
 SCHEDULER = "the workers of the scheduler"
+BYTES_A_SECOND = 3e8
+"""Rough speed at which one process reads a MeasurementSet."""
+
+FEWEST_PIXELS = 1.5
+"""A beam whose minor axis is narrower than so many pixels is warned of: near there the longest baselines leave the grid."""
 
 SHARE_OF_MEMORY = 0.8
 """The part of the available memory that a run may take unless `memory` says otherwise."""
@@ -67,6 +78,16 @@ class Plan:
         Bytes that each GPU is expected to hold; 0 without GPUs.
     limits : str
         Who limits the number of workers and the memory.
+    field : str
+        Name of the field.
+    geometry : ImageGeometry
+    axis : SpectralAxis
+    forecast : Forecast
+        Beam, noise and recommended cell.
+    gridder : str
+        ``"standard"`` or ``"wgridder"``.
+    seconds : float or None
+        Roughly how long the run takes; None where that is not known.
     warnings : tuple of str
     """
 
@@ -84,6 +105,12 @@ class Plan:
     memory_predicted: int
     device_memory_predicted: int
     limits: str
+    field: str
+    geometry: ImageGeometry
+    axis: SpectralAxis
+    forecast: Forecast
+    gridder: str
+    seconds: float | None
     warnings: tuple[str, ...]
 
     @property
@@ -111,7 +138,7 @@ class Plan:
         if self.device_memory_predicted:
             how = f"{self.workers} GPU" + ("s" if self.workers > 1 else "")
         lines = [
-            f"channels   {self.nchan}" + (f" x {self.nstokes} Stokes" if self.nstokes > 1 else ""),
+            *self._what_comes_out(),
             f"chunks     {self.chunks} of up to {self.chunksize} channels, on {self.workers} workers ({how})",
             f"read       {size_text(self.ms_bytes)} from the MeasurementSet, once",
             f"scratch    {size_text(self.scratch_bytes)} in {self.scratch}",
@@ -120,10 +147,47 @@ class Plan:
         ]
         if self.device_memory_predicted:
             lines.append(f"GPU memory {size_text(self.device_memory_predicted)} expected")
+        if self.seconds is not None:
+            lines.append(f"time       very roughly {duration(self.seconds)}")
         lines.append(f"write      {size_text(self.product_bytes)}:")
         lines += [f"           {path}" for path in self.products]
         lines += [f"warning    {text}" for text in self.warnings]
         return "\n".join(lines)
+
+    def _what_comes_out(self) -> list[str]:
+        """What an astronomer wants to know of the cube."""
+        g, axis, expected = self.geometry, self.axis, self.forecast
+        ra, dec = math.degrees(g.centre.ra) % 360, math.degrees(g.centre.dec)
+        size = f"{angle_text(g.nx * g.cell_x)} x {angle_text(g.ny * g.cell_y)}"
+        first, last = float(axis.frequency[0]), float(axis.frequency[-1])
+        lines = [
+            f"field      {self.field or '(no name)'}: {g.nx} x {g.ny} pixels, {size}, "
+            f"centred on {ra:.5f} {dec:+.5f} deg ({g.centre.frame})",
+            f"channels   {self.nchan}" + (f" x {self.nstokes} Stokes" if self.nstokes > 1 else ""),
+            f"frequency  {frequency_text(first)} to {frequency_text(last)} ({axis.frame.name}), "
+            f"channels of {frequency_text(float(np.median(axis.width)))}",
+        ]
+        if axis.restfreq:
+            begin, end = (LIGHT_SPEED / 1000 * (1 - f / axis.restfreq) for f in (first, last))
+            step = LIGHT_SPEED / 1000 * float(np.median(axis.width)) / axis.restfreq
+            lines.append(
+                f"velocity   {begin:.2f} to {end:.2f} km/s ({axis.frame.name}, radio, rest frequency "
+                f"{frequency_text(axis.restfreq)}), channels of {step:.3g} km/s"
+            )
+        if expected.beam and expected.noise and expected.recommended_cell:
+            pixels = f"{expected.beam.bmaj / g.cell_x:.1f} x {expected.beam.bmin / g.cell_x:.1f} pixels"
+            lines += [
+                f"beam       {_beam_text(expected.beam)} expected in the middle channel, {pixels}",
+                f"cell       {angle_text(g.cell_x)}; recommended: at most {angle_text(expected.recommended_cell)}",
+                f"noise      {flux_text(expected.noise)}/beam expected, if the weights are 1 / sigma^2",
+            ]
+        phase = g.w_phase(expected.w_max)
+        lines.append(f"gridder    {self.gridder}; neglecting w changes phases by up to {phase:.2g} rad")
+        return lines
+
+
+def _beam_text(beam: Beam) -> str:
+    return f"{angle_text(beam.bmaj)} x {angle_text(beam.bmin)}"
 
 
 def make_plan(
@@ -141,7 +205,11 @@ def make_plan(
     paths = RunPaths.of(parameters)
     partitions = plan_partitions(selection, paths.scratch_folder)
     samples = max((p.nrow for p in partitions), default=0)
-    settings = settings_of(parameters, geometry, w_term=parameters.gridder == "wgridder", samples=samples)
+    expected = forecast(selection, settings_of(parameters, geometry, w_term=False, samples=samples))
+    w_term = needs_w(geometry.w_phase(expected.w_max), parameters.gridder, parameters.epsilon)
+    settings = settings_of(
+        parameters, geometry, w_term=w_term, samples=samples, uv_max=expected.uv_max or math.inf, w_max=expected.w_max
+    )
     resources = kind.resources(settings, hardware.gpu_memory)
     ms_bytes = sum(s.bytes_selected() for s in selection.sources)
 
@@ -150,6 +218,7 @@ def make_plan(
     if hardware.gpu_count or parameters.workers or hardware.workers:
         whose = "the number of GPUs" if hardware.gpu_count else "workers=" if parameters.workers else SCHEDULER
     workers = min(parameters.workers or most, most, nchan)
+    seconds = None
     if kind.workers_share_process:
         seconds = _expected_seconds(partitions, nchan * nstokes * geometry.nx * geometry.ny, parameters.niter > 0)
         small = workers == 1 or seconds / workers < tuning.in_process_seconds
@@ -199,7 +268,19 @@ def make_plan(
         memory_predicted=predicted,
         device_memory_predicted=kind.lanes * resources.device_bytes(min(resources.planes, size * nstokes)),
         limits=f"{most} workers by {whose}, memory by {memory_of}",
-        warnings=(*parameters.warnings, *_warnings(selection.axis), *selection.warnings),
+        field=selection.object_name,
+        geometry=geometry,
+        axis=selection.axis,
+        forecast=expected,
+        gridder="wgridder" if w_term else "standard",
+        seconds=None if seconds is None else seconds / workers + ms_bytes / BYTES_A_SECOND,
+        warnings=(
+            *parameters.warnings,
+            *_warnings(selection.axis),
+            *selection.warnings,
+            *_coarse_cell(geometry, expected),
+            *_too_many_workers(parameters, hardware, here),
+        ),
     )
     check_disk(plan)
     return plan
@@ -291,3 +372,21 @@ def _warnings(axis: SpectralAxis) -> tuple[str, ...]:
         "the channels are not evenly spaced: the FITS frequency axis is only the best straight line; "
         "the true frequencies are in the CHANNELS table of every cube and in the summary",
     )
+
+
+def _coarse_cell(geometry: ImageGeometry, expected: Forecast) -> tuple[str, ...]:
+    cell, beam, better = max(geometry.cell_x, geometry.cell_y), expected.beam, expected.recommended_cell
+    if beam is None or better is None or beam.bmin >= FEWEST_PIXELS * cell:
+        return ()
+    return (
+        f"the `cell` of {angle_text(cell)} is coarse for a beam of {_beam_text(beam)}: "
+        f"choose one of at most {angle_text(better)}",
+    )
+
+
+def _too_many_workers(parameters: Parameters, hardware: Hardware, cores: int) -> tuple[str, ...]:
+    there = hardware.gpu_count or cores
+    if parameters.scheduler or (parameters.workers or 0) <= there:
+        return ()
+    what = "GPUs" if hardware.gpu_count else "CPU cores"
+    return (f"`workers={parameters.workers}` is more than the {there} {what} there are, and no faster",)

@@ -6,13 +6,13 @@ way that the warnings of the plan go: once as a Python warning, and into the sum
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from gpucube.constants import ARCSEC
 from gpucube.errors import GpucubeError
+from gpucube.imaging.forecast import largest_cell
 from gpucube.imaging.job import ImageJob
 from gpucube.output.records import ChannelRecord
 from gpucube.sky.beam import Beam
@@ -33,7 +33,7 @@ def refuse_if_all_off_grid(job: ImageJob, records: Sequence[ChannelRecord]) -> N
     if lost and not any(record.visibilities for record in records):
         raise GpucubeError(
             f"no data are left: the baselines of all {lost} samples are too long for this `cell`: "
-            f"choose a `cell` of at most {_largest_cell(job)}"
+            f"choose a `cell` of at most {largest_cell(job.settings.uv_max)}"
         )
 
 
@@ -60,7 +60,7 @@ def _lost_samples(job: ImageJob, records: Sequence[ChannelRecord]) -> list[str]:
         channels = ranges(record.channel for record in records if record.visibilities_off_grid)
         return [
             f"{lost} of {total} samples ({_percent(lost / total)}) are not imaged, because their baselines are too long for "
-            f"this `cell`: a `cell` of at most {_largest_cell(job)} keeps all of them (channels {channels})"
+            f"this `cell`: a `cell` of at most {largest_cell(job.settings.uv_max)} keeps all of them (channels {channels})"
         ]
     if not job.store.counts.any():
         return [
@@ -111,14 +111,6 @@ def _unlike_beams(job: ImageJob, records: Sequence[ChannelRecord], target: Beam)
     if fitted and target.bmaj > width:
         found.append(f"the beam of {_size(target)} is wider than the image, {width / ARCSEC:.4g} arcsec")
     return found
-
-
-def _largest_cell(job: ImageJob) -> str:
-    """The cell, in arcsec, with which the longest baseline at the highest frequency is on the grid, rounded down."""
-    cell = 0.5 / job.settings.uv_max / ARCSEC
-    unit = 10.0 ** (math.floor(math.log10(cell)) - 2)
-    down = (math.ceil(cell / unit) - 1) * unit  # the very edge is off the grid
-    return f"{down:.3g} arcsec"
 
 
 def _percent(share: float) -> str:

@@ -1,0 +1,157 @@
+"""What can be told of a cube before the data are read: beam, noise, the w term, and whether the cell suits the baselines.
+
+In: the selection. Out: a `Forecast`, from uvw and weights of the rows, as if no sample were flagged. Beam and noise are those
+of the middle channel. Its imaging weights are the real ones; the PSF is made on a grid of its own around the main lobe.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gpucube.constants import ARCSEC, LIGHT_SPEED
+from gpucube.data.ingest import to_phase_centre, usable_uvw
+from gpucube.data.measurementset import open_table
+from gpucube.data.selection import Selection, Source
+from gpucube.data.stokes import Combination, Rule
+from gpucube.data.store import Samples
+from gpucube.devices.base import ImagingSettings
+from gpucube.devices.cpu.device import CpuDevice, imaging_weights
+from gpucube.errors import GpucubeError
+from gpucube.sky.beam import Beam
+from gpucube.sky.directions import Direction
+from gpucube.sky.geometry import ImageGeometry
+
+ROWS_AT_ONCE = 2**18
+MOST_SAMPLES = 2**19
+"""More samples say no more about beam and noise; of more rows every second, third ... one is taken."""
+
+LOBE_PIXELS = 64
+"""Size of the grid around the main lobe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What the rows say before they are read."""
+
+    uv_max: float  # longest projected baseline, wavelengths at the highest frequency
+    w_max: float  # largest |w|, likewise
+    beam: Beam | None  # with a cell that is fine enough; None without any weight
+    noise: float | None  # Jy/beam, if the weights are 1 / sigma^2; None without any weight
+
+    @property
+    def recommended_cell(self) -> float | None:
+        """A quarter of the beam's minor axis, or less if the longest baseline needs it; radians, rounded down to two digits."""
+        if self.beam is None:
+            return None
+        return _rounded_down(min(self.beam.bmin / 4, 0.5 / self.uv_max) / ARCSEC, 2) * ARCSEC
+
+
+def forecast(selection: Selection, settings: ImagingSettings) -> Forecast:
+    """Read uvw and weights of all rows.
+
+    Raises
+    ------
+    GpucubeError
+        All baselines are too long for the cell in every channel.
+    """
+    geometry, middle = settings.geometry, selection.axis.nchan // 2
+    uv_max = w_max = 0.0
+    least = math.inf  # of max(|u| cell_x, |v| cell_y) over rows and channels; the grid ends at 0.5
+    rows = sum(int(s.rows.keep.sum()) for s in selection.sources if middle in s.channel_map.output)
+    step = max(1, -(-rows // MOST_SAMPLES))
+    parts: list[tuple[np.ndarray, np.ndarray]] = []  # uvw in wavelengths, (n, 3), and weights, (n,)
+    for source in selection.sources:
+        of_slot = source.channel_map.frequency / LIGHT_SPEED
+        low, high = of_slot.min(), of_slot.max()
+        slot = np.flatnonzero(source.channel_map.output == middle)
+        for uvw, weight in _blocks(source):
+            uv_max = max(uv_max, high * float(np.hypot(uvw[:, 0], uvw[:, 1]).max()))
+            w_max = max(w_max, high * float(np.abs(uvw[:, 2]).max()))
+            reach = np.abs(uvw[:, :2]) * (geometry.cell_x, geometry.cell_y)
+            least = min(least, low * float(reach.max(axis=1).min()))
+            if len(slot):
+                members = np.diff(source.channel_map.offsets)[slot[0]]
+                parts.append((uvw[::step] * of_slot[slot[0]], weight[::step] * (step * members)))
+    if 0.5 <= least < math.inf:
+        raise GpucubeError(
+            "no data are left: all baselines are too long for this `cell`: "
+            f"choose a `cell` of at most {largest_cell(uv_max)}"
+        )
+    beam = noise = None
+    if parts:
+        uvw, weight = (np.concatenate(column) for column in zip(*parts, strict=True))
+        # as if the frequency were such that a wavelength is a metre
+        samples = Samples(
+            uvw=uvw, frequency=LIGHT_SPEED, vis=np.zeros(len(uvw), np.complex64), weight=weight.astype(np.float32)
+        )
+        weights, total, _ = imaging_weights(samples, _fine_enough(settings, uv_max))
+        if total > 0:
+            used = weights > 0
+            noise = math.sqrt(float((weights[used].astype(float) ** 2 / samples.weight[used]).sum())) / total
+            beam = _beam(replace(samples, weight=weights))
+    return Forecast(uv_max=uv_max, w_max=w_max, beam=beam, noise=noise)
+
+
+def _blocks(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Usable uvw about the phase centre of the cube, metres, (n, 3), and the weights of the first Stokes parameter, (n,)."""
+    numbers, times = source.rows.number[source.rows.keep], source.rows.time[source.rows.keep]
+    with open_table(source.path) as t:
+        for first in range(0, len(numbers), ROWS_AT_ONCE):
+            span = slice(first, first + ROWS_AT_ONCE)
+            cells = t.selectrows(numbers[span])
+            try:
+                uvw, weight = cells.getcol("UVW"), cells.getcol("WEIGHT")
+            except RuntimeError:  # reported when the rows are read
+                continue
+            uvw, usable = usable_uvw(uvw)
+            uvw, _ = to_phase_centre(uvw, source.rotation_at(times[span]))
+            if usable.any():
+                yield uvw[usable], _combined(weight[usable], source.combinations[0])
+
+
+def _combined(weight: np.ndarray, combination: Combination) -> np.ndarray:
+    """Weights (n, ncorr) of the correlations -> those of a Stokes parameter, (n,); 0 where there is none."""
+    weight = np.where(np.isfinite(weight) & (weight > 0), weight, 0.0).astype(float)
+    first: np.ndarray = weight[:, combination.hands[0]]
+    second = weight[:, combination.hands[1]]
+    if combination.rule == Rule.BOTH:
+        both = (first > 0) & (second > 0)
+        first = np.divide(4 * first * second, first + second, out=np.zeros(len(first)), where=both)
+    elif combination.rule == Rule.ANY:
+        first = first + second
+    return first
+
+
+def _fine_enough(settings: ImagingSettings, uv_max: float) -> ImagingSettings:
+    """The same field with pixels so small that every sample is on its grid."""
+    g = settings.geometry
+    times = math.ceil(max(1.0, 2.02 * uv_max * max(g.cell_x, g.cell_y)))
+    fine = replace(g, nx=times * g.nx, ny=times * g.ny, cell_x=g.cell_x / times, cell_y=g.cell_y / times)
+    return replace(settings, geometry=fine)
+
+
+def _beam(samples: Samples) -> Beam:
+    """Fit the main lobe of the PSF of weighted samples."""
+    rms = math.sqrt(float(np.average((samples.uvw[:, :2] ** 2).sum(axis=1) / 2, weights=samples.weight)))
+    cell = math.sqrt(2 * math.log(2)) / math.pi / rms / 6  # a Gaussian with this rms has a beam of six pixels
+    lobe = ImageGeometry(nx=LOBE_PIXELS, ny=LOBE_PIXELS, cell_x=cell, cell_y=cell, centre=Direction(ra=0.0, dec=0.0))
+    device = CpuDevice(ImagingSettings(geometry=lobe))
+    planes = device.begin([samples], [None])
+    device.make_psf(planes, wide=False)
+    return device.beams(planes)[0][0]
+
+
+def largest_cell(uv_max: float) -> str:
+    """The cell, in words, with which a baseline of so many wavelengths is on the grid."""
+    # rounded down, because the very edge is off the grid
+    return f"{_rounded_down(0.5 / uv_max / ARCSEC, 3):.3g} arcsec"
+
+
+def _rounded_down(number: float, digits: int) -> float:
+    """The next number below with so many digits."""
+    unit = 10.0 ** (math.floor(math.log10(number)) - digits + 1)
+    return (math.ceil(number / unit) - 1) * unit
