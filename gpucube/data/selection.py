@@ -41,8 +41,7 @@ from gpucube.sky.directions import EQUINOX, Direction, uvw_rotation
 from gpucube.sky.frames import FRAMES, SpectralFrame
 from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
-from gpucube.text import angle_text
-from gpucube.text import counted
+from gpucube.text import angle_text, counted
 
 SAME_DIRECTION = 1.0 * ARCSEC
 """Fields that are no farther apart are one field. The uvw of each are still turned to one phase centre."""

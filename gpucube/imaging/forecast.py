@@ -123,7 +123,7 @@ def _combined(weight: np.ndarray, combination: Combination) -> np.ndarray:
         first = np.divide(4 * first * second, first + second, out=np.zeros(len(first)), where=both)
     elif combination.rule == Rule.ANY:
         first = first + second
-    return first
+    return first * (combination.rule != Rule.NONE)
 
 
 def _fine_enough(settings: ImagingSettings, uv_max: float) -> ImagingSettings:
