@@ -35,7 +35,7 @@ interpolated."""
 MOST_BLANK = 10_000
 """Blank channels that a cube may have if it has fewer channels with data."""
 
-_INSTEAD = "image them in separate runs, or regrid them first (mstransform, cvel2)"
+_INSTEAD = "image them separately (`spw`), or regrid them first (mstransform, cvel2)"
 
 
 @dataclass(frozen=True, kw_only=True)

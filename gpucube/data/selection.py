@@ -169,6 +169,8 @@ def select(parameters: Parameters) -> Selection:
         raise GpucubeError(
             f"no rows are left after selection: check `field={parameters.field!r}` and `spw={parameters.spw!r}`"
         )
+    # windows of autocorrelations alone, such as ALMA's radiometers', have no say in the axis
+    windows = [window for window in windows if window.rows.cross.any()] or windows
     windows, warnings = _with_stokes(windows, parameters.stokes_names)
     first = windows[0]
     for window in windows:

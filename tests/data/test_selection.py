@@ -245,6 +245,25 @@ def test_a_measurement_set_that_adds_nothing_is_named(tiny_ms: Any, two_bands: P
     assert f"{two_bands} is not imaged: it has no rows of the selected field and channels" in selection.warnings
 
 
+def test_windows_of_autocorrelations_alone_have_no_say_in_the_axis(two_bands: Path, tmp_path: Path) -> None:
+    """Window 0 in channels of 1 GHz, as those of a water-vapour radiometer."""
+
+    def radiometer(t: tables.table) -> None:
+        t.putcell("CHAN_WIDTH", 0, np.full(12, 1e9))
+        t.putcell("CHAN_FREQ", 0, 183e9 + 1e9 * np.arange(12))
+
+    ms = altered(two_bands, tmp_path, radiometer, "SPECTRAL_WINDOW")
+    with pytest.raises(GpucubeError, match="channels of different width"):
+        selected(ms)
+
+    def autocorrelations(t: tables.table) -> None:
+        radiometers = t.getcol("DATA_DESC_ID") == 0
+        t.putcol("ANTENNA2", np.where(radiometers, t.getcol("ANTENNA1"), t.getcol("ANTENNA2")))
+
+    change(ms, "", autocorrelations)
+    assert np.array_equal(selected(ms).axis.frequency, selected(two_bands, spw="1").axis.frequency)
+
+
 # The same field more than once
 
 
