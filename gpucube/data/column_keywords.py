@@ -1,4 +1,4 @@
-"""What the keywords of a column say about its numbers: their units, and the frames that they refer to.
+"""What the keywords of a column say about its numbers: their units, and the frames or scales that they refer to.
 
 The keywords are those of casacore's TableMeasures (AIPS++ note 209): `QuantumUnits` or `UNIT` for units, and `MEASINFO`
 for frames. A frame is the same for all rows (`Ref`) or has a column of its own (`VarRefCol`) that holds words or
@@ -7,6 +7,7 @@ numbers. The meaning of the numbers stands beside it (`TabRefTypes` and `TabRefC
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,17 @@ from gpucube.errors import GpucubeError
 
 if TYPE_CHECKING:
     from casacore import tables
+
+
+DAY = 86400.0
+
+TIME_SCALES = {
+    **dict.fromkeys(("UTC", "UT", "UT1", "UT2"), "utc"),  # within a second of one another
+    **dict.fromkeys(("TAI", "IAT"), "tai"),
+    **dict.fromkeys(("TT", "TDT", "ET"), "tt"),
+    **{name: name.lower() for name in ("TDB", "TCB", "TCG")},
+}
+"""astropy's names of casacore's scales of time. Sidereal times give no date."""
 
 
 def unit_factors(t: tables.table, column: str, unit: str) -> np.ndarray:
@@ -60,3 +72,22 @@ def reference_word(t: tables.table, column: str, row: int, codes: Mapping[int, s
         for value in np.ravel(t.getcell(frames, row)).tolist()
     }
     return " AND ".join(sorted(words))
+
+
+def utc_seconds(t: tables.table, column: str, values: np.ndarray) -> np.ndarray:
+    """Convert times, in the unit and scale of a column, to seconds UTC since MJD 0; shape (n,)."""
+    seconds: np.ndarray = values * unit_factors(t, column, "s")
+    scale = reference_word(t, column, 0, {}, "UTC")
+    if scale not in TIME_SCALES:
+        raise GpucubeError(f"{t.name()}: column {column} is in the scale {scale}; expected {', '.join(TIME_SCALES)}")
+    if TIME_SCALES[scale] == "utc":
+        return seconds
+    from astropy.time import Time  # imported only here because it takes half a second
+
+    distinct, place = np.unique(seconds, return_inverse=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of years that are none, in rows that are not filled
+        # two parts, because one double resolves a date to a microsecond only
+        utc = Time(distinct // DAY, distinct % DAY / DAY, format="mjd", scale=TIME_SCALES[scale]).utc
+    converted: np.ndarray = ((utc.jd1 - 2400000.5) * DAY + utc.jd2 * DAY)[place]
+    return converted

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpucube.data.column_keywords import reference_word, unit_factors
+from gpucube.data.column_keywords import DAY, reference_word, unit_factors, utc_seconds
 from gpucube.data.measurementset import first_line, open_table
 from gpucube.errors import GpucubeError
 from gpucube.sky.directions import (
@@ -34,8 +34,6 @@ from gpucube.sky.directions import (
 if TYPE_CHECKING:
     from casacore import tables
 
-DAY = 86400.0
-
 
 @dataclass(frozen=True, kw_only=True)
 class Ephemeris:
@@ -46,7 +44,7 @@ class Ephemeris:
     position: np.ndarray  # (n, 3) AU, in its frame
 
     def at(self, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return longitude and latitude in radians, (ntime,) each, at times in seconds since MJD 0."""
+        """Return longitude and latitude in radians, (ntime,) each, at times in seconds UTC since MJD 0."""
         mjd = time / DAY
         if outside := [t for t in (mjd.min(), mjd.max()) if not self.mjd[0] <= t <= self.mjd[-1]]:
             raise GpucubeError(
@@ -59,7 +57,7 @@ class Ephemeris:
 
 @dataclass(frozen=True, kw_only=True)
 class Track:
-    """Where the phase centre of a field is. Times are in seconds since MJD 0."""
+    """Where the phase centre of a field is. Times are in seconds UTC since MJD 0."""
 
     label: str  # how messages name the field
     frame: str  # casacore's word, a key of CELESTIAL_FRAMES
@@ -142,16 +140,13 @@ def _read_track(path: str, t: tables.table, field_id: int, label: str) -> Track:
         label=label,
         frame=frame,
         polynomial=terms[: max(order, 0) + 1] * unit_factors(t, "PHASE_DIR", "rad"),
-        origin=float(t.getcell("TIME", field_id) * unit_factors(t, "TIME", "s")[0]) if order > 0 else 0.0,
+        origin=float(utc_seconds(t, "TIME", np.array([t.getcell("TIME", field_id)]))[0]) if order > 0 else 0.0,
         ephemeris=ephemeris,
     )
 
 
 def _read_ephemeris(path: str, number: int, label: str) -> tuple[Ephemeris, str]:
     """The ephemeris with a number, and casacore's word for its frame."""
-    with open_table(path) as main:
-        if (scale := reference_word(main, "TIME", 0, {}, "UTC")) not in ("UTC", "UT"):
-            raise GpucubeError(f"{label} follows an ephemeris, for which TIME must be in UTC, but is in {scale}")
     pattern = f"FIELD/EPHEM{number}_*.tab"
     found = glob.glob(f"{glob.escape(path)}/{pattern}")
     if len(found) != 1:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpucube.data.column_keywords import unit_factors
+from gpucube.data.column_keywords import DAY, unit_factors, utc_seconds
 from gpucube.errors import GpucubeError
 from gpucube.sky.directions import Direction
 from gpucube.text import frequency_text
@@ -24,16 +24,6 @@ if TYPE_CHECKING:
 
     from gpucube.data.measurementset import MeasurementSet
     from gpucube.sky.frames import SpectralFrame
-
-DAY = 86400.0
-
-TIME_SCALES = {
-    **dict.fromkeys(("UTC", "UT", "UT1", "UT2"), "utc"),  # within a second of one another
-    **dict.fromkeys(("TAI", "IAT"), "tai"),
-    **dict.fromkeys(("TT", "TDT", "ET"), "tt"),
-    **{name: name.lower() for name in ("TDB", "TCB", "TCG")},
-}
-"""astropy's names of casacore's scales of time. Sidereal times give no date."""
 
 ONE_SITE = 100e3
 """Metres. Telescopes nearer to one another have the same velocity to within 10 m/s."""
@@ -110,28 +100,15 @@ def _time_span(ms: MeasurementSet, main: tables.table, cells: tables.table) -> t
     """Begin and end of the integrations, UTC seconds since MJD 0."""
     if "TIME" not in ms.columns:
         return None, None
-    time = cells.getcol("TIME") * unit_factors(main, "TIME", "s")[0]
+    time = cells.getcol("TIME")
     half = np.zeros(len(time))
     if "INTERVAL" in ms.columns:
         half = cells.getcol("INTERVAL") * unit_factors(main, "INTERVAL", "s")[0] / 2
     filled = np.isfinite(time) & (time > 0)
     if not filled.any():
         return None, None
-    half = np.where(np.isfinite(half) & (half > 0), half, 0.0)
-    begin, end = float((time - half)[filled].min()), float((time + half)[filled].max())
-    scale = str(main.getcolkeywords("TIME").get("MEASINFO", {}).get("Ref", "UTC")).strip().upper()
-    if scale not in TIME_SCALES:
-        raise GpucubeError(f"{ms.path}: TIME is in the scale {scale!r}; expected {', '.join(TIME_SCALES)}")
-    if TIME_SCALES[scale] == "utc":
-        return begin, end
-    from astropy.time import Time  # imported only here because it takes half a second
-
-    # two parts, because one double resolves a date to a microsecond only
-    utc = Time(
-        np.array([begin, end]) // DAY, np.array([begin, end]) % DAY / DAY, format="mjd", scale=TIME_SCALES[scale]
-    ).utc
-    begin, end = ((utc.jd1 - 2400000.5) * DAY + utc.jd2 * DAY).tolist()
-    return begin, end
+    time, half = utc_seconds(main, "TIME", time[filled]), np.where(np.isfinite(half) & (half > 0), half, 0.0)[filled]
+    return float((time - half).min()), float((time + half).max())
 
 
 def _place(positions: np.ndarray, cells: tables.table, centre: Direction) -> tuple[float, float, float] | None:

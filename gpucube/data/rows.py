@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpucube.data.column_keywords import unit_factors
+from gpucube.data.column_keywords import utc_seconds
 from gpucube.data.measurementset import MeasurementSet, first_line, open_table
 from gpucube.errors import GpucubeError
 
@@ -31,7 +31,7 @@ class RowSelection:
     number: np.ndarray  # (nrow,) int64, row numbers in the main table, ascending
     cross: np.ndarray  # (nrow,) bool, True where the two antennas differ
     keep: np.ndarray  # (nrow,) bool, True where the row goes into the store: `cross`, and FLAG_ROW is not set
-    time: np.ndarray  # (nrow,) float64, seconds since MJD 0
+    time: np.ndarray  # (nrow,) float64, seconds UTC since MJD 0
 
     def __len__(self) -> int:
         return len(self.number)
@@ -81,7 +81,7 @@ def select_rows(path: str, field_ids: Sequence[int]) -> dict[tuple[int, int], Ro
         description, field = t.getcol("DATA_DESC_ID"), t.getcol("FIELD_ID")
         cross = t.getcol("ANTENNA1") != t.getcol("ANTENNA2")
         keep = cross & ~t.getcol("FLAG_ROW")
-        time = t.getcol("TIME") * unit_factors(t, "TIME", "s")
+        time = utc_seconds(t, "TIME", t.getcol("TIME"))
     rows = np.flatnonzero(np.isin(field, field_ids))
     rows = rows[np.lexsort((description[rows], field[rows]))]
     kinds = np.stack([field[rows], description[rows]], axis=1)
