@@ -174,6 +174,18 @@ def test_each_field_has_its_own_frame_and_only_that_of_the_selected_one_counts(m
         chosen(ms, field="0")
 
 
+def test_each_measurementset_has_its_own_frame(ms: Path, tiny_ms: Any) -> None:
+    """The numbers are the same in both, so the second field lies 20 mas from the first, the phase centre of the cube."""
+    change(ms, "FIELD", lambda t: measure(t, Ref="ICRS"))
+    selection = select(make_parameters(vis=[tiny_ms.ms, ms], imagename="unused", cell="20arcsec"))
+    assert selection.geometry.centre.frame == "FK5"
+    first, second = selection.sources
+    assert first.rotation is None and second.rotation is not None
+    # where casatools 6.7 sees ICRS (187.5, 30) in J2000
+    east, north = (3.272492405419 - np.radians(187.5)) * np.cos(np.radians(30)), 0.523598859787 - np.radians(30)
+    assert second.rotation[:2, 2] == pytest.approx([east, north], abs=1e-6 * ARCSEC)
+
+
 def test_a_direction_that_is_no_number_is_refused(ms: Path) -> None:
     change(ms, "FIELD", lambda t: t.putcell("PHASE_DIR", 0, np.array([[np.nan, 0.5]])))
     with pytest.raises(GpucubeError, match=r"field 0 .*PHASE_DIR is not finite"):
