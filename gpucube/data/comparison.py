@@ -79,8 +79,8 @@ def _compare_fields(windows: Sequence[Window], side: float, centre_given: bool) 
                 if (there := _centre(window, number)) and separation(first.centre, there) <= APART * side
             ]
             raise GpucubeError(
-                f"{differ}: {there[0] if there else ''}name the source with `field`, or image the MeasurementSets "
-                "separately; `phasecenter` images both together"
+                f"{differ}: {there[0] if there else ''}give `field` a name, or a list with one entry for each "
+                "MeasurementSet; `phasecenter` images both together"
             )
         warnings.append(f"{differ}: they are imaged together without primary beams")
     return warnings

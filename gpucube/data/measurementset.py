@@ -169,7 +169,7 @@ def _fields(path: str) -> tuple[Field, ...]:
 
 def _read(path: str, name: str, read: Callable[[tables.table], Rows], keywords: Container[str], absent: Rows) -> Rows:
     """What `read` makes of a subtable that a MeasurementSet may lack."""
-    if name not in keywords:
+    if name not in keywords or not os.path.isdir(os.path.join(path, name)):
         return absent
     with open_table(f"{path}::{name}") as t:
         return read(t)

@@ -48,9 +48,6 @@ SCHEDULER = "the workers of the scheduler"
 BYTES_A_SECOND = 3e8
 """Rough speed at which one process reads a MeasurementSet."""
 
-FEWEST_PIXELS = 1.5
-"""A beam whose minor axis is narrower than so many pixels is warned of: near there the longest baselines leave the grid."""
-
 SHARE_OF_MEMORY = 0.8
 """The part of the available memory that a run may take unless `memory` says otherwise."""
 
@@ -375,12 +372,12 @@ def _warnings(axis: SpectralAxis) -> tuple[str, ...]:
 
 
 def _coarse_cell(geometry: ImageGeometry, expected: Forecast) -> tuple[str, ...]:
-    cell, beam, better = max(geometry.cell_x, geometry.cell_y), expected.beam, expected.recommended_cell
-    if beam is None or better is None or beam.bmin >= FEWEST_PIXELS * cell:
+    if expected.on_grid or expected.beam is None or expected.recommended_cell is None:
         return ()
     return (
-        f"the `cell` of {angle_text(cell)} is coarse for a beam of {_beam_text(beam)}: "
-        f"choose one of at most {angle_text(better)}",
+        f"the `cell` of {angle_text(max(geometry.cell_x, geometry.cell_y))} is too coarse for the longest baselines, which are "
+        f"left out; with them the beam is {_beam_text(expected.beam)}: choose a `cell` of at most "
+        f"{angle_text(expected.recommended_cell)}",
     )
 
 

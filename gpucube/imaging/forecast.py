@@ -39,6 +39,7 @@ class Forecast:
 
     uv_max: float  # longest projected baseline, wavelengths at the highest frequency
     w_max: float  # largest |w|, likewise
+    on_grid: bool  # whether every baseline is short enough for the cell at every frequency
     beam: Beam | None  # with a cell that is fine enough; None without any weight
     noise: float | None  # Jy/beam, if the weights are 1 / sigma^2; None without any weight
 
@@ -60,7 +61,7 @@ def forecast(selection: Selection, settings: ImagingSettings) -> Forecast:
     """
     geometry, middle = settings.geometry, selection.axis.nchan // 2
     uv_max = w_max = 0.0
-    least = math.inf  # of max(|u| cell_x, |v| cell_y) over rows and channels; the grid ends at 0.5
+    least, most = math.inf, 0.0  # of max(|u| cell_x, |v| cell_y) over rows and channels; the grid ends at 0.5
     rows = sum(int(s.rows.keep.sum()) for s in selection.sources if middle in s.channel_map.output)
     step = max(1, -(-rows // MOST_SAMPLES))
     parts: list[tuple[np.ndarray, np.ndarray]] = []  # uvw in wavelengths, (n, 3), and weights, (n,)
@@ -71,8 +72,8 @@ def forecast(selection: Selection, settings: ImagingSettings) -> Forecast:
         for uvw, weight in _blocks(source):
             uv_max = max(uv_max, high * float(np.hypot(uvw[:, 0], uvw[:, 1]).max()))
             w_max = max(w_max, high * float(np.abs(uvw[:, 2]).max()))
-            reach = np.abs(uvw[:, :2]) * (geometry.cell_x, geometry.cell_y)
-            least = min(least, low * float(reach.max(axis=1).min()))
+            reach = (np.abs(uvw[:, :2]) * (geometry.cell_x, geometry.cell_y)).max(axis=1)
+            least, most = min(least, low * float(reach.min())), max(most, high * float(reach.max()))
             if len(slot):
                 members = np.diff(source.channel_map.offsets)[slot[0]]
                 parts.append((uvw[::step] * of_slot[slot[0]], weight[::step] * (step * members)))
@@ -92,8 +93,8 @@ def forecast(selection: Selection, settings: ImagingSettings) -> Forecast:
         if total > 0:
             used = weights > 0
             noise = math.sqrt(float((weights[used].astype(float) ** 2 / samples.weight[used]).sum())) / total
-            beam = _beam(replace(samples, weight=weights))
-    return Forecast(uv_max=uv_max, w_max=w_max, beam=beam, noise=noise)
+            beam = _beam(replace(samples, weight=weights)) if uv_max else None
+    return Forecast(uv_max=uv_max, w_max=w_max, on_grid=most < 0.5, beam=beam, noise=noise)
 
 
 def _blocks(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:

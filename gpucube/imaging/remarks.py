@@ -73,7 +73,8 @@ def _lost_samples(job: ImageJob, records: Sequence[ChannelRecord]) -> list[str]:
 def _threshold_above_all(job: ImageJob, records: Sequence[ChannelRecord]) -> list[str]:
     peaks = [record.peak_residual for record in records if record.peak_residual is not None]
     threshold = job.clean.threshold
-    if job.clean.niter == 0 or not peaks or threshold < max(peaks) or any(record.iterations for record in records):
+    cleaned = any(record.iterations for record in records)
+    if job.clean.niter == 0 or threshold == 0 or not peaks or threshold < max(peaks) or cleaned:
         return []
     return [
         f"nothing was cleaned: `threshold` is {threshold:.3g} Jy/beam, and no channel has a peak above {max(peaks):.3g} Jy/beam"

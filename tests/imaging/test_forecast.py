@@ -83,7 +83,7 @@ def test_auto_takes_account_of_w_where_a_phase_is_wrong_by_more_than_a_tenth(
 
 def test_a_coarse_cell_is_told_before_the_run_and_the_recommended_one_is_not(tiny_ms: Any, tmp_path: Path) -> None:
     coarse = plan(tiny_ms.ms, tmp_path, cell="40arcsec")
-    assert [w for w in coarse.warnings if "is coarse for a beam of" in w] == list(coarse.warnings)
+    assert [w for w in coarse.warnings if "is too coarse for the longest baselines" in w] == list(coarse.warnings)
     cell = coarse.forecast.recommended_cell
     assert cell is not None and coarse.forecast.beam is not None
     # two digits, rounded down

@@ -47,7 +47,7 @@ def quiet_image(
         warnings.simplefilter("always")
         result = image(vis, imagename, **changes)
     texts = [str(warning.message) for warning in said]
-    assert [text[: len(warns)] for text in texts] == [warns] * bool(warns)
+    assert [text[: len(warns)] for text in texts] == [warns] * bool(warns), texts
     assert texts == result.summary["warnings"]
     assert capfd.readouterr() == ("", "")
     return result

@@ -52,7 +52,7 @@ def test_samples_off_the_grid_are_counted_and_warned_of(gridder: str, tiny_ms: A
     assert [r.visibilities for r in result.channels] == (~outside & good).sum(0).tolist()
     lost, total = int((outside & good).sum()), int(good.sum())
     # before the run the plan says that the cell is coarse, after the run what was lost
-    assert len(said) == 2 and said[0].startswith("the `cell` of 40 arcsec is coarse for a beam of ")
+    assert len(said) == 2 and said[0].startswith("the `cell` of 40 arcsec is too coarse for the longest ")
     said = said[1:]
     assert said[0].startswith(f"{lost} of {total} samples ({100 * lost / total:.1f} %) are not imaged")
     # the cell that the warning names keeps all of them
