@@ -104,6 +104,8 @@ def describe(path: str) -> MeasurementSet:
     for name in _NEEDED_SUBTABLES:
         if name not in keywords:
             raise GpucubeError(f"{path} is not a complete MeasurementSet: subtable {name} is missing")
+    # only headers need the antennas
+    antennas = keywords if os.path.isdir(os.path.join(path, "ANTENNA")) else set()
     try:
         ms = MeasurementSet(
             path=path,
@@ -113,7 +115,7 @@ def describe(path: str) -> MeasurementSet:
             fields=_fields(path),
             rest_frequencies=_read(path, "SOURCE", rest_frequency_rows, keywords, ()),
             observations=_read(path, "OBSERVATION", observation_rows, keywords, ()),
-            antenna_positions=_read(path, "ANTENNA", antenna_positions, keywords, np.empty((0, 3))),
+            antenna_positions=_read(path, "ANTENNA", antenna_positions, antennas, np.empty((0, 3))),
         )
     except (RuntimeError, KeyError, IndexError, ValueError, TypeError) as error:
         raise GpucubeError(f"{path}: a subtable cannot be read: {first_line(error)}") from None
@@ -169,7 +171,7 @@ def _fields(path: str) -> tuple[Field, ...]:
 
 def _read(path: str, name: str, read: Callable[[tables.table], Rows], keywords: Container[str], absent: Rows) -> Rows:
     """What `read` makes of a subtable that a MeasurementSet may lack."""
-    if name not in keywords or not os.path.isdir(os.path.join(path, name)):
+    if name not in keywords:
         return absent
     with open_table(f"{path}::{name}") as t:
         return read(t)

@@ -264,6 +264,8 @@ def _find_windows(path: str, field: str, spw: str, parameters: Parameters) -> li
     chosen = choose_windows(spw, len(ms.spectral_windows), path)
     windows: dict[int, list[Window]] = {}  # by FIELD_ID
     for (field_id, number), rows in select_rows(path, choose_fields(ms, field)).items():
+        if not 0 <= number < len(ms.data_descriptions):  # rows of no window
+            continue
         description = ms.data_descriptions[number]
         if description.spw in chosen:
             of_field = windows.setdefault(field_id, [])

@@ -37,7 +37,9 @@ def with_the_target_as_field_1(main: tables.table) -> None:
 @pytest.mark.parametrize("field", ["0", "", "SIMLINE"])
 def test_a_field_that_is_another_place_in_another_set_is_refused(field: str, tiny_ms: Any, tmp_path: Path) -> None:
     other = altered(tiny_ms.ms, tmp_path, at(189.5))
-    with pytest.raises(GpucubeError, match=r"but 'SIMLINE' at 189\.5000deg .* 1\.73 deg away: give `field` a name, or a list"):
+    with pytest.raises(
+        GpucubeError, match=r"but 'SIMLINE' at 189\.5000deg .* 1\.73 deg away: give `field` a name, or a list"
+    ):
         selected([tiny_ms.ms, other], field=field)
     with pytest.raises(GpucubeError, match=r"but 'SIMLINE' at 187\.5000deg"):
         selected([other, tiny_ms.ms], field=field)

@@ -249,7 +249,7 @@ WRONG_TABLES: dict[str, tuple[Callable[[Path], None], str]] = {
     "negative descriptions": (with_values(".", "DATA_DESC_ID", -1), "no rows are left"),
     "NaN frequencies": (with_values("SPECTRAL_WINDOW", "CHAN_FREQ", np.nan), "spectral window 0: a channel's freq"),
     "zero frequencies": (with_values("SPECTRAL_WINDOW", "CHAN_FREQ", 0), "spectral window 0: a channel's freq"),
-    "NaN directions": (with_values("FIELD", "PHASE_DIR", np.nan), "field 0: its direction PHASE_DIR"),
+    "NaN directions": (with_values("FIELD", "PHASE_DIR", np.nan), r"field 0 \(SIMLINE\): its direction PHASE_DIR"),
     "unknown correlations": (with_values("POLARIZATION", "CORR_TYPE", 99), "stokes I cannot be made"),
     "DATA of other channels": (with_cells("DATA", (7, 2)), r"DATA has \(channels, correlations\) = \(7, 2\)"),
     "DATA of other correlations": (with_cells("DATA", (12, 3)), r"DATA has \(channels, correlations\) = \(12, 3\)"),
