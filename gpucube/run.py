@@ -33,7 +33,7 @@ from gpucube.imaging.stopping import CleanParameters
 from gpucube.output.fingerprint import fingerprint
 from gpucube.output.fits_cube import sync, write_beams, write_single_beam
 from gpucube.output.fits_header import has_fitted_beams
-from gpucube.output.journal import Journal
+from gpucube.output.journal import Journal, resumable
 from gpucube.output.records import ChannelRecord
 from gpucube.output.summary import Summary
 from gpucube.result import Result
@@ -137,6 +137,10 @@ def plan(
     selection = select(parameters)
     hardware = hardware or hardware_for(parameters, tuning)
     check_outputs(parameters)
+    if parameters.resume:
+        identity = fingerprint(parameters.as_json_dict(), hardware.kind.name, __version__)
+        if not resumable(parameters.imagename, identity):
+            finished_before(parameters, identity, ours=True)
     return _plan_and_mask(parameters, selection, hardware, tuning)[0], hardware
 
 

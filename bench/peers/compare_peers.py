@@ -91,6 +91,7 @@ def gpucube_command(options: argparse.Namespace, name: Path, dirty: bool) -> lis
     """`python -m gpucube image`; if it cleans, it writes the dirty and PSF cubes too."""
     command = [sys.executable, "-m", "gpucube", "image", str(options.ms), "--imagename", str(name)]
     command += ["--imsize", str(options.imsize), "--cell", options.cell, "--weighting", "briggs", "--robust", "0.5"]
+    command += ["--gridder", "standard"]  # tclean's
     if dirty:
         return [*command, "--niter", "0", "--products", "dirty"]
     return [*command, "--niter", "1000000", "--nsigma", "3", "--products", "image,residual,model,psf,dirty"]

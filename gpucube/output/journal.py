@@ -123,6 +123,17 @@ def read_journal(imagename: str) -> Unfinished | None:
     )
 
 
+def resumable(imagename: str, identity: dict[str, Any]) -> Unfinished | None:
+    """Read the journal as `read_journal`; an error if it is that of a run with another identity."""
+    earlier = read_journal(imagename)
+    if earlier and (changed := difference(earlier.fingerprint, identity)):
+        path = RunPaths(imagename).journal
+        raise GpucubeError(
+            f"cannot resume {path}: {changed}; give the same again, or start again with `overwrite=True`"
+        )
+    return earlier
+
+
 def _whole_lines(path: str) -> Iterator[bytes]:
     """Yield the lines of a file up to the first that was cut short, or none if there is no file."""
     with disk.explain(f"cannot read {path}"), suppress(FileNotFoundError), disk.open_to_read(path) as file:
@@ -170,12 +181,8 @@ class Journal(AbstractContextManager["Journal"]):
 
     def _take_over(self) -> None:
         """Take over an earlier run: cut off what is damaged and put the name of this run in the place of the old one."""
-        if (earlier := read_journal(self._imagename)) is None:
+        if (earlier := resumable(self._imagename, self._identity)) is None:
             return
-        if changed := difference(earlier.fingerprint, self._identity):
-            raise GpucubeError(
-                f"cannot resume {self.path}: {changed}; give the same again, or start again with `overwrite=True`"
-            )
         self.cubes = earlier.cubes
         self.safe = {record.channel for record in earlier.records}
         with self._explained():

@@ -128,6 +128,8 @@ def test_the_plan_refuses_what_the_run_would_refuse(
     with pytest.raises(GpucubeError, match=r"sim.image.fits exists: give another `imagename`"):
         gpucube.plan_cube(tiny_ms.ms, tmp_path / "sim", **SETTINGS)
     assert gpucube.plan_cube(tiny_ms.ms, tmp_path / "sim", **SETTINGS, overwrite=True).nchan == 12
+    with pytest.raises(GpucubeError, match=r"cannot resume .*nchan"):
+        gpucube.plan_cube(tiny_ms.ms, tmp_path / "sim", **SETTINGS, resume=True)
     # an imagename that the user has not chosen is no reason to refuse
     monkeypatch.chdir(tmp_path)
     assert main(["plan", str(tiny_ms.ms), "--imsize", "64", "--cell", "20arcsec"]) == 0
