@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import re
-import signal
 import sys
 import time
 import warnings
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpucube.errors import GpucubeError
+from gpucube.execution.signals import signals_interrupt
 from gpucube.text import counted, did_you_mean, ranges
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        _print(message, end="")
 
     def error(self, message: str) -> NoReturn:
         raise GpucubeError(f"{message}; see {self.prog} --help")
@@ -187,9 +191,12 @@ def _image(arguments: Sequence[str], tuning: Tuning | None = None) -> int:
 
     begun = time.monotonic()
     result = run.image(parameters, tuning=tuning or DEFAULT_TUNING)
-    print(summary(result.channels, result.products, time.monotonic() - begun))
+    try:
+        _print(summary(result.channels, result.products, time.monotonic() - begun))
+    except GpucubeError as error:  # the cube is there all the same
+        _tell(f"gpucube: warning: {error}")
     if result.failed_channels:
-        print(f"gpucube: {failures(result.failed_channels)}", file=sys.stderr)
+        _tell(f"gpucube: {failures(result.failed_channels)}")
         return 1
     return 0
 
@@ -217,9 +224,7 @@ def _plan(arguments: Sequence[str]) -> int:
     from gpucube import run
 
     plan, hardware = run.plan(parameters)
-    if hardware.note:
-        print(hardware.note)
-    print(plan)
+    _print("\n".join([hardware.note, str(plan)] if hardware.note else [str(plan)]))
     return 0
 
 
@@ -235,9 +240,8 @@ def _simulate(arguments: Sequence[str]) -> int:
     )
     _add_options(parser, SimulationParameters, leave_out=("out",))
     result = simulate_ms(validated(SimulationParameters, parser.parse(arguments)))
-    print(f"ms     {result.ms}\ntruth  {result.truth}")
-    for name, value in result.summary.items():
-        print(f"  {name}: {value}")
+    lines = [f"ms     {result.ms}", f"truth  {result.truth}"]
+    _print("\n".join(lines + [f"  {name}: {value}" for name, value in result.summary.items()]))
     return 0
 
 
@@ -259,7 +263,7 @@ def _report(arguments: Sequence[str]) -> int:
     given = parser.parse(arguments)
     from gpucube.report.page import write_report
 
-    print(write_report(given["imagename"], given["html"]))
+    _print(str(write_report(given["imagename"], given["html"])))
     return 0
 
 
@@ -300,33 +304,50 @@ def main(arguments: Sequence[str] | None = None, *, tuning: Tuning | None = None
     `arguments` are by default those of the process, without the program's name. `tuning` says how `gpucube image` is done.
     The exit status is 0, 1 (some channels failed), 2 (a mistake, in one line on standard error) or 130 (interrupted).
     """
+    _open_standard_streams()
     try:
-        with _sigterm_interrupts(), _warnings_in_one_line():
+        with signals_interrupt(), _warnings_in_one_line():
             return _run(sys.argv[1:] if arguments is None else list(arguments), tuning)
     except GpucubeError as error:
-        print(f"gpucube: error: {at_the_shell(error)}", file=sys.stderr)
+        _tell(f"gpucube: error: {at_the_shell(error)}")
         return 2
     except KeyboardInterrupt as interruption:
-        print(f"\ngpucube: {at_the_shell(interruption) or 'interrupted'}", file=sys.stderr)
+        _tell(f"\ngpucube: {at_the_shell(interruption) or 'interrupted'}")
         return 130
 
 
-@contextlib.contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM end the command as tidily as Ctrl-C does. A batch system sends it to stop a job."""
+def _open_standard_streams() -> None:
+    """Put the null device in the place of standard streams that are closed: the next files would get their numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
 
+def _print(text: str, end: str = "\n") -> None:
+    """Write to standard output. A reader that has left is no mistake.
+
+    Raises
+    ------
+    GpucubeError
+        The disk behind standard output is full, or fails.
+    """
     try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # only the main thread can set a handler
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        print(text, end=end, flush=True)
+    except (OSError, ValueError) as error:
+        with contextlib.suppress(OSError, ValueError):  # Python will try again when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            raise GpucubeError(f"cannot write to standard output: {error.strerror}") from None
+
+
+def _tell(text: str) -> None:
+    """Write a line to standard error, if somebody can read it."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -334,7 +355,7 @@ def _warnings_in_one_line() -> Iterator[None]:
     """Print each warning as one line on standard error."""
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
-        print(f"gpucube: warning: {at_the_shell(message)}", file=sys.stderr)
+        _tell(f"gpucube: warning: {at_the_shell(message)}")
 
     with warnings.catch_warnings():
         warnings.showwarning = show

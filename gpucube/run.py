@@ -22,9 +22,11 @@ from gpucube.data.store import PlaneKey, VisibilityStore
 from gpucube.devices.choice import Hardware, find_hardware
 from gpucube.devices.cycle_rules import needs_w
 from gpucube.errors import GpucubeError
-from gpucube.execution.dask_workers import gpus_of_workers
+from gpucube.execution.dask_workers import hardware_of_workers
+from gpucube.execution.machine import open_files_raised
 from gpucube.execution.plan import Plan, make_chunks, make_plan
 from gpucube.execution.progress import Progress
+from gpucube.execution.signals import signals_interrupt
 from gpucube.execution.tuning import DEFAULT_TUNING, Tuning
 from gpucube.execution.workers import Workers, make_workers
 from gpucube.imaging.job import Events, ImageJob, NoEvents, settings_of
@@ -69,6 +71,9 @@ class Stopwatch:
         return time.perf_counter() - self._began
 
 
+@signals_interrupt()
+@open_files_raised()
+@disk.explain_the_system()
 def image(
     parameters: Parameters,
     *,
@@ -127,7 +132,7 @@ def image(
 def _warn(texts: Sequence[str]) -> None:
     """Warn the caller of `gpucube.image_cube`."""
     for text in texts:
-        warnings.warn(text, stacklevel=4)
+        warnings.warn(text, stacklevel=7)  # the three decorators of `image` are in between
 
 
 def plan(
@@ -147,7 +152,7 @@ def plan(
 def hardware_for(parameters: Parameters, tuning: Tuning = DEFAULT_TUNING) -> Hardware:
     """What `parameters` ask for and this machine, or the scheduler's workers, have."""
     if parameters.scheduler:
-        return find_hardware(parameters.device, lambda: gpus_of_workers(parameters.scheduler, tuning.cluster))
+        return hardware_of_workers(parameters.device, parameters.scheduler, tuning.cluster)
     return find_hardware(parameters.device)
 
 

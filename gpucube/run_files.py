@@ -19,7 +19,7 @@ from typing import Any
 from gpucube import disk
 from gpucube.data.ingest import Ingest
 from gpucube.data.mask import Mask
-from gpucube.data.scratch import clear_leftover, load_state, save_state
+from gpucube.data.scratch import OWNER_FILE, clear_leftover, load_state, save_state
 from gpucube.data.selection import Selection
 from gpucube.data.store import VisibilityStore
 from gpucube.devices.choice import Hardware
@@ -202,6 +202,7 @@ def make_store(
     if store is None:
         reading = Ingest(job.selection, scratch, owner=parameters.imagename)
         footprint.made_scratch(scratch)
+        _check_sight(job, workers, journal, cubes)
         for report in workers.ingest(reading.jobs):
             reading.add(report)
             progress.rows_read(reading.rows_done, reading.nrow)
@@ -209,6 +210,7 @@ def make_store(
         save_state(store, job.identity)
     else:
         footprint.made_scratch(scratch)
+        _check_sight(job, workers, journal, cubes)
     if not resumed:
         journal.begin(cubes | _working_cubes(job))
     else:
@@ -216,6 +218,15 @@ def make_store(
         if not all(os.path.exists(cube.path) for cube in cubes.values()):
             _working_cubes(job)  # `take_up_records` will find that their channels have to be imaged again
     return store
+
+
+def _check_sight(job: Job, workers: Workers, journal: Journal, cubes: dict[str, CubeFile]) -> None:
+    """Refuse workers that do not see the MeasurementSets, or cannot write the scratch folder, the cubes and beside them."""
+    products = [cubes[name].path for name in job.parameters.products]
+    workers.must_see(
+        [os.path.join(source.path, "table.dat") for source in job.selection.sources],
+        [os.path.join(job.plan.scratch, OWNER_FILE), journal.lease.path, *products],
+    )
 
 
 def _describe_cubes(job: Job) -> CubeDescription:

@@ -1,19 +1,24 @@
 """A Dask cluster, started here or found at an address: calls in, their values or exceptions out as they come.
 
 This module is the only one that knows how Dask starts, watches and ends workers (`gpucube.execution.tasks` is what runs in
-them). What it changes in this process (Dask's configuration, levels of loggers, signals while workers start) it
-restores when the cluster is closed.
+them). What it changes in this process (Dask's configuration, levels of loggers, the name of the main module) it restores
+when the cluster is closed.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
+import multiprocessing
 import signal
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
+from importlib.machinery import ModuleSpec
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -151,8 +156,8 @@ class DaskCluster:
         with _scheduler_there(self._client):
             self._client.unsubscribe_topic(topic)
 
-    def on_every_worker(self, function: Callable[[], Any]) -> list[Any]:
-        """Call a function on each worker; returns the values."""
+    def on_every_worker(self, function: Callable[..., Any]) -> list[Any]:
+        """Call a function on each worker; returns the values. Its parameter ``dask_worker``, if it has one, is the worker."""
         with _scheduler_there(self._client):
             return list(self._client.run(function).values())
 
@@ -194,22 +199,26 @@ def start_cluster(workers: int, kind: DeviceKind, memory: int, limits: ClusterLi
     with ExitStack() as held:
         held.enter_context(_quiet_logs())
         held.enter_context(_local_configuration(limits))
+        held.enter_context(_script_hidden())
+        make = functools.partial(
+            kind.cluster_factory(),
+            n_workers=workers,
+            threads_per_worker=kind.lanes,
+            dashboard_address="127.0.0.1:0",
+            host="127.0.0.1",
+            memory_limit=memory,
+            silence_logs=logging.CRITICAL + 1,  # gpucube reports what goes wrong in its own lines
+        )
         for attempt in range(1, limits.start_attempts + 1):
             try:
-                with deferred_sigint():
-                    local = kind.cluster_factory()(
-                        n_workers=workers,
-                        threads_per_worker=kind.lanes,
-                        dashboard_address="127.0.0.1:0",
-                        host="127.0.0.1",
-                        memory_limit=memory,
-                        silence_logs=logging.CRITICAL + 1,  # gpucube reports what goes wrong in its own lines
-                    )
-                    held.callback(_close_in_time, local, limits)
+                local = _made_in_time(make, limits)
+                held.callback(_close_in_time, local, limits)
                 break
-            except RuntimeError as error:  # a worker died while it started
+            except (RuntimeError, OSError) as error:  # a worker died while it started
                 if attempt == limits.start_attempts:
-                    raise GpucubeError(f"the local Dask cluster cannot be started: {error}") from None
+                    raise GpucubeError(
+                        f"the local Dask cluster cannot be started: {error}: `workers=1` needs none"
+                    ) from None
         client, threads = _open_client(local, local.scheduler_address, limits, held)
         return DaskCluster(client, threads, limits, held.pop_all(), local, workers)
 
@@ -309,27 +318,53 @@ def _local_configuration(limits: ClusterLimits) -> Any:
     )
 
 
-@contextmanager
-def deferred_sigint() -> Iterator[None]:
-    """Defer SIGINT (and SIGTERM) until the cluster has started and can be shut down cleanly.
+def _made_in_time(make: Callable[[], Any], limits: ClusterLimits) -> Any:
+    """Call `make` in a thread of its own, which starts workers. Signals are heard meanwhile, and a hang ends.
 
     A terminal sends SIGINT to every process. Workers inherit the signal mask of the thread that starts them, which has it
-    from this one, so neither they nor their replacements receive it.
+    from this thread, so neither they nor their replacements receive it.
     """
-    # the first process to be started would start this, too, which unblocks the signal in its thread
-    resource_tracker.ensure_running()
-    came: list[int] = []
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    handlers = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if callable(signal.getsignal(number)):
-                handlers[number] = signal.signal(number, lambda number, frame: came.append(number))
+    made: Future[Any] = Future()
+    before = set(multiprocessing.active_children())
+
+    def work() -> None:
+        # the first process to be started would start this, too, which unblocks the signal in its thread
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            made.set_result(make())
+        except BaseException as error:
+            made.set_exception(error)
+
+    threading.Thread(target=work, name="starting workers", daemon=True).start()
+    try:
+        return made.result(limits.start_seconds)
+    except BaseException as ending:
+        if made.done() and made.exception() is ending:
+            raise
+        try:  # interrupted, or too slow: let the start come to its end, so that it can be undone
+            with suppress(Exception):
+                _close_in_time(made.result(limits.abandon_seconds), limits)
+        finally:
+            for process in set(multiprocessing.active_children()) - before:
+                process.kill()
+        if isinstance(ending, TimeoutError):
+            raise GpucubeError(
+                f"the local Dask cluster did not start within {limits.start_seconds:.0f} s: `workers=1` needs none"
+            ) from None
+        raise
+
+
+@contextmanager
+def _script_hidden() -> Iterator[None]:
+    """Keep new processes from running the user's script again, which would need a guard for that.
+
+    A process that is spawned imports the main module of its parent, unless that is a ``__main__`` of a package.
+    """
+    script = sys.modules["__main__"]
+    before = script.__spec__
+    script.__spec__ = ModuleSpec("gpucube.__main__", None)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        if came:
-            signal.raise_signal(came[0])
+        script.__spec__ = before

@@ -6,10 +6,13 @@ it took is split until the one channel that kills its worker is alone, and that 
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -17,10 +20,10 @@ from gpucube import disk
 from gpucube.data.ingest import BlockReport, IngestJob
 from gpucube.data.store import PlaneKey
 from gpucube.devices.base import DeviceKind
-from gpucube.devices.choice import SeenGpus, gpus_here
+from gpucube.devices.choice import Hardware, SeenGpus, find_hardware, gpus_here
 from gpucube.errors import GpucubeError
 from gpucube.execution.dask_cluster import Call, DaskCluster, connect
-from gpucube.execution.machine import resident_peak
+from gpucube.execution.machine import available_memory, least, process_memory_limits, resident_peak
 from gpucube.execution.tasks import TOPIC, image_task, ingest_task, replay, restore_task
 from gpucube.execution.tuning import ClusterLimits
 from gpucube.imaging.job import NO_EVENTS, Events, ImageJob
@@ -28,6 +31,8 @@ from gpucube.imaging.plane import fail_channel
 from gpucube.output.records import ChannelRecord
 from gpucube.sky.beam import Beam
 from gpucube.text import one_line
+
+SECONDS_TO_SEE = 5.0
 
 Chunk = tuple[int, list[int]]
 """Index of a chunk, for the records, and its channels."""
@@ -59,6 +64,16 @@ class DaskWorkers:
             self._reading_peak, self._host_peaks = self.memory_peak(), {}
             self._cluster.close()
             self._cluster, self._start_imagers = self._start_imagers(), None
+
+    def must_see(self, to_read: Sequence[str], to_write: Sequence[str]) -> None:
+        """Raise GpucubeError if there are paths that a worker does not see, or may not write."""
+        look = functools.partial(_unseen, to_read, to_write)
+        for node, path, seen in self._cluster.on_every_worker(look):
+            if path:
+                raise GpucubeError(
+                    f"a worker on node {node} {'cannot write' if seen else 'does not see'} {path}: all workers must share "
+                    "the folders of the MeasurementSets, of `imagename` and of `scratch`"
+                )
 
     def ingest(self, jobs: Sequence[IngestJob]) -> Iterator[BlockReport]:
         """Each worker opens the MeasurementSet itself and writes its rows into the shared store."""
@@ -175,16 +190,46 @@ def _halves(chunk: Chunk) -> tuple[Chunk, Chunk]:
     return (index, channels[:half]), (index, channels[half:])
 
 
-def gpus_of_workers(address: str, limits: ClusterLimits) -> list[SeenGpus]:
-    """The GPU of every worker of an existing scheduler: each uses the first that it sees.
+def hardware_of_workers(device: str, address: str, limits: ClusterLimits) -> Hardware:
+    """What the workers of an existing scheduler have. Each uses the first GPU that it sees.
 
     Raises
     ------
     GpucubeError
         There is no scheduler, or it has no workers.
     """
-    cluster = connect(address, limits)
-    try:
-        return [replace(seen, count=min(seen.count, 1)) for seen in cluster.on_every_worker(gpus_here)]
-    finally:
-        cluster.close()
+    with closing(connect(address, limits)) as cluster:
+
+        def gpus() -> list[SeenGpus]:
+            return [replace(seen, count=min(seen.count, 1)) for seen in cluster.on_every_worker(gpus_here)]
+
+        hardware = find_hardware(device, gpus)
+        memory = cluster.on_every_worker(_memory_of_worker)
+    threads = Counter[str]()
+    for node, count, _, _ in memory:
+        threads[node] += count
+    each = min(min(process // count, of_node // threads[node]) for node, count, process, of_node in memory)
+    return replace(hardware, workers=threads.total(), worker_memory=each)
+
+
+def _memory_of_worker(dask_worker: Any) -> tuple[str, int, int, int]:
+    """The node of a worker, its threads, and the bytes that its process and all processes of the node may take."""
+    of_node = available_memory()
+    limits = process_memory_limits() | {"Dask": dask_worker.memory_manager.memory_limit or of_node}
+    return os.uname().nodename, dask_worker.state.nthreads, least(limits)[0], of_node
+
+
+def _unseen(to_read: Sequence[str], to_write: Sequence[str]) -> tuple[str, str, bool]:
+    """The node of this worker, and the first path that it does not see, or sees and may not write; empty if there is none.
+
+    A network file system may take seconds to show what another node has made.
+    """
+    for path in (*to_read, *to_write):
+        until = time.monotonic() + SECONDS_TO_SEE
+        while not os.path.exists(path):
+            if time.monotonic() > until:
+                return os.uname().nodename, path, False
+            time.sleep(0.1)
+        if path in to_write and not os.access(path, os.W_OK):
+            return os.uname().nodename, path, True
+    return os.uname().nodename, "", False

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -46,8 +47,8 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._nchan = nchan
-        self._enabled = enabled
         self._stream = sys.stderr if stream is None else stream
+        self._enabled = enabled and self._stream is not None  # Python has no stream where the system has none
         self._clock = clock
         self._lock = threading.RLock()
         self._live: Any = None
@@ -81,7 +82,8 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._live is not None:
-            self._live.stop()
+            with suppress(OSError, ValueError):
+                self._live.stop()
         if self._enabled:
             with self._lock:
                 self._write(self._outcome(stopped=kind is not None))
@@ -135,7 +137,8 @@ class Progress:
             self._write(", ".join(self._phrases()))
 
     def _write(self, text: str) -> None:
-        print(f"gpucube: {text}", file=self._stream, flush=True)
+        with suppress(OSError, ValueError):  # nobody reads any more: no reason to end a run
+            print(f"gpucube: {text}", file=self._stream, flush=True)
 
     def _phrases(self) -> list[str]:
         """The state of the run in a few phrases, the stage first."""

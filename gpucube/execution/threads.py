@@ -37,6 +37,9 @@ class ThreadWorkers:
         self._devices = Devices(kind, workers)
         self._cancelled = threading.Event()
 
+    def must_see(self, to_read: Sequence[str], to_write: Sequence[str]) -> None:
+        """There is nobody but this process."""
+
     def ingest(self, jobs: Sequence[IngestJob]) -> Iterator[BlockReport]:
         """One thread reads, because casacore holds the interpreter lock; the others transpose and write."""
         for job in jobs:

@@ -13,6 +13,10 @@ class ClusterLimits:
     ----------
     connect_seconds : float
         How long an existing scheduler may take to answer, and its first worker to come.
+    start_seconds : float
+        How long a local cluster may take to start.
+    abandon_seconds : float
+        How long a start that is given up may take to end.
     start_attempts : int
         How often a local cluster is started if a worker dies meanwhile.
     lost_worker_seconds : float
@@ -26,6 +30,8 @@ class ClusterLimits:
     """
 
     connect_seconds: float = 20.0
+    start_seconds: float = 180.0
+    abandon_seconds: float = 10.0
     start_attempts: int = 3
     lost_worker_seconds: float = 60.0
     seconds_between_looks: float = 5.0

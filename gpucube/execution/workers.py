@@ -23,6 +23,10 @@ from gpucube.sky.beam import Beam
 class Workers(Protocol):
     """Something that runs the three kinds of task."""
 
+    def must_see(self, to_read: Sequence[str], to_write: Sequence[str]) -> None:
+        """Raise GpucubeError if there are paths that a worker does not see, or may not write."""
+        ...
+
     def ingest(self, jobs: Sequence[IngestJob]) -> Iterable[BlockReport]:
         """Run `gpucube.data.ingest.ingest_rows` on each job; its reports come in any order."""
         ...
