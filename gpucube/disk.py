@@ -17,7 +17,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeAlias, TypeVar
@@ -38,6 +38,8 @@ NO_LOCKS = UNSUPPORTED | {errno.ENOLCK}
 NO_SHARED_MAPPINGS = UNSUPPORTED | {errno.ENODEV, errno.EACCES, errno.EPERM}
 
 ZEROS = bytes(1 << 20)
+
+SECONDS_TO_SEE = 5.0
 
 REMOVAL_PAUSES = 0.02, 0.1
 """Seconds to wait after an attempt to remove something has failed."""
@@ -113,6 +115,23 @@ def rehearse(imagename: str, scratch: str, links: bool) -> list[str]:
     return warnings
 
 
+def out_of_sight(to_read: Iterable[str], to_write: Iterable[str]) -> tuple[str, str]:
+    """The name of this node, and what it cannot do with the first path that it does not see or may not write, or nothing.
+
+    A network file system may take seconds to show what another node has made.
+    """
+    node = os.uname().nodename
+    until = time.monotonic() + SECONDS_TO_SEE
+    for path, how in [*((p, os.R_OK) for p in to_read), *((p, os.W_OK) for p in to_write)]:
+        while not os.path.exists(path):
+            if time.monotonic() > until:
+                return node, f"does not see {path}"
+            time.sleep(0.1)
+        if not os.access(path, how):
+            return node, f"cannot {'write' if how == os.W_OK else 'read'} {path}"
+    return node, ""
+
+
 # --- space ---
 
 
@@ -186,7 +205,9 @@ def mapped(path: AnyPath, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray
     except OSError as error:
         if error.errno not in NO_SHARED_MAPPINGS:
             raise
-        return _do(np.memmap, path, dtype, "c", 0, shape)
+        array = _do(np.memmap, path, dtype, "c", 0, shape)
+        array.flags.writeable = False
+        return array
 
 
 # --- writing ---

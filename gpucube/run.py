@@ -7,6 +7,7 @@ leaves the disk in order however the run ends.
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 import warnings
@@ -32,6 +33,7 @@ from gpucube.execution.workers import Workers, make_workers
 from gpucube.imaging.job import Events, ImageJob, NoEvents, settings_of
 from gpucube.imaging.remarks import refuse_if_all_off_grid, remarks
 from gpucube.imaging.stopping import CleanParameters
+from gpucube.imaging.warm_up import warm_up
 from gpucube.output.fingerprint import fingerprint
 from gpucube.output.fits_cube import sync, write_beams, write_single_beam
 from gpucube.output.fits_header import has_fitted_beams
@@ -112,8 +114,12 @@ def image(
             reports.stage("reading")
             store = make_store(job, workers, progress, journal, footprint)
             stopwatch.end_stage("read")
-            reports.stage("imaging")
             work = image_job(job, store, journal)
+            workers.begin_imaging()
+            with progress.compiling():
+                workers.everywhere(functools.partial(warm_up, hardware.kind, work.settings))
+            stopwatch.end_stage("compile")
+            reports.stage("imaging")
             resumed = take_up_records(job, journal, progress)
             records = image_channels(job, work, workers, reports, journal)
             stopwatch.end_stage("image")

@@ -8,6 +8,7 @@ keeps everything, so that ``resume=True`` can continue it.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import warnings
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gpucube import disk
-from gpucube.data.ingest import Ingest
+from gpucube.data.ingest import Ingest, warm_up
 from gpucube.data.mask import Mask
 from gpucube.data.scratch import OWNER_FILE, clear_leftover, load_state, save_state
 from gpucube.data.selection import Selection
@@ -154,7 +155,7 @@ def claimed_outputs(job: Job) -> Iterator[tuple[Journal, Footprint]]:
         except BaseException as error:
             if safe := len(journal.safe):
                 footprint.keep_all()
-                raise _how_to_resume(error, safe, job.plan.nchan) from None
+                raise _how_to_resume(error, safe, job) from None
             with suppress(GpucubeError):  # what ended the run may also keep the journal from going
                 journal.remove()
             raise
@@ -166,9 +167,11 @@ def claimed_outputs(job: Job) -> Iterator[tuple[Journal, Footprint]]:
             warnings.warn(f"the run is finished, but {error}: remove it yourself", stacklevel=2)
 
 
-def _how_to_resume(error: BaseException, safe: int, nchan: int) -> BaseException:
+def _how_to_resume(error: BaseException, safe: int, job: Job) -> BaseException:
     """The error that ended a run, with a word on how to continue it."""
-    way_on = f"{safe} of {nchan} channels are safe on disk, the same call with `resume=True` continues the run"
+    way_on = f"{safe} of {job.plan.nchan} channels are safe on disk, the same call with `resume=True` continues the run"
+    if not os.path.exists(job.paths.journal):
+        way_on = "its journal is gone, so the run cannot be continued: start again with `overwrite=True`"
     if isinstance(error, KeyboardInterrupt):
         return Interrupted(f"interrupted: {way_on}")
     if isinstance(error, GpucubeError):
@@ -203,6 +206,9 @@ def make_store(
         reading = Ingest(job.selection, scratch, owner=parameters.imagename)
         footprint.made_scratch(scratch)
         _check_sight(job, workers, journal, cubes)
+        if reading.jobs:
+            with progress.compiling():
+                workers.everywhere(functools.partial(warm_up, reading.jobs[0]))
         for report in workers.ingest(reading.jobs):
             reading.add(report)
             progress.rows_read(reading.rows_done, reading.nrow)
@@ -222,11 +228,15 @@ def make_store(
 
 def _check_sight(job: Job, workers: Workers, journal: Journal, cubes: dict[str, CubeFile]) -> None:
     """Refuse workers that do not see the MeasurementSets, or cannot write the scratch folder, the cubes and beside them."""
-    products = [cubes[name].path for name in job.parameters.products]
-    workers.must_see(
-        [os.path.join(source.path, "table.dat") for source in job.selection.sources],
-        [os.path.join(job.plan.scratch, OWNER_FILE), journal.lease.path, *products],
-    )
+    to_read = [os.path.join(source.path, "table.dat") for source in job.selection.sources]
+    to_write = [os.path.join(job.plan.scratch, OWNER_FILE), journal.lease.path]
+    to_write += [cubes[name].path for name in job.parameters.products]
+    for node, problem in workers.everywhere(functools.partial(disk.out_of_sight, to_read, to_write)):
+        if problem:
+            raise GpucubeError(
+                f"a worker on node {node} {problem}: all workers must share the folders of the MeasurementSets, "
+                "of `imagename` and of `scratch`"
+            )
 
 
 def _describe_cubes(job: Job) -> CubeDescription:

@@ -191,6 +191,16 @@ def ingest_rows(job: IngestJob, threads: int = 1) -> Iterator[BlockReport]:
         reader.close()
 
 
+def warm_up(job: IngestJob) -> None:
+    """Compile what reading will run: read the first row of a job, and put none of it into the store."""
+    reader = job.source.open()
+    rows = replace(job.source.rows.part(0, 1), keep=np.zeros(1, bool))
+    try:
+        ingest_block(job, reader.read(0, 1), rows, job.first_row)
+    finally:
+        reader.close()
+
+
 def ingest_block(job: IngestJob, block: Block, rows: RowSelection, first_row: int) -> BlockReport:
     """Put the rows of one block into the store.
 

@@ -203,6 +203,7 @@ class VisibilityStore:
             part = p.samples(key.stokes, slot).in_order()
             parts.append((part.uvw * (part.frequency / reference), part.vis, part.weight))
         uvw, vis, weight = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        uvw.flags.writeable = False  # like that of a single partition: compiled loops know it as another type
         return Samples(uvw=uvw, frequency=reference, vis=vis, weight=weight)
 
     def max_uvw_wavelengths(self) -> tuple[float, float]:

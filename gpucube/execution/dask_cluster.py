@@ -24,6 +24,7 @@ from typing import Any
 
 from gpucube.devices.base import DeviceKind
 from gpucube.errors import GpucubeError
+from gpucube.execution.signals import ENDING
 from gpucube.execution.tuning import ClusterLimits
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -157,9 +158,16 @@ class DaskCluster:
             self._client.unsubscribe_topic(topic)
 
     def on_every_worker(self, function: Callable[..., Any]) -> list[Any]:
-        """Call a function on each worker; returns the values. Its parameter ``dask_worker``, if it has one, is the worker."""
+        """Call a function on each worker; returns the values. Its parameter ``dask_worker``, if it has one, is the worker.
+
+        Workers that die meanwhile are left out. A `GpucubeError` of any is raised.
+        """
         with _scheduler_there(self._client):
-            return list(self._client.run(function).values())
+            found = list(self._client.run(function, on_error="return").values())
+        for value in found:
+            if isinstance(value, GpucubeError):
+                raise value
+        return [value for value in found if not isinstance(value, Exception)]
 
     def close(self) -> None:
         """Disconnect; stop the cluster if it was started here; restore what was changed in this process."""
@@ -321,14 +329,16 @@ def _local_configuration(limits: ClusterLimits) -> Any:
 def _made_in_time(make: Callable[[], Any], limits: ClusterLimits) -> Any:
     """Call `make` in a thread of its own, which starts workers. Signals are heard meanwhile, and a hang ends.
 
-    A terminal sends SIGINT to every process. Workers inherit the signal mask of the thread that starts them, which has it
-    from this thread, so neither they nor their replacements receive it.
+    A terminal sends its signals to every process. Workers inherit the signal mask of the thread that starts them, which has
+    it from this thread, so neither they nor their replacements receive what the main process is to act on. Dask needs
+    SIGTERM to end them.
     """
     made: Future[Any] = Future()
     before = set(multiprocessing.active_children())
 
     def work() -> None:
-        # the first process to be started would start this, too, which unblocks the signal in its thread
+        signal.pthread_sigmask(signal.SIG_BLOCK, set(ENDING) - {signal.SIGTERM})
+        # the first process to be started would start this, too, which unblocks SIGINT in its thread
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:

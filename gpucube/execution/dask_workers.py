@@ -6,15 +6,13 @@ it took is split until the one channel that kills its worker is alone, and that 
 
 from __future__ import annotations
 
-import functools
 import os
 import secrets
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from gpucube import disk
 from gpucube.data.ingest import BlockReport, IngestJob
@@ -32,7 +30,7 @@ from gpucube.output.records import ChannelRecord
 from gpucube.sky.beam import Beam
 from gpucube.text import one_line
 
-SECONDS_TO_SEE = 5.0
+T = TypeVar("T")
 
 Chunk = tuple[int, list[int]]
 """Index of a chunk, for the records, and its channels."""
@@ -58,22 +56,16 @@ class DaskWorkers:
         self._host_peaks: dict[str, int] = {}
         self._reading_peak = self._device_peak = 0
 
-    def _begin_imaging(self) -> None:
+    def begin_imaging(self) -> None:
         """Change to the cluster that images."""
         if self._start_imagers is not None:
             self._reading_peak, self._host_peaks = self.memory_peak(), {}
             self._cluster.close()
             self._cluster, self._start_imagers = self._start_imagers(), None
 
-    def must_see(self, to_read: Sequence[str], to_write: Sequence[str]) -> None:
-        """Raise GpucubeError if there are paths that a worker does not see, or may not write."""
-        look = functools.partial(_unseen, to_read, to_write)
-        for node, path, seen in self._cluster.on_every_worker(look):
-            if path:
-                raise GpucubeError(
-                    f"a worker on node {node} {'cannot write' if seen else 'does not see'} {path}: all workers must share "
-                    "the folders of the MeasurementSets, of `imagename` and of `scratch`"
-                )
+    def everywhere(self, function: Callable[[], T]) -> list[T]:
+        """Call a function in every worker process; returns the values of those that did not die meanwhile."""
+        return self._cluster.on_every_worker(function)
 
     def ingest(self, jobs: Sequence[IngestJob]) -> Iterator[BlockReport]:
         """Each worker opens the MeasurementSet itself and writes its rows into the shared store."""
@@ -92,7 +84,7 @@ class DaskWorkers:
             with suppress(GpucubeError):
                 replay(message, events)
 
-        self._begin_imaging()
+        self.begin_imaging()
         with self._cluster.listening(TOPIC, hear):
             pending: list[Chunk] = [(i, list(channels)) for i, channels in enumerate(chunks)]
             suspects: list[Chunk] = []
@@ -129,7 +121,7 @@ class DaskWorkers:
         self, job: ImageJob, target: Beam, fitted: Mapping[PlaneKey, Beam], chunks: Sequence[Sequence[int]]
     ) -> None:
         """Chunks in order, a few at a time."""
-        self._begin_imaging()
+        self.begin_imaging()
         calls: list[Call] = [(restore_task, (job, self._kind, target, fitted, list(channels))) for channels in chunks]
         for _ in self._values("restoring", calls):
             pass
@@ -205,6 +197,8 @@ def hardware_of_workers(device: str, address: str, limits: ClusterLimits) -> Har
 
         hardware = find_hardware(device, gpus)
         memory = cluster.on_every_worker(_memory_of_worker)
+    if not memory:
+        raise GpucubeError(f"the workers of the Dask scheduler at {address} died")
     threads = Counter[str]()
     for node, count, _, _ in memory:
         threads[node] += count
@@ -217,19 +211,3 @@ def _memory_of_worker(dask_worker: Any) -> tuple[str, int, int, int]:
     of_node = available_memory()
     limits = process_memory_limits() | {"Dask": dask_worker.memory_manager.memory_limit or of_node}
     return os.uname().nodename, dask_worker.state.nthreads, least(limits)[0], of_node
-
-
-def _unseen(to_read: Sequence[str], to_write: Sequence[str]) -> tuple[str, str, bool]:
-    """The node of this worker, and the first path that it does not see, or sees and may not write; empty if there is none.
-
-    A network file system may take seconds to show what another node has made.
-    """
-    for path in (*to_read, *to_write):
-        until = time.monotonic() + SECONDS_TO_SEE
-        while not os.path.exists(path):
-            if time.monotonic() > until:
-                return os.uname().nodename, path, False
-            time.sleep(0.1)
-        if path in to_write and not os.access(path, os.W_OK):
-            return os.uname().nodename, path, True
-    return os.uname().nodename, "", False

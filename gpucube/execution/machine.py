@@ -6,8 +6,10 @@ every limit by the name of whoever sets it, so that a plan can say which one cou
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import resource
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -92,6 +94,16 @@ def cores() -> int:
 def available_memory() -> int:
     """Bytes of memory that new processes may take."""
     return least(memory_limits())[0]
+
+
+def why_no_processes() -> str:
+    """Say what keeps this process from starting others that it can talk to; empty if nothing does."""
+    try:
+        multiprocessing.get_context("spawn").Lock()  # lies in /dev/shm, where a container may have none
+        tempfile.TemporaryFile().close()
+    except OSError as error:
+        return str(error.strerror or error)
+    return ""
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from gpucube.devices.choice import Hardware
 from gpucube.devices.cpu.kind import PROCESS_BYTES, CpuKind
 from gpucube.devices.cycle_rules import needs_w
 from gpucube.errors import GpucubeError
-from gpucube.execution.machine import core_limits, least, memory_limits, process_memory_limits
+from gpucube.execution.machine import core_limits, least, memory_limits, process_memory_limits, why_no_processes
 from gpucube.execution.progress import duration
 from gpucube.execution.tuning import DEFAULT_TUNING, Tuning
 from gpucube.imaging.forecast import Forecast, forecast
@@ -221,7 +221,8 @@ def make_plan(
         small = workers == 1 or seconds / workers < tuning.in_process_seconds
     else:
         small = workers == 1 and ms_bytes < tuning.in_process_bytes
-    in_process = small and not parameters.scheduler
+    no_processes = "" if small or parameters.scheduler or not kind.workers_share_process else why_no_processes()
+    in_process = not parameters.scheduler and (small or bool(no_processes))
 
     of_process = {SCHEDULER: hardware.worker_memory} if hardware.workers else process_memory_limits()
     of_run = {SCHEDULER: hardware.workers * hardware.worker_memory} if hardware.workers else memory_limits()
@@ -272,6 +273,7 @@ def make_plan(
         gridder="wgridder" if w_term else "standard",
         seconds=None if seconds is None else seconds / workers + ms_bytes / BYTES_A_SECOND,
         warnings=(
+            *_processes(no_processes),
             *parameters.warnings,
             *_warnings(selection.axis),
             *selection.warnings,
@@ -360,6 +362,12 @@ def check_disk(plan: Plan) -> None:
     else:
         disk.check_space(above, scratch_bytes, "the visibility store needs", "scratch")
         disk.check_space(folder, plan.product_bytes, "the cubes need", "imagename", reusable)
+
+
+def _processes(why_not: str) -> tuple[str, ...]:
+    if not why_not:
+        return ()
+    return (f"no processes can be started, because of semaphores or temporary files ({why_not}): threads do the work",)
 
 
 def _warnings(axis: SpectralAxis) -> tuple[str, ...]:

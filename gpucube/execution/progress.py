@@ -12,14 +12,15 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, TextIO
 
 from gpucube.output.records import ChannelRecord, StopCode
 
 SECONDS_BETWEEN_LINES = 5.0
+SECONDS_BEFORE_COMPILING = 1.0
 STEPS = 10
 """A plain line is written when another tenth of the work is done, and at least every `SECONDS_BETWEEN_LINES`."""
 
@@ -98,6 +99,19 @@ class Progress:
             self._last_step = 0
             self._line()
 
+    @contextmanager
+    def compiling(self) -> Iterator[None]:
+        """Code is compiled, if it is not in a cache: after a moment that is shown as a stage."""
+        before = self._stage
+        timer = threading.Timer(SECONDS_BEFORE_COMPILING, self.stage, ["compiling, on the first run on a machine"])
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
+            self.stage(before)
+
     def rows_read(self, done_rows: int, total_rows: int) -> None:
         """So many rows have been read."""
         with self._lock:
@@ -170,8 +184,8 @@ class Progress:
         return remarks
 
     def _seconds_left(self) -> float | None:
-        """Extrapolated from the channels done; None before the first and after the last."""
-        if self._imaging_begun is None or not 0 < self._done < self._nchan:
+        """Extrapolated from the channels done; None while most workers are at their first channel, and after the last."""
+        if self._imaging_begun is None or not len(self._active) < self._done < self._nchan:
             return None
         return (self._clock() - self._imaging_begun) / self._done * (self._nchan - self._done)
 

@@ -37,8 +37,12 @@ class ThreadWorkers:
         self._devices = Devices(kind, workers)
         self._cancelled = threading.Event()
 
-    def must_see(self, to_read: Sequence[str], to_write: Sequence[str]) -> None:
-        """There is nobody but this process."""
+    def everywhere(self, function: Callable[[], R]) -> list[R]:
+        """Call a function here."""
+        return [function()]
+
+    def begin_imaging(self) -> None:
+        """Threads are ready."""
 
     def ingest(self, jobs: Sequence[IngestJob]) -> Iterator[BlockReport]:
         """One thread reads, because casacore holds the interpreter lock; the others transpose and write."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 from gpucube.data.ingest import BlockReport, IngestJob
 from gpucube.data.store import PlaneKey
@@ -19,12 +19,18 @@ from gpucube.imaging.job import NO_EVENTS, Events, ImageJob
 from gpucube.output.records import ChannelRecord
 from gpucube.sky.beam import Beam
 
+T = TypeVar("T")
+
 
 class Workers(Protocol):
     """Something that runs the three kinds of task."""
 
-    def must_see(self, to_read: Sequence[str], to_write: Sequence[str]) -> None:
-        """Raise GpucubeError if there are paths that a worker does not see, or may not write."""
+    def everywhere(self, function: Callable[[], T]) -> list[T]:
+        """Call a function in every process that reads, or that images if imaging has begun; returns the values."""
+        ...
+
+    def begin_imaging(self) -> None:
+        """Get ready to image: other processes may do it than those that read."""
         ...
 
     def ingest(self, jobs: Sequence[IngestJob]) -> Iterable[BlockReport]:

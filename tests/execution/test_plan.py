@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from gpucube.devices.choice import Hardware
 from gpucube.devices.cpu.kind import PROCESS_BYTES, CpuKind
 from gpucube.errors import GpucubeError
 from gpucube.execution.plan import check_disk, chunk_size, make_chunks, make_plan
+from gpucube.execution.tuning import Tuning
 from gpucube.schema.parameters import make_parameters
 
 
@@ -146,3 +148,13 @@ def test_with_a_scheduler_the_memory_of_its_workers_counts(tiny_ms, tmp_path):
     assert "3 workers by the workers of the scheduler, memory by 80 % of the workers of the scheduler" in str(plan)
     with pytest.raises(GpucubeError, match=r"only 80 MB is allowed \(the workers of the scheduler\)"):
         make_plan(parameters, selection, replace(CORES, workers=300, worker_memory=10**8))
+
+
+def test_where_no_processes_can_be_started_threads_do_the_work(tiny_ms, tmp_path, monkeypatch):
+    parameters = parameters_of(tiny_ms.ms, tmp_path, imsize=64)
+    selection = select(parameters)
+    assert not make_plan(parameters, selection, CORES, Tuning(in_process_seconds=0)).in_process
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/none")
+    plan = make_plan(parameters, selection, CORES, Tuning(in_process_seconds=0))
+    assert plan.in_process
+    assert any("no processes can be started" in text and "No such file" in text for text in plan.warnings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 
 import pytest
 from records import channel_record
@@ -97,6 +98,48 @@ def test_time_left_follows_from_the_channels_done() -> None:
         progress.finished(record(0))
     # 3 s for one channel, nine to go
     assert "about 27.0 s left" in stream.getvalue()
+
+
+def test_there_is_no_estimate_while_most_workers_are_at_their_first_channel() -> None:
+    stream, clock = io.StringIO(), Clock()
+    with Progress(10, stream=stream, clock=clock) as progress:
+        for channel in range(4):
+            progress.started(channel)
+        clock.now = 8.0
+        progress.finished(record(0))
+        assert "left" not in stream.getvalue(), "the other three have nothing to show yet"
+        for channel in range(1, 4):
+            progress.finished(record(channel))
+    assert "about 12.0 s left" in stream.getvalue()
+
+
+def test_compiling_is_a_stage_only_where_it_takes_a_while() -> None:
+    stream = io.StringIO()
+    with Progress(1, stream=stream) as progress:
+        progress.stage("reading")
+        with progress.compiling():
+            pass
+        assert "compiling" not in stream.getvalue()
+        with progress.compiling():
+            time.sleep(1.2)
+        assert [line.split(",")[0] for line in stream.getvalue().splitlines()] == [
+            "gpucube: reading",
+            "gpucube: compiling",
+            "gpucube: reading",
+        ]
+
+
+@pytest.mark.parametrize(
+    "error", [BrokenPipeError(32, "Broken pipe"), OSError(28, "No space left"), ValueError("closed")]
+)
+def test_a_stream_that_cannot_be_written_ends_no_run(error: Exception) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise error
+
+    with Progress(1, stream=Gone()) as progress:
+        progress.stage("reading")
+        progress.finished(record(0))
 
 
 def test_the_slowest_channel_and_the_failures_are_named() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -23,12 +26,13 @@ from distributed import Client, LocalCluster, Nanny
 from events import RecordedEvents
 from jobs import IMAGES, SETTINGS, image, make_job, payload, planes, read, tree
 
+from gpucube import disk
 from gpucube.data.mask import Mask
 from gpucube.devices.choice import Hardware
 from gpucube.devices.cpu.kind import CpuKind
 from gpucube.errors import DeviceLost, GpucubeError
 from gpucube.execution.dask_cluster import connect, start_cluster
-from gpucube.execution.dask_workers import DaskWorkers
+from gpucube.execution.dask_workers import DaskWorkers, hardware_of_workers
 from gpucube.execution.threads import ThreadWorkers
 from gpucube.execution.tuning import ClusterLimits, Tuning
 from gpucube.execution.workers import Workers
@@ -305,3 +309,49 @@ def test_a_cluster_restores_what_it_changes_in_this_process(cluster: str) -> Non
         assert state() != before
         opened.close()
         assert state() == before
+
+
+def test_the_workers_of_a_scheduler_say_what_memory_they_may_take(cluster: str) -> None:
+    hardware = hardware_of_workers("cpu", cluster, ClusterLimits())
+    assert hardware.workers == 2
+    assert 0 < 2 * hardware.worker_memory <= psutil.virtual_memory().total
+
+
+def test_a_worker_that_does_not_see_a_folder_is_named(workers: Workers, tmp_path: Path) -> None:
+    (tmp_path / "there").touch()
+    look = functools.partial(disk.out_of_sight, [str(tmp_path / "there")], [str(tmp_path / "there")])
+    assert {problem for _, problem in workers.everywhere(look)} == {""}
+    look = functools.partial(disk.out_of_sight, [str(tmp_path / "not there")], [])
+    for node, problem in workers.everywhere(look):
+        assert node == os.uname().nodename
+        assert problem == f"does not see {tmp_path / 'not there'}"
+
+
+def test_what_was_compiled_before_imaging_is_all_that_imaging_runs(tiny_ms: Any, tmp_path: Path) -> None:
+    """In a process of its own: what other tests have compiled must not count."""
+    code = """
+import sys
+from pathlib import Path
+from jobs import image
+import gpucube.data.transpose, gpucube.devices.psf_fit, gpucube.devices.cpu.loops as loops
+from gpucube import run
+modules = [gpucube.data.transpose, gpucube.devices.psf_fit, loops]
+def compiled():
+    return {f"{name}{s}" for m in modules for name, f in vars(m).items() for s in getattr(f, "signatures", ())}
+class Look(run.Observer):
+    def stage(self, name):
+        if name == "imaging":
+            self.before = compiled()
+look = Look()
+image(Path(sys.argv[1]), Path(sys.argv[2]), workers=1, restoringbeam="30arcsec", observer=look, **eval(sys.argv[3]))
+print(len(look.before) > 5, compiled() - look.before)
+"""
+    for changes in ({}, {"minorcycle": "textbook", "weighting": "uniform", "gridder": "wgridder"}):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tiny_ms.ms), str(tmp_path / f"cube{len(changes)}"), repr(changes)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout == "True set()\n"

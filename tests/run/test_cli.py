@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from records import channel_record
@@ -217,3 +219,34 @@ def test_the_summary_counts_channels_by_stop_reason_and_names_the_products() -> 
 def test_failed_channels_are_named_in_runs() -> None:
     assert failures([7]) == "1 channel failed: 7"
     assert failures([9, 4, 7, 8]) == "4 channels failed: 4, 7~9"
+
+
+def at_a_shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    gpucube = f"{shlex.quote(sys.executable)} -m gpucube"
+    return subprocess.run(
+        ["bash", "-c", command.replace("gpucube", gpucube)], cwd=folder, capture_output=True, text=True
+    )
+
+
+def test_standard_output_may_be_closed_full_or_left_by_its_reader(tiny_ms: Any, tmp_path: Path) -> None:
+    job = f"{shlex.quote(str(tiny_ms.ms))} --imsize 64 --cell 20arcsec --device cpu --quiet --workers 1"
+    left = at_a_shell(f"gpucube plan {job} | true; exit ${{PIPESTATUS[0]}}", tmp_path)
+    assert (left.returncode, left.stderr) == (0, "")
+    for words in (f"plan {job}", "--help"):
+        full = at_a_shell(f"gpucube {words} > /dev/full", tmp_path)
+        assert full.returncode == 2
+        assert full.stderr == "gpucube: error: cannot write to standard output: No space left on device\n"
+    done = at_a_shell(f"gpucube image {job} --imagename full > /dev/full", tmp_path)
+    assert done.returncode == 0, "the cube is there"
+    assert done.stderr == "gpucube: warning: cannot write to standard output: No space left on device\n"
+
+
+def test_standard_streams_that_are_closed_are_not_taken_for_files(tiny_ms: Any, tmp_path: Path) -> None:
+    """The system gives the next file the number of a closed stream, and messages would be written into it."""
+    job = f"{shlex.quote(str(tiny_ms.ms))} --imsize 64 --cell 20arcsec --device cpu --workers 1"
+    for name, closed in (("usual", ""), ("without", "<&- >&- 2>&-"), ("full", "2>/dev/full")):
+        assert at_a_shell(f"gpucube image {job} --imagename {name}/cube {closed}", tmp_path).returncode == 0
+    usual, *others = ((tmp_path / name / "cube.residual.fits").read_bytes() for name in ("usual", "without", "full"))
+    assert all(other[-12 * 64 * 64 * 4 :] == usual[-12 * 64 * 64 * 4 :] for other in others)
+    wrong = at_a_shell("gpucube image nothing.ms --imagename x 2>&-", tmp_path)
+    assert wrong.returncode == 2

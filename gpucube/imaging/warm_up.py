@@ -1,0 +1,41 @@
+"""Compile what imaging will run, before a channel is charged with it: the first run on a machine compiles for seconds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from gpucube.constants import LIGHT_SPEED
+from gpucube.data.store import Samples
+from gpucube.devices.base import DeviceKind, ImagingSettings, MinorCycle
+from gpucube.devices.choice import Devices
+
+PIXELS, SAMPLES = 32, 200
+
+
+def warm_up(kind: DeviceKind, settings: ImagingSettings) -> None:
+    """Image a made-up plane of a few pixels on a device of this process; the results are dropped."""
+    g = settings.geometry
+    small = replace(settings, geometry=replace(g, nx=PIXELS, ny=PIXELS), samples=SAMPLES)
+    rng = np.random.default_rng(1)
+    uvw = rng.uniform(-0.3, 0.3, (SAMPLES, 3)) / np.array([g.cell_x, g.cell_y, np.inf]) * LIGHT_SPEED / 1e9
+    uvw.flags.writeable = False  # as in the store
+    samples = Samples(
+        uvw=uvw,
+        frequency=1e9,
+        vis=np.ones(SAMPLES, np.complex64),
+        weight=np.ones(SAMPLES, np.float32),
+        order=np.arange(SAMPLES, dtype=np.int32),
+    )
+    with Devices(kind, kind.lanes) as devices, devices.lend(small) as device:
+        planes = device.begin([samples], [None])
+        device.measure(planes)
+        device.make_psf(planes, wide=True)
+        ((beam, _),) = device.beams(planes)
+        device.minor(planes, [MinorCycle(threshold=0.0, max_iterations=3, gain=0.1)])
+        device.major(planes)
+        device.keep_model(planes)
+        model, residual = device.resident(planes[0], "model"), device.resident(planes[0], "residual")
+        device.restore(model, residual, beam, beam, 1.0)
+        device.release(planes)
