@@ -35,14 +35,22 @@ def image_cube(
     *,
     field: int | str | Sequence[int | str] = "",
     spw: int | str | Sequence[int | str] = "",
+    timerange: str | Sequence[str] = "",
+    uvrange: str | Sequence[str] = "",
+    antenna: int | str | Sequence[int | str] = "",
+    scan: int | str | Sequence[int | str] = "",
+    observation: int | str | Sequence[int | str] = "",
+    intent: str | Sequence[str] = "",
     datacolumn: Literal["auto", "data", "corrected", "model"] = "auto",
     stokes: str = "I",
-    specmode: Literal["cube"] = "cube",
-    start: int | None = None,
-    width: int = 1,
+    specmode: Literal["cube", "cubedata"] = "cube",
+    outframe: Literal["", "LSRK", "LSRD", "BARY", "GEO", "TOPO", "GALACTO", "LGROUP", "CMB"] = "",
+    start: int | QuantityLike | None = None,
+    width: int | QuantityLike = 1,
     nchan: int = -1,
+    veltype: Literal["radio", "optical"] = "radio",
+    interpolation: Literal["nearest", "linear", "cubic"] = "linear",
     phasecenter: DirectionLike = "",
-    outframe: Literal[""] = "",
     restfreq: QuantityLike | None = None,
     imsize: int | Sequence[int] = 100,
     cell: QuantityLike | Sequence[QuantityLike] = "1arcsec",
@@ -88,33 +96,54 @@ def image_cube(
         The MeasurementSet to image, or several to image together.
     imagename : a path without ending, such as 'out/target'
         How the names of all products begin: OUT gives OUT.image.fits and so on. A missing folder is made.
-    field : the name or the number of a field, or numbers as in '0,2~3'; default ''
-        The field to image. Several entries of the table FIELD are one field if they have the same direction. Empty for the
-        only field that has data. A list has one selection for each MeasurementSet.
+    field : names or numbers of fields, such as '3C286', 'M3*' or '0,2~3'; default ''
+        The field to image, in CASA's syntax. Several entries of the table FIELD are one field if they have the same
+        direction. Empty for the only field that has data. A list has one selection for each MeasurementSet.
     spw : text such as '0', '0,2', '0~3', '*' or '0:5~20;30~40,1'; default ''
-        Spectral windows and, after a colon, their channels. Numbers count from 0 and ranges include both ends. Empty for
-        everything. A list has one selection for each MeasurementSet.
+        Spectral windows and, after a colon, their channels, in CASA's syntax. Numbers count from 0 and ranges include both
+        ends. Empty for everything. A list has one selection for each MeasurementSet.
+    timerange : times such as '2019/03/21/04:05:06~04:35:00' or '>04:05:06'; default ''
+        Times to image, in CASA's syntax, UTC. Empty for all. A list has one selection for each MeasurementSet.
+    uvrange : distances such as '<100m' or '5~20klambda'; default ''
+        Distances in the uv plane to image, in CASA's syntax: in metres, or in wavelengths at the reference frequency of the
+        window. Empty for all. A list has one selection for each MeasurementSet.
+    antenna : antennas or baselines such as 'DV01', '0~3&', 'DV*&DA*' or '!DV05'; default ''
+        Antennas and baselines to image, in CASA's syntax. Empty for all. A list has one selection for each MeasurementSet.
+    scan : numbers such as '3', '1~4,7' or '>=3'; default ''
+        Scans to image, in CASA's syntax. Empty for all. A list has one selection for each MeasurementSet.
+    observation : numbers such as '3', '1~4,7' or '>=3'; default ''
+        Observations (OBSERVATION_ID) to image, in CASA's syntax. Empty for all. A list has one selection for each
+        MeasurementSet.
+    intent : intents such as 'OBSERVE_TARGET#ON_SOURCE' or '*TARGET*'; default ''
+        Intents to image, in CASA's syntax. Empty for all. A list has one selection for each MeasurementSet.
     datacolumn : 'auto', 'data', 'corrected' or 'model'; default 'auto'
         Which visibilities to image. 'auto' takes CORRECTED_DATA if the MeasurementSet has it, otherwise DATA.
     stokes : 'I', 'pseudoI', or several of I, Q, U, V in this order, such as 'IQUV' or 'QU'; default 'I'
         Stokes parameters to image. 'I' uses a sample only if neither parallel hand is flagged; 'pseudoI' uses whichever
         hand is not flagged.
-    specmode : 'cube'; default 'cube'
-        gpucube always makes a cube.
-    start : the number of a channel, from 0; default None
-        First channel that goes into the cube. Channels count from the first selected one, and gaps in the selection count
-        too. By default the first one, or the last one if width is negative.
-    width : a whole number of channels, not 0; default 1
-        How many channels are averaged into each channel of the cube. With a negative width the cube runs down from start.
+    specmode : 'cube' or 'cubedata'; default 'cube'
+        'cube' makes a cube in the frame outframe, 'cubedata' one in the frame of the data whatever outframe says.
+    outframe : '', 'LSRK', 'LSRD', 'BARY', 'GEO', 'TOPO', 'GALACTO', 'LGROUP' or 'CMB'; default ''
+        Frame of the cube's frequencies. The Doppler factor of every row is that of its time and field. Empty for the frame
+        of the data.
+    start : the number of a channel, from 0, or a frequency or velocity with its unit, such as '5km/s'; default None
+        Centre of the cube's first channel. A number is that of a channel in its spectral window. By default the cube begins
+        where the selected data begin.
+    width : a number of channels, not 0, or a frequency or velocity with its unit, such as '0.2km/s'; default 1
+        Width of the cube's channels; a number counts channels of the data. A negative width runs down in channels or in
+        frequency. A positive width in velocity runs up in velocity, and so down in frequency.
     nchan : a whole number from 1, or -1; default -1
-        Number of channels of the cube. -1 for all channels from start on.
+        Number of channels of the cube. -1 for as many as the data fill.
+    veltype : 'radio' or 'optical'; default 'radio'
+        Kind of velocity that `start` and `width` are given in.
+    interpolation : 'nearest', 'linear' or 'cubic'; default 'linear'
+        How visibilities are interpolated in frequency where the channels of the cube are not those of the data.
     phasecenter : a direction such as 'J2000 12h30m00s +30d00m00s' or 'ICRS 187.5deg 30deg'; default ''
         Centre of the image. Empty for the field's phase centre. Colons count hours in right ascension and degrees in
         declination.
-    outframe : ''; default ''
-        The cube always keeps the frequency frame of the data.
     restfreq : a frequency (Hz) such as '230.538GHz'; default None
-        Rest frequency written to the cubes. By default the one in the MeasurementSet, if there is one.
+        Rest frequency: velocities refer to it. By default the one in the MeasurementSet, if there is one. Of a list the
+        first counts.
     imsize : an even number from 32 to 65536, or two as in '512,256'; default 100
         Size of the image in pixels; two numbers are nx and ny. Sizes without prime factors above 7 are quickest.
     cell : an angle (arcsec) such as '0.2arcsec', or two; default '1arcsec'

@@ -9,14 +9,15 @@ python bench/peers/compare_frames.py compare FOLDER
 from __future__ import annotations
 
 import json
-import shutil
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from casacore import tables
 
+import gpucube
 from gpucube.simulate import SimulationParameters, simulate_ms
 
 REST = 230.538e9
@@ -58,7 +59,7 @@ def make(folder: Path) -> None:
                 rest_freq=REST,
                 noise=0.0,
                 peak=1.0,
-                imsize=96,
+                imsize=128,
                 cell=1.0,
                 flag_channels=[],
                 flag_rows=0.02,
@@ -147,9 +148,73 @@ def cases(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
+def compare(folder: Path) -> bool:
+    """Image every case and print how far gpucube is from tclean; return whether all are within the limits."""
+    print(
+        "| case | channels | frequency, channels | sum of weights | dirty cube, of the peak | peak | within the limits |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    good = True
+    for case in json.loads((folder / "cases.json").read_text()):
+        reference = np.load(folder / f"{case['name']}.npz")
+        if "error" in reference:
+            print(f"| {case['name']} | tclean refuses it | | | | | |")
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = gpucube.image_cube(
+                case["vis"],
+                folder / "ours" / case["name"],
+                imsize=128,
+                cell="0.15arcsec",
+                datacolumn="data",
+                products="dirty",
+                overwrite=True,
+                quiet=True,
+                workers=1,
+                gridder="standard",
+                **({"outframe": "LSRK"} | case["parameters"]),  # tclean's default
+            )
+        found = judge(result, reference)
+        within = found["frequency"] < 1e-3 and (
+            case["name"] in DIFFERS or (found["weight"] < 1e-3 and found["dirty"] < 2e-3)
+        )
+        good &= within
+        print(
+            f"| {case['name']} | {found['nchan']} | {found['frequency']:.1e} | {found['weight']:.1e} | {found['dirty']:.1e} | "
+            f"{found['peak']:.4f} ({found['peak_tclean']:.4f}) | {'yes' if within else 'NO'}{DIFFERS.get(case['name'], '')} |"
+        )
+    return good
+
+
+def judge(result: gpucube.Result, reference: Any) -> dict[str, float]:
+    """Largest differences of one case: in channels, relative to the largest sum of weights, and to the peak."""
+    frequency = np.array([channel.frequency_hz for channel in result.channels])
+    weights = np.array([channel.sum_weights for channel in result.channels])
+    dirty, expected = np.nan_to_num(result.data("dirty")[0]), reference["dirty"]
+    if len(frequency) != len(reference["frequency"]):
+        return dict.fromkeys(("frequency", "weight", "dirty", "peak", "peak_tclean"), np.inf) | {
+            "nchan": len(frequency)
+        }
+    step = np.abs(np.diff(frequency)).min() if len(frequency) > 1 else 1.0
+    scale = weights.sum() / reference["sumwt"].sum()  # Stokes I of two hands weighs as one here, as two there
+    return {
+        "nchan": len(frequency),
+        "frequency": np.abs(frequency - reference["frequency"]).max() / step,
+        "weight": np.abs(weights / scale - reference["sumwt"]).max() / reference["sumwt"].max(),
+        "dirty": np.abs(dirty - expected).max() / max(np.abs(expected).max(), 0.1),  # a tenth of the line at least
+        "peak": dirty.max(),
+        "peak_tclean": expected.max(),
+    }
+
+
+DIFFERS: dict[str, str] = {}
+"""Cases in which gpucube differs from tclean for a reason, and the reason."""
+
 if __name__ == "__main__":
     here = Path(sys.argv[2])
     here.mkdir(parents=True, exist_ok=True)
     if sys.argv[1] == "make":
         make(here)
-    shutil.rmtree(here / "none", ignore_errors=True)
+    else:
+        sys.exit(0 if compare(here) else 1)

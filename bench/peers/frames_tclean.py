@@ -20,7 +20,7 @@ from casatasks import tclean
 from casatools import image, measures, quanta, table
 
 LIGHT_SPEED = 299792.458  # km/s
-LINE_KM_S, FWHM_KM_S, OFFSET = 10.0, 1.2, (6.0, -4.0)  # arcsec to the east and to the north
+LINE_KM_S, FWHM_KM_S, OFFSET = 10.0, 1.2, (1.2, -0.9)  # arcsec to the east and to the north
 FRAMES = {1: "LSRK", 3: "BARY", 4: "GEO", 5: "TOPO"}
 
 
@@ -68,7 +68,7 @@ def image_case(case: dict, folder: Path) -> None:
     out = folder / case["name"]
     for product in folder.glob(f"{case['name']}.*"):
         shutil.rmtree(product) if product.is_dir() else product.unlink()
-    parameters = {"imsize": [96], "cell": ["1arcsec"], "specmode": "cube", "weighting": "natural", "niter": 0}
+    parameters = {"imsize": [128], "cell": ["0.15arcsec"], "specmode": "cube", "weighting": "natural", "niter": 0}
     parameters |= {"gridder": "standard", "deconvolver": "hogbom", "restoration": False, "pblimit": -0.2, "stokes": "I"}
     parameters |= {"datacolumn": "data", "savemodel": "none", "perchanweightdensity": True}
     try:

@@ -35,7 +35,9 @@ interpolated."""
 MOST_BLANK = 10_000
 """Blank channels that a cube may have if it has fewer channels with data."""
 
-_INSTEAD = "image them separately (`spw`), or regrid them first (mstransform, cvel2)"
+
+class GridsDiffer(GpucubeError):
+    """The windows have no grid of channels in common."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,18 +177,18 @@ def _common_grid(windows: Sequence[WindowChannels]) -> tuple[_Grid, list[np.ndar
     for w in order:
         window = windows[w]
         if abs(window.step - reference.step) > SAME * reference.step:
-            raise GpucubeError(
+            raise GridsDiffer(
                 f"{reference.label} and {window.label} have channels of different width ({reference.step:.6g} and "
-                f"{window.step:.6g} Hz), which share no axis: {_INSTEAD}"
+                f"{window.step:.6g} Hz), which share no axis"
             )
         frequency, width = window.frequency[window.selected], np.abs(window.width[window.selected])
         beyond = np.minimum(frequency - ends[0], 0) + np.maximum(frequency - ends[1], 0)
         exact = np.interp(frequency, own.frequency, own.place) + beyond / step
         places[w] = place = np.rint(exact).astype(np.int64)
         if (offset := float(np.abs(exact - place).max())) > NEAR:
-            raise GpucubeError(
+            raise GridsDiffer(
                 f"the channels of {reference.label} and {window.label} are {_in_channels(offset, step)} apart, and "
-                f"share no axis: {_INSTEAD}"
+                "share no axis"
             )
         if len(np.unique(place)) < len(place):
             raise GpucubeError(

@@ -69,7 +69,7 @@ def frame_motion(
     return (
         f"the frequencies are {axis.frame.name}, and the velocity of the {who} towards the field changes by "
         f"{change * LIGHT_SPEED / 1000:.3g} km/s ({channels:.2g} channels) between {_date(first)} and {_date(last)}: lines "
-        "are smeared by as much; bring the data to LSRK first (mstransform or cvel2 with outframe='LSRK')",
+        "are smeared by as much; make the cube in LSRK with `outframe='LSRK'`",
     )
 
 

@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gpucube.constants import LIGHT_SPEED
+from gpucube.data.regrid import regrid
 from gpucube.data.rows import Block, RowSelection
 from gpucube.data.scratch import allocate
 from gpucube.data.selection import Selection, Source
@@ -70,8 +71,8 @@ def plan_partitions(selection: Selection, folder: str) -> list[Partition]:
             index=index,
             nrow=int(source.rows.keep.sum()),
             nstokes=len(source.combinations),
-            output=tuple(source.channel_map.output.tolist()),
-            frequency=tuple(source.channel_map.frequency.tolist()),
+            output=tuple(source.output.tolist()),
+            frequency=tuple(source.frequency.tolist()),
             pointing=source.pointing,
         )
         for index, source in enumerate(selection.sources)
@@ -136,7 +137,7 @@ class Ingest:
         npointing, _, nchan = self._selection.shape
         selected = np.zeros((npointing, nchan), np.int64)
         for source in self._selection.sources:
-            np.add.at(selected[source.pointing], source.channel_map.output, int(source.rows.cross.sum()))
+            np.add.at(selected[source.pointing], source.output, int(source.rows.cross.sum()))
         for partition in self._partitions:
             if partition.nrow:
                 sort_rows(partition)
@@ -218,6 +219,11 @@ def ingest_block(job: IngestJob, block: Block, rows: RowSelection, first_row: in
     uvw, usable = usable_uvw(block.uvw[number])
     uvw, delay = to_phase_centre(uvw, source.rotation_at(rows.time[number]))
     planes = transpose(block, KeptRows(number, usable, delay), source.channel_map, source.combinations)
+    factor = None if rows.factor is None else rows.factor[number]
+    if source.regridding is not None:
+        planes = regrid(planes, np.ones(len(number)) if factor is None else factor, source.regridding)
+    if factor is not None:
+        uvw = uvw / factor[:, None]  # in wavelengths of the cube's frequencies they are what the observatory saw
     write_rows(job.partition, first_row, uvw, planes.vis, planes.weight)
     return BlockReport(
         partition=job.partition.index, counts=planes.counts, power=planes.power, nrow=len(rows), nbytes=block.nbytes

@@ -42,6 +42,13 @@ class SpectralWindow:
     width: np.ndarray  # (nchan,) float64, Hz, signed as in the table
     frame: SpectralFrame | None  # None if the table names none that is known
     frame_written: str = ""  # what the table says about it, for a message
+    name: str = ""
+    reference: float = 0.0  # REF_FREQUENCY, Hz; 0 if unknown
+
+    @property
+    def middle(self) -> float:
+        """Middle of the first and the last channel, Hz."""
+        return float(self.frequency[0] + self.frequency[-1]) / 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +140,8 @@ def _spectral_windows(path: str) -> tuple[SpectralWindow, ...]:
                 width=np.atleast_1d(t.getcell("CHAN_WIDTH", row)) * width_unit,
                 frame=frame,
                 frame_written=written,
+                name=t.getcell("NAME", row) if "NAME" in t.colnames() else "",
+                reference=float(t.getcell("REF_FREQUENCY", row)) if "REF_FREQUENCY" in t.colnames() else 0.0,
             )
             for row, (frame, written) in enumerate(frames)
         )

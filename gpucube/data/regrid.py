@@ -22,8 +22,6 @@ import numba
 import numpy as np
 
 from gpucube.data.transpose import Planes
-from gpucube.sky.directions import Direction
-from gpucube.sky.doppler import frequency_factor
 
 Interpolation = Literal["nearest", "linear", "cubic"]
 
@@ -33,25 +31,14 @@ WHOLE = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class Regridding:
-    """What becomes of the channels of one window of one field."""
+    """What becomes of the channels of one window. A slot is a channel of the cube that the window contributes to."""
 
-    source: str  # frame of the data
-    target: str  # frame of the cube
-    direction: Direction  # of the field
-    position: np.ndarray | None  # of the observatory, ITRF, metres, (3,)
+    output: np.ndarray  # (nslot,) int64, channels of the cube, ascending
+    centre: np.ndarray  # (nslot,) their centres in the frame of the cube, Hz
+    width: np.ndarray  # (nslot,) their widths, positive, Hz
     frequency: np.ndarray  # (nin,) centres of the window's channels in the frame of the data, Hz, rising or falling
     selected: np.ndarray  # (nin,) bool, the channels that count
-    centre: np.ndarray  # (nslot,) centres of the channels of the cube, Hz
-    width: np.ndarray  # (nslot,) their widths, positive, Hz
     method: Interpolation = "linear"
-
-    def factors(self, times: np.ndarray) -> np.ndarray:
-        """Frequency in the frame of the cube over frequency in that of the data for rows of these times, (nrow,)."""
-        instants, place = np.unique(times, return_inverse=True)
-        factors: np.ndarray = frequency_factor(
-            self.source, self.target, direction=self.direction, times=instants, position=self.position
-        )
-        return factors[place]
 
 
 def regrid(planes: Planes, factors: np.ndarray, how: Regridding) -> Planes:
@@ -62,7 +49,7 @@ def regrid(planes: Planes, factors: np.ndarray, how: Regridding) -> Planes:
     planes : Planes
         (nstokes, nin, nrow).
     factors : numpy.ndarray
-        Of each row, see `Regridding.factors`, shape (nrow,).
+        Of each row: frequency in the frame of the cube over frequency in that of the data, shape (nrow,).
     how : Regridding
 
     Returns
@@ -127,14 +114,14 @@ def _interpolate(
                     if k < 0:
                         continue
                     part = (wanted - frequency[k]) / (frequency[k + 1] - frequency[k])
-                    if part < 1e-9:
-                        k2, part = k, 0.0
-                    elif part > 1 - 1e-9:
-                        k, k2, part = k + 1, k + 1, 0.0
-                    else:
-                        k2 = k + 1
+                    k2 = k + 1
+                    if factors[row] == 1.0 and part < 1e-9:  # the very channel; a moving frame has it by accident only
+                        k2 = k
+                    elif factors[row] == 1.0 and part > 1 - 1e-9:
+                        k = k2
                     if k < ends[0] or k2 > ends[1]:
                         continue
+                    part = part if k2 > k else 0.0
                     w1, w2 = np.float64(weight[s, k, row]), np.float64(weight[s, k2, row])
                     if w1 <= 0.0 or w2 <= 0.0:
                         continue

@@ -7,14 +7,16 @@ channels of all rows instead costs tens of times as much, whatever the tiling.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
 from gpucube.data.column_keywords import utc_seconds
 from gpucube.data.measurementset import MeasurementSet, first_line, open_table
+from gpucube.data.msselect.rows import select_by_rows
 from gpucube.errors import GpucubeError
 
 BLOCK_BYTES = 8 * 2**20
@@ -32,6 +34,7 @@ class RowSelection:
     cross: np.ndarray  # (nrow,) bool, True where the two antennas differ
     keep: np.ndarray  # (nrow,) bool, True where the row goes into the store: `cross`, and FLAG_ROW is not set
     time: np.ndarray  # (nrow,) float64, seconds UTC since MJD 0
+    factor: np.ndarray | None = None  # (nrow,) frequency in the cube's frame over that in the data's; None for 1
 
     def __len__(self) -> int:
         return len(self.number)
@@ -44,7 +47,10 @@ class RowSelection:
     def part(self, first: int, count: int) -> RowSelection:
         """Return `count` of the rows, from the `first`-th; fewer at the end."""
         span = slice(first, first + count)
-        return RowSelection(**{name: column[span] for name, column in vars(self).items()})
+        factor = None if self.factor is None else self.factor[span]
+        return RowSelection(
+            number=self.number[span], cross=self.cross[span], keep=self.keep[span], time=self.time[span], factor=factor
+        )
 
 
 class Block(NamedTuple):
@@ -62,8 +68,21 @@ class Block(NamedTuple):
         return self.uvw.nbytes + self.data.nbytes + self.flag.nbytes + self.weight.nbytes
 
 
-def select_rows(path: str, field_ids: Sequence[int]) -> dict[tuple[int, int], RowSelection]:
+def select_rows(
+    ms: MeasurementSet,
+    field_ids: Sequence[int],
+    descriptions: Sequence[int],
+    asked: Mapping[str, str] = MappingProxyType({}),
+) -> dict[tuple[int, int], RowSelection]:
     """Find the rows of some fields.
+
+    Parameters
+    ----------
+    ms : MeasurementSet
+    field_ids, descriptions : sequence of int
+        FIELD_IDs and DATA_DESC_IDs.
+    asked : mapping
+        Further selections, see `gpucube.data.msselect.rows`.
 
     Returns
     -------
@@ -75,14 +94,15 @@ def select_rows(path: str, field_ids: Sequence[int]) -> dict[tuple[int, int], Ro
     GpucubeError
         The MeasurementSet has no rows at all.
     """
-    with open_table(path) as t:
+    with open_table(ms.path) as t:
         if t.nrows() == 0:
-            raise GpucubeError(f"{path} has no rows")
+            raise GpucubeError(f"{ms.path} has no rows")
         description, field = t.getcol("DATA_DESC_ID"), t.getcol("FIELD_ID")
         cross = t.getcol("ANTENNA1") != t.getcol("ANTENNA2")
         keep = cross & ~t.getcol("FLAG_ROW")
         time = utc_seconds(t, "TIME", t.getcol("TIME"))
-    rows = np.flatnonzero(np.isin(field, field_ids))
+        chosen = np.isin(field, field_ids) & np.isin(description, descriptions)
+        rows = np.flatnonzero(select_by_rows(ms, t, asked, chosen))
     rows = rows[np.lexsort((description[rows], field[rows]))]
     kinds = np.stack([field[rows], description[rows]], axis=1)
     found = {}

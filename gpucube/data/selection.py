@@ -19,12 +19,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gpucube.constants import ARCSEC
-from gpucube.data.channels import ChannelMap, OutputChannels, WindowChannels, output_channels
+from gpucube.data.channels import ChannelMap, WindowChannels
 from gpucube.data.comparison import compare, separation
 from gpucube.data.fields import Track, read_track
 from gpucube.data.frame_motion import frame_motion
 from gpucube.data.measurementset import Field, MeasurementSet, describe, open_table
+from gpucube.data.msselect.lists import WrongSelection, listed, select_fields
+from gpucube.data.msselect.rows import ROW_PARAMETERS
+from gpucube.data.msselect.windows import select_channels
 from gpucube.data.observation import Band, Observation, check_rest_frequency, choose_rest_frequency, merged, observe
+from gpucube.data.placing import CubeChannels, Placed, place_channels
+from gpucube.data.regrid import Regridding
 from gpucube.data.rows import (
     BlockReader,
     RowSelection,
@@ -36,7 +41,6 @@ from gpucube.data.rows import (
 from gpucube.data.stokes import Combination, Rule, combinations, correlation_names
 from gpucube.errors import GpucubeError
 from gpucube.schema.parameters import Parameters
-from gpucube.schema.spw import parse_numbers, parse_spw
 from gpucube.sky.directions import EQUINOX, Direction, uvw_rotation
 from gpucube.sky.frames import FRAMES, SpectralFrame
 from gpucube.sky.geometry import ImageGeometry
@@ -89,7 +93,18 @@ class Source:
     channel_map: ChannelMap
     rotation: np.ndarray | None  # (3, 3), takes uvw to the phase centre of the cube; None if uvw refers to it already
     rotation_time: np.ndarray | None = None  # (ntime,) if the field moves: `rotation` is (ntime, 3, 3) then
+    regridding: Regridding | None = None  # of the channels of `channel_map` onto those of the cube; None for none
     pointing: int = 0  # the pointing that the rows belong to
+
+    @property
+    def output(self) -> np.ndarray:
+        """Channels of the cube that the rows contribute to, int64, ascending."""
+        return self.channel_map.output if self.regridding is None else self.regridding.output
+
+    @property
+    def frequency(self) -> np.ndarray:
+        """Frequency of each of these channels, Hz: it scales uvw."""
+        return self.channel_map.frequency if self.regridding is None else self.regridding.centre
 
     @property
     def nrow(self) -> int:
@@ -162,40 +177,40 @@ def select(parameters: Parameters) -> Selection:
         No such MeasurementSet, field, window, column or channel; nothing left after selection; frames that differ.
     """
     vis = [os.path.abspath(path) for path in parameters.vis]
-    fields = _for_each(vis, "field", parameters.field)
-    spws = _for_each(vis, "spw", parameters.spw)
-    windows = [w for each in zip(vis, fields, spws, strict=True) for w in _find_windows(*each, parameters)]
+    asked = {name: _for_each(vis, name, getattr(parameters, name)) for name in ("field", "spw", *ROW_PARAMETERS)}
+    windows = [
+        window
+        for number, path in enumerate(vis)
+        for window in _find_windows(path, {name: of_ms[number] for name, of_ms in asked.items()}, parameters)
+    ]
     if not windows:
-        raise GpucubeError(
-            f"no rows are left after selection: check `field={parameters.field!r}` and `spw={parameters.spw!r}`"
-        )
+        given = [name for name in asked if getattr(parameters, name)] or ["field", "spw"]
+        selections = " and ".join(f"`{name}={getattr(parameters, name)!r}`" for name in given)
+        raise GpucubeError(f"no rows are left after selection: check {selections}")
     # windows of autocorrelations alone, such as ALMA's radiometers', have no say in the axis
     windows = [window for window in windows if window.rows.cross.any()] or windows
     windows, warnings = _with_stokes(windows, parameters.stokes_names)
     first = windows[0]
-    for window in windows:
-        if window.frame != first.frame:
-            raise GpucubeError(
-                f"{first.channels.label} and {window.channels.label} are in different frames of frequency "
-                f"({first.frame.name} and {window.frame.name}): image them in separate runs"
-            )
-    channels = output_channels([w.channels for w in windows], parameters.start, parameters.width, parameters.nchan)
-    used = [(w, channel_map) for w, channel_map in zip(windows, channels.maps, strict=True) if len(channel_map.output)]
+    observations = _observations(windows)
+    places = {path: observation.place for path, observation in observations.items()}
+    channels = place_channels(parameters, windows, places, _likely_rest_frequency(parameters.restfreq, windows))
+    used = [(w, placed) for w, placed in zip(windows, channels.placed, strict=True) if len(placed.output)]
     centre = parameters.centre or first.centre
     cell_x, cell_y = parameters.cell_radians
     geometry = ImageGeometry(
         nx=parameters.imsize[0], ny=parameters.imsize[1], cell_x=cell_x, cell_y=cell_y, centre=centre
     )
-    sources = tuple(_make_source(window, channel_map, centre) for window, channel_map in used)
+    sources = tuple(_make_source(window, placed, centre) for window, placed in used)
     contributing = [window for window, _ in used]
     differences = compare(contributing, sources, geometry, centre_given=parameters.centre is not None)
     restfreq, doubts = _rest_frequency(parameters.restfreq, used, channels)
-    axis = SpectralAxis(frequency=channels.frequency, width=channels.width, frame=first.frame, restfreq=restfreq)
-    observations = _observations(contributing)
-    observation, unsaid = merged(list(observations.values()), first.frame)
-    motion = frame_motion(contributing, {path: o.place for path, o in observations.items()}, axis)
+    axis = SpectralAxis(frequency=channels.frequency, width=channels.width, frame=channels.frame, restfreq=restfreq)
+    imaged = dict.fromkeys(window.ms.path for window in contributing)
+    observation, unsaid = merged([observations[path] for path in imaged], channels.frame)
+    fixed = [window for window, placed in used if placed.regridding is None]
+    motion = frame_motion(fixed, {window.ms.path: places[window.ms.path] for window in fixed}, axis)
     for path in vis:
-        if path not in observations:
+        if path not in imaged:
             warnings.append(f"{path} is not imaged: it has no rows of the selected field and channels")
     return Selection(
         sources=sources,
@@ -216,8 +231,16 @@ def select(parameters: Parameters) -> Selection:
     )
 
 
+def _likely_rest_frequency(given: float | None, windows: Sequence[Window]) -> float | None:
+    """The rest frequency that velocities on the axis refer to: the user's, or that of the first window."""
+    if given is not None:
+        return given
+    first = windows[0]
+    return next(iter(first.ms.rest_frequencies_of(first.field, first.spw)), None)
+
+
 def _rest_frequency(
-    given: float | None, used: Sequence[tuple[Window, ChannelMap]], channels: OutputChannels
+    given: float | None, used: Sequence[tuple[Window, Placed]], channels: CubeChannels
 ) -> tuple[float | None, tuple[str, ...]]:
     """The rest frequency of the cube, given by the user or chosen from the MeasurementSets, and what is doubtful in it."""
     if given is not None:
@@ -225,11 +248,11 @@ def _rest_frequency(
     bands = [
         Band(
             label=window.channels.label,
-            low=float(channel_map.member_frequency.min()),
-            high=float(channel_map.member_frequency.max()),
+            low=float(placed.frequency.min()),
+            high=float(placed.frequency.max()),
             rest_frequencies=window.ms.rest_frequencies_of(window.field, window.spw),
         )
-        for window, channel_map in used
+        for window, placed in used
     ]
     return choose_rest_frequency(bands)
 
@@ -257,32 +280,34 @@ def _for_each(vis: Sequence[str], name: str, selection: str | tuple[str, ...]) -
     return selection
 
 
-def _find_windows(path: str, field: str, spw: str, parameters: Parameters) -> list[Window]:
+def _find_windows(path: str, asked: Mapping[str, str], parameters: Parameters) -> list[Window]:
     """Find the windows of one MeasurementSet that have rows, once for each of its fields."""
     ms = describe(path)
     column = choose_column(ms, parameters.datacolumn)
-    chosen = choose_windows(spw, len(ms.spectral_windows), path)
+    try:
+        chosen = select_channels(asked["spw"], ms.spectral_windows)
+        descriptions = [number for number, description in enumerate(ms.data_descriptions) if description.spw in chosen]
+        rows_of = select_rows(ms, choose_fields(ms, asked["field"]), descriptions, asked)
+    except WrongSelection as error:
+        raise GpucubeError(f"{path}: {error}") from None
     windows: dict[int, list[Window]] = {}  # by FIELD_ID
-    for (field_id, number), rows in select_rows(path, choose_fields(ms, field)).items():
-        if not 0 <= number < len(ms.data_descriptions):  # rows of no window
-            continue
+    for (field_id, number), rows in rows_of.items():
         description = ms.data_descriptions[number]
-        if description.spw in chosen:
-            of_field = windows.setdefault(field_id, [])
-            window = Window(
-                ms=ms,
-                field=ms.fields[field_id],
-                track=of_field[0].track if of_field else read_track(path, field_id),
-                column=column,
-                spw=description.spw,
-                correlations=description.correlations,
-                combinations=combinations(description.correlations, parameters.stokes_names),
-                channels=_window_channels(ms, description.spw, chosen[description.spw]),
-                rows=rows,
-                frame=_window_frame(ms, description.spw),
-            )
-            of_field.append(window)
-    _refuse_fields_apart(path, field, {field_id: of_field[0] for field_id, of_field in windows.items()})
+        of_field = windows.setdefault(field_id, [])
+        window = Window(
+            ms=ms,
+            field=ms.fields[field_id],
+            track=of_field[0].track if of_field else read_track(path, field_id),
+            column=column,
+            spw=description.spw,
+            correlations=description.correlations,
+            combinations=combinations(description.correlations, parameters.stokes_names),
+            channels=_window_channels(ms, description.spw, chosen[description.spw]),
+            rows=rows,
+            frame=_window_frame(ms, description.spw),
+        )
+        of_field.append(window)
+    _refuse_fields_apart(path, asked["field"], {field_id: of_field[0] for field_id, of_field in windows.items()})
     return [window for of_field in windows.values() for window in of_field]
 
 
@@ -293,7 +318,7 @@ def _refuse_fields_apart(path: str, selected: str, fields: Mapping[int, Window])
     moving = {window.field.name for window in fields.values() if window.track.moves}
     if apart <= SAME_DIRECTION and len(moving) + bool(fixed) <= 1:
         return
-    names = _listed([f"{number}: {window.field.name}" for number, window in fields.items()])
+    names = listed([f"{number}: {window.field.name}" for number, window in fields.items()])
     why = f"lie up to {angle_text(apart)} apart" if apart > SAME_DIRECTION else "do not move together"
     raise GpucubeError(
         f"{path}: {len(fields)} fields fit `field={selected!r}` ({names}) and {why}: select one by its number"
@@ -313,7 +338,7 @@ def _with_stokes(windows: Sequence[Window], stokes_names: Sequence[str]) -> tupl
     return [w for w in windows if any(c.rule != Rule.NONE for c in w.combinations)], warnings
 
 
-def _make_source(window: Window, channel_map: ChannelMap, centre: Direction) -> Source:
+def _make_source(window: Window, placed: Placed, centre: Direction) -> Source:
     """Turn a window into a source. Its first data cell must have the shape that the subtables say."""
     shape = cell_shape(window.ms.path, window.column, int(window.rows.number[0]))
     expected = len(window.channels.frequency), len(window.correlations)
@@ -327,10 +352,11 @@ def _make_source(window: Window, channel_map: ChannelMap, centre: Direction) -> 
         path=window.ms.path,
         column=window.column,
         weight=weight_column(window.ms, window.rows),
-        rows=window.rows,
+        rows=placed.rows,
         input_shape=shape,
         combinations=window.combinations,
-        channel_map=channel_map,
+        channel_map=placed.channel_map,
+        regridding=placed.regridding,
         rotation=window.track.rotations(times, centre) if moving else uvw_rotation(window.track.at(times[0]), centre),
         rotation_time=times if moving else None,
     )
@@ -349,57 +375,11 @@ def _movement(sources: Sequence[Source], name: str, cell: float) -> tuple[str, .
     )
 
 
-def choose_windows(spw: str, count: int, path: str = "the MeasurementSet") -> dict[int, np.ndarray | None]:
-    """Find the spectral windows of a MeasurementSet that a selection names.
-
-    Parameters
-    ----------
-    spw : str
-        tclean's syntax, see `gpucube.schema.spw`.
-    count : int
-        Windows of the MeasurementSet.
-    path : str
-        How messages name the MeasurementSet.
-
-    Returns
-    -------
-    dict
-        Window -> its channels, ascending; None for all.
-
-    Raises
-    ------
-    GpucubeError
-        A window beyond the last.
-
-    Examples
-    --------
-    >>> choose_windows("2,0", 3)
-    {2: None, 0: None}
-    """
-    chosen: dict[int, np.ndarray | None] = {}
-    for item in parse_spw(spw):
-        last = count - 1 if item.last is None else item.last
-        if last >= count:
-            raise GpucubeError(
-                f"`spw={spw!r}`: {path} has no spectral window {last}, they are numbered 0 to {count - 1}"
-            )
-        for window in range(item.first, last + 1):
-            earlier = chosen.get(window, np.empty(0, int))
-            if earlier is None or not item.channels:
-                chosen[window] = None
-            else:
-                chosen[window] = np.unique(np.concatenate([earlier, *(np.arange(a, b + 1) for a, b in item.channels)]))
-    return chosen
-
-
 def _window_channels(ms: MeasurementSet, spw: int, channels: np.ndarray | None) -> WindowChannels:
-    """A window with the channels selected from it, all of them for None; refused if it does not have them."""
+    """A window with the channels selected from it, all of them for None."""
     spectral, label = ms.spectral_windows[spw], f"{ms.path} spectral window {spw}"
-    nchan = len(spectral.frequency)
     if channels is None:
-        channels = np.arange(nchan)
-    if len(channels) and channels.max() >= nchan:
-        raise GpucubeError(f"{label} has channels 0 to {nchan - 1}; `spw` asks for channel {channels.max()}")
+        channels = np.arange(len(spectral.frequency))
     return WindowChannels(label=label, frequency=spectral.frequency, width=spectral.width, selected=channels)
 
 
@@ -416,23 +396,15 @@ def _window_frame(ms: MeasurementSet, spw: int) -> SpectralFrame:
 
 
 def choose_fields(ms: MeasurementSet, field: str) -> list[int]:
-    """Return the FIELD_IDs that a name or numbers select; "" and "*" select all.
-
-    Raises
-    ------
-    GpucubeError
-        No such field.
-    """
+    """Return the FIELD_IDs that an expression selects; "" and "*" select all. No such field raises GpucubeError."""
     names = [f.name.strip() for f in ms.fields]
     if field in ("", "*"):
         return list(range(len(names)))
-    if numbers := parse_numbers(field):
-        if (last := max(last for _, last in numbers)) >= len(names):
-            raise GpucubeError(f"{ms.path} has no field {last}: fields are numbered 0 to {len(names) - 1}")
-        return [number for first, last in numbers for number in range(first, last + 1)]
-    if field not in names:
-        raise GpucubeError(f"{ms.path} has no field {field!r}: it has {_listed(names)}")
-    return [number for number, name in enumerate(names) if name == field]
+    if not field.isdigit() and field in names:  # a name as it is, whatever it looks like
+        return [number for number, name in enumerate(names) if name == field]
+    with open_table(f"{ms.path}::FIELD") as t:
+        codes = t.getcol("CODE") if "CODE" in t.colnames() else ()
+    return select_fields(field, names, codes)
 
 
 def choose_column(ms: MeasurementSet, datacolumn: str) -> str:
@@ -453,8 +425,3 @@ def choose_column(ms: MeasurementSet, datacolumn: str) -> str:
             f"{ms.path} has no column {column}: `datacolumn` can be {' or '.join(there) or 'nothing here'}"
         )
     return column
-
-
-def _listed(names: Sequence[str], most: int = 6) -> str:
-    """The first names, for a message."""
-    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")

@@ -21,7 +21,6 @@ from pydantic_core import PydanticCustomError
 
 from gpucube.fft_size import good_fft_size
 from gpucube.schema import quantities
-from gpucube.schema.spw import parse_numbers, parse_spw
 from gpucube.schema.validation import Written
 from gpucube.text import did_you_mean, in_words
 
@@ -197,6 +196,11 @@ def selection_text(check: Callable[[str], Any]) -> Callable[[Any], str | tuple[s
     return parse
 
 
+def any_text(text: str) -> None:
+    """Check the text of a selection that only the MeasurementSet can tell more of."""
+    one_line(text)
+
+
 MaskFile = Annotated[str, Written("MaskLike", "FILE", "the path of a FITS image, or in Python an array", parse_path)]
 Folder = Annotated[str, Written("PathLike", "DIR", "the path of a folder", parse_path)]
 Address = Annotated[
@@ -214,15 +218,47 @@ _SELECTION = "int | str | Sequence[int | str]"
 FieldName = Annotated[
     str | tuple[str, ...],
     Written(
-        _SELECTION,
-        "FIELD",
-        "the name or the number of a field, or numbers as in '0,2~3'",
-        selection_text(parse_numbers),
+        _SELECTION, "FIELD", "names or numbers of fields, such as '3C286', 'M3*' or '0,2~3'", selection_text(any_text)
     ),
 ]
 Spw = Annotated[
     str | tuple[str, ...],
-    Written(_SELECTION, "SPW", "text such as '0', '0,2', '0~3', '*' or '0:5~20;30~40,1'", selection_text(parse_spw)),
+    Written(_SELECTION, "SPW", "text such as '0', '0,2', '0~3', '*' or '0:5~20;30~40,1'", selection_text(any_text)),
+]
+Scan = Annotated[
+    str | tuple[str, ...],
+    Written(_SELECTION, "SCAN", "numbers such as '3', '1~4,7' or '>=3'", selection_text(any_text)),
+]
+Timerange = Annotated[
+    str | tuple[str, ...],
+    Written(
+        "str | Sequence[str]",
+        "TIME",
+        "times such as '2019/03/21/04:05:06~04:35:00' or '>04:05:06'",
+        selection_text(any_text),
+    ),
+]
+Uvrange = Annotated[
+    str | tuple[str, ...],
+    Written("str | Sequence[str]", "UVRANGE", "distances such as '<100m' or '5~20klambda'", selection_text(any_text)),
+]
+Antenna = Annotated[
+    str | tuple[str, ...],
+    Written(
+        _SELECTION,
+        "ANTENNA",
+        "antennas or baselines such as 'DV01', '0~3&', 'DV*&DA*' or '!DV05'",
+        selection_text(any_text),
+    ),
+]
+Intent = Annotated[
+    str | tuple[str, ...],
+    Written(
+        "str | Sequence[str]",
+        "INTENT",
+        "intents such as 'OBSERVE_TARGET#ON_SOURCE' or '*TARGET*'",
+        selection_text(any_text),
+    ),
 ]
 
 
@@ -239,12 +275,17 @@ def parse_stokes(value: Any) -> str:
     return written
 
 
-def parse_channels(value: Any) -> Any:
-    """Check a number of channels."""
-    try:
-        return parse_number(value)
-    except ValueError as error:
-        raise ValueError("expected a number of channels; velocities and frequencies are not available") from error
+def parse_along_axis(value: Any) -> Any:
+    """Turn `start` or `width` into a number of channels, or into its kind and its value in Hz or m/s."""
+    if isinstance(value, list | tuple) and len(value) == 2 and value[0] in ("frequency", "velocity"):
+        return value[0], float(value[1])  # the base form
+    number = quantities.plain_number(value)
+    if isinstance(number, int | float) or (isinstance(number, str) and re.fullmatch(r"\s*[+-]?\d+\s*", number)):
+        return parse_number(number)
+    for kind, name in ((quantities.VELOCITY, "velocity"), (quantities.FREQUENCY, "frequency")):
+        with suppress(ValueError):
+            return name, quantities.parse_quantity(value, kind)
+    raise refused()
 
 
 def parse_phasecenter(value: Any) -> quantities.BaseDirection | Literal[""]:
@@ -253,10 +294,8 @@ def parse_phasecenter(value: Any) -> quantities.BaseDirection | Literal[""]:
 
 
 def parse_restfreq(value: Any) -> float | None:
-    """Turn a rest frequency, which tclean writes as a list of one, into Hz."""
+    """Turn a rest frequency into Hz. Of a list, as tclean takes it, the first counts: velocities refer to it."""
     values = as_list(value)
-    if len(values) > 1:
-        raise refused()
     return parse_positive(values[0], quantities.FREQUENCY) if values else None
 
 
@@ -290,11 +329,24 @@ Stokes = Annotated[
         "str", "STOKES", "'I', 'pseudoI', or several of I, Q, U, V in this order, such as 'IQUV' or 'QU'", parse_stokes
     ),
 ]
+_AlongAxis = tuple[Literal["frequency", "velocity"], float]
 Start = Annotated[
-    int | None, Field(ge=0), Written("int | None", "N", "the number of a channel, from 0", or_default(parse_channels))
+    Annotated[int, Field(ge=0)] | _AlongAxis | None,
+    Written(
+        "int | QuantityLike | None",
+        "START",
+        "the number of a channel, from 0, or a frequency or velocity with its unit, such as '5km/s'",
+        or_default(parse_along_axis),
+    ),
 ]
 Width = Annotated[
-    int, _NOT_ZERO, Written("int", "N", "a whole number of channels, not 0", or_default(parse_channels, 1))
+    Annotated[int, _NOT_ZERO] | _AlongAxis,
+    Written(
+        "int | QuantityLike",
+        "WIDTH",
+        "a number of channels, not 0, or a frequency or velocity with its unit, such as '0.2km/s'",
+        or_default(parse_along_axis, 1),
+    ),
 ]
 Phasecenter = Annotated[
     quantities.BaseDirection | Literal[""],

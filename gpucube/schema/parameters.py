@@ -53,12 +53,32 @@ class Parameters(BaseModel):
     """How the names of all products begin: OUT gives OUT.image.fits and so on. A missing folder is made."""
 
     field: fields.FieldName = _parameter("", "Data")
-    """The field to image. Several entries of the table FIELD are one field if they have the same direction. Empty for the
-    only field that has data. A list has one selection for each MeasurementSet."""
+    """The field to image, in CASA's syntax. Several entries of the table FIELD are one field if they have the same
+    direction. Empty for the only field that has data. A list has one selection for each MeasurementSet."""
 
     spw: fields.Spw = _parameter("", "Data")
-    """Spectral windows and, after a colon, their channels. Numbers count from 0 and ranges include both ends. Empty for
-    everything. A list has one selection for each MeasurementSet."""
+    """Spectral windows and, after a colon, their channels, in CASA's syntax. Numbers count from 0 and ranges include both
+    ends. Empty for everything. A list has one selection for each MeasurementSet."""
+
+    timerange: fields.Timerange = _parameter("", "Data")
+    """Times to image, in CASA's syntax, UTC. Empty for all. A list has one selection for each MeasurementSet."""
+
+    uvrange: fields.Uvrange = _parameter("", "Data")
+    """Distances in the uv plane to image, in CASA's syntax: in metres, or in wavelengths at the reference frequency of
+    the window. Empty for all. A list has one selection for each MeasurementSet."""
+
+    antenna: fields.Antenna = _parameter("", "Data")
+    """Antennas and baselines to image, in CASA's syntax. Empty for all. A list has one selection for each MeasurementSet."""
+
+    scan: fields.Scan = _parameter("", "Data")
+    """Scans to image, in CASA's syntax. Empty for all. A list has one selection for each MeasurementSet."""
+
+    observation: fields.Scan = _parameter("", "Data")
+    """Observations (OBSERVATION_ID) to image, in CASA's syntax. Empty for all. A list has one selection for each
+    MeasurementSet."""
+
+    intent: fields.Intent = _parameter("", "Data")
+    """Intents to image, in CASA's syntax. Empty for all. A list has one selection for each MeasurementSet."""
 
     datacolumn: Annotated[Literal["auto", "data", "corrected", "model"], Choice()] = _parameter(
         "auto", "Data", tclean="corrected"
@@ -69,28 +89,41 @@ class Parameters(BaseModel):
     """Stokes parameters to image. 'I' uses a sample only if neither parallel hand is flagged; 'pseudoI' uses whichever hand
     is not flagged."""
 
-    specmode: Annotated[Literal["cube"], Choice()] = _parameter("cube", "Spectral axis", tclean="mfs")
-    """gpucube always makes a cube."""
+    specmode: Annotated[Literal["cube", "cubedata"], Choice()] = _parameter("cube", "Spectral axis", tclean="mfs")
+    """'cube' makes a cube in the frame outframe, 'cubedata' one in the frame of the data whatever outframe says."""
+
+    outframe: Annotated[
+        Literal["", "LSRK", "LSRD", "BARY", "GEO", "TOPO", "GALACTO", "LGROUP", "CMB"], Choice(empty="")
+    ] = _parameter("", "Spectral axis", tclean="LSRK")
+    """Frame of the cube's frequencies. The Doppler factor of every row is that of its time and field. Empty for the frame
+    of the data."""
 
     start: fields.Start = _parameter(None, "Spectral axis")
-    """First channel that goes into the cube. Channels count from the first selected one, and gaps in the selection count
-    too. By default the first one, or the last one if width is negative."""
+    """Centre of the cube's first channel. A number is that of a channel in its spectral window. By default the cube begins
+    where the selected data begin."""
 
     width: fields.Width = _parameter(1, "Spectral axis")
-    """How many channels are averaged into each channel of the cube. With a negative width the cube runs down from start."""
+    """Width of the cube's channels; a number counts channels of the data. A negative width runs down in channels or in
+    frequency. A positive width in velocity runs up in velocity, and so down in frequency."""
 
     nchan: fields.FromOneOrAll = _parameter(-1, "Spectral axis")
-    """Number of channels of the cube. -1 for all channels from start on."""
+    """Number of channels of the cube. -1 for as many as the data fill."""
+
+    veltype: Annotated[Literal["radio", "optical"], Choice(empty="radio")] = _parameter("radio", "Spectral axis")
+    """Kind of velocity that `start` and `width` are given in."""
+
+    interpolation: Annotated[Literal["nearest", "linear", "cubic"], Choice(empty="linear")] = _parameter(
+        "linear", "Spectral axis"
+    )
+    """How visibilities are interpolated in frequency where the channels of the cube are not those of the data."""
 
     phasecenter: fields.Phasecenter = _parameter("", "Image")
     """Centre of the image. Empty for the field's phase centre. Colons count hours in right ascension and degrees in
     declination."""
 
-    outframe: Annotated[Literal[""], Choice()] = _parameter("", "Spectral axis", tclean="LSRK")
-    """The cube always keeps the frequency frame of the data."""
-
     restfreq: fields.Restfreq = _parameter(None, "Spectral axis")
-    """Rest frequency written to the cubes. By default the one in the MeasurementSet, if there is one."""
+    """Rest frequency: velocities refer to it. By default the one in the MeasurementSet, if there is one. Of a list the
+    first counts."""
 
     imsize: fields.Imsize = _parameter(100, "Image", usual=True)
     """Size of the image in pixels; two numbers are nx and ny. Sizes without prime factors above 7 are quickest."""
@@ -206,6 +239,15 @@ class Parameters(BaseModel):
 
     @model_validator(mode="after")
     def _check_together(self) -> Parameters:
+        kinds = {value[0] for value in (self.start, self.width) if isinstance(value, tuple)}
+        if len(kinds) == 2:
+            raise ValueError("`start` and `width` are a frequency and a velocity: give both as the same kind")
+        if kinds and (
+            (isinstance(self.start, int) and self.start) or (isinstance(self.width, int) and self.width != 1)
+        ):
+            raise ValueError(
+                f"`start` and `width` are a number of channels and a {min(kinds)}: give both as the same kind"
+            )
         if self.resume and self.overwrite:
             raise ValueError("`resume` and `overwrite` are mutually exclusive: give one of them")
         if self.minpsffraction > self.maxpsffraction:

@@ -71,6 +71,13 @@ FLUX_DENSITY = Kind(
 )
 _HERTZ = {"Hz": 1.0, "kHz": 1e3, "MHz": 1e6, "GHz": 1e9, "THz": 1e12}
 FREQUENCY = Kind(name="a frequency", example="230.538GHz", base="Hz", units=_HERTZ, usual=("MHz", "GHz"))
+VELOCITY = Kind(
+    name="a velocity",
+    example="5km/s",
+    base="m/s",
+    units={"m/s": 1.0, "km/s": 1e3, "cm/s": 1e-2},
+    usual=("m/s", "km/s"),
+)
 _LAMBDA = {"lambda": 1.0, "klambda": 1e3, "Mlambda": 1e6}
 WAVELENGTHS = Kind(
     name="a length in wavelengths", example="5klambda", base="", units=_LAMBDA, usual=("klambda", "lambda")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from gpucube.sky.frames import FRAMES
-
 _NO_MFS = "gpucube makes cubes only; leave it out"
 _NO_MULTISCALE = "the deconvolver is 'hogbom'; leave it out"
 _NO_MOSAIC = "gpucube images one field without primary-beam terms; leave it out"
-_NO_SELECTION = "select beforehand, e.g. with CASA's split; leave it out"
 _NO_AUTOMASK = "give a FITS `mask`, or limit the depth with `nsigma` or `threshold`"
 _NO_RESTART = "every run starts afresh; leave it out"
 
@@ -17,8 +14,6 @@ ABSENT_PARAMETERS: dict[str, str] = {
     "savemodel": "the model is written as a FITS cube and never to the MeasurementSet; leave it out",
     "pbcor": "divide the image by a primary beam afterwards; leave it out",
     "pblimit": "images are not cut at a primary-beam level; give a FITS `mask` instead",
-    "interpolation": "channels are taken or averaged as they are (`start`, `width`, `nchan`); leave it out",
-    "veltype": "`start` and `width` count channels; leave it out",
     "perchanweightdensity": "channels always have their own weights; leave it out",
     "projection": "the projection is always SIN; leave it out",
     "startmodel": "every run starts from an empty model; leave it out",
@@ -36,7 +31,7 @@ ABSENT_PARAMETERS: dict[str, str] = {
         + ("cfcache", "usepointing", "computepastep", "rotatepastep", "pointingoffsetsigdev", "normtype"),
         _NO_MOSAIC,
     ),
-    **dict.fromkeys(("selectdata", "timerange", "uvrange", "antenna", "scan", "observation", "intent"), _NO_SELECTION),
+    "selectdata": "data are always selected by `field`, `spw` and so on; leave it out",
     **dict.fromkeys(
         ("pbmask", "sidelobethreshold", "noisethreshold", "lownoisethreshold", "negativethreshold", "smoothfactor")
         + ("minbeamfrac", "cutthreshold", "growiterations", "dogrowprune", "minpercentchange", "fastnoise"),
@@ -47,7 +42,7 @@ ABSENT_PARAMETERS: dict[str, str] = {
 """tclean's parameters that gpucube does not have, and what to do instead."""
 
 ABSENT_VALUES: dict[str, tuple[tuple[str, ...], str]] = {
-    "specmode": (("mfs", "mtmfs", "mvc", "cubedata", "cubesource"), "use `specmode='cube'`"),
+    "specmode": (("mfs", "mtmfs", "mvc", "cubesource"), "use `specmode='cube'`"),
     "deconvolver": (("multiscale", "mtmfs", "clark", "clarkstokes", "asp", "mem"), "use `deconvolver='hogbom'`"),
     "gridder": (
         ("mosaic", "awproject", "awp2", "awphpg", "widefield", "wproject", "facet", "gridft", "wprojectft"),
@@ -58,6 +53,6 @@ ABSENT_VALUES: dict[str, tuple[tuple[str, ...], str]] = {
         "use `weighting='natural'`, `weighting='uniform'` or `weighting='briggs'`",
     ),
     "usemask": (("auto-multithresh", "pb"), _NO_AUTOMASK),
-    "outframe": (tuple(FRAMES), "the cube keeps the data's own frame; leave it out"),
+    "outframe": (("REST", "SOURCE"), "use `outframe='LSRK'`"),
 }
 """Values that tclean takes and gpucube does not, and what to do instead."""

@@ -42,11 +42,11 @@ class Choice:
     """Metadata of a `Literal` whose values may be written in upper or lower case.
 
     A message about a wrong value lists all right ones and suggests the nearest. `other_names` are names from other
-    programs and the values that they mean.
+    programs and the values that they mean. `empty` is what None and empty text stand for, if they stand for a value.
     """
 
-    def __init__(self, **other_names: str) -> None:
-        self.other_names = other_names
+    def __init__(self, empty: str | None = None, **other_names: str) -> None:
+        self.empty, self.other_names = empty, other_names
 
     def __get_pydantic_core_schema__(self, literal: Any, handler: Any) -> core_schema.CoreSchema:
         right: dict[str, str] = {name.lower(): name for name in get_args(literal)}

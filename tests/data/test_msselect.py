@@ -18,10 +18,11 @@ from oracles import LIGHT_SPEED
 from selection_ms import ANTENNAS, CODES, EXPOSURE, EXPRESSIONS, FIELDS, MODES, STATIONS, make_selection_ms
 
 import gpucube
+from gpucube.data.measurementset import SpectralWindow
 from gpucube.data.msselect.baselines import Antennas, select_baselines, select_uv
 from gpucube.data.msselect.lists import select_fields, select_intents, select_numbers
 from gpucube.data.msselect.times import select_times
-from gpucube.data.msselect.windows import WindowFacts, select_channels
+from gpucube.data.msselect.windows import select_channels
 
 ANSWERS = json.loads((Path(__file__).parent / "selection_answers.json").read_text())
 CASES = [(name, text) for name, texts in EXPRESSIONS.items() if name != "spw" for text in texts]
@@ -38,9 +39,10 @@ def ms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         tables.table(f"{path}::ANTENNA", ack=False) as antenna,
     ):
         windows = [
-            WindowFacts(
+            SpectralWindow(
                 frequency=spw.getcell("CHAN_FREQ", row),
                 width=spw.getcell("CHAN_WIDTH", row),
+                frame=None,
                 name=spw.getcell("NAME", row),
                 reference=spw.getcell("REF_FREQUENCY", row),
             )

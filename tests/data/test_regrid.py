@@ -9,7 +9,6 @@ import pytest
 
 from gpucube.data.regrid import Interpolation, Regridding, regrid
 from gpucube.data.transpose import Planes
-from gpucube.sky.directions import Direction
 
 NIN, NROW = 24, 7
 FREQUENCY = 100.0 + np.arange(NIN)
@@ -29,13 +28,8 @@ def how(
     centre: Any, width: float = 1.0, method: Interpolation = "linear", frequency: Any = FREQUENCY, **changes: Any
 ) -> Regridding:
     centre = np.asarray(centre, float)
-    values: dict[str, Any] = {
-        "source": "TOPO",
-        "target": "LSRK",
-        "direction": Direction(ra=0.0, dec=0.0),
-        "position": None,
-    }
-    values |= {"frequency": frequency, "selected": np.ones(len(frequency), bool), "centre": centre}
+    values: dict[str, Any] = {"output": np.arange(len(centre)), "centre": centre, "frequency": frequency}
+    values |= {"selected": np.ones(len(frequency), bool)}
     return Regridding(**(values | {"width": np.full(len(centre), width), "method": method} | changes))
 
 
@@ -138,10 +132,3 @@ def test_an_uneven_window_is_interpolated_between_its_own_channels() -> None:
     found = regrid(given, np.ones(NROW), how(centre, frequency=uneven))
     expected = np.interp(centre, uneven, given.vis[1, :, 3].real)
     np.testing.assert_allclose(found.vis[1, :, 3].real, expected, atol=2e-6)
-
-
-def test_rows_of_one_time_have_one_factor() -> None:
-    times = np.array([5059857600.0, 5059857600.0, 5059900000.0])
-    regridding = how([110.0], source="GEO", target="LSRK")
-    factors = regridding.factors(times)
-    assert factors[0] == factors[1] != factors[2]

@@ -13,7 +13,7 @@ from casacore import tables
 from jobs import altered, column
 
 from gpucube.constants import ARCSEC
-from gpucube.data.selection import Selection, choose_windows, select
+from gpucube.data.selection import Selection, select
 from gpucube.data.stokes import Rule
 from gpucube.errors import GpucubeError
 from gpucube.schema.parameters import make_parameters
@@ -49,34 +49,6 @@ def test_parts_of_a_source_hold_its_rows_once(tiny_ms: Any) -> None:
     assert [part.nrow for part in parts] == [400, 400, 100]
     assert np.array_equal(np.concatenate([part.rows.number for part in parts]), np.arange(900))
     assert sum(part.bytes_selected() for part in parts) == source.bytes_selected()
-
-
-@pytest.mark.parametrize(
-    ("spw", "expected"),
-    [
-        ("", {0: None, 1: None, 2: None}),
-        ("2,0", {2: None, 0: None}),
-        ("1:3~5", {1: [3, 4, 5]}),
-        ("1:3~5;1~2", {1: [1, 2, 3, 4, 5]}),
-        ("*:0~1", {0: [0, 1], 1: [0, 1], 2: [0, 1]}),
-        ("1:3~5,1:4~6", {1: [3, 4, 5, 6]}),
-        ("1:3~5,1", {1: None}),
-        ("1,1:3~5", {1: None}),
-        ("0:1,0~1:3", {0: [1, 3], 1: [3]}),
-    ],
-)
-def test_windows_and_channels_named_by_spw(spw: str, expected: dict[int, list[int] | None]) -> None:
-    chosen = choose_windows(spw, 3)
-    assert list(chosen) == list(expected)
-    for window, channels in expected.items():
-        assert (chosen[window] is None) == (channels is None)
-        if channels is not None:
-            assert chosen[window].tolist() == channels
-
-
-def test_a_window_that_is_not_there_is_refused() -> None:
-    with pytest.raises(GpucubeError, match="has no spectral window 3, they are numbered 0 to 2"):
-        choose_windows("1~3", 3)
 
 
 def specsys(ms: Path, folder: Path, change: Callable[[tables.table], None]) -> str:

@@ -23,10 +23,14 @@ Interval = tuple[float, float]
 """First and last number that an item selects, both included."""
 
 
-def wrong(parameter: str, text: str, item: str, reason: str) -> GpucubeError:
+class WrongSelection(GpucubeError):
+    """An expression is not understood, or selects nothing. The message does not name the MeasurementSet."""
+
+
+def wrong(parameter: str, text: str, item: str, reason: str) -> WrongSelection:
     """Make the error for one item of an expression."""
     where = "" if item.strip() == text.strip() else f" in {item.strip()!r}"
-    return GpucubeError(f"`{parameter}={text!r}`{where}: {reason}")
+    return WrongSelection(f"`{parameter}={text!r}`{where}: {reason}")
 
 
 def split_items(text: str, separator: str = ",", quotes: str = '"/', brackets: str = "({[") -> list[str]:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from gpucube.data.measurementset import SpectralWindow
 from gpucube.data.msselect.lists import listed, name_matcher, split_items, wrong
 
 _HERTZ = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
@@ -26,25 +26,10 @@ _BETWEEN = re.compile(rf"{_VALUE}\s*<>\s*{_VALUE}")
 _NAME = re.compile(r"[A-Za-z_{}+\-'#][A-Za-z0-9_{}+\-'#]*")
 
 
-@dataclass(frozen=True, kw_only=True)
-class WindowFacts:
-    """What the selection of windows goes by: a row of SPECTRAL_WINDOW."""
-
-    frequency: np.ndarray  # (nchan,) centres, Hz
-    width: np.ndarray  # (nchan,) signed, Hz
-    name: str = ""
-    reference: float = 0.0  # REF_FREQUENCY, Hz
-
-    @property
-    def middle(self) -> float:
-        """Middle of the first and the last channel, Hz."""
-        return float(self.frequency[0] + self.frequency[-1]) / 2
-
-
-def select_channels(text: str, windows: Sequence[WindowFacts]) -> dict[int, np.ndarray | None]:
+def select_channels(text: str, windows: Sequence[SpectralWindow]) -> dict[int, np.ndarray | None]:
     """Window -> its selected channels, ascending, None for all of them; windows in the order in which they are named.
 
-    >>> windows = [WindowFacts(frequency=np.arange(8.0), width=np.ones(8))] * 3
+    >>> windows = [SpectralWindow(frequency=np.arange(8.0), width=np.ones(8), frame=None)] * 3
     >>> select_channels("2,0:1~5^2", windows)
     {2: None, 0: array([1, 3, 5])}
     """
@@ -66,7 +51,7 @@ def _split_at_colon(item: str) -> tuple[str, str, str]:
     return parts[0], ":" * (len(parts) > 1), ":".join(parts[1:])
 
 
-def _windows(text: str, item: str, windows: Sequence[WindowFacts]) -> list[int]:
+def _windows(text: str, item: str, windows: Sequence[SpectralWindow]) -> list[int]:
     """Windows that the part before the colon names."""
     found: list[int] = []
     if item == "*":
@@ -91,7 +76,7 @@ def _windows(text: str, item: str, windows: Sequence[WindowFacts]) -> list[int]:
     return list(dict.fromkeys(found))
 
 
-def _windows_by_value(text: str, item: str, windows: Sequence[WindowFacts]) -> list[int]:
+def _windows_by_value(text: str, item: str, windows: Sequence[SpectralWindow]) -> list[int]:
     """Windows of a number, a range of numbers, a frequency or a range of frequencies."""
     first, last, step, hertz = _range(text, item)
     if hertz:
@@ -119,7 +104,7 @@ def _windows_by_value(text: str, item: str, windows: Sequence[WindowFacts]) -> l
     return list(numbers)
 
 
-def _channels(text: str, channels: str, number: int, window: WindowFacts) -> np.ndarray:
+def _channels(text: str, channels: str, number: int, window: SpectralWindow) -> np.ndarray:
     """Channels that the part after the colon names, ascending."""
     nchan = len(window.frequency)
     found = np.empty(0, int)

@@ -1,0 +1,80 @@
+"""Which rows of the main table `scan`, `observation`, `intent`, `antenna`, `uvrange` and `timerange` select.
+
+In: the expressions, and the main table. Out: the rows that all of them select. Columns are read only for expressions
+that are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from casacore import tables
+
+from gpucube.constants import LIGHT_SPEED
+from gpucube.data.measurementset import MeasurementSet, open_table
+from gpucube.data.msselect.baselines import Antennas, select_baselines, select_uv
+from gpucube.data.msselect.lists import select_intents, select_numbers
+from gpucube.data.msselect.times import select_times
+
+ROW_PARAMETERS = ("timerange", "uvrange", "antenna", "scan", "observation", "intent")
+"""Parameters of which rows are selected by, beside `field` and `spw`."""
+
+
+def select_by_rows(ms: MeasurementSet, t: tables.table, asked: Mapping[str, str], otherwise: np.ndarray) -> np.ndarray:
+    """Rows that expressions select.
+
+    Parameters
+    ----------
+    ms : MeasurementSet
+    t : table
+        Its main table.
+    asked : mapping
+        Parameter of `ROW_PARAMETERS` -> expression; an empty one selects everything.
+    otherwise : numpy.ndarray
+        Rows that `field` and `spw` select, bool, (nrow,).
+
+    Returns
+    -------
+    numpy.ndarray
+        bool, (nrow,): rows that everything selects.
+    """
+    chosen = otherwise
+    for parameter, column in (("scan", "SCAN_NUMBER"), ("observation", "OBSERVATION_ID")):
+        if asked.get(parameter):
+            chosen = chosen & select_numbers(parameter, asked[parameter], t.getcol(column))
+    if asked.get("intent"):
+        with open_table(f"{ms.path}::STATE") as states:
+            modes, flags = states.getcol("OBS_MODE"), states.getcol("FLAG_ROW")
+        chosen = chosen & np.isin(t.getcol("STATE_ID"), select_intents(asked["intent"], modes, flags))
+    if asked.get("antenna"):
+        with open_table(f"{ms.path}::ANTENNA") as antennas:
+            facts = Antennas(
+                names=antennas.getcol("NAME"), stations=antennas.getcol("STATION"), positions=ms.antenna_positions
+            )
+        pairs = select_baselines(asked["antenna"], facts)
+        chosen = chosen & pairs[t.getcol("ANTENNA1"), t.getcol("ANTENNA2")]
+    if asked.get("uvrange"):
+        chosen = chosen & _in_uv_range(ms, t, asked["uvrange"])
+    if asked.get("timerange"):
+        time = t.getcol("TIME")
+        rows = np.flatnonzero(chosen)
+        if not len(rows):
+            return chosen
+        exposure = float(t.getcell("EXPOSURE", int(rows[0]))) if "EXPOSURE" in ms.columns else 0.0
+        ranges = select_times(asked["timerange"], float(time[rows[0]]), exposure)
+        chosen = chosen & np.logical_or.reduce([(time >= low) & (time <= high) for low, high in ranges])
+    return chosen
+
+
+def _in_uv_range(ms: MeasurementSet, t: tables.table, text: str) -> np.ndarray:
+    """Rows whose length in the uv plane lies in one of the ranges: bool, (nrow,)."""
+    distance = np.hypot(*t.getcol("UVW")[:, :2].T)  # metres
+    reference = np.array([ms.spectral_windows[description.spw].reference for description in ms.data_descriptions])
+    with np.errstate(divide="ignore"):
+        wavelength = (LIGHT_SPEED / reference)[t.getcol("DATA_DESC_ID")]
+    selected = np.zeros(len(distance), bool)
+    for found in select_uv(text):
+        scale = wavelength if found.wavelengths else np.ones(len(distance))
+        selected |= (distance >= found.low * scale) & (distance <= found.high * scale)
+    return selected

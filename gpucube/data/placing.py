@@ -1,0 +1,260 @@
+"""How the channels of every window come onto the spectral axis of the cube.
+
+In: `outframe`, `specmode`, `start`, `width` and so on, and the windows with their rows. Out: the axis, and for every window
+its `Placed`: either a `ChannelMap`, where channels of the cube are channels of the data as they are, or a
+`Regridding`, where the frame changes, the axis is given in frequency or velocity, or the windows have no common grid.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpucube.data.channels import ChannelMap, GridsDiffer, output_channels
+from gpucube.data.regrid import Regridding
+from gpucube.data.rows import RowSelection
+from gpucube.errors import GpucubeError
+from gpucube.schema.parameters import Parameters
+from gpucube.sky.cube_axis import AxisRequest, cube_axis
+from gpucube.sky.doppler import frequency_factor
+from gpucube.sky.frames import FRAMES, SpectralFrame
+
+if TYPE_CHECKING:
+    from gpucube.data.selection import Window
+
+_FIRST, _LAST = 15020 * 86400.0, 88069 * 86400.0
+"""The years 1900 and 2100, MJD seconds. Other times are no dates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """What becomes of the channels of one window."""
+
+    rows: RowSelection  # with the Doppler factors, if the frame changes
+    channel_map: ChannelMap  # into channels of the cube; if there is a `regridding`, of single channels that it takes
+    regridding: Regridding | None = None
+
+    @property
+    def output(self) -> np.ndarray:
+        """Channels of the cube that the window contributes to, int64, ascending."""
+        return self.channel_map.output if self.regridding is None else self.regridding.output
+
+    @property
+    def frequency(self) -> np.ndarray:
+        """Frequency of each of these channels, Hz: uvw are scaled by it."""
+        return self.channel_map.frequency if self.regridding is None else self.regridding.centre
+
+
+@dataclass(frozen=True, kw_only=True)
+class CubeChannels:
+    """The channels of the cube, and what becomes of every window."""
+
+    frequency: np.ndarray  # (nchan,) Hz
+    width: np.ndarray  # (nchan,) positive, Hz
+    frame: SpectralFrame
+    placed: tuple[Placed, ...]  # of every window; one that contributes nothing has an empty `output`
+    warnings: tuple[str, ...]
+
+
+def place_channels(
+    parameters: Parameters,
+    windows: Sequence[Window],
+    places: Mapping[str, tuple[float, float, float] | None],
+    rest: float | None,
+) -> CubeChannels:
+    """Make the axis of the cube, and place every window on it.
+
+    Parameters
+    ----------
+    parameters : Parameters
+    windows : sequence of Window
+    places : mapping
+        Path of each MeasurementSet -> its observatory, ITRF, metres; None if it is unknown.
+    rest : float or None
+        Rest frequency, Hz.
+    """
+    frame = _frame(parameters, windows)
+    origin = _first_channel(windows)
+    whole = not isinstance(parameters.start, tuple) and not isinstance(parameters.width, tuple)
+    if whole and all(window.frame == frame for window in windows):
+        start = parameters.start if parameters.start is None else parameters.start - origin  # type: ignore[operator]  # whole
+        if start is not None and start < 0:
+            raise GpucubeError(
+                f"`start={parameters.start}` is not among the channels that `spw` selects, which begin at {origin}"
+            )
+        try:
+            channels = output_channels([w.channels for w in windows], start, parameters.width, parameters.nchan)  # type: ignore[arg-type]
+        except GridsDiffer as error:
+            if not parameters.outframe:
+                raise GpucubeError(f"{error}: give `outframe` to interpolate them onto one axis") from None
+        else:
+            placed = tuple(Placed(rows=w.rows, channel_map=m) for w, m in zip(windows, channels.maps, strict=True))
+            return CubeChannels(
+                frequency=channels.frequency,
+                width=channels.width,
+                frame=frame,
+                placed=placed,
+                warnings=channels.warnings,
+            )
+    return _regridded(parameters, windows, places, rest, frame, origin)
+
+
+def _frame(parameters: Parameters, windows: Sequence[Window]) -> SpectralFrame:
+    """Frame of the cube."""
+    if parameters.outframe and parameters.specmode == "cube":
+        return FRAMES[parameters.outframe]
+    first = windows[0]
+    for window in windows:
+        if window.frame != first.frame:
+            raise GpucubeError(
+                f"{first.channels.label} and {window.channels.label} are in different frames of frequency "
+                f"({first.frame.name} and {window.frame.name}): bring them to one with `outframe='LSRK'`"
+            )
+    return first.frame
+
+
+def _first_channel(windows: Sequence[Window]) -> int:
+    """Number from which `start` counts: within its window if only one is selected, otherwise along the selected channels."""
+    numbers = {window.spw for window in windows if window.ms.path == windows[0].ms.path}
+    return int(windows[0].channels.selected.min()) if len(numbers) == 1 else 0
+
+
+def _regridded(
+    parameters: Parameters,
+    windows: Sequence[Window],
+    places: Mapping[str, tuple[float, float, float] | None],
+    rest: float | None,
+    frame: SpectralFrame,
+    origin: int,
+) -> CubeChannels:
+    """Place the windows by interpolation."""
+    rows = [_with_factors(window, frame, places[window.ms.path]) for window in windows]
+    edges = _edges(parameters, windows, rows, rest, origin)
+    frequency, width = edges.mean(axis=1), np.abs(edges[:, 1] - edges[:, 0])
+    placed = tuple(
+        _place(window, of_window, frequency, width, parameters.interpolation)
+        for window, of_window in zip(windows, rows, strict=True)
+    )
+    if not any(len(p.output) for p in placed):
+        low, high = _span(windows, rows)
+        raise GpucubeError(
+            f"the cube has no channel with data: it goes from {frequency.min() / 1e9:.6f} to {frequency.max() / 1e9:.6f} GHz"
+            f" and the data from {low / 1e9:.6f} to {high / 1e9:.6f} GHz in {frame.name}: check `start`, `width` and `restfreq`"
+        )
+    return CubeChannels(frequency=frequency, width=width, frame=frame, placed=placed, warnings=())
+
+
+def _with_factors(window: Window, frame: SpectralFrame, place: tuple[float, float, float] | None) -> RowSelection:
+    """The rows of a window with their Doppler factors."""
+    rows = window.rows
+    if window.frame == frame or not len(rows):
+        return rows
+    known = (rows.time > _FIRST) & (rows.time < _LAST)  # NaN compares as False
+    instead = "leave `outframe` out to keep the frame of the data"
+    if not known[rows.keep].all():
+        raise GpucubeError(
+            f"{window.ms.path}: TIME of some rows is no date, so that frequencies cannot be converted: {instead}"
+        )
+    if place is None and "TOPO" in (window.frame.name, frame.name):
+        raise GpucubeError(f"{window.ms.path}: ANTENNA gives no place on the Earth for TOPO frequencies: {instead}")
+    instants, index = np.unique(np.where(known, rows.time, rows.time[known][:1]), return_inverse=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of leap seconds that are not known yet
+        factors = frequency_factor(
+            window.frame.name,
+            frame.name,
+            direction=window.centre.to("ICRS"),
+            times=instants,
+            position=None if place is None else np.array(place),
+        )
+    return replace(rows, factor=factors[index])
+
+
+def _factor(rows: RowSelection, which: str = "first") -> float:
+    """Doppler factor of the first row, or the least or largest of all rows that are kept."""
+    if rows.factor is None or not len(rows):
+        return 1.0
+    kept = rows.factor[rows.keep] if rows.keep.any() else rows.factor
+    return float({"first": kept[0], "least": kept.min(), "largest": kept.max()}[which])
+
+
+def _edges(
+    parameters: Parameters, windows: Sequence[Window], rows: Sequence[RowSelection], rest: float | None, origin: int
+) -> np.ndarray:
+    """Edges of the channels of the cube, Hz, (nchan, 2).
+
+    As in tclean, the windows of the first MeasurementSet at its first time decide the axis where the user leaves it open.
+    """
+    mine = [(w, r) for w, r in zip(windows, rows, strict=True) if w.ms.path == windows[0].ms.path]
+    frequency = np.concatenate([w.channels.frequency[w.channels.selected] * _factor(r) for w, r in mine])
+    width = np.concatenate([np.abs(w.channels.width[w.channels.selected]) * _factor(r) for w, r in mine])
+    if len(mine) > 1:
+        _, order = np.unique(frequency, return_index=True)
+        if all(w.channels.falls for w, _ in mine):
+            order = order[::-1]
+        frequency, width = frequency[order], width[order]
+    (kind, start), (kind_of_width, wide) = (_by_kind(value) for value in (parameters.start, parameters.width))
+    kind = kind if kind != "channel" else kind_of_width
+    if kind != "channel" and kind_of_width == "channel":
+        wide = None  # as wide as the data's
+    request = AxisRequest(
+        kind=kind,
+        start=start,
+        width=wide,
+        nchan=parameters.nchan,
+        restfreq=rest,
+        optical=parameters.veltype == "optical",
+    )
+    return cube_axis(request, frequency, width, origin)
+
+
+def _by_kind(value: Any) -> tuple[Any, float | None]:
+    """Kind and number of `start` or `width`."""
+    return value if isinstance(value, tuple) else ("channel", value)
+
+
+def _span(windows: Sequence[Window], rows: Sequence[RowSelection]) -> tuple[float, float]:
+    """Lowest and highest frequency of the data in the frame of the cube, Hz."""
+    ends = []
+    for window, of_window in zip(windows, rows, strict=True):
+        selected = window.channels.frequency[window.channels.selected]
+        ends += [selected.min() * _factor(of_window, "least"), selected.max() * _factor(of_window, "largest")]
+    return min(ends), max(ends)
+
+
+def _place(window: Window, rows: RowSelection, frequency: np.ndarray, width: np.ndarray, method: Any) -> Placed:
+    """Which channels of the cube a window reaches at any time, and which of its own channels they need."""
+    given, selected = window.channels.frequency, window.channels.selected
+    step = window.channels.step
+    low, high = given[selected].min() - step / 2, given[selected].max() + step / 2
+    least, largest = _factor(rows, "least"), _factor(rows, "largest")
+    reached = (frequency + width / 2 > low * least) & (frequency - width / 2 < high * largest)
+    output = np.flatnonzero(reached)
+    if len(output):
+        bottom = (frequency[output] - width[output] / 2).min() / largest
+        top = (frequency[output] + width[output] / 2).max() / least
+        near = np.flatnonzero((given > bottom - 2.5 * step) & (given < top + 2.5 * step))
+        near = near[(near >= selected.min()) & (near <= selected.max())]
+        needed = np.arange(near.min(), near.max() + 1)
+    else:
+        needed = np.empty(0, np.int64)
+    channel_map = ChannelMap(
+        output=np.arange(len(needed)),
+        offsets=np.arange(len(needed) + 1),
+        members=needed,
+        member_frequency=given[needed],
+        frequency=given[needed],
+    )
+    regridding = Regridding(
+        output=output,
+        centre=frequency[output],
+        width=width[output],
+        frequency=given[needed],
+        selected=np.isin(needed, selected),
+        method=method,
+    )
+    return Placed(rows=rows, channel_map=channel_map, regridding=regridding)
