@@ -97,7 +97,7 @@ WRONG_PARAMETERS = {
     ),
     "niter negative": ({"niter": -1}, named("niter", -1) + ": expected a whole number from 0"),
     "nchan 0": ({"nchan": 0}, named("nchan", 0) + ": expected a whole number from 1, or -1"),
-    "width 0": ({"width": 0}, named("width", 0) + ": expected a whole number of channels, not 0"),
+    "width 0": ({"width": 0}, named("width", 0) + ": expected a number of channels, not 0, or a frequency"),
     "product unknown": (
         {"products": ("image", "pictures")},
         r"products.*'pictures' is not a product; expected 'image', 'residual', 'model'",
@@ -131,17 +131,24 @@ WRONG_SELECTION = {
     "spw channels out of range": ({"spw": "0:5~12"}, r"channels 0 to 11; (`spw`|--spw) asks for channel 12"),
     "no such window": (
         {"spw": "1"},
-        r"(`spw='1'`|--spw '?1'?): .*\.ms has no spectral window 1, they are numbered 0 to 0",
+        r"\.ms: (`spw='1'`|--spw '?1'?): there is no spectral window 1, they are numbered 0 to 0",
     ),
-    "spw not understood": ({"spw": "zero"}, named("spw", "zero") + ": 'zero' is not a selection; expected"),
-    "no such field number": ({"field": "3"}, r"has no field 3: fields are numbered 0 to 0"),
-    "no such field": ({"field": "M51"}, r"has no field 'M51': it has "),
+    "spw not understood": (
+        {"spw": "zero"},
+        named("spw", "zero") + ": no spectral window fits: they are numbered 0 to 0",
+    ),
+    "no such field number": ({"field": "3"}, r"no field fits: fields are numbered 0 to 0"),
+    "no such field": ({"field": "M51"}, r"M51'?`?: no field fits: fields are numbered 0 to 0 and called "),
     "no such column": (
         {"datacolumn": "corrected"},
         r"has no column CORRECTED_DATA: (`datacolumn`|--datacolumn) can be data",
     ),
     "stokes not there": ({"stokes": "IQ"}, r"stokes Q cannot be made from .* it has correlations RR, LL"),
-    "frame": ({"outframe": "BARY"}, named("outframe", "BARY") + " is not available"),
+    "frame": ({"outframe": "REST"}, named("outframe", "REST") + " is not available"),
+    "velocity without a line": (
+        {"start": "1e6km/s", "restfreq": "1.42GHz"},
+        r"no channel lies within the data: check (`start`|--start), (`width`|--width) and (`nchan`|--nchan)",
+    ),
     "too little memory": (
         {"imsize": 16384, "memory": "400MB"},
         r"16384 x 16384 pixels needs .* of memory, but only 400 MB is allowed: choose a smaller \S*imsize\S*, or raise \S*memory",

@@ -495,7 +495,7 @@ def dirty(tiny_ms: Any, tmp_path_factory: pytest.TempPathFactory) -> gpucube.Res
         ({"start": 9}, [9, 10, 11]),
         ({"spw": "0:4~6"}, [4, 5, 6]),
         ({"spw": "*:4~6"}, [4, 5, 6]),
-        ({"spw": "0:3~8", "start": 2, "nchan": 2}, [5, 6]),
+        ({"spw": "0:3~8", "start": 5, "nchan": 2}, [5, 6]),  # start counts within the window
         ({"start": 11, "width": -1}, list(range(11, -1, -1))),
         ({"width": -1}, list(range(11, -1, -1))),
         ({"start": 6, "width": -1, "nchan": 3}, [6, 5, 4]),
