@@ -53,7 +53,9 @@ def select_by_rows(ms: MeasurementSet, t: tables.table, asked: Mapping[str, str]
                 names=antennas.getcol("NAME"), stations=antennas.getcol("STATION"), positions=ms.antenna_positions
             )
         pairs = select_baselines(asked["antenna"], facts)
-        chosen = chosen & pairs[t.getcol("ANTENNA1"), t.getcol("ANTENNA2")]
+        first, second = t.getcol("ANTENNA1"), t.getcol("ANTENNA2")
+        listed = (np.minimum(first, second) >= 0) & (np.maximum(first, second) < len(pairs))
+        chosen = chosen & listed & pairs[np.where(listed, first, 0), np.where(listed, second, 0)]
     if asked.get("uvrange"):
         chosen = chosen & _in_uv_range(ms, t, asked["uvrange"])
     if asked.get("timerange"):
@@ -71,8 +73,10 @@ def _in_uv_range(ms: MeasurementSet, t: tables.table, text: str) -> np.ndarray:
     """Rows whose length in the uv plane lies in one of the ranges: bool, (nrow,)."""
     distance = np.hypot(*t.getcol("UVW")[:, :2].T)  # metres
     reference = np.array([ms.spectral_windows[description.spw].reference for description in ms.data_descriptions])
+    description = t.getcol("DATA_DESC_ID")
+    listed = (description >= 0) & (description < len(reference))
     with np.errstate(divide="ignore"):
-        wavelength = (LIGHT_SPEED / reference)[t.getcol("DATA_DESC_ID")]
+        wavelength = np.where(listed, (LIGHT_SPEED / reference)[np.where(listed, description, 0)], np.nan)
     selected = np.zeros(len(distance), bool)
     for found in select_uv(text):
         scale = wavelength if found.wavelengths else np.ones(len(distance))
