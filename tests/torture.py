@@ -35,6 +35,7 @@ OPTIONS = {
     "imsize": 64,
     "cell": "20arcsec",
     "weighting": "briggs",
+    "gridder": "standard",
     "niter": 2000,
     "gain": 0.03,
     "cycleniter": 12,

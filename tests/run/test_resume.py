@@ -34,6 +34,7 @@ OPTIONS = {
     "imsize": 64,
     "cell": "20arcsec",
     "weighting": "briggs",
+    "gridder": "standard",
     "niter": 500,
     "nsigma": 3,
     "products": ("image", "residual", "model", "psf", "dirty"),
