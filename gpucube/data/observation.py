@@ -115,7 +115,7 @@ def _place(positions: np.ndarray, cells: tables.table, centre: Direction) -> tup
     """Mean of the antennas of some rows, ITRF, metres; None if their positions are not on the Earth."""
     first, second = cells.getcol("ANTENNA1"), cells.getcol("ANTENNA2")
     used = np.union1d(first, second)
-    used = used[used < len(positions)]
+    used = used[(used >= 0) & (used < len(positions))]
     radius = np.linalg.norm(positions[used], axis=1)
     on_earth = positions[used[(radius > 6.3e6) & (radius < 6.45e6)]]
     if not len(on_earth):
@@ -137,7 +137,8 @@ def _mirrored(positions: np.ndarray, cells: tables.table, centre: Direction) -> 
         uvw = cells.getcol("UVW")
     except RuntimeError:  # reported when the rows are read
         return False
-    good = (np.maximum(first, second) < len(positions)) & (np.abs(uvw) < 1e10).all(axis=1) & uvw.any(axis=1)
+    good = (np.minimum(first, second) >= 0) & (np.maximum(first, second) < len(positions))
+    good &= (np.abs(uvw) < 1e10).all(axis=1) & uvw.any(axis=1)
     uvw, days = uvw[good], cells.getcol("TIME")[good] / DAY - 51544.5
     baseline, length = positions[second[good]] - positions[first[good]], np.linalg.norm(uvw, axis=1)
     # mean sidereal time (Aoki et al. 1982)

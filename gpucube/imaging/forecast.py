@@ -29,6 +29,9 @@ ROWS_AT_ONCE = 2**18
 MOST_SAMPLES = 2**19
 """More samples say no more about beam and noise; of more rows every second, third ... one is taken."""
 
+MOST_CELLS = 4096
+"""Size of the largest uv plane on which the density of samples is found; it takes 70 MB."""
+
 LOBE_PIXELS = 64
 """Size of the grid around the main lobe."""
 
@@ -89,7 +92,7 @@ def forecast(selection: Selection, settings: ImagingSettings) -> Forecast:
         samples = Samples(
             uvw=uvw, frequency=LIGHT_SPEED, vis=np.zeros(len(uvw), np.complex64), weight=weight.astype(np.float32)
         )
-        weights, total, _ = imaging_weights(samples, _fine_enough(settings, uv_max))
+        weights, total, _ = imaging_weights(samples, _around(settings, uv_max))
         if total > 0:
             used = weights > 0
             noise = math.sqrt(float((weights[used].astype(float) ** 2 / samples.weight[used]).sum())) / total
@@ -106,7 +109,9 @@ def _blocks(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             cells = t.selectrows(numbers[span])
             try:
                 uvw, weight = cells.getcol("UVW"), cells.getcol("WEIGHT")
-            except RuntimeError:  # reported when the rows are read
+            except RuntimeError:
+                continue  # reported when the rows are read, and so are other shapes
+            if uvw.shape[1:] != (3,) or weight.shape[1:] != source.input_shape[1:]:
                 continue
             uvw, usable = usable_uvw(uvw)
             uvw, _ = to_phase_centre(uvw, source.rotation_at(times[span]))
@@ -127,12 +132,20 @@ def _combined(weight: np.ndarray, combination: Combination) -> np.ndarray:
     return first * (combination.rule != Rule.NONE)
 
 
-def _fine_enough(settings: ImagingSettings, uv_max: float) -> ImagingSettings:
-    """The same field with pixels so small that every sample is on its grid."""
+def _around(settings: ImagingSettings, uv_max: float) -> ImagingSettings:
+    """The same field with the largest pixels that keep every sample; a smaller one if that would need too many."""
     g = settings.geometry
-    times = math.ceil(max(1.0, 2.02 * uv_max * max(g.cell_x, g.cell_y)))
-    fine = replace(g, nx=times * g.nx, ny=times * g.ny, cell_x=g.cell_x / times, cell_y=g.cell_y / times)
-    return replace(settings, geometry=fine)
+    nx, cell_x = _fewest(g.nx * g.cell_x, uv_max)
+    ny, cell_y = _fewest(g.ny * g.cell_y, uv_max)
+    return replace(settings, geometry=replace(g, nx=nx, ny=ny, cell_x=cell_x, cell_y=cell_y))
+
+
+def _fewest(field: float, uv_max: float) -> tuple[int, float]:
+    """Number and size of pixels along a field whose uv plane reaches beyond `uv_max`."""
+    number = 2 * math.ceil(1.01 * uv_max * field + 1)
+    if number <= MOST_CELLS:
+        return number, field / number  # the field, and with it the uv cell, stays as it is
+    return MOST_CELLS, 0.5 / (1.01 * uv_max)
 
 
 def _beam(samples: Samples) -> Beam:

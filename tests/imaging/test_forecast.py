@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from casacore.tables import makecoldesc, maketabdesc
 from jobs import SETTINGS, altered, column, image
 
 import gpucube
 from gpucube.cli import main
 from gpucube.constants import ARCSEC, LIGHT_SPEED
+from gpucube.data.selection import select
+from gpucube.devices.base import ImagingSettings
 from gpucube.errors import GpucubeError
+from gpucube.imaging.forecast import forecast
+from gpucube.schema.parameters import make_parameters
+from gpucube.sky.directions import Direction
+from gpucube.sky.geometry import ImageGeometry
 
 
 def plan(vis: Path, folder: Path, **changes: Any) -> gpucube.Plan:
@@ -139,3 +147,32 @@ def test_the_plan_refuses_what_the_run_would_refuse(
 def test_more_workers_than_cores_are_told(tiny_ms: Any, tmp_path: Path) -> None:
     (warning,) = plan(tiny_ms.ms, tmp_path, workers=4096).warnings
     assert "`workers=4096` is more than the" in warning
+
+
+@pytest.mark.parametrize("imsize", [4096, 65536])
+def test_a_plan_of_a_large_image_takes_little_memory(imsize: int, tiny_ms: Any, tmp_path: Path) -> None:
+    """Uniform weights need the density of samples in every uv cell: 8 bytes each, on half a plane."""
+    geometry = ImageGeometry(
+        nx=imsize,
+        ny=imsize,
+        cell_x=ARCSEC,
+        cell_y=ARCSEC,
+        centre=Direction(ra=math.radians(187.5), dec=math.radians(30)),
+    )
+    selection = select(make_parameters(vis=tiny_ms.ms, imagename=tmp_path / "cube", **SETTINGS))
+    tracemalloc.start()
+    expected = forecast(selection, ImagingSettings(geometry=geometry, weighting="uniform"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert expected.beam is not None and expected.on_grid
+    assert peak < 1.2 * 8 * 4097 * 2049
+
+
+def test_weights_of_another_shape_are_left_to_the_reader(tiny_ms: Any, tmp_path: Path) -> None:
+    def narrow(main: Any) -> None:
+        description = main.getcoldesc("WEIGHT")
+        main.removecols("WEIGHT")
+        main.addcols(maketabdesc(makecoldesc("WEIGHT", description | {"dataManagerGroup": "Narrow"})))
+        main.putcol("WEIGHT", np.ones((main.nrows(), 1), np.float32))
+
+    assert plan(altered(tiny_ms.ms, tmp_path, narrow), tmp_path).forecast.beam is None
