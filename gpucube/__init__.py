@@ -8,6 +8,7 @@ alone has converged.
 * `open_run` opens a finished run as a `Result`.
 * `write_report` writes an HTML page about a finished or an unfinished run.
 * `simulate_ms` writes a simulated MeasurementSet with its truth.
+* `gpucube.beams` has `Beam`, `fit_beam` and `common_beam`.
 
 Every mistake of a caller raises `GpucubeError` with one line.
 """

@@ -283,7 +283,8 @@ def plan_cube(vis: PathLike | Sequence[PathLike], imagename: PathLike, **paramet
     Returns
     -------
     Plan
-        Channels, chunks, workers, memory, disk space and files. ``print(plan)`` shows them as ``gpucube plan`` does.
+        Expected beam and noise, recommended cell, channels, workers, memory, disk space and files. ``print(plan)`` shows
+        them as ``gpucube plan`` does.
 
     Raises
     ------

@@ -52,7 +52,11 @@ class Observation:
 
 def observation_rows(t: tables.table) -> tuple[tuple[str, str], ...]:
     """Telescope and observer of every row of OBSERVATION."""
-    return tuple(zip(t.getcol("TELESCOPE_NAME"), t.getcol("OBSERVER"), strict=True)) if t.nrows() else ()
+    if not t.nrows():
+        return ()
+    return tuple(
+        (name.strip(), who.strip()) for name, who in zip(*map(t.getcol, ("TELESCOPE_NAME", "OBSERVER")), strict=True)
+    )
 
 
 def rest_frequency_rows(t: tables.table) -> tuple[tuple[int, int, float], ...]:

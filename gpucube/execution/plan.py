@@ -48,6 +48,8 @@ SCHEDULER = "the workers of the scheduler"
 BYTES_A_SECOND = 3e8
 """Rough speed at which one process reads a MeasurementSet."""
 
+_MAJOR_WITH_W = ("`majorcycle='image'` is not used, because it neglects w; `gridder='standard'` does so throughout",)
+
 SHARE_OF_MEMORY = 0.8
 """The part of the available memory that a run may take unless `memory` says otherwise."""
 
@@ -279,6 +281,7 @@ def make_plan(
             *selection.warnings,
             *_coarse_cell(geometry, expected),
             *_too_many_workers(parameters, hardware, here),
+            *(_MAJOR_WITH_W if w_term and parameters.majorcycle == "image" and parameters.niter else ()),
         ),
     )
     check_disk(plan)

@@ -266,3 +266,16 @@ def test_a_beam_that_covers_the_field_has_no_sidelobe():
         psf_sidelobe(np.ones((64, 64), np.float32), Beam(bmaj=100 * ARCSEC, bmin=100 * ARCSEC, bpa=0.0), ARCSEC, ARCSEC)
         == 0
     )
+
+
+def test_users_fit_and_combine_beams_and_no_minor_axis_is_longer() -> None:
+    """Nearly round beams, whose axes float32 cannot tell apart."""
+    from gpucube.beams import common_beam, fit_beam
+
+    y, x = np.mgrid[-32:32, -32:32]
+    beams: list[Beam] = []
+    for width in np.linspace(2, 6, 20):
+        for ratio in (1, 1 + 1e-8, 1 - 1e-8, 1 + 1e-7, 1 + 1e-3):
+            psf = np.exp(-4 * math.log(2) * ((x / width) ** 2 + (y / (width * ratio)) ** 2))
+            beams.append(fit_beam(psf, 1e-4, 1e-4))
+    assert all(np.float32(beam.bmin) <= np.float32(beam.bmaj) for beam in [*beams, common_beam(beams)])

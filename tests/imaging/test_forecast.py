@@ -176,3 +176,9 @@ def test_weights_of_another_shape_are_left_to_the_reader(tiny_ms: Any, tmp_path:
         main.putcol("WEIGHT", np.ones((main.nrows(), 1), np.float32))
 
     assert plan(altered(tiny_ms.ms, tmp_path, narrow), tmp_path).forecast.beam is None
+
+
+@pytest.mark.parametrize(("gridder", "told"), [("wgridder", True), ("auto", True), ("standard", False)])
+def test_a_major_cycle_that_cannot_be_used_is_told(gridder: str, told: bool, tiny_ms: Any, tmp_path: Path) -> None:
+    warnings = plan(tiny_ms.ms, tmp_path, gridder=gridder, majorcycle="image").warnings
+    assert [text.startswith("`majorcycle='image'` is not used") for text in warnings] == [True] * told
