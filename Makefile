@@ -14,7 +14,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 DUCC0_NUM_THREADS=1 NUMBA
 help:
 	@echo "make demo   simulate a spectral-line observation, image it, draw the result into demo/"
 	@echo "make test   run the test suite"
-	@echo "make torture kill runs at 50 random moments, and other tests of reliability at full length"
+	@echo "make torture kill runs at 50 random moments, refuse 200 calls of the file system, and other tests of reliability at full length"
 	@echo "make lint   check style, types and the direction of imports"
 	@echo "make clean  remove the environment and everything that was built"
 

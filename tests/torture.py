@@ -6,13 +6,20 @@ victim is the main process, a worker or the scheduler. A run must survive the lo
 scheduler it must end with one line. After that, and after the loss of the main process, the same call with `resume`
 must finish it. A run that begins in one place is resumed in another.
 
-`make torture` runs this with 50 kills; tests/run/test_resume.py kills once in every way.
+Then calls of the file system are refused: one at a random moment, or all of its name from then on, with a random errno.
+A run must end with the same bytes, or with one line. After one line, nothing may be left behind unless channels are safe,
+and the same call (with `resume` if they are) must give the same bytes.
+
+`make torture` runs this with 50 kills and 200 refusals. In tests/run, test_resume.py kills once in every way, and
+test_file_systems.py refuses a few times.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
+import itertools
 import json
 import os
 import random
@@ -22,12 +29,18 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
+from jobs import image
+from jobs import payload as content
+from refusals import seen_by
 
+from gpucube.errors import GpucubeError
 from gpucube.execution.tuning import Tuning
 
 OPTIONS = {
@@ -408,10 +421,83 @@ def grow(folder: Path, channels: int) -> None:
         raise Torture("memory or files grew with the channels")
 
 
+ERRNOS = (
+    *(errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EBUSY),
+    *(errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.ENOLCK, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ELOOP, errno.ENODEV, errno.ENXIO),
+)
+"""What local, network and FUSE file systems answer."""
+
+REMOVALS = ("unlink", "rmtree")
+"""Where these are refused for good, something is left behind for good."""
+
+
+def refuse(ms: Path, folder: Path, count: int, seed: int) -> list[str]:
+    """Refuse calls of the file system to runs in threads, and see how they end. Return one line for each refusal."""
+    rng = random.Random(seed)
+    folder.mkdir(exist_ok=True)
+    settings = {"workers": 1, "chunksize": 1, "restoringbeam": "common", "products": ("image", "psf"), "device": "cpu"}
+    tuning = Tuning(seconds_between_syncs=0.0)
+    calls: list[str] = []
+    with seen_by(lambda name, arguments: calls.append(name)):
+        expected = content(image(ms, folder / "usual" / "cube", tuning=tuning, **settings))
+    lines = []
+    for number in range(count):
+        moment, code = rng.randrange(len(calls)), rng.choice(ERRNOS)
+        lasting = rng.random() < 0.3 and calls[moment] not in REMOVALS
+        out = folder / f"run{number}"
+        out.mkdir()
+        seen, refused = itertools.count(), []
+
+        def hook(
+            name: str,
+            arguments: tuple[Any, ...],
+            *,
+            seen=seen,
+            refused=refused,
+            moment=moment,
+            code=code,
+            lasting=lasting,
+        ) -> None:
+            if next(seen) == moment or (lasting and name in refused):
+                refused.append(name)
+                raise OSError(code, os.strerror(code))
+
+        def fail(what: str, *, moment=moment, code=code, refused=refused, lasting=lasting) -> Torture:
+            how = f"{refused[:1]} at call {moment}, {errno.errorcode[code]}{' from then on' if lasting else ''}"
+            return Torture(f"{how}: {what} (seed {seed})")
+
+        resume = False
+        try:
+            with warnings.catch_warnings(), seen_by(hook):
+                warnings.simplefilter("ignore")
+                result = image(ms, out / "cube", tuning=tuning, **settings)
+            told = "went on"
+        except GpucubeError as error:
+            told = str(error)
+            resume = "channels are safe on disk" in told
+            left = sorted(path.name for path in out.iterdir())
+            if "\n" in told or (left and not resume):
+                raise fail(f"it said {told!r} and left {left}") from None
+            result = image(ms, out / "cube", tuning=tuning, resume=resume, **settings)
+        except Exception as error:
+            raise fail(f"{type(error).__name__}: {error}") from error
+        if content(result) != expected:
+            raise fail("the products differ")
+        left = {path.name for path in out.iterdir()} - {Path(path).name for path in result.products.values()}
+        if left - ({"cube.journal"} if told == "went on" and refused[:1] == ["unlink"] else set()):
+            raise fail(f"{sorted(left)} was left")
+        remove(out)
+        lines.append(f"{number + 1:3d} {calls[moment]:16s} {errno.errorcode[code]:10s} {told[:100]}")
+        print(lines[-1], flush=True)
+    return lines
+
+
 def main() -> int:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--refusals", type=int, default=200)
     parser.add_argument("--channels", type=int, default=0, help="also watch the memory of a run with so many channels")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     given = parser.parse_args()
@@ -424,8 +510,15 @@ def main() -> int:
             if given.channels:
                 grow(Path(folder), given.channels)
             begun = time.monotonic()
-            torture(make_ms(Path(folder)), Path(folder), ways, given.seed)
+            if ways:
+                torture(make_ms(Path(folder)), Path(folder), ways, given.seed)
             print(f"{len(ways)} kills in {(time.monotonic() - begun) / 60:.1f} minutes, seed {given.seed}: same bytes")
+            if given.refusals:
+                small = make_ms(Path(folder) / "small", nchan=6, antennas=8, ntime=10)
+                refuse(small, Path(folder) / "refused", given.refusals, given.seed)
+                print(
+                    f"{given.refusals} refusals, seed {given.seed}: same bytes, or one line and the same bytes afterwards"
+                )
         except Torture as failure:
             print(f"FAILED: {failure}", file=sys.stderr)
             return 1

@@ -131,6 +131,7 @@ def create_cubes(
                 disk.remove(path)
             for product, cube in cubes.items():
                 disk.replace(fresh[product], cube.path)
+                fresh[product] = cube.path
         except BaseException:
             for name in fresh.values():
                 disk.remove_if_possible(name)

@@ -132,6 +132,12 @@ def test_the_affinity_of_the_process_limits_its_cores(tmp_path: Path) -> None:
         os.sched_setaffinity(0, before)
 
 
+def test_without_affinity_the_cores_of_the_machine_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert core_limits(tmp_path, {}) == {"the machine": os.cpu_count()}
+
+
 @pytest.mark.parametrize(("kind", "name"), [("RLIMIT_AS", "address space"), ("RLIMIT_DATA", "data")])
 def test_the_resource_limits_of_a_process(kind: str, name: str) -> None:
     """What the process has mapped already and does not hold counts against the limit."""

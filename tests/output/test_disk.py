@@ -89,6 +89,14 @@ def test_reserved_files_have_blocks_and_sparse_ones_have_not(tmp_path: Path) -> 
     assert limited(1000, code, target) == "File too large"
 
 
+def test_files_are_reserved_where_the_system_cannot_allocate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS: zeros are written."""
+    monkeypatch.delattr(os, "posix_fallocate")
+    disk.reserve(tmp_path / "reserved", 3_000_000)
+    assert disk.space_taken(tmp_path / "reserved") >= 3_000_000
+    assert (tmp_path / "reserved").read_bytes() == bytes(3_000_000)
+
+
 def test_a_disk_too_small_is_named_with_numbers_and_the_parameter(tmp_path: Path) -> None:
     free = disk.free_space(tmp_path)
     disk.check_space(tmp_path, 1000, "the cubes need", "imagename")

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from jobs import image, payload
 from refusals import in_text, refusing, seen_by
+from torture import make_ms as make_small_ms
+from torture import refuse
 
 import gpucube
 from gpucube import disk
@@ -190,3 +192,8 @@ def test_many_spectral_windows_need_few_open_files(make_ms: Any, tmp_path: Path)
         assert image(ms, tmp_path / "cube", workers=1).failed_channels == []
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_random_refusals_at_random_moments_change_no_bit(tmp_path: Path) -> None:
+    """``make torture`` does the same 200 times."""
+    assert len(refuse(make_small_ms(tmp_path, nchan=6, antennas=8, ntime=10), tmp_path / "refused", 8, seed=5)) == 8
