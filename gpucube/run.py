@@ -116,7 +116,7 @@ def image(
             stopwatch.end_stage("read")
             work = image_job(job, store, journal)
             workers.begin_imaging()
-            with progress.compiling():
+            with progress.compiling("imaging"):
                 workers.everywhere(functools.partial(warm_up, hardware.kind, work.settings))
             stopwatch.end_stage("compile")
             reports.stage("imaging")

@@ -207,7 +207,7 @@ def make_store(
         footprint.made_scratch(scratch)
         _check_sight(job, workers, journal, cubes)
         if reading.jobs:
-            with progress.compiling():
+            with progress.compiling("reading"):
                 workers.everywhere(functools.partial(warm_up, reading.jobs[0]))
         for report in workers.ingest(reading.jobs):
             reading.add(report)

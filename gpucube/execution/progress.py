@@ -100,9 +100,8 @@ class Progress:
             self._line()
 
     @contextmanager
-    def compiling(self) -> Iterator[None]:
-        """Code is compiled, if it is not in a cache: after a moment that is shown as a stage."""
-        before = self._stage
+    def compiling(self, following: str) -> Iterator[None]:
+        """Code is compiled before the stage that follows, if it is not in a cache: after a moment that is shown as a stage."""
         timer = threading.Timer(SECONDS_BEFORE_COMPILING, self.stage, ["compiling, on the first run on a machine"])
         timer.start()
         try:
@@ -110,7 +109,7 @@ class Progress:
         finally:
             timer.cancel()
             timer.join()
-            self.stage(before)
+            self.stage(following)
 
     def rows_read(self, done_rows: int, total_rows: int) -> None:
         """So many rows have been read."""

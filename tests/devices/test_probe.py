@@ -69,6 +69,7 @@ def test_gpus_that_are_named_but_not_shown_are_reported(tmp_path: Path) -> None:
     ("source", "reason"),
     [
         ("raise RuntimeError('built for another NumPy')", "CuPy cannot be imported (built for another NumPy"),
+        ("import nothing_of_this_name", "CuPy cannot be imported (No module named 'nothing_of_this_name'"),
         ("raise AttributeError('no such thing')", "CuPy cannot be imported (no such thing"),
         ("raise OSError(13, 'Permission denied')", "CuPy cannot be imported ([Errno 13] Permission denied"),
         ("import os; os.abort()", "the program that looks for GPUs failed (status -6"),

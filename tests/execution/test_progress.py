@@ -117,10 +117,10 @@ def test_compiling_is_a_stage_only_where_it_takes_a_while() -> None:
     stream = io.StringIO()
     with Progress(1, stream=stream) as progress:
         progress.stage("reading")
-        with progress.compiling():
+        with progress.compiling("reading"):
             pass
         assert "compiling" not in stream.getvalue()
-        with progress.compiling():
+        with progress.compiling("reading"):
             time.sleep(1.2)
         assert [line.split(",")[0] for line in stream.getvalue().splitlines()] == [
             "gpucube: reading",

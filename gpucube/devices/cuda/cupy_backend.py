@@ -45,9 +45,9 @@ def why_not() -> str:
     """Find out what keeps this process from using a GPU, and what to do about it; empty if nothing does."""
     try:
         import cupy
-    except ModuleNotFoundError:
-        return f"CuPy is not installed ({ADVICE})"
     except Exception as error:  # a broken installation may raise anything
+        if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
+            return f"CuPy is not installed ({ADVICE})"
         return f"CuPy cannot be imported ({_one_line(error.__cause__ or error)}; {ADVICE})"
     try:
         # importing CuPy works without a driver: only a kernel that runs shows that everything is there
