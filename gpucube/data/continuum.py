@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
+from gpucube.caches import njit
 from gpucube.data.rows import Block
 
 LARGEST_ORDER = 4
@@ -57,7 +57,7 @@ def subtract_continuum(block: Block, fit: ContinuumFit) -> tuple[Block, int]:
     return block._replace(data=data, flag=flag), lost
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _subtract(
     data: np.ndarray, flag: np.ndarray, weight: np.ndarray, line_free: np.ndarray, abscissa: np.ndarray, order: int
 ) -> int:
@@ -98,7 +98,7 @@ def _subtract(
     return lost
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _solve(normal: np.ndarray, right: np.ndarray) -> bool:
     """Solve a symmetric system by Cholesky decomposition of its lower triangle, in place; False if it has no solution."""
     terms = len(right)

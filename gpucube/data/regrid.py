@@ -18,9 +18,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import numba
 import numpy as np
 
+from gpucube.caches import njit
 from gpucube.data.transpose import Planes
 
 Interpolation = Literal["nearest", "linear", "cubic"]
@@ -84,7 +84,7 @@ def regrid(planes: Planes, factors: np.ndarray, how: Regridding) -> Planes:
     return result
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _interpolate(
     vis: np.ndarray,
     weight: np.ndarray,
@@ -144,7 +144,7 @@ def _interpolate(
                     power[s, slot] += total * (re * re + im * im)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _left_neighbour(frequency: np.ndarray, step: float, wanted: float) -> int:
     """Channel k with `wanted` between it and the next one, in a rising or falling list; -1 if it lies outside."""
     last = len(frequency) - 1
@@ -161,7 +161,7 @@ def _left_neighbour(frequency: np.ndarray, step: float, wanted: float) -> int:
     return k
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _polynomial(
     vis: np.ndarray,
     weight: np.ndarray,
@@ -185,7 +185,7 @@ def _polynomial(
     return total
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _nearest(
     vis: np.ndarray,
     weight: np.ndarray,
