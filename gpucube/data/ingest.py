@@ -17,7 +17,7 @@ below `LONGEST_BASELINE`), and it is not an autocorrelation.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -31,6 +31,7 @@ from gpucube.data.scratch import allocate
 from gpucube.data.selection import Selection, Source
 from gpucube.data.store import Partition, VisibilityStore, sort_rows, write_rows
 from gpucube.data.transpose import KeptRows, transpose
+from gpucube.text import counted
 
 LONGEST_BASELINE = 1e10
 """Metres, thirty times the longest baseline so far. A longer one is garbage, and its w is too large for any gridder."""
@@ -61,6 +62,8 @@ class BlockReport:
     power: np.ndarray  # (nstokes, nslot) float64, sum of w |V|^2 over them
     nrow: int  # rows read
     nbytes: int  # bytes read
+    lost_uvw: int  # rows that are left out because of uvw that no array has
+    by_weight: int  # rows without WEIGHT_SPECTRUM, which have WEIGHT instead
 
 
 def plan_partitions(selection: Selection, folder: str) -> list[Partition]:
@@ -115,6 +118,8 @@ class Ingest:
         allocate(self._partitions, owner)
         self._counts, self._power = np.zeros(selection.shape, np.int64), np.zeros(selection.shape)
         self._nbytes = self.rows_done = 0
+        self._lost_uvw: Counter[str] = Counter()
+        self._by_weight: Counter[str] = Counter()
         self.nrow = sum(source.nrow for source in selection.sources)
         self.jobs = [
             job
@@ -128,6 +133,9 @@ class Ingest:
         self._counts[partition.pointing][:, partition.output] += report.counts
         self._power[partition.pointing][:, partition.output] += report.power
         self._nbytes += report.nbytes
+        path = self._selection.sources[report.partition].path
+        self._lost_uvw[path] += report.lost_uvw
+        self._by_weight[path] += report.by_weight
         self.rows_done += report.nrow
 
     def finish(self, reports: Iterable[BlockReport] = ()) -> VisibilityStore:
@@ -148,7 +156,24 @@ class Ingest:
             selected=selected,
             power=np.divide(self._power, 2.0 * self._counts, out=np.zeros_like(self._power), where=self._counts > 0),
             ms_bytes_read=self._nbytes,
+            warnings=tuple(self._warnings()),
         )
+
+    def _warnings(self) -> Iterator[str]:
+        """What the rows had that the user should know."""
+        for path, lost in self._lost_uvw.items():
+            if lost:
+                yield (
+                    f"{path}: {counted(lost, 'row')} left out, because uvw is not finite or longer than "
+                    f"{LONGEST_BASELINE:g} m"
+                )
+        for path, rows in self._by_weight.items():
+            if rows:
+                of_ms = sum(source.nrow for source in self._selection.sources if source.path == path)
+                yield (
+                    f"{path}: WEIGHT_SPECTRUM is 0 or not written in {rows} of {counted(of_ms, 'row')}: these rows have the "
+                    "weights of WEIGHT"
+                )
 
 
 def _jobs(source: Source, partition: Partition, block_rows: int) -> Iterator[IngestJob]:
@@ -224,9 +249,18 @@ def ingest_block(job: IngestJob, block: Block, rows: RowSelection, first_row: in
         planes = regrid(planes, np.ones(len(number)) if factor is None else factor, source.regridding)
     if factor is not None:
         uvw = uvw / factor[:, None]  # in wavelengths of the cube's frequencies they are what the observatory saw
+    # a row in which nothing counts must not decide the longest baseline or the number of w planes
+    uvw = np.where(planes.seen[:, None], uvw, 0.0)
     write_rows(job.partition, first_row, uvw, planes.vis, planes.weight)
+    lost = number[~usable]
     return BlockReport(
-        partition=job.partition.index, counts=planes.counts, power=planes.power, nrow=len(rows), nbytes=block.nbytes
+        partition=job.partition.index,
+        counts=planes.counts,
+        power=planes.power,
+        nrow=len(rows),
+        nbytes=block.nbytes,
+        lost_uvw=int(np.count_nonzero(~block.flag[lost].all(axis=(1, 2)))) if len(lost) else 0,
+        by_weight=block.by_weight,
     )
 
 

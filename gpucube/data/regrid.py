@@ -60,7 +60,11 @@ def regrid(planes: Planes, factors: np.ndarray, how: Regridding) -> Planes:
     nstokes, _, nrow = planes.vis.shape
     shape = nstokes, len(how.centre), nrow
     result = Planes(
-        np.zeros(shape, np.complex64), np.zeros(shape, np.float32), np.zeros(shape[:2], np.int64), np.zeros(shape[:2])
+        np.zeros(shape, np.complex64),
+        np.zeros(shape, np.float32),
+        np.zeros(shape[:2], np.int64),
+        np.zeros(shape[:2]),
+        planes.seen,
     )
     weight = np.where(how.selected[None, :, None], planes.weight, np.float32(0))
     if len(how.frequency) == 1 or how.method == "nearest":
@@ -98,7 +102,7 @@ def _interpolate(
     result: Planes,
 ) -> None:
     """Fill `result` by linear or cubic interpolation."""
-    vis_out, weight_out, counts, power = result
+    vis_out, weight_out, counts, power, _ = result
     nstokes, nslot, nrow = vis_out.shape
     nin = len(frequency)
     step = (frequency[-1] - frequency[0]) / (nin - 1)
@@ -196,7 +200,7 @@ def _nearest(
     result: Planes,
 ) -> None:
     """Fill `result`: each channel of the data counts for the channel of the cube that its centre lies in."""
-    vis_out, weight_out, counts, power = result
+    vis_out, weight_out, counts, power, _ = result
     nstokes, nslot, nrow = vis_out.shape
     nin = len(frequency)
     step = (frequency[-1] - frequency[0]) / (nin - 1) if nin > 1 else width[0]

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+from casacore import tables
 
 from gpucube.data.column_keywords import utc_seconds
 from gpucube.data.measurementset import MeasurementSet, first_line, open_table
@@ -22,8 +23,14 @@ from gpucube.errors import GpucubeError
 BLOCK_BYTES = 8 * 2**20
 """Bytes of visibilities in a block. Larger blocks leave the cache and were slower to read."""
 
+TILE_CACHE_BYTES = 16 * 2**20
+"""Bytes of tiles that casacore keeps of a column."""
+
+LARGEST_BLOCK = 32 * 2**20
+"""Bytes of visibilities that a block never exceeds, but for a single row."""
+
 SHORTEST_BLOCK = 512
-"""Fewest rows of a block, so that the run of rows that each channel gets in the store is long enough to write."""
+"""Fewest rows of a block of usual size, so that the run of rows that each channel gets in the store is long enough to write."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +68,7 @@ class Block(NamedTuple):
     flag: np.ndarray  # (nrow, nchan, ncorr) bool
     weight: np.ndarray  # (nrow, nchan or 1, ncorr) float32; 1 if a weight holds for all channels
     first_channel: int = 0  # channel of the spectral window that data[:, 0] is
+    by_weight: int = 0  # rows without WEIGHT_SPECTRUM, which have WEIGHT instead
 
     @property
     def nbytes(self) -> int:
@@ -113,27 +121,28 @@ def select_rows(
 
 
 def weight_column(ms: MeasurementSet, rows: RowSelection) -> str:
-    """Return WEIGHT_SPECTRUM if these rows have it and some weight in it is above 0, else WEIGHT."""
+    """Return WEIGHT_SPECTRUM if some of these rows have it with a weight above 0, else WEIGHT."""
     if "WEIGHT_SPECTRUM" not in ms.columns:
         return "WEIGHT"
     with open_table(ms.path) as t:
         # a few rows from all over usually suffice; all of them may belong to an antenna that was off
-        for row in (*rows.number[:: max(1, len(rows) // 16)], *rows.number):
-            if not t.iscelldefined("WEIGHT_SPECTRUM", int(row)):
-                return "WEIGHT"
-            if np.any(t.getcell("WEIGHT_SPECTRUM", int(row)) > 0):
+        for row in rows.number[:: max(1, len(rows) // 16)]:
+            if _has_weight(t, int(row)):
                 return "WEIGHT_SPECTRUM"
-    return "WEIGHT"
+        selection = t.selectrows(rows.number)
+        written = tables.taql("select from $selection where isdefined(WEIGHT_SPECTRUM)", tables=[selection])
+        filled = any(_has_weight(written, row) for row in range(written.nrows()))
+        written.close()
+        selection.close()
+    return "WEIGHT_SPECTRUM" if filled else "WEIGHT"
+
+
+def _has_weight(t: tables.table, row: int) -> bool:
+    return t.iscelldefined("WEIGHT_SPECTRUM", row) and bool(np.any(t.getcell("WEIGHT_SPECTRUM", row) > 0))
 
 
 def cell_shape(path: str, column: str, row: int) -> tuple[int, int]:
-    """Return the shape (nchan, ncorr) of a data cell.
-
-    Raises
-    ------
-    GpucubeError
-        The cell is not there or not two-dimensional.
-    """
+    """Return the shape (nchan, ncorr) of a data cell; GpucubeError if it is not there or not two-dimensional."""
     with open_table(path) as t:
         if not t.iscelldefined(column, row):
             raise GpucubeError(f"{path}: column {column} is empty in row {row}: choose another `datacolumn`")
@@ -143,13 +152,13 @@ def cell_shape(path: str, column: str, row: int) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def rows_per_block(nchan: int, ncorr: int) -> int:
-    """Return the number of rows of a block of `BLOCK_BYTES`."""
-    return max(SHORTEST_BLOCK, BLOCK_BYTES // (8 * nchan * ncorr))
+def rows_per_block(row_bytes: int, most: int) -> int:
+    """Return the number of rows of a block, of which each has so many bytes of visibilities, and the block at most `most`."""
+    return max(1, min(max(SHORTEST_BLOCK, BLOCK_BYTES // row_bytes), most // row_bytes))
 
 
 class BlockReader:
-    """Reads blocks of a row selection from one MeasurementSet.
+    """Reads blocks of a row selection from one MeasurementSet, whose cells it checks: compiled loops trust their shapes.
 
     Parameters
     ----------
@@ -157,13 +166,26 @@ class BlockReader:
     rows : RowSelection
     column, weight : str
         Data column, and WEIGHT or WEIGHT_SPECTRUM.
+    shape : tuple of int
+        (channels, correlations) of a data cell.
     channels : tuple of int or None
         First and last channel to read; None for all. A slice costs casacore several times a whole cell.
     """
 
-    def __init__(self, path: str, rows: RowSelection, column: str, weight: str, channels: tuple[int, int] | None):
-        self._path, self._column, self._weight, self._channels = path, column, weight, channels
+    def __init__(
+        self,
+        path: str,
+        rows: RowSelection,
+        column: str,
+        weight: str,
+        shape: tuple[int, int],
+        channels: tuple[int, int] | None,
+    ):
+        self._path, self._column, self._weight, self._number = path, column, weight, rows.number
+        self._shape, self._channels = shape, channels
         self._table = open_table(path)
+        for name in {column, "FLAG", weight} - {"WEIGHT"}:
+            self._table.setmaxcachesize(name, TILE_CACHE_BYTES)  # else a slice keeps all tiles of its rows in memory
         self._selection = self._table.selectrows(rows.number)
 
     def read(self, start: int, count: int) -> Block:
@@ -172,31 +194,88 @@ class BlockReader:
         Raises
         ------
         GpucubeError
-            casacore cannot read them, or their shapes disagree.
+            Cells that casacore cannot read, that are not written, or of the wrong shape or type.
         """
-        try:
-            uvw, data, flag, weight = (
-                self._cells(column, start, count) for column in ("UVW", self._column, "FLAG", self._weight)
-            )
-        except RuntimeError as error:
-            raise GpucubeError(f"{self._path}: rows cannot be read from {self._column}: {first_line(error)}") from None
-        if data.shape != flag.shape or data.shape[-1] != weight.shape[-1]:
-            raise GpucubeError(
-                f"{self._path}: {self._column} has shape {data.shape}, FLAG {flag.shape}, "
-                f"{self._weight} {weight.shape}: they must agree"
-            )
-        if weight.ndim == 2:
-            weight = weight[:, None, :]
-        return Block(uvw, data, flag, weight, 0 if self._channels is None else self._channels[0])
+        first, last = self._channels or (0, self._shape[0] - 1)
+        cell = last - first + 1, self._shape[1]
+        uvw = self._cells("UVW", start, count, (3,), "f")
+        data = self._cells(self._column, start, count, cell, "c")
+        flag = self._cells("FLAG", start, count, cell, "b")
+        weight, by_weight = self._weights(start, count, cell)
+        return Block(
+            uvw.astype(np.float64, copy=False),
+            data.astype(np.complex64, copy=False),
+            flag,
+            weight,
+            first,
+            by_weight,
+        )
 
-    def _cells(self, column: str, start: int, count: int) -> np.ndarray:
+    def _cells(self, column: str, start: int, count: int, shape: tuple[int, ...], kind: str) -> np.ndarray:
+        """Cells of one column, (count, *shape), of a kind of numpy's."""
         cells: np.ndarray
-        if self._channels is None or column in ("UVW", "WEIGHT"):
-            cells = self._selection.getcol(column, start, count)
-        else:
-            first, last = self._channels
-            cells = self._selection.getcolslice(column, [first, -1], [last, -1], [], start, count)
+        try:
+            if self._channels is None or len(shape) < 2:
+                cells = self._selection.getcol(column, start, count)
+            else:
+                first, last = self._channels
+                cells = self._selection.getcolslice(column, [first, -1], [last, -1], [], start, count)
+        except RuntimeError as error:
+            raise self._unreadable(column, start, count, shape, error) from None
+        if cells.shape[1:] != shape or cells.dtype.kind != kind:
+            raise self._misshapen(column, int(self._number[start]), cells.shape[1:], cells.dtype, shape)
         return cells
+
+    def _unreadable(
+        self, column: str, start: int, count: int, shape: tuple[int, ...], error: RuntimeError
+    ) -> GpucubeError:
+        """Say which cell of a block cannot be read, and why."""
+        for row in range(start, start + count):
+            number = int(self._number[row])
+            if not self._selection.iscelldefined(column, row):
+                other = ": choose another `datacolumn`" if column == self._column else ""
+                return GpucubeError(f"{self._path}: {column} is not written in row {number}{other}")
+            try:
+                found = np.shape(self._selection.getcell(column, row))
+            except RuntimeError:
+                break
+            whole = (self._shape[0], *shape[1:]) if len(shape) == 2 else shape
+            if found != whole:
+                return self._misshapen(column, number, found, None, whole)
+        return GpucubeError(f"{self._path}: rows cannot be read from {column}: {first_line(error)}")
+
+    def _misshapen(
+        self, column: str, row: int, shape: tuple[int, ...], kind: np.dtype | None, expected: tuple[int, ...]
+    ) -> GpucubeError:
+        what = f" of type {kind}" if kind is not None and shape == expected else ""
+        return GpucubeError(
+            f"{self._path}: {column} in row {row} has shape {shape}{what}; the other columns and subtables say {expected}"
+        )
+
+    def _weights(self, start: int, count: int, cell: tuple[int, int]) -> tuple[np.ndarray, int]:
+        """Weights, float32, (count, nchan or 1, ncorr), and the number of rows that have WEIGHT.
+
+        These are the rows whose WEIGHT_SPECTRUM is 0 or not written.
+        """
+        if self._weight == "WEIGHT":
+            return self._plain_weights(start, count, cell), 0
+        try:
+            weight = self._cells("WEIGHT_SPECTRUM", start, count, cell, "f").astype(np.float32, copy=False)
+        except GpucubeError:
+            written = [row for row in range(count) if self._selection.iscelldefined("WEIGHT_SPECTRUM", start + row)]
+            if len(written) == count:
+                raise
+            weight = np.zeros((count, *cell), np.float32)
+            for row in written:
+                weight[row] = self._cells("WEIGHT_SPECTRUM", start + row, 1, cell, "f")[0]
+        empty = ~weight.any(axis=(1, 2))  # (count,)
+        if empty.any():
+            weight[empty] = self._plain_weights(start, count, cell)[empty]
+        return weight, int(np.count_nonzero(empty))
+
+    def _plain_weights(self, start: int, count: int, cell: tuple[int, int]) -> np.ndarray:
+        """WEIGHT, float32, (count, 1, ncorr)."""
+        return self._cells("WEIGHT", start, count, cell[1:], "f").astype(np.float32, copy=False)[:, None, :]
 
     def close(self) -> None:
         """Close the table."""

@@ -31,6 +31,7 @@ from gpucube.data.observation import Band, Observation, check_rest_frequency, ch
 from gpucube.data.placing import CubeChannels, Placed, place_channels
 from gpucube.data.regrid import Regridding
 from gpucube.data.rows import (
+    LARGEST_BLOCK,
     BlockReader,
     RowSelection,
     cell_shape,
@@ -114,7 +115,20 @@ class Source:
     @property
     def block_rows(self) -> int:
         """Number of rows of a block that is quick to read."""
-        return rows_per_block(*self.input_shape)
+        return rows_per_block(8 * self._width * self.input_shape[1], LARGEST_BLOCK)
+
+    @property
+    def _width(self) -> int:
+        """Number of input channels that are read."""
+        first, last = self.channel_range or (0, self.input_shape[0] - 1)
+        return last - first + 1
+
+    def bytes_in_flight(self) -> int:
+        """Bytes that a block takes while it is read, transposed and written."""
+        spectrum = 4 * self._width if self.weight == "WEIGHT_SPECTRUM" else 4
+        read = self.input_shape[1] * (9 * self._width + spectrum)
+        slots = len(self.output) + (len(self.channel_map.output) if self.regridding is not None else 0)
+        return min(self.block_rows, self.nrow) * (read + 12 * len(self.combinations) * slots)
 
     @property
     def channel_range(self) -> tuple[int, int] | None:
@@ -134,13 +148,11 @@ class Source:
 
     def open(self) -> BlockReader:
         """Open the MeasurementSet to read the rows block by block."""
-        return BlockReader(self.path, self.rows, self.column, self.weight, self.channel_range)
+        return BlockReader(self.path, self.rows, self.column, self.weight, self.input_shape, self.channel_range)
 
     def bytes_selected(self) -> int:
         """Bytes of the selected cells of UVW, data, FLAG and weight, each counted once."""
-        nchan, ncorr = self.input_shape
-        if (span := self.channel_range) is not None:
-            nchan = span[1] - span[0] + 1
+        nchan, ncorr = self._width, self.input_shape[1]
         weights = 4 * ncorr * (nchan if self.weight == "WEIGHT_SPECTRUM" else 1)
         return self.nrow * (24 + nchan * ncorr * 9 + weights)
 

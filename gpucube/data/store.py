@@ -181,6 +181,7 @@ class VisibilityStore:
     selected: np.ndarray
     power: np.ndarray
     ms_bytes_read: int = 0
+    warnings: tuple[str, ...] = ()  # what the rows had that the user should know
 
     @property
     def channel_power(self) -> np.ndarray:

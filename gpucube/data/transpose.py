@@ -42,6 +42,7 @@ class Planes(NamedTuple):
     weight: np.ndarray  # (nstokes, nslot, nrow) float32, 1/Jy^2; 0 where the sample does not count
     counts: np.ndarray  # (nstokes, nslot) int64, samples that count
     power: np.ndarray  # (nstokes, nslot) float64, sum of w |V|^2 over them
+    seen: np.ndarray  # (nrow,) bool, rows with a sample that counts
 
 
 class _Slots(NamedTuple):
@@ -74,7 +75,11 @@ def transpose(block: Block, rows: KeptRows, channels: ChannelMap, combinations: 
     """
     shape = (len(combinations), len(channels.output), len(rows.number))
     planes = Planes(
-        np.empty(shape, np.complex64), np.empty(shape, np.float32), np.zeros(shape[:2], np.int64), np.zeros(shape[:2])
+        np.empty(shape, np.complex64),
+        np.empty(shape, np.float32),
+        np.zeros(shape[:2], np.int64),
+        np.zeros(shape[:2]),
+        np.zeros(shape[2], bool),
     )
     slots = _Slots(channels.offsets, channels.members - block.first_channel, channels.member_frequency)
     hands = _Hands(
@@ -90,11 +95,11 @@ def transpose(block: Block, rows: KeptRows, channels: ChannelMap, combinations: 
 def _transpose(block: Block, rows: KeptRows, slots: _Slots, combinations: _Hands, planes: Planes) -> None:
     """Fill `planes`."""
     # taking a field within the loops would count references there, which takes longer than the arithmetic
-    _, data, flag, weight, _ = block
+    _, data, flag, weight, _, _ = block
     number, usable, delay = rows
     offsets, members, frequency = slots
     rule, hands, factors = combinations
-    vis_out, weight_out, counts, power = planes
+    vis_out, weight_out, counts, power, seen = planes
     nstokes, nslot, nrow = vis_out.shape
     for first_slot, first_row in [(i, k) for i in range(0, nslot, _SLOTS) for k in range(0, nrow, _ROWS)]:
         for s in range(nstokes):
@@ -120,6 +125,7 @@ def _transpose(block: Block, rows: KeptRows, slots: _Slots, combinations: _Hands
                         re /= total
                         im /= total
                         counted += 1
+                        seen[k] = True
                         weighted_power += total * (re * re + im * im)
                     vis_out[s, slot, k] = complex(re, im)
                     weight_out[s, slot, k] = total

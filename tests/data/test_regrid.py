@@ -21,7 +21,7 @@ def planes(seed: int = 1, flagged: float = 0.0) -> Planes:
     weight = rng.uniform(1, 2, (2, NIN, NROW)).astype(np.float32)
     weight[rng.random(weight.shape) < flagged] = 0
     vis[weight == 0] = 1e4
-    return Planes(vis, weight, np.zeros((2, NIN), np.int64), np.zeros((2, NIN)))
+    return Planes(vis, weight, np.zeros((2, NIN), np.int64), np.zeros((2, NIN)), np.ones(NROW, bool))
 
 
 def how(
@@ -108,7 +108,7 @@ def test_a_gap_in_the_selection_stays_a_gap() -> None:
 def test_a_falling_window_gives_the_same_samples(method: Interpolation) -> None:
     given, centre = planes(flagged=0.1), np.array([103.3, 109.9, 114.2])
     rising = regrid(given, FACTORS, how(centre, width=2.2, method=method))
-    turned = Planes(given.vis[:, ::-1].copy(), given.weight[:, ::-1].copy(), given.counts, given.power)
+    turned = Planes(given.vis[:, ::-1].copy(), given.weight[:, ::-1].copy(), given.counts, given.power, given.seen)
     falling = regrid(turned, FACTORS, how(centre, width=2.2, method=method, frequency=FREQUENCY[::-1].copy()))
     np.testing.assert_allclose(falling.weight, rising.weight, rtol=1e-6)
     np.testing.assert_allclose(falling.vis, rising.vis, atol=2e-6)
