@@ -40,6 +40,12 @@ class Regridding:
     selected: np.ndarray  # (nin,) bool, the channels that count
     method: Interpolation = "linear"
 
+    @property
+    def spacing(self) -> float:
+        """Mean distance of the window's channels, positive, Hz; that of the cube's for a single channel."""
+        apart = np.diff(self.frequency)
+        return float(np.abs(apart).mean()) if len(apart) else float(self.width[0])
+
 
 def regrid(planes: Planes, factors: np.ndarray, how: Regridding) -> Planes:
     """Interpolate samples from the channels of a window to the channels of the cube.
@@ -70,7 +76,7 @@ def regrid(planes: Planes, factors: np.ndarray, how: Regridding) -> Planes:
     if len(how.frequency) == 1 or how.method == "nearest":
         _nearest(planes.vis, weight, factors, how.frequency, how.centre, how.width, result)
     else:
-        spacing = np.abs(np.diff(how.frequency)).mean() * factors.mean() if nrow else 1.0
+        spacing = how.spacing * (factors.mean() if nrow else 1.0)
         samples = np.maximum(1, np.floor(how.width / spacing + WHOLE).astype(np.int64))  # (nslot,)
         ends = np.flatnonzero(how.selected)[[0, -1]]
         _interpolate(

@@ -23,9 +23,6 @@ from gpucube.errors import GpucubeError
 BLOCK_BYTES = 8 * 2**20
 """Bytes of visibilities in a block. Larger blocks leave the cache and were slower to read."""
 
-TILE_CACHE_BYTES = 16 * 2**20
-"""Bytes of tiles that casacore keeps of a column."""
-
 LARGEST_BLOCK = 32 * 2**20
 """Bytes of visibilities that a block never exceeds, but for a single row."""
 
@@ -157,6 +154,20 @@ def rows_per_block(row_bytes: int, most: int) -> int:
     return max(1, min(max(SHORTEST_BLOCK, BLOCK_BYTES // row_bytes), most // row_bytes))
 
 
+def reads_slices(path: str, column: str, channels: tuple[int, int] | None, nchan: int) -> bool:
+    """Whether reading some channels of a column touches less than half of its tiles.
+
+    A slice costs casacore several times a whole cell, and all tiles that it touches stay in memory until the table is closed.
+    """
+    if channels is None:
+        return False
+    with open_table(path) as t:
+        cubes = t.getdminfo(column).get("SPEC", {}).get("HYPERCUBES", {})
+    tile = max((int(cube["TileShape"][1]) for cube in cubes.values() if len(cube["TileShape"]) > 2), default=1)
+    first, last = channels
+    return (last // tile - first // tile + 1) * tile < nchan / 2
+
+
 class BlockReader:
     """Reads blocks of a row selection from one MeasurementSet, whose cells it checks: compiled loops trust their shapes.
 
@@ -169,7 +180,9 @@ class BlockReader:
     shape : tuple of int
         (channels, correlations) of a data cell.
     channels : tuple of int or None
-        First and last channel to read; None for all. A slice costs casacore several times a whole cell.
+        First and last channel to read; None for all.
+    slices : bool
+        Whether to read these channels alone. Otherwise whole cells are read and cut, see `reads_slices`.
     """
 
     def __init__(
@@ -180,13 +193,15 @@ class BlockReader:
         weight: str,
         shape: tuple[int, int],
         channels: tuple[int, int] | None,
+        slices: bool = False,
     ):
         self._path, self._column, self._weight, self._number = path, column, weight, rows.number
-        self._shape, self._channels = shape, channels
-        self._table = open_table(path)
-        for name in {column, "FLAG", weight} - {"WEIGHT"}:
-            self._table.setmaxcachesize(name, TILE_CACHE_BYTES)  # else a slice keeps all tiles of its rows in memory
-        self._selection = self._table.selectrows(rows.number)
+        self._shape, self._channels, self._slices = shape, channels, slices and channels is not None
+        self._open()
+
+    def _open(self) -> None:
+        self._table = open_table(self._path)
+        self._selection = self._table.selectrows(self._number)
 
     def read(self, start: int, count: int) -> Block:
         """Read `count` rows of the selection from its `start`-th row.
@@ -202,6 +217,9 @@ class BlockReader:
         data = self._cells(self._column, start, count, cell, "c")
         flag = self._cells("FLAG", start, count, cell, "b")
         weight, by_weight = self._weights(start, count, cell)
+        if self._slices:  # casacore keeps every tile that slices have touched, whatever its cache may take
+            self.close()
+            self._open()
         return Block(
             uvw.astype(np.float64, copy=False),
             data.astype(np.complex64, copy=False),
@@ -215,11 +233,13 @@ class BlockReader:
         """Cells of one column, (count, *shape), of a kind of numpy's."""
         cells: np.ndarray
         try:
-            if self._channels is None or len(shape) < 2:
-                cells = self._selection.getcol(column, start, count)
-            else:
-                first, last = self._channels
+            first, last = self._channels or (0, self._shape[0] - 1)
+            if self._slices and len(shape) == 2:
                 cells = self._selection.getcolslice(column, [first, -1], [last, -1], [], start, count)
+            else:
+                cells = self._selection.getcol(column, start, count)
+                if len(shape) == 2 and self._channels is not None and cells.shape[1:] == self._shape:
+                    cells = np.ascontiguousarray(cells[:, first : last + 1])
         except RuntimeError as error:
             raise self._unreadable(column, start, count, shape, error) from None
         if cells.shape[1:] != shape or cells.dtype.kind != kind:

@@ -35,6 +35,7 @@ from gpucube.data.rows import (
     BlockReader,
     RowSelection,
     cell_shape,
+    reads_slices,
     rows_per_block,
     select_rows,
     weight_column,
@@ -95,6 +96,7 @@ class Source:
     rotation: np.ndarray | None  # (3, 3), takes uvw to the phase centre of the cube; None if uvw refers to it already
     rotation_time: np.ndarray | None = None  # (ntime,) if the field moves: `rotation` is (ntime, 3, 3) then
     regridding: Regridding | None = None  # of the channels of `channel_map` onto those of the cube; None for none
+    slices: bool = False  # whether the input channels are read alone; otherwise whole cells are read and cut
     pointing: int = 0  # the pointing that the rows belong to
 
     @property
@@ -119,9 +121,16 @@ class Source:
 
     @property
     def _width(self) -> int:
-        """Number of input channels that are read."""
-        first, last = self.channel_range or (0, self.input_shape[0] - 1)
-        return last - first + 1
+        """Number of input channels of which a block takes memory."""
+        if self.channel_range is None or not self.slices:
+            return self.input_shape[0]
+        return self.channel_range[1] - self.channel_range[0] + 1
+
+    def members(self, slot: int) -> int:
+        """Number of input channels that one of the channels `output` is made of."""
+        if self.regridding is None:
+            return int(np.diff(self.channel_map.offsets)[slot])
+        return max(1, round(float(self.regridding.width[slot]) / self.regridding.spacing))
 
     def bytes_in_flight(self) -> int:
         """Bytes that a block takes while it is read, transposed and written."""
@@ -148,11 +157,14 @@ class Source:
 
     def open(self) -> BlockReader:
         """Open the MeasurementSet to read the rows block by block."""
-        return BlockReader(self.path, self.rows, self.column, self.weight, self.input_shape, self.channel_range)
+        return BlockReader(
+            self.path, self.rows, self.column, self.weight, self.input_shape, self.channel_range, self.slices
+        )
 
     def bytes_selected(self) -> int:
         """Bytes of the selected cells of UVW, data, FLAG and weight, each counted once."""
-        nchan, ncorr = self._width, self.input_shape[1]
+        first, last = self.channel_range or (0, self.input_shape[0] - 1)
+        nchan, ncorr = last - first + 1, self.input_shape[1]
         weights = 4 * ncorr * (nchan if self.weight == "WEIGHT_SPECTRUM" else 1)
         return self.nrow * (24 + nchan * ncorr * 9 + weights)
 
@@ -360,7 +372,7 @@ def _make_source(window: Window, placed: Placed, centre: Direction) -> Source:
         )
     moving = window.track.moves
     times = np.unique(window.rows.kept_time) if moving else window.rows.kept_time[:1]
-    return Source(
+    source = Source(
         path=window.ms.path,
         column=window.column,
         weight=weight_column(window.ms, window.rows),
@@ -372,6 +384,7 @@ def _make_source(window: Window, placed: Placed, centre: Direction) -> Source:
         rotation=window.track.rotations(times, centre) if moving else uvw_rotation(window.track.at(times[0]), centre),
         rotation_time=times if moving else None,
     )
+    return replace(source, slices=reads_slices(source.path, source.column, source.channel_range, shape[0]))
 
 
 def _movement(sources: Sequence[Source], name: str, cell: float) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 from gpucube.devices.base import ImagingSettings
+from gpucube.errors import GpucubeError
 
 ACTIVE_SET_CUT = 0.9
 """The active set holds the pixels above this fraction of the cycle threshold."""
@@ -48,12 +49,21 @@ W_PHASE_LIMIT = 0.1
 field: an error of at most 0.5 % of a source in the corner."""
 
 
+MOST_W_PLANES = 20_000
+"""More planes of w than any array needs: a baseline must be wrong."""
+
+
 def needs_w(phase: float, gridder: str, epsilon: float) -> bool:
     """Whether w must be taken into account where the largest phase 2 pi |w| (1 - n) in the field is `phase`, radians.
 
     ``"standard"`` never does; ``"wgridder"`` does unless the phase is so small that neglecting it is as accurate as
     `epsilon`; ``"auto"`` does from `W_PHASE_LIMIT` on.
     """
-    if gridder == "auto":
-        return phase > W_PHASE_LIMIT
-    return gridder == "wgridder" and phase > 0.1 * epsilon
+    if not (phase > W_PHASE_LIMIT if gridder == "auto" else gridder == "wgridder" and phase > 0.1 * epsilon):
+        return False
+    if (planes := 2 * phase / math.pi) > MOST_W_PLANES:
+        raise GpucubeError(
+            f"the longest baselines need {planes:.3g} w planes: leave them out with `uvrange`, choose a smaller field, or "
+            "neglect w with `gridder='standard'`"
+        )
+    return True

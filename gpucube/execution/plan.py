@@ -50,6 +50,9 @@ BYTES_A_SECOND = 3e8
 
 _MAJOR_WITH_W = ("`majorcycle='image'` is not used, because it neglects w; `gridder='standard'` does so throughout",)
 
+USUAL_BLOCKS = 60_000_000
+"""Bytes of blocks being read that `PROCESS_BYTES` includes."""
+
 SHARE_OF_MEMORY = 0.8
 """The part of the available memory that a run may take unless `memory` says otherwise."""
 
@@ -237,11 +240,12 @@ def make_plan(
             f"{100 * SHARE_OF_MEMORY:.0f} % of {memory_of}",
         )
     )
-    while workers > 1 and host_memory(resources, workers, in_process) > budget:
+    block = max((source.bytes_in_flight() for source in selection.sources), default=0)
+    while workers > 1 and host_memory(resources, workers, in_process, block) > budget:
         workers -= 1
-    predicted = host_memory(resources, workers, in_process)
+    predicted = host_memory(resources, workers, in_process, block)
     needs = [(predicted, budget, f" ({memory_of})" if not parameters.memory else "")]
-    alone = host_memory(resources, 1, in_process=True)
+    alone = host_memory(resources, 1, in_process=True, block=block)
     needs += [(alone, int(SHARE_OF_MEMORY * limit), f" ({name})") for name, limit in of_process.items()]
     for needed, allowed, by in needs:
         if needed > allowed:
@@ -288,13 +292,15 @@ def make_plan(
     return plan
 
 
-def host_memory(resources: Resources, workers: int, in_process: bool) -> int:
+def host_memory(resources: Resources, workers: int, in_process: bool, block: int = 0) -> int:
     """Bytes of host memory that all processes of a run are expected to hold together.
 
-    With threads there is one process. Otherwise there are the main process and one for each worker.
+    With threads there is one process. Otherwise there are the main process and one for each worker. Reading, whose blocks
+    take `block` bytes each, and imaging follow one another.
     """
     processes = resources.process_bytes if in_process else PROCESS_BYTES + workers * resources.process_bytes
-    return processes + workers * resources.host_bytes
+    reading = max(0, (workers + 3 if in_process else 4 * workers) * block - USUAL_BLOCKS)
+    return processes + max(workers * resources.host_bytes, reading)
 
 
 def _expected_seconds(partitions: Sequence[Partition], pixels: int, cleaned: bool) -> float:

@@ -36,6 +36,10 @@ LOBE_PIXELS = 64
 """Size of the grid around the main lobe."""
 
 
+OUTLYING = 3.0
+"""Baselines that are so many times longer than 99.5 % of all others are left out of the forecast."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
     """What the rows say before they are read."""
@@ -65,20 +69,20 @@ def forecast(selection: Selection, settings: ImagingSettings) -> Forecast:
     geometry, middle = settings.geometry, selection.axis.nchan // 2
     uv_max = w_max = 0.0
     least, most = math.inf, 0.0  # of max(|u| cell_x, |v| cell_y) over rows and channels; the grid ends at 0.5
-    rows = sum(int(s.rows.keep.sum()) for s in selection.sources if middle in s.channel_map.output)
+    rows = sum(int(s.rows.keep.sum()) for s in selection.sources if middle in s.output)
     step = max(1, -(-rows // MOST_SAMPLES))
     parts: list[tuple[np.ndarray, np.ndarray]] = []  # uvw in wavelengths, (n, 3), and weights, (n,)
     for source in selection.sources:
-        of_slot = source.channel_map.frequency / LIGHT_SPEED
+        of_slot = source.frequency / LIGHT_SPEED
         low, high = of_slot.min(), of_slot.max()
-        slot = np.flatnonzero(source.channel_map.output == middle)
+        slot = np.flatnonzero(source.output == middle)
         for uvw, weight in _blocks(source):
             uv_max = max(uv_max, high * float(np.hypot(uvw[:, 0], uvw[:, 1]).max()))
             w_max = max(w_max, high * float(np.abs(uvw[:, 2]).max()))
             reach = (np.abs(uvw[:, :2]) * (geometry.cell_x, geometry.cell_y)).max(axis=1)
             least, most = min(least, low * float(reach.min())), max(most, high * float(reach.max()))
             if len(slot):
-                members = np.diff(source.channel_map.offsets)[slot[0]]
+                members = source.members(int(slot[0]))
                 parts.append((uvw[::step] * of_slot[slot[0]], weight[::step] * (step * members)))
     if 0.5 <= least < math.inf:
         raise GpucubeError(
@@ -114,6 +118,9 @@ def _blocks(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             if uvw.shape[1:] != (3,) or weight.shape[1:] != source.input_shape[1:]:
                 continue
             uvw, usable = usable_uvw(uvw)
+            length = np.linalg.norm(uvw, axis=1)
+            # garbage in a row that is flagged is not known as such before FLAG has been read
+            usable &= length <= OUTLYING * np.quantile(length, 0.995)
             uvw, _ = to_phase_centre(uvw, source.rotation_at(times[span]))
             if usable.any():
                 yield uvw[usable], _combined(weight[usable], source.combinations[0])

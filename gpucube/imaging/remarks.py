@@ -47,7 +47,7 @@ def remarks(job: ImageJob, records: Sequence[ChannelRecord], target: Beam | None
     target : Beam or None
         The common or given beam of the image; None if each channel has its own, or there is no image.
     """
-    found = [*_lost_samples(job, records), *_threshold_above_all(job, records)]
+    found = [*job.store.warnings, *_lost_samples(job, records), *_threshold_above_all(job, records)]
     if target is not None:
         found += _unlike_beams(job, records, target)
     return tuple(found)
@@ -64,8 +64,8 @@ def _lost_samples(job: ImageJob, records: Sequence[ChannelRecord]) -> list[str]:
         ]
     if not job.store.counts.any():
         return [
-            "no channel has any data, and every plane is blank: each selected sample is flagged, or has no positive weight, "
-            "or no usable value"
+            "no channel has any data, and every plane is blank: each selected sample is an autocorrelation, is flagged, or has "
+            "no positive weight or no usable value"
         ]
     return []
 

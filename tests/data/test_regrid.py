@@ -75,9 +75,7 @@ def test_channels_on_the_grid_of_the_data_are_copied(method: Interpolation) -> N
 def test_cubic_follows_a_polynomial_of_third_order_exactly() -> None:
     x = (FREQUENCY - 110) / 10
     spectrum = (0.3 + x - 2 * x**2 + 1.5 * x**3).astype(np.complex64)
-    given = Planes(
-        np.tile(spectrum[:, None], (2, 1, NROW)), np.ones((2, NIN, NROW), np.float32), np.zeros(1), np.zeros(1)
-    )
+    given = planes()._replace(vis=np.tile(spectrum[:, None], (2, 1, NROW)), weight=np.ones((2, NIN, NROW), np.float32))
     centre = np.array([103.5, 110.7, 118.2])
     found = regrid(given, FACTORS, how(centre, method="cubic"))
     shifted = (centre[:, None] / FACTORS - 110) / 10

@@ -120,7 +120,7 @@ def test_the_weight_is_that_of_the_value(names: tuple[str, ...], wanted: str, av
         member_frequency=np.full(averaged, 1e9),
         frequency=np.array([1e9]),
     )
-    vis, weight_out, counts, power = transpose(
+    vis, weight_out, counts, power, seen = transpose(
         block,
         KeptRows(np.arange(nrow), np.ones(nrow, bool), np.zeros(nrow)),
         channels,
@@ -130,5 +130,5 @@ def test_the_weight_is_that_of_the_value(names: tuple[str, ...], wanted: str, av
     # variance of nrow Gaussian numbers is known to sqrt(2 / nrow) = 0.7 %: five times that
     assert np.var(vis.real) * weight_out[0, 0, 0] == pytest.approx(1.0, abs=0.035)
     assert np.var(vis.imag) * weight_out[0, 0, 0] == pytest.approx(1.0, abs=0.035)
-    assert counts[0, 0] == nrow
+    assert counts[0, 0] == nrow and seen.all()
     assert power[0, 0] / (2 * nrow) == pytest.approx(1.0, abs=0.025)

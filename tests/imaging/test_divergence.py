@@ -91,7 +91,7 @@ def test_every_plane_ends_with_the_smallest_peak_it_ever_had(niter: int, snapsho
     ms = altered(snapshot, tmp_path, phase_errors(60.0))
     settings = HARSH | {"niter": niter, "nsigma": 0.0}
     result = image(ms, tmp_path / "cube", workers=1, hardware=Hardware(kind=kind), **settings)
-    seen = [peaks for _, peaks in kind.planes]
+    seen = [peaks for _, peaks in kind.planes[1:]]  # the first plane only warms up the compiled loops
     peaks = [r.peak_residual for r in result.channels if r.peak_residual is not None]
     assert any(peaks[-1] > 1.5 * min(peaks) for peaks in seen), "this test needs planes that end in growth"
     assert sorted(peaks) == pytest.approx(sorted(map(min, seen)), rel=2e-6)
