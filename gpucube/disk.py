@@ -62,9 +62,11 @@ def explain(what: str) -> Iterator[None]:
 
 @contextmanager
 def explain_the_system() -> Iterator[None]:
-    """Turn any `OSError` with which the system refuses something into one line, wherever in the body it arises."""
+    """Turn any `OSError` with which the system refuses something, or memory, into one line, wherever in the body it arises."""
     try:
         yield
+    except MemoryError:
+        raise GpucubeError("the system gives no more memory: use fewer `workers`, or let the job have more") from None
     except OSError as error:
         if error.errno is None or isinstance(error, ConnectionError):
             raise

@@ -19,12 +19,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.machinery import ModuleSpec
-from multiprocessing import resource_tracker
 from typing import Any
 
 from gpucube.devices.base import DeviceKind
 from gpucube.errors import GpucubeError
-from gpucube.execution.signals import ENDING
+from gpucube.execution.signals import ENDING, start_resource_tracker
 from gpucube.execution.tuning import ClusterLimits
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -337,10 +336,8 @@ def _made_in_time(make: Callable[[], Any], limits: ClusterLimits) -> Any:
     before = set(multiprocessing.active_children())
 
     def work() -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, set(ENDING) - {signal.SIGTERM})
-        # the first process to be started would start this, too, which unblocks SIGINT in its thread
-        resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        start_resource_tracker()  # which unblocks SIGINT in its thread
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *ENDING} - {signal.SIGTERM})
         try:
             made.set_result(make())
         except BaseException as error:

@@ -16,10 +16,15 @@ from pathlib import Path
 
 import psutil
 
+from gpucube.execution.signals import start_resource_tracker
+
 Limits = dict[str, int]
 """Amounts by the name of whoever sets them."""
 
 ROOT = Path("/")
+
+COMPILER_BYTES = 150_000_000
+"""What numba maps to compile on a first run, and keeps. Measured. Where it gets no more, the process dies."""
 
 
 def core_limits(root: Path = ROOT, environment: Mapping[str, str] = os.environ) -> Limits:
@@ -77,7 +82,7 @@ def process_memory_limits() -> Limits:
     ):
         most = resource.getrlimit(kind)[0]
         if most != resource.RLIM_INFINITY:
-            limits[name] = min(most, max(0, most - taken + held.rss))
+            limits[name] = min(most, max(0, most - taken + held.rss - COMPILER_BYTES))
     return limits
 
 
@@ -99,6 +104,7 @@ def available_memory() -> int:
 def why_no_processes() -> str:
     """Say what keeps this process from starting others that it can talk to; empty if nothing does."""
     try:
+        start_resource_tracker()
         multiprocessing.get_context("spawn").Lock()  # lies in /dev/shm, where a container may have none
         tempfile.TemporaryFile().close()
     except OSError as error:

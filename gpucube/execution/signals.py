@@ -6,9 +6,22 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1, signal.SIGUSR2)
 """The last three warn of a limit of time. A process that does nothing about them would die of them without a word."""
+
+
+def start_resource_tracker() -> None:
+    """Start Python's process that tracks semaphores, if it does not run. It is not to end of signals meant for this process.
+
+    The first process or semaphore to be made would start it.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        resource_tracker.ensure_running()  # ignores SIGINT and SIGTERM by itself
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @contextmanager
