@@ -141,6 +141,7 @@ def _warn(texts: Sequence[str]) -> None:
         warnings.warn(text, stacklevel=7)  # the three decorators of `image` are in between
 
 
+@disk.explain_the_system()
 def plan(
     parameters: Parameters, *, hardware: Hardware | None = None, tuning: Tuning = DEFAULT_TUNING
 ) -> tuple[Plan, Hardware]:

@@ -28,7 +28,7 @@ class Hardware:
     note: str = ""  # why `device="auto"` did not choose a GPU, or why some GPUs are not used; empty otherwise
     gpu_count: int = 0  # GPUs that the run may use; 0 for CPU cores
     gpu_memory: int = 0  # bytes that it may take of each GPU
-    workers: int = 0  # threads of the workers of an existing scheduler; 0 if workers are started here
+    workers: int = 0  # cores or GPUs of the workers of an existing scheduler; 0 if workers are started here
     worker_memory: int = 0  # bytes of host memory that each of them may take
 
 

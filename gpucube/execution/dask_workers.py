@@ -203,7 +203,8 @@ def hardware_of_workers(device: str, address: str, limits: ClusterLimits) -> Har
     for node, count, _, _ in memory:
         threads[node] += count
     each = min(min(process // count, of_node // threads[node]) for node, count, process, of_node in memory)
-    return replace(hardware, workers=threads.total(), worker_memory=each)
+    lanes = hardware.kind.lanes
+    return replace(hardware, workers=max(1, threads.total() // lanes), worker_memory=each * lanes)
 
 
 def _memory_of_worker(dask_worker: Any) -> tuple[str, int, int, int]:
