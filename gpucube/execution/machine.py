@@ -23,6 +23,8 @@ Limits = dict[str, int]
 
 ROOT = Path("/")
 
+MOST_FILES = 65536
+
 COMPILER_BYTES = 150_000_000
 """What numba maps to compile on a first run, and keeps. Measured. Where it gets no more, the process dies."""
 
@@ -114,10 +116,12 @@ def why_no_processes() -> str:
 
 @contextmanager
 def open_files_raised() -> Iterator[None]:
-    """Let this process, and those that it starts, open as many files as the hard limit allows."""
+    """Let this process, and those that it starts, open as many files as the hard limit allows, and as a run can need."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
     with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        if soft != resource.RLIM_INFINITY and soft < enough:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
     try:
         yield
     finally:
