@@ -31,6 +31,14 @@ def _quantity(kind: Kind) -> BeforeValidator:
     return BeforeValidator(lambda value: parse_quantity(value, kind))
 
 
+def _number(value: Any) -> Any:
+    """Turn the text of a bare number into the number."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
 def _of_array(name: str) -> Any:
     """Make a default that depends on the array."""
     return lambda given: getattr(ARRAYS[given["array"]], name)
@@ -39,6 +47,11 @@ def _of_array(name: str) -> Any:
 Angle = Annotated[float, Written("QuantityLike", "ANGLE", "an angle (arcsec)"), _quantity(ANGLE)]
 FluxDensity = Annotated[float, Written("QuantityLike", "FLUX", "a flux density (Jy)"), _quantity(FLUX_DENSITY)]
 Frequency = Annotated[float, Written("QuantityLike", "FREQUENCY", "a frequency (Hz)"), _quantity(FREQUENCY)]
+Hertz = Annotated[
+    float,
+    Written("QuantityLike", "FREQUENCY", "a frequency (Hz); a bare number is in Hz"),
+    BeforeValidator(lambda value: parse_quantity(_number(value), FREQUENCY)),
+]
 Fraction = Annotated[float, Written("float", "X", "a number from 0 to 1"), Field(ge=0.0, le=1.0)]
 Channels = Annotated[
     tuple[Annotated[int, Field(ge=0)], ...],
@@ -84,7 +97,7 @@ class SimulationParameters(BaseModel):
     """Rest frequency of the line, which is in the middle channel. By default 86.243 GHz for ALMA and the HI line for the
     others."""
 
-    chan_width: Frequency = Field(default_factory=_of_array("chan_width"))
+    chan_width: Hertz = Field(default_factory=_of_array("chan_width"))
     """Channel width, negative for falling frequency. By default 15.625 kHz for the VLA, 122.07 kHz for ALMA and 26.123 kHz
     for MeerKAT."""
 
