@@ -9,11 +9,12 @@ STAMP := $(VENV)/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 DUCC0_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture lint clean
+.PHONY: help demo test test-bounds torture lint clean
 
 help:
 	@echo "make demo   simulate a spectral-line observation, image it, draw the result into demo/"
 	@echo "make test   run the test suite"
+	@echo "make test-bounds run the tests of compiled loops with the bounds of every array access checked"
 	@echo "make torture kill runs at 50 random moments, refuse 200 calls of the file system, and other tests of reliability at full length"
 	@echo "make lint   check style, types and the direction of imports"
 	@echo "make clean  remove the environment and everything that was built"
@@ -32,6 +33,11 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@$(ONE_THREAD) $(BIN)/python -m pytest -q -n 2
+
+# Compiled with checks, so in a cache of its own. Kernels have their sanitizers in `make test`.
+test-bounds: $(STAMP)
+	@$(ONE_THREAD) NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(VENV)/bounds $(BIN)/python -m pytest -q -n 2 \
+	  tests/data tests/devices/test_cpu_loops.py tests/devices/test_beams.py tests/imaging tests/run/test_properties.py
 
 torture: $(STAMP)
 	@$(ONE_THREAD) PYTHONPATH=. $(BIN)/python tests/torture.py --kills 50 --channels 5000
