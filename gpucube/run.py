@@ -206,7 +206,7 @@ def progress_of(job: Job) -> Iterator[Progress]:
 def image_job(job: Job, store: VisibilityStore, journal: Journal) -> ImageJob:
     """All that a worker needs to image channels of the store."""
     parameters, geometry = job.parameters, job.selection.geometry
-    uv_max, w_max = store.max_uvw_wavelengths()
+    uv_max, w_max = store.max_uvw_wavelengths(0.5 / geometry.cell_x, 0.5 / geometry.cell_y)
     w_term = needs_w(geometry.w_phase(w_max), parameters.gridder, parameters.epsilon)
     settings = settings_of(
         parameters, geometry, w_term=w_term, samples=store.most_samples(), uv_max=uv_max, w_max=w_max

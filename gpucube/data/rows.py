@@ -29,6 +29,9 @@ LARGEST_BLOCK = 32 * 2**20
 SHORTEST_BLOCK = 512
 """Fewest rows of a block of usual size, so that the run of rows that each channel gets in the store is long enough to write."""
 
+SLICE_CACHE_MIB = 1
+"""MiB of tiles that casacore keeps of each column of which slices are read. With more of them reading was slower."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RowSelection:
@@ -157,7 +160,7 @@ def rows_per_block(row_bytes: int, most: int) -> int:
 def reads_slices(path: str, column: str, channels: tuple[int, int] | None, nchan: int) -> bool:
     """Whether reading some channels of a column touches less than half of its tiles.
 
-    A slice costs casacore several times a whole cell, and all tiles that it touches stay in memory until the table is closed.
+    A slice costs casacore several times a whole cell.
     """
     if channels is None:
         return False
@@ -197,10 +200,10 @@ class BlockReader:
     ):
         self._path, self._column, self._weight, self._number = path, column, weight, rows.number
         self._shape, self._channels, self._slices = shape, channels, slices and channels is not None
-        self._open()
-
-    def _open(self) -> None:
-        self._table = open_table(self._path)
+        self._table = open_table(path)
+        if self._slices:  # casacore would keep every tile that slices have touched
+            for name in (column, "FLAG", weight):
+                self._table.setmaxcachesize(name, SLICE_CACHE_MIB)
         self._selection = self._table.selectrows(self._number)
 
     def read(self, start: int, count: int) -> Block:
@@ -217,9 +220,6 @@ class BlockReader:
         data = self._cells(self._column, start, count, cell, "c")
         flag = self._cells("FLAG", start, count, cell, "b")
         weight, by_weight = self._weights(start, count, cell)
-        if self._slices:  # casacore keeps every tile that slices have touched, whatever its cache may take
-            self.close()
-            self._open()
         return Block(
             uvw.astype(np.float64, copy=False),
             data.astype(np.complex64, copy=False),
@@ -288,7 +288,11 @@ class BlockReader:
             weight = np.zeros((count, *cell), np.float32)
             for row in written:
                 weight[row] = self._cells("WEIGHT_SPECTRUM", start + row, 1, cell, "f")[0]
-        empty = ~weight.any(axis=(1, 2))  # (count,)
+        empty: np.ndarray = np.logical_not(weight.any(axis=(1, 2)))  # (count,)
+        if cell[0] < self._shape[0]:  # the other channels of a row say, too, whether it has a WEIGHT_SPECTRUM
+            for row in np.flatnonzero(empty).tolist():
+                if self._selection.iscelldefined("WEIGHT_SPECTRUM", start + row):
+                    empty[row] = not self._selection.getcell("WEIGHT_SPECTRUM", start + row).any()
         if empty.any():
             weight[empty] = self._plain_weights(start, count, cell)[empty]
         return weight, int(np.count_nonzero(empty))

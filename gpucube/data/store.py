@@ -207,15 +207,20 @@ class VisibilityStore:
         uvw.flags.writeable = False  # like that of a single partition: compiled loops know it as another type
         return Samples(uvw=uvw, frequency=reference, vis=vis, weight=weight)
 
-    def max_uvw_wavelengths(self) -> tuple[float, float]:
-        """Return the longest projected baseline and the largest |w| over all channels, in wavelengths."""
+    def max_uvw_wavelengths(self, half_u: float = math.inf, half_v: float = math.inf) -> tuple[float, float]:
+        """Return the longest projected baseline and the largest |w| over all channels, in wavelengths.
+
+        A row decides on w only if its |u| and |v| are below `half_u` and `half_v` wavelengths, on the grid of an image, in some
+        channel.
+        """
         uv, w = 0.0, 0.0
         for p in self.partitions:
             if p.nrow and p.output:
                 uvw = p.array("uvw")
-                scale = max(p.frequency) / LIGHT_SPEED
-                uv = max(uv, scale * float(np.sqrt((uvw[:, :2] ** 2).sum(1).max())))
-                w = max(w, scale * float(np.abs(uvw[:, 2]).max()))
+                low, high = min(p.frequency) / LIGHT_SPEED, max(p.frequency) / LIGHT_SPEED
+                uv = max(uv, high * float(np.sqrt((uvw[:, :2] ** 2).sum(1).max())))
+                on_grid = (np.abs(uvw[:, :2]) * low < (half_u, half_v)).all(axis=1)
+                w = max(w, high * float(np.abs(uvw[:, 2]).max(where=on_grid, initial=0.0)))
         return uv, w
 
     def most_samples(self) -> int:

@@ -126,10 +126,14 @@ class CpuDevice:
         image *= 1.0 / total
         return image.astype(np.float32, copy=False)
 
-    def _degrid(self, samples: Samples, model: np.ndarray) -> np.ndarray:
-        """Compute the visibilities of a model (Jy/pixel), shape (nsample,)."""
+    def _degrid(self, samples: Samples, model: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Compute the visibilities of a model (Jy/pixel), shape (nsample,).
+
+        With w, samples without imaging weight get 0: a single one of them with a large w would need many planes.
+        """
         dirty = model.astype(self._real, copy=False).T
-        vis: np.ndarray = ducc0.wgridder.dirty2vis(dirty=dirty, **self._wgridder(samples))
+        mask = (weight != 0).astype(np.uint8)[:, None] if self.settings.w_term else None
+        vis: np.ndarray = ducc0.wgridder.dirty2vis(dirty=dirty, mask=mask, **self._wgridder(samples))
         return vis[:, 0]
 
     def _wgridder(self, samples: Samples, w: bool = True) -> dict[str, Any]:
@@ -179,7 +183,7 @@ class CpuDevice:
             if p.spectrum is not None:
                 self._convolve_model(p, p.spectrum)
             elif p.samples is not None:
-                vis = p.samples.vis - self._degrid(p.samples, p.model)
+                vis = p.samples.vis - self._degrid(p.samples, p.model, p.weight)
                 p.residual = self._grid(p.samples, vis, p.weight, p.sum_weights, p.model.shape)
             p.subtracted = p.model.copy()
 
