@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from casacore import tables
 
 from gpucube.data.column_keywords import utc_seconds
 from gpucube.data.measurementset import MeasurementSet, first_line, open_table
 from gpucube.data.msselect.rows import select_by_rows
 from gpucube.errors import GpucubeError
+
+if TYPE_CHECKING:
+    from casacore import tables
 
 BLOCK_BYTES = 8 * 2**20
 """Bytes of visibilities in a block. Larger blocks leave the cache and were slower to read."""
@@ -124,6 +126,8 @@ def weight_column(ms: MeasurementSet, rows: RowSelection) -> str:
     """Return WEIGHT_SPECTRUM if some of these rows have it with a weight above 0, else WEIGHT."""
     if "WEIGHT_SPECTRUM" not in ms.columns:
         return "WEIGHT"
+    from casacore import tables  # not above: devices are tested where casacore is not
+
     with open_table(ms.path) as t:
         # a few rows from all over usually suffice; all of them may belong to an antenna that was off
         for row in rows.number[:: max(1, len(rows) // 16)]:

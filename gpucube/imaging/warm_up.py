@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 import numpy as np
 
-from gpucube.constants import LIGHT_SPEED
+from gpucube.constants import ARCSEC, LIGHT_SPEED
 from gpucube.data.store import Samples
 from gpucube.devices.base import DeviceKind, ImagingSettings, MinorCycle
 from gpucube.devices.choice import Devices
@@ -15,11 +16,19 @@ PIXELS, SAMPLES = 32, 200
 
 
 def warm_up(kind: DeviceKind, settings: ImagingSettings) -> None:
-    """Image a made-up plane of a few pixels on a device of this process; the results are dropped."""
-    g = settings.geometry
-    small = replace(settings, geometry=replace(g, nx=PIXELS, ny=PIXELS), samples=SAMPLES)
+    """Image a made-up plane of a few pixels on a device of this process; the results are dropped.
+
+    What goes wrong here goes wrong in the imaging, too, and is reported there.
+    """
+    small = replace(
+        settings,
+        geometry=replace(settings.geometry, nx=PIXELS, ny=PIXELS, cell_x=ARCSEC, cell_y=ARCSEC),
+        samples=SAMPLES,
+        taper=(),
+        w_max=0.0,
+    )
     rng = np.random.default_rng(1)
-    uvw = rng.uniform(-0.3, 0.3, (SAMPLES, 3)) / np.array([g.cell_x, g.cell_y, np.inf]) * LIGHT_SPEED / 1e9
+    uvw = rng.uniform(-0.3, 0.3, (SAMPLES, 3)) / np.array([ARCSEC, ARCSEC, np.inf]) * LIGHT_SPEED / 1e9
     uvw.flags.writeable = False  # as in the store
     samples = Samples(
         uvw=uvw,
@@ -28,7 +37,7 @@ def warm_up(kind: DeviceKind, settings: ImagingSettings) -> None:
         weight=np.ones(SAMPLES, np.float32),
         order=np.arange(SAMPLES, dtype=np.int32),
     )
-    with Devices(kind, kind.lanes) as devices, devices.lend(small) as device:
+    with contextlib.suppress(Exception), Devices(kind, kind.lanes) as devices, devices.lend(small) as device:
         planes = device.begin([samples], [None])
         device.measure(planes)
         device.make_psf(planes, wide=True)

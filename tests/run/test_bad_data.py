@@ -42,12 +42,12 @@ def check(result: gpucube.Result, empty: Iterable[int]) -> None:
 def quiet_image(
     vis: Path, imagename: Path, capfd: pytest.CaptureFixture[str], *, warns: str = "", **changes: Any
 ) -> gpucube.Result:
-    """A run that must say nothing at all, but for one warning if `warns` gives its first words."""
+    """A run that must say nothing at all, but for one warning if `warns` gives some of its words."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         result = image(vis, imagename, **changes)
     texts = [str(warning.message) for warning in said]
-    assert [text[: len(warns)] for text in texts] == [warns] * bool(warns), texts
+    assert [warns in text for text in texts] == [True] * bool(warns), texts
     assert texts == result.summary["warnings"]
     assert capfd.readouterr() == ("", "")
     return result
@@ -132,11 +132,16 @@ BAD: dict[str, tuple[Callable[[table], None], list[int]]] = {
 }
 
 
+def _left_out(name: str) -> str:
+    """The warning about rows whose uvw makes no sense."""
+    return "rows left out, because uvw" if name in ("NaN uvw", "infinite uvw", "huge uvw") else ""
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_bad_values_spoil_nothing(name: str, tiny_ms: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     change, empty = BAD[name]
     ms = altered(tiny_ms.ms, tmp_path, change)
-    warns = "no channel has any data" if len(empty) == 12 else ""
+    warns = "no channel has any data" if len(empty) == 12 else _left_out(name)
     check(quiet_image(ms, tmp_path / "cube", capfd, gridder="auto", warns=warns), empty)
 
 
@@ -161,7 +166,7 @@ def test_bad_values_spoil_nothing_with_any_settings(
     change, empty = BAD[name]
     ms = altered(tiny_ms.ms, tmp_path, change)
     narrow = "restoringbeam" in settings and name in ("one visibility", "one baseline", "uvw all zero")
-    warns = "the beam of 60 x 60 arcsec does not contain" if narrow else ""
+    warns = "the beam of 60 x 60 arcsec does not contain" if narrow else _left_out(name)
     result = quiet_image(ms, tmp_path / "cube", capfd, warns=warns, **settings)
     if "restoringbeam" in settings:
         image_cube = planes(result, "image")

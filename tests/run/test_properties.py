@@ -136,10 +136,11 @@ def usable(ms: Path, width: int) -> list[int]:
 
 
 def all_off_grid(ms: Path, job: dict) -> bool:
-    """Whether every sample that counts has too long a baseline for cells of this size."""
+    """Whether every sample that counts, or every row if none does, has too long a baseline for cells of this size."""
     good = good_samples(ms)
     rows = (good.all(2) if job["stokes"] == "I" else good.any(2)).any(1)  # (nrow,); I needs both hands
     with table(str(ms), ack=False) as main_table, table(str(ms / "SPECTRAL_WINDOW"), ack=False) as windows:
+        rows = rows if rows.any() else main_table.getcol("ANTENNA1") != main_table.getcol("ANTENNA2")
         longer = np.abs(main_table.getcol("UVW")[rows, :2]).max(1)  # (nrow,), the longer of |u| and |v|, in metres
         wavelengths = longer * windows.getcol("CHAN_FREQ").max() / LIGHT_SPEED
     cells = wavelengths * Quantity(job["cell"].replace("1uas", "1uarcsec")).to_value("rad")

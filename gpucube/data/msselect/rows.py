@@ -7,15 +7,18 @@ that are given.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-from casacore import tables
 
 from gpucube.constants import LIGHT_SPEED
 from gpucube.data.measurementset import MeasurementSet, open_table
 from gpucube.data.msselect.baselines import Antennas, select_baselines, select_uv
 from gpucube.data.msselect.lists import select_intents, select_numbers
 from gpucube.data.msselect.times import select_times
+
+if TYPE_CHECKING:
+    from casacore import tables
 
 ROW_PARAMETERS = ("timerange", "uvrange", "antenna", "scan", "observation", "intent")
 """Parameters of which rows are selected by, beside `field` and `spw`."""
