@@ -95,6 +95,11 @@ class Track:
             ra, dec = np.arctan2(y, x) % (2 * np.pi), np.arctan2(z, np.hypot(x, y))
         if not np.isfinite((ra, dec)).all():
             raise GpucubeError(f"{self.label}: its direction PHASE_DIR is not finite")
+        if np.abs(dec).max(initial=0.0) > np.pi / 2 + 1e-9:
+            raise GpucubeError(
+                f"{self.label}: the declination of its PHASE_DIR is {np.degrees(np.abs(dec).max()):.6g} degrees: expected at "
+                "most 90; check the unit of PHASE_DIR"
+            )
         return ra, dec
 
 
@@ -161,6 +166,8 @@ def _read_ephemeris(path: str, number: int, label: str) -> tuple[Ephemeris, str]
         written = str(t.getkeyword("posrefsys")).upper() if "posrefsys" in t.keywordnames() else "APP"
     if not len(mjd):
         raise GpucubeError(f"{label} follows the ephemeris {found[0]}, which is empty")
+    if (distance <= 0).any():
+        raise GpucubeError(f"{label} follows the ephemeris {found[0]}, in which some distances Rho are not above 0")
     order = np.argsort(mjd)
     position = distance[:, None] * unit_vectors(np.radians(ra), np.radians(dec))
     ephemeris = Ephemeris(label=f"its ephemeris {found[0]}", mjd=mjd[order], position=position[order])

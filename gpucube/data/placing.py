@@ -145,7 +145,38 @@ def _regridded(
             f"the cube has no channel with data: it goes from {frequency.min() / 1e9:.6f} to {frequency.max() / 1e9:.6f} GHz"
             f" and the data from {low / 1e9:.6f} to {high / 1e9:.6f} GHz in {frame.name}: check `start`, `width` and `restfreq`"
         )
-    return CubeChannels(frequency=frequency, width=width, frame=frame, placed=placed, warnings=())
+    return CubeChannels(
+        frequency=frequency,
+        width=width,
+        frame=frame,
+        placed=placed,
+        warnings=_doubts(windows, rows, placed, frequency, width),
+    )
+
+
+def _doubts(
+    windows: Sequence[Window],
+    rows: Sequence[RowSelection],
+    placed: Sequence[Placed],
+    frequency: np.ndarray,
+    width: np.ndarray,
+) -> tuple[str, ...]:
+    """Warn of an axis that lies mostly beyond the data, or is finer than they are."""
+    found = []
+    nchan, reached = len(frequency), len(np.unique(np.concatenate([p.output for p in placed])))
+    if reached < nchan / 2:
+        low, high = _span(windows, rows)
+        found.append(
+            f"only {reached} of {nchan} channels of the cube have data, which go from {low / 1e9:.6f} to {high / 1e9:.6f} GHz: "
+            "the other channels are blank; check `start`, `width`, `nchan` and `restfreq`"
+        )
+    coarsest = max(window.channels.step for window, p in zip(windows, placed, strict=True) if len(p.output))
+    if width.min() < coarsest / 2:
+        found.append(
+            f"the channels of the cube are {width.min():.6g} Hz wide and those of the data {coarsest:.6g} Hz: neighbouring "
+            "channels of the cube are interpolated from the same data; check `width`"
+        )
+    return tuple(found)
 
 
 def _with_factors(window: Window, frame: SpectralFrame, place: tuple[float, float, float] | None) -> RowSelection:
@@ -192,7 +223,8 @@ def _edges(
     mine = [(w, r) for w, r in zip(windows, rows, strict=True) if w.ms.path == windows[0].ms.path]
     frequency = np.concatenate([w.channels.frequency[w.channels.selected] * _factor(r) for w, r in mine])
     width = np.concatenate([np.abs(w.channels.width[w.channels.selected]) * _factor(r) for w, r in mine])
-    if len(mine) > 1:
+    steps = np.diff(frequency)
+    if len(mine) > 1 or not (np.all(steps > 0) or np.all(steps < 0)):
         _, order = np.unique(frequency, return_index=True)
         if all(w.channels.falls for w, _ in mine):
             order = order[::-1]
@@ -240,6 +272,9 @@ def _place(window: Window, rows: RowSelection, frequency: np.ndarray, width: np.
         near = np.flatnonzero((given > bottom - 2.5 * step) & (given < top + 2.5 * step))
         near = near[(near >= selected.min()) & (near <= selected.max())]
         needed = np.arange(near.min(), near.max() + 1)
+        apart = np.diff(given[needed])
+        if not (np.all(apart > 0) or np.all(apart < 0)):  # stored out of order
+            needed = needed[np.argsort(given[needed], kind="stable")]
     else:
         needed = np.empty(0, np.int64)
     channel_map = ChannelMap(
@@ -255,6 +290,7 @@ def _place(window: Window, rows: RowSelection, frequency: np.ndarray, width: np.
         width=width[output],
         frequency=given[needed],
         selected=np.isin(needed, selected),
+        spacing=step,
         method=method,
     )
     return Placed(rows=rows, channel_map=channel_map, regridding=regridding)

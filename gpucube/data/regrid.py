@@ -10,7 +10,8 @@ channel of the cube among the channels of the data is another one for every row.
 
 A channel of the cube that is n to n + 1 times as wide as the data's is made of n samples, spread evenly over it and averaged
 with their weights, so that it has the weight of n channels. No sample is made beyond the centres of the first and
-the last selected channel. uvw of a row in units of the cube's wavelengths are `uvw_scale` times those in metres.
+the last selected channel, nor within a gap between channels. uvw of a row in units of the cube's wavelengths are
+`uvw_scale` times those in metres.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ Interpolation = Literal["nearest", "linear", "cubic"]
 WHOLE = 0.01
 """A channel of the cube that lacks less than this part of a channel of the data has room for one sample more."""
 
+GAP = 1.5
+"""Channels further apart than this many times the usual distance have a gap between them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Regridding:
@@ -36,15 +40,15 @@ class Regridding:
     output: np.ndarray  # (nslot,) int64, channels of the cube, ascending
     centre: np.ndarray  # (nslot,) their centres in the frame of the cube, Hz
     width: np.ndarray  # (nslot,) their widths, positive, Hz
-    frequency: np.ndarray  # (nin,) centres of the window's channels in the frame of the data, Hz, rising or falling
+    frequency: np.ndarray  # (nin,) centres of channels of the window in the frame of the data, Hz, rising or falling
     selected: np.ndarray  # (nin,) bool, the channels that count
+    spacing: float  # usual distance of neighbouring channels of the window, positive, Hz
     method: Interpolation = "linear"
 
-    @property
-    def spacing(self) -> float:
-        """Mean distance of the window's channels, positive, Hz; that of the cube's for a single channel."""
-        apart = np.diff(self.frequency)
-        return float(np.abs(apart).mean()) if len(apart) else float(self.width[0])
+    def samples(self, factor: float = 1.0) -> np.ndarray:
+        """Count the samples that each slot is made of, shape (nslot,), where `factor` is the usual Doppler factor."""
+        count: np.ndarray = np.maximum(1, np.floor(self.width / (self.spacing * factor) + WHOLE).astype(np.int64))
+        return count
 
 
 def regrid(planes: Planes, factors: np.ndarray, how: Regridding) -> Planes:
@@ -74,16 +78,16 @@ def regrid(planes: Planes, factors: np.ndarray, how: Regridding) -> Planes:
     )
     weight = np.where(how.selected[None, :, None], planes.weight, np.float32(0))
     if len(how.frequency) == 1 or how.method == "nearest":
-        _nearest(planes.vis, weight, factors, how.frequency, how.centre, how.width, result)
+        _nearest(planes.vis, weight, factors, how.frequency, how.spacing, how.centre, how.width, result)
     else:
-        spacing = how.spacing * (factors.mean() if nrow else 1.0)
-        samples = np.maximum(1, np.floor(how.width / spacing + WHOLE).astype(np.int64))  # (nslot,)
+        samples = how.samples(factors.mean() if nrow else 1.0)
         ends = np.flatnonzero(how.selected)[[0, -1]]
         _interpolate(
             planes.vis,
             weight,
             factors,
             how.frequency,
+            how.spacing,
             ends,
             how.centre,
             how.width,
@@ -100,6 +104,7 @@ def _interpolate(
     weight: np.ndarray,
     factors: np.ndarray,
     frequency: np.ndarray,
+    spacing: float,
     ends: np.ndarray,
     centre: np.ndarray,
     width: np.ndarray,
@@ -111,7 +116,7 @@ def _interpolate(
     vis_out, weight_out, counts, power, _ = result
     nstokes, nslot, nrow = vis_out.shape
     nin = len(frequency)
-    step = (frequency[-1] - frequency[0]) / (nin - 1)
+    step = spacing if frequency[-1] > frequency[0] else -spacing
     for slot in range(nslot):
         for row in range(nrow):
             for s in range(nstokes):
@@ -129,7 +134,7 @@ def _interpolate(
                         k2 = k
                     elif factors[row] == 1.0 and part > 1 - 1e-9:
                         k = k2
-                    if k < ends[0] or k2 > ends[1]:
+                    if k < ends[0] or k2 > ends[1] or abs(frequency[k2] - frequency[k]) > GAP * spacing:
                         continue
                     part = part if k2 > k else 0.0
                     w1, w2 = np.float64(weight[s, k, row]), np.float64(weight[s, k2, row])
@@ -140,7 +145,7 @@ def _interpolate(
                     value = a + part * (b - a)
                     if cubic and nin > 3 and k2 > k:
                         first = min(max(k - 1, ends[0]), ends[1] - 3)
-                        if first >= ends[0]:
+                        if first >= ends[0] and abs(frequency[first + 3] - frequency[first]) < (2 + GAP) * spacing:
                             value = _polynomial(vis, weight, frequency, s, first, row, wanted, value)
                     re += w * value.real
                     im += w * value.imag
@@ -162,8 +167,16 @@ def _left_neighbour(frequency: np.ndarray, step: float, wanted: float) -> int:
     slack = 1e-9 * abs(step)
     if sign * (wanted - frequency[0]) < -slack or sign * (wanted - frequency[last]) > slack:
         return -1
-    k = min(max(int((wanted - frequency[0]) / step), 0), last - 1)
-    # a list that is not quite even
+    return _nearby(frequency, step, wanted)
+
+
+@njit()
+def _nearby(frequency: np.ndarray, step: float, wanted: float) -> int:
+    """Channel k with `wanted` between it and the next one; the first or the last but one if `wanted` lies outside."""
+    last = len(frequency) - 1
+    sign = 1.0 if step > 0 else -1.0
+    k = min(max(int((wanted - frequency[0]) / step), 0), max(last - 1, 0))
+    # a list that is not even
     while k > 0 and sign * (wanted - frequency[k]) < 0:
         k -= 1
     while k < last - 1 and sign * (wanted - frequency[k + 1]) > 0:
@@ -201,6 +214,7 @@ def _nearest(
     weight: np.ndarray,
     factors: np.ndarray,
     frequency: np.ndarray,
+    spacing: float,
     centre: np.ndarray,
     width: np.ndarray,
     result: Planes,
@@ -209,14 +223,13 @@ def _nearest(
     vis_out, weight_out, counts, power, _ = result
     nstokes, nslot, nrow = vis_out.shape
     nin = len(frequency)
-    step = (frequency[-1] - frequency[0]) / (nin - 1) if nin > 1 else width[0]
+    step = spacing if frequency[-1] >= frequency[0] else -spacing
     for slot in range(nslot):
         for row in range(nrow):
             low = (centre[slot] - width[slot] / 2) / factors[row]
             high = (centre[slot] + width[slot] / 2) / factors[row]
-            near, far = (low - frequency[0]) / step, (high - frequency[0]) / step
-            first = max(0, int(np.floor(min(near, far))) - 1)
-            last = min(nin - 1, int(np.ceil(max(near, far))) + 1)
+            near, far = _nearby(frequency, step, low), _nearby(frequency, step, high)
+            first, last = min(near, far), min(nin - 1, max(near, far) + 1)
             for s in range(nstokes):
                 re, im, total = 0.0, 0.0, 0.0
                 for k in range(first, last + 1):

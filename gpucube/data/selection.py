@@ -130,7 +130,7 @@ class Source:
         """Number of input channels that one of the channels `output` is made of."""
         if self.regridding is None:
             return int(np.diff(self.channel_map.offsets)[slot])
-        return max(1, round(float(self.regridding.width[slot]) / self.regridding.spacing))
+        return int(self.regridding.samples()[slot])
 
     def bytes_in_flight(self) -> int:
         """Bytes that a block takes while it is read, transposed and written."""
@@ -231,10 +231,14 @@ def select(parameters: Parameters) -> Selection:
     axis = SpectralAxis(frequency=channels.frequency, width=channels.width, frame=channels.frame, restfreq=restfreq)
     imaged = dict.fromkeys(window.ms.path for window in contributing)
     observation, unsaid = merged([observations[path] for path in imaged], channels.frame)
-    fixed = [window for window, placed in used if placed.regridding is None]
-    motion = frame_motion(fixed, {window.ms.path: places[window.ms.path] for window in fixed}, axis)
+    motion = frame_motion(contributing, {path: places[path] for path in imaged}, axis)
     for path in vis:
-        if path not in imaged:
+        if path in places and path not in imaged:
+            warnings.append(
+                f"{path} is not imaged: its channels lie outside the axis of the cube, which `start` and `nchan` decide, "
+                "or the first MeasurementSet where they are not given"
+            )
+        elif path not in imaged:
             warnings.append(f"{path} is not imaged: it has no rows of the selected field and channels")
     return Selection(
         sources=sources,

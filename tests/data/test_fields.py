@@ -186,6 +186,12 @@ def test_each_measurementset_has_its_own_frame(ms: Path, tiny_ms: Any) -> None:
     assert second.rotation[:2, 2] == pytest.approx([east, north], abs=1e-6 * ARCSEC)
 
 
+def test_a_declination_beyond_the_pole_is_refused(ms: Path) -> None:
+    change(ms, "FIELD", lambda t: t.putcell("PHASE_DIR", 0, np.array([[0.1, 2.0]])))
+    with pytest.raises(GpucubeError, match=r"field 0 .*declination of its PHASE_DIR is 114.592 degrees"):
+        chosen(ms)
+
+
 def test_a_direction_that_is_no_number_is_refused(ms: Path) -> None:
     change(ms, "FIELD", lambda t: t.putcell("PHASE_DIR", 0, np.array([[np.nan, 0.5]])))
     with pytest.raises(GpucubeError, match=r"field 0 .*PHASE_DIR is not finite"):
@@ -420,6 +426,10 @@ def test_a_field_that_moves_by_part_of_a_pixel_is_warned_of_with_the_number(ms: 
         (lambda ms: ephemeris(ms, *CURVED, frame=""), r"its ephemeris .*tab is in the frame APP, which moves"),
         (lambda ms: ephemeris(ms, *CURVED, frame="TOPO"), r"its ephemeris .*tab is in the frame TOPO, which moves"),
         (lambda ms: ephemeris(ms, *CURVED, units=("d", "m", "m", "AU")), r"column RA is in m; expected deg"),
+        (
+            lambda ms: ephemeris(ms, *CURVED[:2], (60372.0, 3.0, 62.0, 0.0), *CURVED[3:]),
+            r"field 0 \(SIMLINE\) follows the ephemeris .*, in which some distances Rho are not above 0",
+        ),
         (lambda ms: ephemeris(ms), r"field 0 \(SIMLINE\) follows the ephemeris .*, which is empty"),
         (
             lambda ms: change(ms, "FIELD", polynomial((187.5, 30.0), order=1)),
@@ -434,6 +444,7 @@ def test_a_field_that_moves_by_part_of_a_pixel_is_warned_of_with_the_number(ms: 
         "no frame",
         "TOPO",
         "metres",
+        "no distance",
         "no rows",
         "too short a polynomial",
     ],

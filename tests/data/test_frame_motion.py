@@ -127,6 +127,23 @@ def test_a_tenth_of_a_channel_is_the_limit(topo: Path) -> None:
     assert said(topo, width=2) is None
 
 
+@pytest.mark.parametrize(
+    "axis",
+    [{"start": "0km/s", "width": "0.33km/s", "nchan": 2}, {"width": "1600Hz"}, {"outframe": "TOPO", "width": "1600Hz"}],
+)
+def test_the_frame_of_the_cube_counts_however_its_axis_is_given(narrow: Path, axis: dict[str, Any]) -> None:
+    what = said(narrow, **axis)
+    assert what is not None and what["frame"] == "TOPO"
+
+
+def test_data_in_a_frame_at_rest_are_smeared_in_a_cube_that_moves(narrow: Path, tmp_path: Path) -> None:
+    at_rest = altered(narrow, tmp_path, in_frame(1), "SPECTRAL_WINDOW")
+    assert said(at_rest) is None
+    assert said(narrow, outframe="LSRK") is None
+    what = said(at_rest, outframe="TOPO")
+    assert what is not None and what["frame"] == "TOPO"
+
+
 def test_only_rows_that_are_imaged_count(narrow: Path, tmp_path: Path) -> None:
     """The flag of the row is set in the second half."""
     time = column(narrow, "TIME")

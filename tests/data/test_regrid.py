@@ -29,7 +29,7 @@ def how(
 ) -> Regridding:
     centre = np.asarray(centre, float)
     values: dict[str, Any] = {"output": np.arange(len(centre)), "centre": centre, "frequency": frequency}
-    values |= {"selected": np.ones(len(frequency), bool)}
+    values |= {"selected": np.ones(len(frequency), bool), "spacing": 1.0}
     return Regridding(**(values | {"width": np.full(len(centre), width), "method": method} | changes))
 
 
@@ -130,3 +130,26 @@ def test_an_uneven_window_is_interpolated_between_its_own_channels() -> None:
     found = regrid(given, np.ones(NROW), how(centre, frequency=uneven))
     expected = np.interp(centre, uneven, given.vis[1, :, 3].real)
     np.testing.assert_allclose(found.vis[1, :, 3].real, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("falling", [False, True])
+@pytest.mark.parametrize("method", ["linear", "cubic", "nearest"])
+def test_nothing_is_made_up_within_a_gap_of_the_channels(method: Interpolation, falling: bool) -> None:
+    frequency = np.where(np.arange(NIN) < 12, FREQUENCY, FREQUENCY + 5)
+    given = planes()
+    if falling:
+        frequency = frequency[::-1].copy()
+    centre = np.arange(101.25, 127.0)
+    found = regrid(given, np.ones(NROW), how(centre, method=method, frequency=frequency))
+    within = centre > 111.5 if method == "nearest" else centre > 111
+    within &= centre < 116.5 if method == "nearest" else centre < 117
+    np.testing.assert_array_equal(found.counts[0] == 0, within)
+    assert within.any()
+    # far from the gap the values are those of a window without it
+    whole = regrid(
+        Planes(given.vis[:, :12], given.weight[:, :12], given.counts[:, :12], given.power[:, :12], given.seen),
+        np.ones(NROW),
+        how(centre[:8], method=method, frequency=frequency[:12]),
+    )
+    if not falling:
+        np.testing.assert_array_equal(found.vis[:, :8], whole.vis)
