@@ -7,6 +7,9 @@ import math
 LIGHT_SPEED = 299_792_458.0
 """Metres per second."""
 
+DAY = 86400.0
+"""Seconds in a day of UTC without a leap second."""
+
 ARCSEC = math.pi / 180 / 3600
 """One arcsecond in radians."""
 

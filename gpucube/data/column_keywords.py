@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpucube.constants import DAY
 from gpucube.errors import GpucubeError
 
 if TYPE_CHECKING:
     from casacore import tables
-
-
-DAY = 86400.0
 
 TIME_SCALES = {
     **dict.fromkeys(("UTC", "UT", "UT1", "UT2"), "utc"),  # within a second of one another

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpucube.data.column_keywords import DAY, reference_word, unit_factors, utc_seconds
+from gpucube.constants import DAY
+from gpucube.data.column_keywords import reference_word, unit_factors, utc_seconds
 from gpucube.data.measurementset import first_line, open_table
 from gpucube.errors import GpucubeError
 from gpucube.sky.directions import (

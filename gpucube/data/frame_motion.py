@@ -7,14 +7,13 @@ with the Earth. Other frames do not change with time.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gpucube.constants import LIGHT_SPEED
-from gpucube.sky.doppler import frequency_factor
+from gpucube.sky.doppler import are_dates, frequency_factor
 from gpucube.sky.spectral import SpectralAxis
 
 if TYPE_CHECKING:
@@ -25,9 +24,6 @@ MOST_SMEARED = 0.1
 
 SAME_TIME = 10.0
 """Seconds, in which the velocity of an observatory changes by less than 0.4 m/s."""
-
-_FIRST, _LAST = 15020 * 86400.0, 88069 * 86400.0
-"""The years 1900 and 2100, MJD seconds, between which the motion of the Earth is known well. Other times are no dates."""
 
 
 def frame_motion(
@@ -48,15 +44,13 @@ def frame_motion(
     for path, place in places.items():
         of_ms = [window for window in windows if window.ms.path == path]
         times.append(_time_stamps(of_ms))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of leap seconds that are not known yet
-            factor = frequency_factor(
-                axis.frame.name if place else "GEO",
-                "BARY",
-                direction=of_ms[0].centre.to("ICRS"),
-                times=times[-1],
-                position=np.array(place) if place else None,
-            )
+        factor = frequency_factor(
+            axis.frame.name if place else "GEO",
+            "BARY",
+            direction=of_ms[0].centre.to("ICRS"),
+            times=times[-1],
+            position=np.array(place) if place else None,
+        )
         factors.append(factor)
     time, factor = np.concatenate(times), np.concatenate(factors)
     change = float(np.ptp(factor)) if len(time) else 0.0
@@ -78,7 +72,7 @@ def _time_stamps(windows: Sequence[Window]) -> np.ndarray:
     found = np.empty(0)
     for window in windows:
         time = window.rows.time[window.rows.keep]
-        time = time[(time > _FIRST) & (time < _LAST)]
+        time = time[are_dates(time)]
         changes = np.flatnonzero(np.diff(time // SAME_TIME, prepend=np.nan))  # sorting all rows would take longer
         found = np.append(found, time[changes])
     _, index = np.unique(found // SAME_TIME, return_index=True)

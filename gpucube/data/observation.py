@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpucube.data.column_keywords import DAY, unit_factors, utc_seconds
+from gpucube.constants import DAY
+from gpucube.data.column_keywords import unit_factors, utc_seconds
 from gpucube.errors import GpucubeError
 from gpucube.sky.directions import Direction
 from gpucube.text import frequency_text

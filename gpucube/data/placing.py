@@ -7,7 +7,6 @@ its `Placed`: either a `ChannelMap`, where channels of the cube are channels of 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -20,14 +19,11 @@ from gpucube.data.rows import RowSelection
 from gpucube.errors import GpucubeError
 from gpucube.schema.parameters import Parameters
 from gpucube.sky.cube_axis import AxisRequest, cube_axis
-from gpucube.sky.doppler import frequency_factor
+from gpucube.sky.doppler import are_dates, frequency_factor
 from gpucube.sky.frames import FRAMES, SpectralFrame
 
 if TYPE_CHECKING:
     from gpucube.data.selection import Window
-
-_FIRST, _LAST = 15020 * 86400.0, 88069 * 86400.0
-"""The years 1900 and 2100, MJD seconds. Other times are no dates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +180,7 @@ def _with_factors(window: Window, frame: SpectralFrame, place: tuple[float, floa
     rows = window.rows
     if window.frame == frame or not len(rows):
         return rows
-    known = (rows.time > _FIRST) & (rows.time < _LAST)  # NaN compares as False
+    known = are_dates(rows.time)
     instead = "leave `outframe` out to keep the frame of the data"
     if not known[rows.keep].all():
         raise GpucubeError(
@@ -193,15 +189,13 @@ def _with_factors(window: Window, frame: SpectralFrame, place: tuple[float, floa
     if place is None and "TOPO" in (window.frame.name, frame.name):
         raise GpucubeError(f"{window.ms.path}: ANTENNA gives no place on the Earth for TOPO frequencies: {instead}")
     instants, index = np.unique(np.where(known, rows.time, rows.time[known][:1]), return_inverse=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of leap seconds that are not known yet
-        factors = frequency_factor(
-            window.frame.name,
-            frame.name,
-            direction=window.centre.to("ICRS"),
-            times=instants,
-            position=None if place is None else np.array(place),
-        )
+    factors = frequency_factor(
+        window.frame.name,
+        frame.name,
+        direction=window.centre.to("ICRS"),
+        times=instants,
+        position=None if place is None else np.array(place),
+    )
     return replace(rows, factor=factors[index])
 
 

@@ -12,11 +12,13 @@ velocity of the observatory by at most 0.03 m/s.
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
-from gpucube.constants import LIGHT_SPEED
+from gpucube.constants import DAY, LIGHT_SPEED
 from gpucube.errors import GpucubeError
-from gpucube.sky.directions import Direction
+from gpucube.sky.directions import Direction, unit_vectors
 
 _APEX: dict[str, tuple[float, tuple[float, float, float]]] = {
     "LSRK": (20e3, (0.0145021, -0.865863, 0.500071)),
@@ -30,6 +32,15 @@ _GALACTIC_ROTATION = (220e3, (0.494109, -0.44483, 0.746982))
 """Speed of LSRD about the centre of the galaxy in m/s, and its direction in J2000."""
 
 _MJD_ZERO = 2400000.5
+
+_DATES = 15020 * DAY, 88069 * DAY
+"""The years 1900 and 2100, seconds of MJD. Between them the motion of the Earth is known well."""
+
+
+def are_dates(times: np.ndarray) -> np.ndarray:
+    """Return where times in seconds of MJD lie between 1900 and 2100, bool, (ntime,). Others are not dates of observations."""
+    known: np.ndarray = (times > _DATES[0]) & (times < _DATES[1])  # NaN compares as False
+    return known
 
 
 def frequency_factor(
@@ -70,14 +81,16 @@ def frequency_factor(
     """
     if source == target:
         return np.ones(len(times))
-    factor: np.ndarray = _to_barycentre(source, direction, times, position)
-    ratio: np.ndarray = factor / _to_barycentre(target, direction, times, position)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about leap seconds that are not known yet
+        factor: np.ndarray = _to_barycentre(source, direction, times, position)
+        ratio: np.ndarray = factor / _to_barycentre(target, direction, times, position)
     return ratio
 
 
 def _to_barycentre(frame: str, direction: Direction, times: np.ndarray, position: np.ndarray | None) -> np.ndarray:
     """Frequency in BARY over frequency in `frame`, shape (ntime,)."""
-    towards = unit_vector(direction)
+    towards = unit_vectors(np.array([direction.ra]), np.array([direction.dec]))[0]
     if frame in ("TOPO", "GEO"):
         earth = _earth_velocity(times)  # (ntime, 3)
         factor: np.ndarray = _shift(earth @ towards)
@@ -107,18 +120,12 @@ def _shift(velocity: np.ndarray) -> np.ndarray:
     return factor
 
 
-def unit_vector(direction: Direction) -> np.ndarray:
-    """Direction as a vector of length 1, shape (3,)."""
-    cos = np.cos(direction.dec)
-    return np.array([cos * np.cos(direction.ra), cos * np.sin(direction.ra), np.sin(direction.dec)])
-
-
 def _terrestrial_days(times: np.ndarray) -> np.ndarray:
     """TT of UTC times in seconds of MJD, as days of MJD; TDB differs from it by 2 ms."""
     import erfa
 
-    days = np.floor(times / 86400)
-    tai1, tai2 = erfa.utctai(_MJD_ZERO + days, times / 86400 - days)
+    days = np.floor(times / DAY)
+    tai1, tai2 = erfa.utctai(_MJD_ZERO + days, times / DAY - days)
     tt1, tt2 = erfa.taitt(tai1, tai2)
     terrestrial: np.ndarray = (tt1 - _MJD_ZERO) + tt2
     return terrestrial
@@ -138,7 +145,7 @@ def _observatory_velocity(times: np.ndarray, position: np.ndarray) -> np.ndarray
     import erfa
 
     longitude, latitude, height = erfa.gc2gd(1, np.asarray(position, float))
-    angle = erfa.era00(_MJD_ZERO, times / 86400)
+    angle = erfa.era00(_MJD_ZERO, times / DAY)
     moving = erfa.pvtob(longitude, latitude, height, 0.0, 0.0, 0.0, angle)["v"]  # (ntime, 3), of date
     to_date = erfa.c2i00b(_MJD_ZERO, _terrestrial_days(times))  # (ntime, 3, 3)
     return np.asarray(np.einsum("tji,tj->ti", to_date, moving))
