@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """What becomes of the channels of one window."""
+    """The rows of one window, and what becomes of their channels."""
 
     rows: RowSelection  # with the Doppler factors, if the frame changes
     channel_map: ChannelMap  # into channels of the cube; if there is a `regridding`, of single channels that it takes

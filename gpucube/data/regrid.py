@@ -113,8 +113,7 @@ def _interpolate(
     result: Planes,
 ) -> None:
     """Fill `result` by linear or cubic interpolation."""
-    vis_out, weight_out, counts, power, _ = result
-    nstokes, nslot, nrow = vis_out.shape
+    nstokes, nslot, nrow = result.vis.shape
     nin = len(frequency)
     step = spacing if frequency[-1] > frequency[0] else -spacing
     for slot in range(nslot):
@@ -151,12 +150,16 @@ def _interpolate(
                     im += w * value.imag
                     total += w
                 if total > 0.0:
-                    re /= total
-                    im /= total
-                    vis_out[s, slot, row] = complex(re, im)
-                    weight_out[s, slot, row] = total
-                    counts[s, slot] += 1
-                    power[s, slot] += total * (re * re + im * im)
+                    _put(result, s, slot, row, re / total, im / total, total)
+
+
+@njit(inline="always")
+def _put(result: Planes, s: int, slot: int, row: int, re: float, im: float, weight: float) -> None:
+    """Put a sample that counts into `result`."""
+    result.vis[s, slot, row] = complex(re, im)
+    result.weight[s, slot, row] = weight
+    result.counts[s, slot] += 1
+    result.power[s, slot] += weight * (re * re + im * im)
 
 
 @njit()
@@ -220,8 +223,7 @@ def _nearest(
     result: Planes,
 ) -> None:
     """Fill `result`: each channel of the data counts for the channel of the cube that its centre lies in."""
-    vis_out, weight_out, counts, power, _ = result
-    nstokes, nslot, nrow = vis_out.shape
+    nstokes, nslot, nrow = result.vis.shape
     nin = len(frequency)
     step = spacing if frequency[-1] >= frequency[0] else -spacing
     for slot in range(nslot):
@@ -239,9 +241,4 @@ def _nearest(
                         im += w * vis[s, k, row].imag
                         total += w
                 if total > 0.0:
-                    re /= total
-                    im /= total
-                    vis_out[s, slot, row] = complex(re, im)
-                    weight_out[s, slot, row] = total
-                    counts[s, slot] += 1
-                    power[s, slot] += total * (re * re + im * im)
+                    _put(result, s, slot, row, re / total, im / total, total)

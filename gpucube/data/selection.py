@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gpucube.constants import ARCSEC
-from gpucube.data.channels import ChannelMap, WindowChannels
+from gpucube.data.channels import WindowChannels
 from gpucube.data.comparison import compare, separation
 from gpucube.data.fields import Track, read_track
 from gpucube.data.frame_motion import frame_motion
@@ -29,7 +29,6 @@ from gpucube.data.msselect.rows import ROW_PARAMETERS
 from gpucube.data.msselect.windows import select_channels
 from gpucube.data.observation import Band, Observation, check_rest_frequency, choose_rest_frequency, merged, observe
 from gpucube.data.placing import CubeChannels, Placed, place_channels
-from gpucube.data.regrid import Regridding
 from gpucube.data.rows import (
     LARGEST_BLOCK,
     BlockReader,
@@ -83,31 +82,18 @@ class Window:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class Source(Placed):
     """Where the rows of one partition of the store come from, and what becomes of them."""
 
     path: str  # the MeasurementSet
     column: str  # data column
     weight: str  # WEIGHT or WEIGHT_SPECTRUM
-    rows: RowSelection
     input_shape: tuple[int, int]  # (channels, correlations) of a data cell
     combinations: tuple[Combination, ...]  # one for each Stokes parameter
-    channel_map: ChannelMap
     rotation: np.ndarray | None  # (3, 3), takes uvw to the phase centre of the cube; None if uvw refers to it already
     rotation_time: np.ndarray | None = None  # (ntime,) if the field moves: `rotation` is (ntime, 3, 3) then
-    regridding: Regridding | None = None  # of the channels of `channel_map` onto those of the cube; None for none
     slices: bool = False  # whether the input channels are read alone; otherwise whole cells are read and cut
     pointing: int = 0  # the pointing that the rows belong to
-
-    @property
-    def output(self) -> np.ndarray:
-        """Channels of the cube that the rows contribute to, int64, ascending."""
-        return self.channel_map.output if self.regridding is None else self.regridding.output
-
-    @property
-    def frequency(self) -> np.ndarray:
-        """Frequency of each of these channels, Hz: it scales uvw."""
-        return self.channel_map.frequency if self.regridding is None else self.regridding.centre
 
     @property
     def nrow(self) -> int:

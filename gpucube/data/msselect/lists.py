@@ -134,9 +134,7 @@ def name_matcher(parameter: str, text: str, item: str, special: str = "*?") -> C
     return lambda name: compiled.fullmatch(name) is not None
 
 
-def select_fields(
-    text: str, names: Sequence[str], codes: Sequence[str] = (), flagged: Sequence[bool] = ()
-) -> list[int]:
+def select_fields(text: str, names: Sequence[str], codes: Sequence[str] = ()) -> list[int]:
     """FIELD_IDs that an expression selects, ascending. A name counts before a code, and a number before a name.
 
     >>> select_fields("1,3C*", ["M82", "M81", "3C286"])
@@ -148,9 +146,7 @@ def select_fields(
         numbers = interval(item) if "=" not in item else None
         if numbers is None or (_NUMBER.fullmatch(item) and numbers[0] >= len(names)):
             matches = name_matcher("field", text, item)
-            found = _matching(stripped, matches, flagged) or _matching(
-                [code.strip() for code in codes], matches, flagged
-            )
+            found = _matching(stripped, matches) or _matching([code.strip() for code in codes], matches)
         elif numbers[1] < numbers[0]:
             raise wrong("field", text, item, "the range ends before it begins")
         else:
@@ -188,8 +184,8 @@ def select_intents(text: str, modes: Sequence[str], flagged: Sequence[bool] = ()
     return sorted(chosen)
 
 
-def _matching(names: Sequence[str], matches: Callable[[str], bool], flagged: Sequence[bool]) -> list[int]:
-    return [n for n, name in enumerate(names) if matches(name) and not (len(flagged) and flagged[n])]
+def _matching(names: Sequence[str], matches: Callable[[str], bool]) -> list[int]:
+    return [n for n, name in enumerate(names) if matches(name)]
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:

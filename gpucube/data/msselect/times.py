@@ -68,8 +68,6 @@ def _fields(text: str, item: str, written: str) -> Fields:
     """Split a time as it is written into its fields."""
     written = written.strip()
     date, slash, clock = written.rpartition("/")
-    if slash and not clock:  # 2019/03/21/
-        date, clock = date, ""
     if slash and ":" not in clock and clock and date.count("/") == 1:  # 2019/03/21
         date, clock = written, ""
     try:
