@@ -419,9 +419,16 @@ def mask_file_content(mask: np.ndarray) -> bytes:
     ----------
     mask : numpy.ndarray
         (ny, nx) for all channels or (nchan, ny, nx). Components may be found where it is finite and not 0.
+
+    Raises
+    ------
+    GpucubeError
+        The array holds something else than real numbers.
     """
     from astropy.io import fits
 
+    if mask.dtype.kind not in "biuf":
+        raise GpucubeError(f"`mask` is an array of type {mask.dtype}: expected an array of numbers or of bool")
     content = io.BytesIO()
     fits.PrimaryHDU((np.isfinite(mask) & (mask != 0)).astype(np.uint8)).writeto(content)
     return content.getvalue()

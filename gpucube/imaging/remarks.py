@@ -14,7 +14,7 @@ from gpucube.constants import ARCSEC
 from gpucube.errors import GpucubeError
 from gpucube.imaging.forecast import largest_cell
 from gpucube.imaging.job import ImageJob
-from gpucube.output.records import ChannelRecord
+from gpucube.output.records import ChannelRecord, StopCode
 from gpucube.sky.beam import Beam
 from gpucube.text import ranges
 
@@ -47,7 +47,13 @@ def remarks(job: ImageJob, records: Sequence[ChannelRecord], target: Beam | None
     target : Beam or None
         The common or given beam of the image; None if each channel has its own, or there is no image.
     """
-    found = [*job.store.warnings, *_lost_samples(job, records), *_threshold_above_all(job, records)]
+    found = [
+        *job.store.warnings,
+        *_lost_samples(job, records),
+        *_blank_with_data(records),
+        *_threshold_above_all(job, records),
+        *_beams_cut(job, records),
+    ]
     if target is not None:
         found += _unlike_beams(job, records, target)
     return tuple(found)
@@ -68,6 +74,36 @@ def _lost_samples(job: ImageJob, records: Sequence[ChannelRecord]) -> list[str]:
             "no positive weight or no usable value"
         ]
     return []
+
+
+def _blank_with_data(records: Sequence[ChannelRecord]) -> list[str]:
+    found = []
+    if failed := [record for record in records if record.stop_code == StopCode.FAILED]:
+        channels = ranges(record.channel for record in failed)
+        found.append(f"failed channels, which are blank: {channels} ({failed[0].message})")
+    unweighted = [record for record in records if record.stop_code == StopCode.NO_DATA and record.visibilities]
+    if unweighted:
+        channels = ranges(record.channel for record in unweighted)
+        found.append(
+            f"channels {channels} are blank, because their samples have no imaging weight: `uvtaper` is too narrow"
+        )
+    return found
+
+
+def _beams_cut(job: ImageJob, records: Sequence[ChannelRecord]) -> list[str]:
+    g = job.settings.geometry
+    width = max(g.nx * g.cell_x, g.ny * g.cell_y)
+    wide = [
+        record.channel
+        for record in records
+        if any(plane.beam and Beam.from_record(plane.beam).bmaj > 0.999 * width for plane in record.planes.values())
+    ]
+    if not wide:
+        return []
+    return [
+        f"the main lobe of the PSF is wider than the image in channels {ranges(wide)}: their beams are cut to its width of "
+        f"{width / ARCSEC:.4g} arcsec; choose a larger `imsize` or `cell`"
+    ]
 
 
 def _threshold_above_all(job: ImageJob, records: Sequence[ChannelRecord]) -> list[str]:

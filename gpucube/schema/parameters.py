@@ -248,6 +248,8 @@ class Parameters(BaseModel):
             raise ValueError(
                 f"`start` and `width` are a number of channels and a {min(kinds)}: give both as the same kind"
             )
+        if isinstance(self.width, tuple) and self.width[1] == 0:
+            raise ValueError("`width` is 0: leave it out for channels as wide as those of the data")
         if self.resume and self.overwrite:
             raise ValueError("`resume` and `overwrite` are mutually exclusive: give one of them")
         if self.minpsffraction > self.maxpsffraction:

@@ -160,6 +160,8 @@ def test_wrong_expressions_are_refused_in_one_line(parameter: str, text: str, re
         ("5", "there is no spectral window 5, they are numbered 0 to 4"),
         ("0:64", "channels 0 to 63; `spw` asks for channel 64"),
         ("0:60~70", "channels 0 to 63; `spw` asks for channel 70"),
+        ("0:-1", "spectral windows and channels are numbered from 0"),
+        ("0:-2~3", "spectral windows and channels are numbered from 0"),
         ("0:9~5", "write 5~9"),
         ("X_wide", "called ALMA_RB_03#A"),
         ("0:1~2km/s", "expected spectral windows"),

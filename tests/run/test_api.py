@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import reference
 from astropy.io import fits
-from jobs import SETTINGS, image, payload
+from jobs import SETTINGS, image, payload, tree
 
 import gpucube
 from gpucube.schema.parameters import Parameters
@@ -111,6 +111,13 @@ def test_a_plan_makes_nothing(tiny_ms: Any, tmp_path: Path) -> None:
     plan = gpucube.plan_cube(tiny_ms.ms, tmp_path / "cube", **SETTINGS)
     assert plan.nchan == 12
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mask", [np.ones((64, 64), object), np.full((64, 64), "a"), np.ones((64, 64), complex)])
+def test_a_mask_of_anything_but_real_numbers_is_refused(mask: np.ndarray, tiny_ms: Any, tmp_path: Path) -> None:
+    with pytest.raises(gpucube.GpucubeError, match=f"`mask` is an array of type {mask.dtype}: expected"):
+        gpucube.image_cube(tiny_ms.ms, tmp_path / "cube", **(SETTINGS | {"mask": mask}))
+    assert tree(tmp_path) == []
 
 
 def test_a_mask_may_be_an_array(tiny_ms: Any, tmp_path: Path) -> None:

@@ -228,6 +228,7 @@ def test_frozen() -> None:
             {"start": "10km/s", "width": 2},
             "`start` and `width` are a number of channels and a velocity: give both as the same kind",
         ),
+        ({"width": "0km/s"}, "`width` is 0: leave it out for channels as wide as those of the data"),
         ({"vis": []}, "`vis=[]`: expected the path of a MeasurementSet, or several paths"),
         ({"vis": ["a.ms", "a.ms/"]}, "`vis=['a.ms', 'a.ms/']`: 'a.ms' is named twice"),
         ({"vis": "a.ms,b.ms"},

@@ -147,6 +147,8 @@ def _range(text: str, item: str) -> tuple[float, float, float, bool]:
         raise wrong("spw", text, item, f"the range ends before it begins: write {match[3]}~{match[1]}")
     if step_hertz != hertz:
         raise wrong("spw", text, item, "the range and its step are in different units")
+    if not hertz and first < 0:
+        raise wrong("spw", text, item, "spectral windows and channels are numbered from 0")
     if not hertz and any(value != int(value) for value in (first, last, step)):
         raise wrong("spw", text, item, "expected whole numbers, or frequencies with a unit")
     return first, last, step, hertz
