@@ -26,10 +26,10 @@ from gpucube.errors import GpucubeError
 from gpucube.text import with_prefix
 
 SAME = 0.01
-"""Channels that differ by no more than so many channels are one, without a warning."""
+"""Channels that differ by no more than this part of a channel are one, without a warning."""
 
 NEAR = 0.1
-"""Channels that differ by no more than so many channels are imaged as one, with a warning. Others would have to be
+"""Channels that differ by no more than this part of a channel are imaged as one, with a warning. Others would have to be
 interpolated."""
 
 MOST_BLANK = 10_000

@@ -2,7 +2,7 @@
 
 The keywords are those of casacore's TableMeasures (AIPS++ note 209): `QuantumUnits` or `UNIT` for units, and `MEASINFO`
 for frames. A frame is the same for all rows (`Ref`) or has a column of its own (`VarRefCol`) that holds words or
-numbers. The meaning of the numbers stands beside it (`TabRefTypes` and `TabRefCodes`), otherwise it is casacore's own.
+numbers. The meaning of the numbers is given by `TabRefTypes` and `TabRefCodes`, or by casacore if these are missing.
 """
 
 from __future__ import annotations

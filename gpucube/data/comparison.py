@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from gpucube.data.selection import Source, Window
 
 APART = 0.1
-"""Fields whose centres are further apart than this part of the image's shorter side are told."""
+"""Fields whose centres are further apart than this part of the image's shorter side are reported."""
 
 WEIGHT_RATIO = 10.0
-"""Median weights that differ by more are told."""
+"""Median weights that differ by more are reported."""
 
 SAMPLED_ROWS = 32
 

@@ -110,7 +110,7 @@ def read_track(path: str, field_id: int) -> Track:
     Raises
     ------
     GpucubeError
-        A frame that moves against the stars, a unit that is none of angles, no ephemeris, or a subtable that cannot be
+        A frame that rotates relative to the stars, a unit that is not one of angles, no ephemeris, or a subtable that cannot be
         read.
     """
     try:

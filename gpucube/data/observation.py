@@ -30,10 +30,10 @@ ONE_SITE = 100e3
 """Metres. Telescopes nearer to one another have the same velocity to within 10 m/s."""
 
 TIMES_OFF = 10.0
-"""A rest frequency more than so many times the data's frequency, or so much below it, belongs to other data."""
+"""A rest frequency more than this factor above or below the data's frequency belongs to other data."""
 
 LARGEST_REDSHIFT_FACTOR = 100.0
-"""A user's rest frequency may be so many times the data's frequency: the 21 cm line of the first stars has 30."""
+"""A user's rest frequency may be this many times the data's frequency: the 21 cm line of the first stars has 30."""
 
 NEAR_BAND = 2e-3
 """A line this far beyond the edge of the band, relative to its frequency (600 km/s), may still be the one observed."""

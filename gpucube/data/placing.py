@@ -1,4 +1,4 @@
-"""How the channels of every window come onto the spectral axis of the cube.
+"""Map the channels of every window onto the spectral axis of the cube.
 
 In: `outframe`, `specmode`, `start`, `width` and so on, and the windows with their rows. Out: the axis, and for every window
 its `Placed`: either a `ChannelMap`, where channels of the cube are channels of the data as they are, or a
@@ -69,7 +69,7 @@ def place_channels(
     parameters : Parameters
     windows : sequence of Window
     places : mapping
-        Path of each MeasurementSet -> its observatory, ITRF, metres; None if it is unknown.
+        Path of each MeasurementSet -> ITRF position of its observatory, metres; None if it is unknown.
     rest : float or None
         Rest frequency, Hz.
     """
@@ -199,12 +199,12 @@ def _with_factors(window: Window, frame: SpectralFrame, place: tuple[float, floa
     return replace(rows, factor=factors[index])
 
 
-def _factor(rows: RowSelection, which: str = "first") -> float:
-    """Doppler factor of the first row, or the least or largest of all rows that are kept."""
+def _factor(rows: RowSelection, which: str = "earliest") -> float:
+    """Doppler factor at the earliest time, or the least or largest, of the rows that are kept, or of all if none is."""
     if rows.factor is None or not len(rows):
         return 1.0
     kept = rows.factor[rows.keep] if rows.keep.any() else rows.factor
-    return float({"first": kept[0], "least": kept.min(), "largest": kept.max()}[which])
+    return float({"earliest": kept[rows.kept_time.argmin()], "least": kept.min(), "largest": kept.max()}[which])
 
 
 def _edges(

@@ -157,7 +157,7 @@ def cell_shape(path: str, column: str, row: int) -> tuple[int, int]:
 
 
 def rows_per_block(row_bytes: int, most: int) -> int:
-    """Return the number of rows of a block, of which each has so many bytes of visibilities, and the block at most `most`."""
+    """Return the number of rows of a block, if a row has `row_bytes` bytes of visibilities and a block at most `most`."""
     return max(1, min(max(SHORTEST_BLOCK, BLOCK_BYTES // row_bytes), most // row_bytes))
 
 

@@ -81,7 +81,7 @@ def clear_leftover(folder: str, owner: str) -> None:
 
 
 def save_state(store: VisibilityStore, identity: dict[str, Any]) -> None:
-    """Write down that the store is complete, and what INGEST learnt of it.
+    """Write down that the store is complete, and what INGEST learnt about it.
 
     Parameters
     ----------

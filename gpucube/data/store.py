@@ -158,7 +158,7 @@ class Samples:
 
 @dataclass(frozen=True, kw_only=True)
 class VisibilityStore:
-    """All partitions, and what INGEST learnt of every plane.
+    """All partitions, and what INGEST learnt about every plane.
 
     Attributes
     ----------

@@ -505,3 +505,23 @@ def test_the_data_column(tiny_ms: Any, tmp_path: Path, ingested: Ingested) -> No
         assert np.array_equal(in_ms_order(ingested(ms, datacolumn=name)[1], 5).vis, factor * plain)
     with pytest.raises(GpucubeError, match="has no column MODEL_DATA: `datacolumn` can be data or corrected"):
         select_all(ms, datacolumn="model")
+
+
+@pytest.mark.parametrize("spoil", ["FLAG", "FLAG_ROW", "WEIGHT", "DATA"])
+def test_a_measurement_set_that_adds_no_sample_is_warned_of(
+    spoil: str, tiny_ms: Any, tmp_path: Path, ingested: Ingested
+) -> None:
+    worthless = {"FLAG": True, "FLAG_ROW": True, "WEIGHT": 0.0, "DATA": np.nan}[spoil]
+    other = altered(tiny_ms.ms, tmp_path, lambda t: t.putcol(spoil, np.full_like(t.getcol(spoil), worthless)))
+    _, store = ingested(tiny_ms.ms, other)
+    assert [text.startswith(f"{other} adds nothing to the cube") for text in store.warnings] == [True]
+    _, alone = ingested(tiny_ms.ms)
+    assert np.array_equal(store.counts, alone.counts)
+
+
+def test_a_column_of_zeros_is_warned_of(tiny_ms: Any, tmp_path: Path, ingested: Ingested) -> None:
+    empty = altered(tiny_ms.ms, tmp_path, lambda t: t.putcol("DATA", np.zeros_like(t.getcol("DATA"))))
+    _, store = ingested(tiny_ms.ms, empty)
+    assert store.warnings == (
+        f"{empty}: every value of DATA that counts is 0, as in a column that has not been filled: choose another `datacolumn`",
+    )

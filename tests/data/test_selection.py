@@ -428,3 +428,14 @@ def test_channels_stored_out_of_order_are_interpolated_in_order(make_ms: Any, tm
         )
         assert np.isfinite(expected).any(axis=(1, 2)).sum() > 3
         np.testing.assert_array_equal(found, expected)
+
+
+def test_the_order_of_rows_does_not_move_an_axis_in_another_frame(make_ms: Any, tmp_path: Path) -> None:
+    ms = Path(make_ms(frame="TOPO", ntime=6, nchan=8, chan_width=1000.0, flag_channels=[]).ms)
+    backwards = tmp_path / "backwards.ms"
+    with tables.table(str(ms), ack=False) as t:
+        turned = t.selectrows(list(range(t.nrows()))[::-1])
+        turned.copy(str(backwards), deep=True).close()
+        turned.close()
+    first, second = (select(make_parameters(vis=vis, imagename="unused", outframe="LSRK")) for vis in (ms, backwards))
+    np.testing.assert_allclose(first.axis.frequency, second.axis.frequency, rtol=1e-15)

@@ -5,7 +5,7 @@ those of a term that begins with ``!``. A term is a list of antennas, which stan
 lists ``A&B`` for the baselines between them, ``A&`` for those within A; with ``&&`` in place of ``&`` autocorrelations
 count too, and ``A&&&`` are the autocorrelations; or baseline lengths ``<100m``, ``>=1km``, ``100m~1km``. An antenna is a
 name, a number, a range of numbers, a pattern, or one of these with its station, ``DV01@A001`` or ``@A*``. What looks like a
-number is a name first, because the VLA called its antennas so.
+number is a name first, because the VLA names its antennas by numbers.
 
 A `uvrange` is a list of distances in the uv plane, ``<100m``, ``>5klambda``, ``100~500m`` or ``100m:10%``.
 """
