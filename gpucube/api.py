@@ -88,7 +88,7 @@ def image_cube(
 ) -> Result:
     """Image MeasurementSets into a deconvolved spectral cube.
 
-    Every channel runs its own major/minor loop until it alone has converged.
+    Every channel runs its own major/minor loop until that channel has converged.
 
     Parameters
     ----------
@@ -98,7 +98,8 @@ def image_cube(
         How the names of all products begin: OUT gives OUT.image.fits and so on. A missing folder is made.
     field : names or numbers of fields, such as '3C286', 'M3*' or '0,2~3'; default ''
         The field to image, in CASA's syntax. Several entries of the table FIELD are one field if they have the same
-        direction. Empty for the only field that has data. A list has one selection for each MeasurementSet.
+        direction. Empty for all fields that have data, which must then be one field. A list has one selection for each
+        MeasurementSet.
     spw : text such as '0', '0,2', '0~3', '*' or '0:5~20;30~40,1'; default ''
         Spectral windows and, after a colon, their channels, in CASA's syntax. Numbers count from 0 and ranges include both
         ends. Empty for everything. A list has one selection for each MeasurementSet.

@@ -136,7 +136,7 @@ def image(
 
 
 def _warn(texts: Sequence[str]) -> None:
-    """Warn the caller of `gpucube.image_cube`."""
+    """Issue Python warnings that point at the line that calls `gpucube.image_cube`."""
     for text in texts:
         warnings.warn(text, stacklevel=7)  # the three decorators of `image` are in between
 

@@ -326,7 +326,8 @@ def _local_configuration(limits: ClusterLimits) -> Any:
 
 
 def _made_in_time(make: Callable[[], Any], limits: ClusterLimits) -> Any:
-    """Call `make` in a thread of its own, which starts workers. Signals are heard meanwhile, and a hang ends.
+    """Call `make` in a thread of its own, which starts workers. Signals are handled meanwhile, and a start that hangs is
+    given up.
 
     A terminal sends its signals to every process. Workers inherit the signal mask of the thread that starts them, which has
     it from this thread, so neither they nor their replacements receive what the main process is to act on. Dask needs

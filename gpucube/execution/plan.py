@@ -1,8 +1,8 @@
 """The plan of a job, made before it begins: chunks, workers, memory, disk.
 
 In: checked parameters, a selection (subtables and index columns of the MSs only) and the hardware. Out: a `Plan`, which
-`gpucube plan` prints and the main job follows. It is arithmetic, but for asking the machine how many cores, how much
-memory and how much disk it has.
+`gpucube plan` prints and the main job follows. It does only arithmetic, apart from asking the machine
+for its cores, memory and disk.
 """
 
 from __future__ import annotations

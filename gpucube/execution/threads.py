@@ -26,9 +26,9 @@ class _Cancelled(BaseException):
 
 
 class ThreadWorkers:
-    """Threads of this process, with a device each.
+    """Threads of this process, each with its own device.
 
-    Gridding, FFTs and compiled loops do not hold the interpreter lock. Small jobs run so, because starting a cluster would
+    Gridding, FFTs and compiled loops do not hold the interpreter lock. Small jobs run this way, because starting a cluster would
     take most of their time.
     """
 

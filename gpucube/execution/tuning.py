@@ -1,4 +1,4 @@
-"""Limits and times that change how a run is done, but not a bit of its result. Users need not set them; tests do."""
+"""Limits and times that change how a run is done, but not its result. Users need not set them; tests do."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Workers(Protocol):
-    """Something that runs the three kinds of task."""
+    """Something that runs the three kinds of task: reading rows, imaging chunks, restoring chunks."""
 
     def everywhere(self, function: Callable[[], T]) -> list[T]:
         """Call a function in every process that reads, or that images if imaging has begun; returns the values."""

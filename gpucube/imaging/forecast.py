@@ -1,4 +1,4 @@
-"""What can be told of a cube before the data are read: beam, noise, the w term, and whether the cell suits the baselines.
+"""Predict beam, noise, w term and a suitable cell of a cube before the visibilities are read.
 
 In: the selection. Out: a `Forecast`, from uvw and weights of the rows, as if no sample were flagged. Beam and noise are those
 of the middle channel. Its imaging weights are the real ones; the PSF is made on a grid of its own around the main lobe.
@@ -37,12 +37,12 @@ LOBE_PIXELS = 64
 
 
 OUTLYING = 3.0
-"""Baselines that are so many times longer than 99.5 % of all others are left out of the forecast."""
+"""Baselines that are this many times longer than 99.5 % of all others are left out of the forecast."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What the rows say before they are read."""
+    """What UVW and WEIGHT predict before the visibilities are read."""
 
     uv_max: float  # longest projected baseline, wavelengths at the highest frequency
     w_max: float  # largest |w|, likewise
@@ -167,12 +167,12 @@ def _beam(samples: Samples) -> Beam:
 
 
 def largest_cell(uv_max: float) -> str:
-    """The cell, in words, with which a baseline of so many wavelengths is on the grid."""
+    """Return the cell, as text, with which a baseline of `uv_max` wavelengths is on the grid."""
     # rounded down, because the very edge is off the grid
     return f"{_rounded_down(0.5 / uv_max / ARCSEC, 3):.3g} arcsec"
 
 
 def _rounded_down(number: float, digits: int) -> float:
-    """The next number below with so many digits."""
+    """Return the next lower number with `digits` digits."""
     unit = 10.0 ** (math.floor(math.log10(number)) - digits + 1)
     return (math.ceil(number / unit) - 1) * unit

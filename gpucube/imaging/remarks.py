@@ -19,7 +19,7 @@ from gpucube.sky.beam import Beam
 from gpucube.text import ranges
 
 TIMES_USUAL_AREA = 2.0
-"""A channel whose beam has more than so many times the median area decides a common beam that suits no other channel."""
+"""A channel whose beam has more than this many times the median area decides a common beam that suits no other channel."""
 
 
 def refuse_if_all_off_grid(job: ImageJob, records: Sequence[ChannelRecord]) -> None:

@@ -54,7 +54,8 @@ class Parameters(BaseModel):
 
     field: fields.FieldName = _parameter("", "Data")
     """The field to image, in CASA's syntax. Several entries of the table FIELD are one field if they have the same
-    direction. Empty for the only field that has data. A list has one selection for each MeasurementSet."""
+    direction. Empty for all fields that have data, which must then be one field. A list has one selection for each
+    MeasurementSet."""
 
     spw: fields.Spw = _parameter("", "Data")
     """Spectral windows and, after a colon, their channels, in CASA's syntax. Numbers count from 0 and ranges include both

@@ -3,8 +3,8 @@
 In: two frames, the direction of the source, the place of the observatory and times. Out: the factor by which a frequency
 changes from one frame to the other at each time. Every frame moves with a known velocity relative to the barycentre of the
 solar system, and each step is a relativistic Doppler shift by the component v towards the source,
-sqrt((1 - v/c) / (1 + v/c)). Steps, their order and the velocities of the frames are those of casacore's measures, so that
-frequencies agree with tclean's: within 0.1 m/s.
+sqrt((1 - v/c) / (1 + v/c)). The steps, their order and the velocities of the frames follow
+casacore's measures, so that frequencies agree with tclean's to within 0.2 m/s.
 
 The motion of the Earth is that of ERFA (epv00, pvtob; the IAU SOFA algorithms). UT1 is taken to be UTC, which changes the
 velocity of the observatory by at most 0.03 m/s.

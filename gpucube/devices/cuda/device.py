@@ -284,7 +284,7 @@ class CudaDevice:
         return [(beam, float(sidelobe)) for beam, sidelobe in zip(beams, sidelobes, strict=True)]
 
     def _fit_beams(self, planes: Sequence[CudaPlane]) -> list[Beam]:
-        """Fit beams in windows that grow until they hold the main lobe."""
+        """Fit beams in windows that grow until they contain the main lobe."""
         xp, g = self._backend.xp, self.settings.geometry
         beams: dict[int, Beam] = {}
         half = FIRST_WINDOW

@@ -41,7 +41,7 @@ class CudaKind:
         return CudaDevice(settings, self.backend(lanes))
 
     def backend(self, lanes: int) -> Backend:
-        """Make what a device computes with, one of `lanes` on one GPU."""
+        """Make the backend of a device that shares its GPU with `lanes` - 1 others."""
         from gpucube.devices.cuda.cupy_backend import cupy_backend
 
         return cupy_backend(lanes)
