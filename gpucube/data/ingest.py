@@ -121,7 +121,6 @@ class Ingest:
         self._lost_uvw: Counter[str] = Counter()
         self._by_weight: Counter[str] = Counter()
         self._counted: Counter[str] = Counter()  # samples that count
-        self._not_zero: set[str] = set()  # MeasurementSets with a value that counts and is not 0
         self.nrow = sum(source.nrow for source in selection.sources)
         self.jobs = [
             job
@@ -139,8 +138,6 @@ class Ingest:
         self._lost_uvw[path] += report.lost_uvw
         self._by_weight[path] += report.by_weight
         self._counted[path] += int(report.counts.sum())
-        if report.power.any():
-            self._not_zero.add(path)
         self.rows_done += report.nrow
 
     def finish(self, reports: Iterable[BlockReport] = ()) -> VisibilityStore:
@@ -171,12 +168,6 @@ class Ingest:
                 yield (
                     f"{path} adds nothing to the cube: each of its selected samples is an autocorrelation, is flagged, or has "
                     "no positive weight or no usable value"
-                )
-        for source in {source.path: source for source in self._selection.sources}.values():
-            if self._counted[source.path] and source.path not in self._not_zero:
-                yield (
-                    f"{source.path}: every value of {source.column} that counts is 0, as in a column that has not been filled: "
-                    "choose another `datacolumn`"
                 )
         for path, lost in self._lost_uvw.items():
             if lost:

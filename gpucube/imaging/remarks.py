@@ -50,9 +50,8 @@ def remarks(job: ImageJob, records: Sequence[ChannelRecord], target: Beam | None
     found = [
         *job.store.warnings,
         *_lost_samples(job, records),
-        *_blank_with_data(records),
+        *_without_weight(records),
         *_threshold_above_all(job, records),
-        *_beams_cut(job, records),
     ]
     if target is not None:
         found += _unlike_beams(job, records, target)
@@ -76,34 +75,12 @@ def _lost_samples(job: ImageJob, records: Sequence[ChannelRecord]) -> list[str]:
     return []
 
 
-def _blank_with_data(records: Sequence[ChannelRecord]) -> list[str]:
-    found = []
-    if failed := [record for record in records if record.stop_code == StopCode.FAILED]:
-        channels = ranges(record.channel for record in failed)
-        found.append(f"failed channels, which are blank: {channels} ({failed[0].message})")
+def _without_weight(records: Sequence[ChannelRecord]) -> list[str]:
     unweighted = [record for record in records if record.stop_code == StopCode.NO_DATA and record.visibilities]
-    if unweighted:
-        channels = ranges(record.channel for record in unweighted)
-        found.append(
-            f"channels {channels} are blank, because their samples have no imaging weight: `uvtaper` is too narrow"
-        )
-    return found
-
-
-def _beams_cut(job: ImageJob, records: Sequence[ChannelRecord]) -> list[str]:
-    g = job.settings.geometry
-    width = max(g.nx * g.cell_x, g.ny * g.cell_y)
-    wide = [
-        record.channel
-        for record in records
-        if any(plane.beam and Beam.from_record(plane.beam).bmaj > 0.999 * width for plane in record.planes.values())
-    ]
-    if not wide:
+    if not unweighted:
         return []
-    return [
-        f"the main lobe of the PSF is wider than the image in channels {ranges(wide)}: their beams are cut to its width of "
-        f"{width / ARCSEC:.4g} arcsec; choose a larger `imsize` or `cell`"
-    ]
+    channels = ranges(record.channel for record in unweighted)
+    return [f"channels {channels} are blank, because their samples have no imaging weight: `uvtaper` is too narrow"]
 
 
 def _threshold_above_all(job: ImageJob, records: Sequence[ChannelRecord]) -> list[str]:

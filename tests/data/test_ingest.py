@@ -517,11 +517,3 @@ def test_a_measurement_set_that_adds_no_sample_is_warned_of(
     assert [text.startswith(f"{other} adds nothing to the cube") for text in store.warnings] == [True]
     _, alone = ingested(tiny_ms.ms)
     assert np.array_equal(store.counts, alone.counts)
-
-
-def test_a_column_of_zeros_is_warned_of(tiny_ms: Any, tmp_path: Path, ingested: Ingested) -> None:
-    empty = altered(tiny_ms.ms, tmp_path, lambda t: t.putcol("DATA", np.zeros_like(t.getcol("DATA"))))
-    _, store = ingested(tiny_ms.ms, empty)
-    assert store.warnings == (
-        f"{empty}: every value of DATA that counts is 0, as in a column that has not been filled: choose another `datacolumn`",
-    )
