@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from gpucube import streams
 from gpucube.errors import GpucubeError
 from gpucube.execution.signals import signals_interrupt
 from gpucube.text import counted, did_you_mean, ranges
@@ -336,18 +337,15 @@ def _print(text: str, end: str = "\n") -> None:
         The disk behind standard output is full, or fails.
     """
     try:
-        print(text, end=end, flush=True)
+        streams.write(text, sys.stdout, end)
     except (OSError, ValueError) as error:
-        with contextlib.suppress(OSError, ValueError):  # Python will try again when it ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             raise GpucubeError(f"cannot write to standard output: {error.strerror}") from None
 
 
 def _tell(text: str) -> None:
     """Write a line to standard error, if somebody can read it."""
-    with contextlib.suppress(OSError, ValueError):
-        print(text, file=sys.stderr, flush=True)
+    streams.tell(text, sys.stderr)
 
 
 @contextlib.contextmanager

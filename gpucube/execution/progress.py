@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, TextIO
 
+from gpucube import streams
 from gpucube.output.records import ChannelRecord, StopCode
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -150,8 +151,7 @@ class Progress:
             self._write(", ".join(self._phrases()))
 
     def _write(self, text: str) -> None:
-        with suppress(OSError, ValueError):  # nobody reads any more: no reason to end a run
-            print(f"gpucube: {text}", file=self._stream, flush=True)
+        streams.tell(f"gpucube: {text}", self._stream)
 
     def _phrases(self) -> list[str]:
         """The state of the run in a few phrases, the stage first."""

@@ -223,8 +223,10 @@ def test_failed_channels_are_named_in_runs() -> None:
 
 def at_a_shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     gpucube = f"{shlex.quote(sys.executable)} -m gpucube"
+    # what cannot be written stays in the buffer of a stream, if it has one
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     return subprocess.run(
-        ["bash", "-c", command.replace("gpucube", gpucube)], cwd=folder, capture_output=True, text=True
+        ["bash", "-c", command.replace("gpucube", gpucube)], cwd=folder, capture_output=True, text=True, env=buffered
     )
 
 
@@ -248,5 +250,6 @@ def test_standard_streams_that_are_closed_are_not_taken_for_files(tiny_ms: Any, 
         assert at_a_shell(f"gpucube image {job} --imagename {name}/cube {closed}", tmp_path).returncode == 0
     usual, *others = ((tmp_path / name / "cube.residual.fits").read_bytes() for name in ("usual", "without", "full"))
     assert all(other[-12 * 64 * 64 * 4 :] == usual[-12 * 64 * 64 * 4 :] for other in others)
-    wrong = at_a_shell("gpucube image nothing.ms --imagename x 2>&-", tmp_path)
-    assert wrong.returncode == 2
+    for closed in ("2>&-", "2>/dev/full"):
+        wrong = at_a_shell(f"gpucube image nothing.ms --imagename x {closed}", tmp_path)
+        assert wrong.returncode == 2
