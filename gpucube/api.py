@@ -1,4 +1,4 @@
-"""What users call from Python to image and to plan.
+"""The functions with which users image and plan from Python.
 
 In: parameters as users write them, with tclean's names and defaults wherever tclean has the concept. Out: a `Result`
 or a `Plan`. The signature and the parameters' descriptions come from the schema (``python docs/reference.py signature``
@@ -241,7 +241,7 @@ def image_cube(
 
 @contextmanager
 def _checked(given: dict[str, Any], beside: str) -> Iterator[Parameters]:
-    """Check what a caller gave. A mask that is an array is written to a file `beside`, and goes if no run keeps it."""
+    """Check the parameters. A mask that is an array is written to a file `beside`, and removed if no run keeps it."""
     if not isinstance(given.get("mask"), np.ndarray):
         yield make_parameters(**given)
         return
@@ -274,7 +274,7 @@ def _takes_the_parameters_of(model: Callable[P, object]) -> Callable[[Callable[.
 
 @_takes_the_parameters_of(image_cube)
 def plan_cube(vis: PathLike | Sequence[PathLike], imagename: PathLike, **parameters: object) -> Plan:
-    """Work out what `image_cube` would do and need, without doing it.
+    """Predict what `image_cube` would do and need, without doing it.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Caches of compiled code, in a folder that can be written, or none: homes of batch jobs and containers often cannot be.
+"""Caches of compiled code, in a writable folder or not at all: the home of a batch job or container is often read-only.
 
 In: functions for numba to compile. Out: the same, compiled when they are first called, from a cache on disk where there is
 one. A cache that is full, damaged or gone costs time, and never ends a run.
@@ -64,7 +64,7 @@ def _or_nothing(action: Callable[..., Any]) -> Callable[..., Any]:
 def private_folder(name: str) -> str:
     """Make a folder for temporary files that lasts, and that only this user can write. OSError if there is none.
 
-    What lies in a cache is run. So a folder that somebody else has made is not taken.
+    Code in a cache is executed, so a folder that belongs to another user is not used.
     """
     folder = os.path.join(tempfile.gettempdir(), f"gpucube-{name}-{os.getuid()}")
     os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -75,7 +75,7 @@ def private_folder(name: str) -> str:
 
 
 def choose_cupy_cache() -> None:
-    """Give CuPy, before it is imported, another folder or none for its kernels if it cannot write its own."""
+    """Before CuPy is imported, choose another folder for its kernels, or none, if it cannot write to its own."""
     folder = os.environ.get("CUPY_CACHE_DIR") or os.path.expanduser("~/.cupy/kernel_cache")
     try:
         os.makedirs(folder, exist_ok=True)

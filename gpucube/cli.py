@@ -50,7 +50,7 @@ class _Parser(argparse.ArgumentParser):
     def parse(self, arguments: Sequence[str], absent: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Return the options that were given, by name.
 
-        `absent` maps options that users of tclean may expect to what they can do instead.
+        `absent` maps options of tclean that gpucube lacks to advice about what to use instead.
         """
         known, unknown = self.parse_known_intermixed_args(_join_negative_values(arguments))
         if unknown:
@@ -180,7 +180,7 @@ def job_parameters(command: str, arguments: Sequence[str]) -> Parameters:
         raise GpucubeError("expected a MeasurementSet: give one path or several")
     if command == "plan" and "imagename" not in values:
         first = values["vis"] if isinstance(values["vis"], str) else values["vis"][0]
-        # a name that the user did not choose is no reason to refuse anything
+        # the user did not choose this name, so an existing file is no reason to refuse
         values |= {"imagename": Path(first).stem, "overwrite": not values.get("resume")}
     return make_parameters(**values)
 
@@ -318,7 +318,7 @@ def main(arguments: Sequence[str] | None = None, *, tuning: Tuning | None = None
 
 
 def _open_standard_streams() -> None:
-    """Put the null device in the place of standard streams that are closed: the next files would get their numbers."""
+    """Open the null device for standard streams that are closed. Otherwise the next files would get their numbers."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -329,7 +329,7 @@ def _open_standard_streams() -> None:
 
 
 def _print(text: str, end: str = "\n") -> None:
-    """Write to standard output. A reader that has left is no mistake.
+    """Write to standard output. It is no error if the reader has gone.
 
     Raises
     ------
@@ -344,7 +344,7 @@ def _print(text: str, end: str = "\n") -> None:
 
 
 def _tell(text: str) -> None:
-    """Write a line to standard error, if somebody can read it."""
+    """Write a line to standard error, if that is possible."""
     streams.tell(text, sys.stderr)
 
 

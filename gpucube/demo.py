@@ -1,8 +1,8 @@
 """`gpucube demo`: simulate a rotating ring, image every channel, and compare the result with the truth.
 
 In: a folder. Out, in that folder: the simulated MeasurementSet with its truth, the cubes and their summary, the picture
-``gpucube-demo.png`` and the report; on the terminal, a table of how the channels with emission converged. The demo is the
-shortest tour of the package: it calls what a user would call.
+``gpucube-demo.png`` and the report; on the terminal, a table of how the channels with emission converged. The demo is a
+short tour of the package: it calls the functions that a user would call.
 """
 
 from __future__ import annotations

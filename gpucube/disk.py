@@ -1,9 +1,9 @@
-"""The door to the file system: whatever gpucube reads, writes, reserves, locks or removes passes through these functions.
+"""The only door to the file system: gpucube reads, writes, reserves, locks and removes files with these functions.
 
-In: paths, bytes and open files. Out: files that are whole and safe, or one line that says what the system refused.
-File systems of clusters and containers lack this or that: locks, syncing, allocation, shared mappings, links. Each
-function knows another way, or that the run can go on without, and `rehearse` says so before a run begins. Functions
-raise `OSError` where only the caller knows what the file means to the user. The caller then says so with `explain`.
+In: paths, bytes and open files. Out: files that are whole and safe, or one line that says what the system refused. File
+systems of clusters and containers may lack locks, syncing, allocation, shared mappings or links. Each function then
+finds another way or does without, and `rehearse` warns of it before a run begins. Functions raise `OSError` where only
+the caller knows what the file means to the user. The caller then says so with `explain`.
 
 Every call of the system is audited as ``gpucube.disk``. A hook (`sys.addaudithook`) can thus make any of them fail.
 """
@@ -74,9 +74,9 @@ def explain_the_system() -> Iterator[None]:
 
 
 def rehearse(imagename: str, scratch: str, links: bool) -> list[str]:
-    """Try what a run will need where its products and its scratch folder will be, before it begins.
+    """Before a run begins, try what it will need in the folders of its products and its scratch files.
 
-    Returns warnings of what a file system lacks and the run can go without. `links` says whether it needs symbolic links.
+    Return warnings about what a file system lacks if the run can do without it. `links` says whether it needs symbolic links.
     """
     products, store = nearest_folder(imagename), nearest_folder(scratch)
     trial = f"trial-{secrets.token_hex(3)}"
@@ -118,7 +118,7 @@ def rehearse(imagename: str, scratch: str, links: bool) -> list[str]:
 
 
 def out_of_sight(to_read: Iterable[str], to_write: Iterable[str]) -> tuple[str, str]:
-    """The name of this node, and what it cannot do with the first path that it does not see or may not write, or nothing.
+    """Report the first path that this node cannot see or write, with the name of the node; empty if there is none.
 
     A network file system may take seconds to show what another node has made.
     """
@@ -356,7 +356,7 @@ def _flock(file: int, how: int) -> bool:
 
 
 def lock(file: int) -> bool:
-    """Lock an open file until it is closed, however the process ends. False if another process holds the lock.
+    """Lock an open file until it is closed, or the process ends in any way. False if another process holds the lock.
 
     `is_locked` of another process takes the lock for a moment, so the attempt is repeated for a fifth of a second. Where
     there are no locks, no other process can be noticed.
@@ -370,7 +370,7 @@ def lock(file: int) -> bool:
 
 
 def is_locked(path: AnyPath) -> bool:
-    """Whether a process is seen to hold the lock of a file."""
+    """Return True if a process is known to hold the lock of a file."""
     try:
         file = _do(os.open, path, os.O_RDONLY)
     except OSError:
@@ -387,7 +387,7 @@ def is_locked(path: AnyPath) -> bool:
 
 
 def is_file_at(file: int, path: AnyPath) -> bool:
-    """Whether a path still names an open file, which somebody may have removed or replaced."""
+    """Return True if a path still names an open file, which may have been removed or replaced."""
     try:
         return os.path.samestat(_do(os.fstat, file), _do(os.lstat, path))
     except FileNotFoundError:

@@ -7,7 +7,7 @@ line prints them as its options and exits with status 2. Any other exception is 
     GpucubeError            a mistake of the user, or a job that cannot be done
       AccuracyError         no gridding kernel reaches the accuracy asked for in this precision
       DeviceLost            a GPU that no longer works in this process
-    Interrupted             Ctrl-C or SIGTERM, with what is safe on disk
+    Interrupted             Ctrl-C or SIGTERM; the message says what is safe
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a run returns: its channels, its products, and ways to look at them.
+"""The result of a run: its channels, its products, and ways to look at them.
 
 In: the records and paths of a run that has just ended, or the summary of an older one (`open_run`). Out: `Result`,
 which shows itself in a few lines, and gives its channels as an astropy table and its cubes as arrays or as
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Result:
-    """What a run made.
+    """The result of a run.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ class Result:
         return self.products[product]
 
     def _lines(self) -> list[tuple[str, str]]:
-        """The result in words: pairs of a heading and what it heads."""
+        """Describe the result: pairs of a heading and its text."""
         reasons = Counter(record.stop_reason for record in self.channels)
         lines = [
             ("channels", str(len(self.channels))),
@@ -178,7 +178,7 @@ def open_run(imagename: str | os.PathLike[str]) -> Result:
     Parameters
     ----------
     imagename : str or path
-        What the run was given as `imagename`.
+        The `imagename` of the run.
 
     Returns
     -------

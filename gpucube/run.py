@@ -1,8 +1,8 @@
 """The main job, step by step: check, select, plan, ingest, image, finish.
 
-In: `Parameters` that the schema has checked. Out: `Result`, and the products on disk. Each step is a function of a
-room below (docs/architecture.md); this module puts them in order, hands each step what the one before it made, and
-leaves the disk in order however the run ends.
+In: `Parameters` that the schema has checked. Out: `Result`, and the products on disk. Each step is a function of
+another package (docs/architecture.md). This module calls them in order, passes the output of each step to the next, and
+cleans up the disk however the run ends.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ from gpucube.version import __version__, versions
 
 
 class Observer(NoEvents):
-    """Somebody who follows a run: its stages and its `Events`. Called from any thread. This one ignores everything."""
+    """Follows a run: its stages and its `Events`. Any thread may call it. This one ignores everything."""
 
     def stage(self, name: str) -> None:
-        """A stage begins: ``"reading"``, ``"imaging"`` or ``"finishing"``. What this raises ends the run."""
+        """A stage begins: ``"reading"``, ``"imaging"`` or ``"finishing"``. An exception from here ends the run."""
 
 
 NO_OBSERVER = Observer()
@@ -83,7 +83,7 @@ def image(
     tuning: Tuning = DEFAULT_TUNING,
     observer: Observer = NO_OBSERVER,
 ) -> Result:
-    """Do the main job, by default on the hardware that `parameters` ask for; `tuning` changes no bit of the result.
+    """Run the main job, by default on the hardware that `parameters` ask for. `tuning` does not change the result.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def image(
         Ctrl-C or SIGTERM came when some channels were safe on disk.
     """
     stopwatch = Stopwatch()
-    # the data come first: it takes a while to notice that a scheduler does not answer
+    # check the data first: it takes a while to notice that a scheduler does not answer
     selection = select(parameters)
     hardware = hardware or hardware_for(parameters, tuning)
     identity = fingerprint(parameters.as_json_dict(), hardware.kind.name, __version__)
@@ -145,7 +145,7 @@ def _warn(texts: Sequence[str]) -> None:
 def plan(
     parameters: Parameters, *, hardware: Hardware | None = None, tuning: Tuning = DEFAULT_TUNING
 ) -> tuple[Plan, Hardware]:
-    """Work out what `image` would do and need, without doing it. What it would refuse raises GpucubeError."""
+    """Predict what `image` would do and need, without doing it. GpucubeError if `image` would refuse."""
     selection = select(parameters)
     hardware = hardware or hardware_for(parameters, tuning)
     check_outputs(parameters)
@@ -157,7 +157,7 @@ def plan(
 
 
 def hardware_for(parameters: Parameters, tuning: Tuning = DEFAULT_TUNING) -> Hardware:
-    """What `parameters` ask for and this machine, or the scheduler's workers, have."""
+    """Choose the hardware: what `parameters` ask for, out of what this machine or the workers of the scheduler have."""
     if parameters.scheduler:
         return hardware_of_workers(parameters.device, parameters.scheduler, tuning.cluster)
     return find_hardware(parameters.device)
@@ -204,7 +204,7 @@ def progress_of(job: Job) -> Iterator[Progress]:
 
 
 def image_job(job: Job, store: VisibilityStore, journal: Journal) -> ImageJob:
-    """All that a worker needs to image channels of the store."""
+    """Describe the imaging of the store's channels to the workers."""
     parameters, geometry = job.parameters, job.selection.geometry
     uv_max, w_max = store.max_uvw_wavelengths(0.5 / geometry.cell_x, 0.5 / geometry.cell_y)
     w_term = needs_w(geometry.w_phase(w_max), parameters.gridder, parameters.epsilon)
@@ -226,7 +226,7 @@ def image_job(job: Job, store: VisibilityStore, journal: Journal) -> ImageJob:
 
 
 def image_channels(job: Job, work: ImageJob, workers: Workers, events: Events, journal: Journal) -> list[ChannelRecord]:
-    """IMAGE: every channel that is not safe yet, the chunks that are expected to be costly first."""
+    """IMAGE: image every channel that is not yet safe, in chunks, beginning with those that are expected to take longest."""
     todo = [c for c in range(job.plan.nchan) if c not in journal.safe]
     chunks = make_chunks(job.plan.chunksize, work.store.channel_power, todo)
     for batch in workers.image(work, chunks, events):
@@ -258,7 +258,7 @@ def finish(job: Job, work: ImageJob, workers: Workers, records: Sequence[Channel
             write_beams(cube, table)
     target = work.restoring_beam if isinstance(work.restoring_beam, Beam) else None
     if work.restoring_beam == "common" and "image" in work.cubes:
-        # readers refuse a beam of zero: a cube without any data gets a beam of one pixel
+        # programs that read cubes refuse a beam of 0, so a cube without data gets a beam of one pixel
         cell = job.selection.geometry.cell_y
         pixel = Beam(bmaj=cell, bmin=cell, bpa=0.0)
         target = common_beam(list(fitted.values())) if fitted else pixel
@@ -278,7 +278,7 @@ def summarize(
     stopwatch: Stopwatch,
     found: Sequence[str],
 ) -> Summary:
-    """What ``OUT.summary.json`` tells of the run."""
+    """Collect the contents of ``OUT.summary.json``."""
     plan = job.plan
     return Summary(
         parameters=job.parameters.as_json_dict(),
@@ -303,7 +303,7 @@ def summarize(
 
 @dataclass(frozen=True, kw_only=True)
 class _Reports:
-    """`Events` of a run: the display shows the channels, the journal keeps those that are safe, the observer hears all."""
+    """Passes the `Events` of a run on: to the display, the journal (channels that are safe) and the observer."""
 
     progress: Progress
     journal: Journal

@@ -1,9 +1,9 @@
-"""The outputs of a run: whose they are, how they are made or taken up, and what stays of them when the run ends.
+"""The output files of a run: who owns them, how they are created or resumed, and which of them are kept.
 
 In: a `Job` that has passed every check. Out: its journal under a lock, its empty cubes and its visibility store, new or
-taken up from the run that it resumes; after the run a disk in order. A run that finishes keeps its products and loses
-its scratch folder. A run that fails before any channel is safe removes all that it made. A run that is cut off later
-keeps everything, so that ``resume=True`` can continue it.
+from the run that it resumes. A run that finishes keeps its products and removes its scratch folder. A run that fails
+before any channel is safe removes all its files. A run that is interrupted later keeps everything, so that
+``resume=True`` can continue it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from gpucube.version import __version__
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A run that has passed every check and may begin."""
+    """A run that has passed all checks."""
 
     parameters: Parameters
     selection: Selection
@@ -88,7 +88,7 @@ class Footprint(ExitStack):
 
 
 def check_outputs(parameters: Parameters) -> None:
-    """Refuse to touch what another run makes or has made, before any work is done. The journal's lock is the final word."""
+    """Before any work is done, refuse to touch files of another run. The journal's lock decides in the end."""
     imagename, paths = parameters.imagename, RunPaths.of(parameters)
     if is_locked(imagename):
         raise GpucubeError(f"another run is making {imagename} now: wait until it ends, or give another `imagename`")
@@ -111,8 +111,8 @@ def check_outputs(parameters: Parameters) -> None:
 def finished_before(parameters: Parameters, identity: dict[str, Any], *, ours: bool = False) -> Result | None:
     """The result of the run that `resume` continues, if that run had finished.
 
-    It is refused if its fingerprint is not `identity`, or a product is gone. `ours` says that this run holds the journal,
-    so that the summary cannot change any more.
+    It is refused if its fingerprint is not `identity`, or a product is missing. `ours` says that this run holds the
+    journal, so that the summary can no longer change.
     """
     imagename, paths = parameters.imagename, RunPaths.of(parameters)
     if not parameters.resume or (not ours and os.path.exists(paths.journal)):
@@ -142,7 +142,7 @@ def finished_before(parameters: Parameters, identity: dict[str, Any], *, ours: b
 
 @contextmanager
 def claimed_outputs(job: Job) -> Iterator[tuple[Journal, Footprint]]:
-    """Lock the imagename for this run, and leave the disk in order however the run ends."""
+    """Lock the imagename for this run, and clean up the disk however the run ends."""
     parameters, footprint = job.parameters, Footprint()
     with (
         disk.folder_made(job.paths.folder),
@@ -168,7 +168,7 @@ def claimed_outputs(job: Job) -> Iterator[tuple[Journal, Footprint]]:
 
 
 def _how_to_resume(error: BaseException, safe: int, job: Job) -> BaseException:
-    """The error that ended a run, with a word on how to continue it."""
+    """Add to the error that ended a run how to continue it."""
     way_on = f"{safe} of {job.plan.nchan} channels are safe on disk, the same call with `resume=True` continues the run"
     if not os.path.exists(job.paths.journal):
         way_on = "its journal is gone, so the run cannot be continued: start again with `overwrite=True`"
@@ -184,7 +184,7 @@ def make_store(
 ) -> VisibilityStore:
     """INGEST: read the MeasurementSets into the store, and make the empty cubes.
 
-    A run that is resumed takes up its cubes, and its store if it is whole.
+    A resumed run keeps its cubes, and its store if that is complete.
     """
     parameters, scratch, resumed = job.parameters, job.plan.scratch, bool(journal.cubes)
     cubes = _check_cubes(job, journal.cubes)
@@ -227,7 +227,7 @@ def make_store(
 
 
 def _check_sight(job: Job, workers: Workers, journal: Journal, cubes: dict[str, CubeFile]) -> None:
-    """Refuse workers that do not see the MeasurementSets, or cannot write the scratch folder, the cubes and beside them."""
+    """Refuse workers that cannot see the MeasurementSets, or cannot write to the folders of scratch files and cubes."""
     to_read = [os.path.join(source.path, "table.dat") for source in job.selection.sources]
     to_write = [os.path.join(job.plan.scratch, OWNER_FILE), journal.lease.path]
     to_write += [cubes[name].path for name in job.parameters.products]
@@ -240,7 +240,7 @@ def _check_sight(job: Job, workers: Workers, journal: Journal, cubes: dict[str, 
 
 
 def _describe_cubes(job: Job) -> CubeDescription:
-    """What the headers of all products have in common; every parameter that changes the cube is in their history."""
+    """Describe what the headers of all products have in common. The history lists every parameter that changes the cube."""
     parameters, selection = job.parameters, job.selection
     shown = {name: value for name, value in parameters.as_json_dict().items() if name not in NOT_IN_FINGERPRINT}
     return CubeDescription(
@@ -258,14 +258,14 @@ def _describe_cubes(job: Job) -> CubeDescription:
 
 
 def _working_cubes(job: Job) -> dict[str, CubeFile]:
-    """Residual and model in the scratch folder, where a common beam needs them and the user did not ask for them."""
+    """Create residual and model in the scratch folder if a common beam needs them and the user did not ask for them."""
     needed = ("residual", "model") if job.parameters.beam == "common" else ()
     hidden = [name for name in needed if name not in job.parameters.products]
     return create_cubes(job.paths.working.imagename, hidden, replace(_describe_cubes(job), history=()), overwrite=True)
 
 
 def _check_cubes(job: Job, cubes: dict[str, CubeFile]) -> dict[str, CubeFile]:
-    """The cubes of the run that is resumed, at the paths of this run, whatever paths the journal names."""
+    """Return the cubes of the resumed run at the paths of this run, whatever paths the journal names."""
     found = {}
     for name, cube in cubes.items():
         if name in job.parameters.products:
@@ -279,7 +279,7 @@ def _check_cubes(job: Job, cubes: dict[str, CubeFile]) -> dict[str, CubeFile]:
 
 
 def take_up_records(job: Job, journal: Journal, progress: Progress) -> int:
-    """Drop the journalled channels whose planes were damaged since, report the others; return how many are left."""
+    """Drop journalled channels whose planes have been damaged since, report the others, and return their number."""
     for record in journal.records():
         if _is_intact(record, journal.cubes):
             progress.finished(record)
@@ -289,7 +289,7 @@ def take_up_records(job: Job, journal: Journal, progress: Progress) -> int:
 
 
 def _is_intact(record: ChannelRecord, cubes: dict[str, CubeFile]) -> bool:
-    """Whether every plane of a journalled channel has the bytes with which it was journalled."""
+    """Return True if every plane of a journalled channel still has its checksum."""
     try:
         return all(
             plane_checksum(cubes[name], s, record.channel) == expected

@@ -1,8 +1,8 @@
 """Writing to standard streams that may be closed, full or left by their reader.
 
-In: text and a stream. Out: the text, or nothing more than an `OSError` or `ValueError`. What a stream could not write stays in
-its buffer, and Python tries again when the process ends: if that fails, too, the exit status is 120, whatever the program
-returned. So the buffer is emptied.
+In: text and a stream. Out: the text in the stream, or an `OSError` or `ValueError`. Text that could not be written
+stays in the buffer, and Python tries again when the process ends. If that fails too, the exit status is 120, whatever
+the program returned. So the buffer is emptied.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def write(text: str, stream: TextIO, end: str = "\n") -> None:
 
 
 def tell(text: str, stream: TextIO) -> None:
-    """Write a line at once, if it can be written. A message that nobody can read is no reason to end a run."""
+    """Write a line at once, if possible. A message that nobody can read is no reason to end a run."""
     with suppress(OSError, ValueError):
         write(text, stream)
 
 
 def _empty(stream: TextIO) -> None:
-    """Let what a stream still holds go to the null device."""
+    """Send what is left in the buffer of a stream to the null device."""
     with suppress(OSError, ValueError):  # a stream without a file holds nothing
         number = stream.fileno()
         kept, null = os.dup(number), os.open(os.devnull, os.O_WRONLY)

@@ -1,4 +1,4 @@
-"""Numbers, lists, tables and suggestions in words, for messages, reports and pages."""
+"""Format numbers, lists, tables and suggestions for messages, reports and pages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def size_text(nbytes: float) -> str:
 
 
 def _in_units(value: float, units: Sequence[tuple[float, str]], space: str = " ", digits: int = 3) -> str:
-    """A value in the first of the units, largest first, in which it is not below 1; in the last one if there is none."""
+    """Write a value in the largest unit in which it is at least 1, otherwise in the last one."""
     size, unit = next((item for item in units if value >= 0.9995 * item[0]), units[-1])
     return f"{value / size:.{digits}g}{space}{unit}"
 
@@ -63,20 +63,20 @@ def flux_text(janskys: float) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """``"ValueError: what was wrong"``, whatever the exception holds."""
+    """Describe any exception in one line: ``"ValueError: what was wrong"``."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def in_words(values: Sequence[object]) -> str:
-    """Alternatives as Python writes them: ``"'natural', 'uniform' or 'briggs'"``."""
+    """Join alternatives as quoted text: ``"'natural', 'uniform' or 'briggs'"``."""
     listed = [repr(value) for value in values]
     return " or ".join([", ".join(listed[:-1]), listed[-1]] if len(listed) > 1 else listed)
 
 
 def did_you_mean(name: object, right: Iterable[str], other_names: Mapping[str, str] | None = None) -> str:
-    """Suggest the nearest right name: ``": did you mean 'imsize'?"``, or nothing if none is near.
+    """Suggest the nearest right name: ``": did you mean 'imsize'?"``, or empty text if none is near.
 
-    `other_names` maps names in lower case that some may write to the right names that they mean.
+    `other_names` maps other names, in lower case, to the right names.
     """
     folded = {known.lower(): known for known in right}
     written = str(name).strip().lower()
@@ -86,7 +86,7 @@ def did_you_mean(name: object, right: Iterable[str], other_names: Mapping[str, s
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Aligned Markdown table. The first row is the head; all columns but the first stand to the right."""
+    """Make an aligned Markdown table. The first row is the head. All columns except the first are aligned to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""`python -m gpucube.bench`: what throughput a machine gives, and what limits it.
+"""`python -m gpucube.bench`: the throughput of a machine, and what limits it.
 
 In: a workload, as data (`workloads`), or a user's MeasurementSet. Out: a table and JSON with the seconds and rates of every
 stage of the main job, each beside a floor that was measured in the same run (`outcome`, `report`, `command`).

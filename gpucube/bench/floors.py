@@ -1,9 +1,9 @@
-"""Floors: what the machine can do at best for the work of a stage.
+"""Floors: the least time in which the machine could do the work of a stage.
 
-In: sizes, the samples of one channel, and for IMAGE a scene that was imaged with its records. Out: seconds or bytes per second,
-and for every stage of IMAGE its work and the least time in which the machine could do it. All is measured at once, on as many
-threads as the run used, because memory, caches and turbo clocks are shared. Library calls (ducc0, casacore, pwrite) and
-compiled loops that do no more than touch what must be touched are timed, and nothing of gpucube's own.
+In: sizes, the samples of one channel, and for IMAGE a scene that was imaged with its records. Out: seconds or bytes per
+second, and for every stage of IMAGE its work and the least time in which the machine could do it. All is measured at
+once, on as many threads as the run used, because memory, caches and turbo clocks are shared. Library calls (ducc0,
+casacore, pwrite) and compiled loops that only touch the necessary memory are timed, not code of gpucube.
 
 Most floors follow from the sizes of the data. Those of ``fft``, ``minor`` and ``major`` depend on what every cycle did: one
 channel is imaged and watched (`Cycles`), and its floors are scaled to the seconds of the stage.
@@ -58,7 +58,7 @@ REPEATED_BELOW = 5.0
 
 
 def concurrently(make: Callable[[], Callable[[], object]], workers: int) -> float:
-    """Time a call that so many threads make at once: seconds, the mean over threads of the median.
+    """Time a call that several threads make at once: seconds, the mean over threads of the median.
 
     `make` makes the call for one thread, with arrays of its own.
     """

@@ -1,4 +1,4 @@
-"""What a measurement was made on: processor, cores, memory, accelerator, system, date; and what else the machine did.
+"""The machine of a measurement (processor, cores, memory, accelerator, system, date), and its load from other programs.
 
 In: nothing. Out: a dictionary for the head of a result file, and shares of the machine's time. This module imports no large
 library, so that a program that measures memory may import it.
@@ -51,7 +51,7 @@ def watch_others() -> Callable[[], float]:
     def now() -> tuple[float, float, float]:
         times = psutil.cpu_times()
         busy = sum(times) - times.idle - getattr(times, "iowait", 0.0)
-        # a guest's time is in that of its user too
+        # the time of a guest is included in that of its user
         busy -= getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
         return busy, time.process_time(), time.monotonic()
 
@@ -65,7 +65,7 @@ def watch_others() -> Callable[[], float]:
 
 
 def busy_percent(seconds: float = 1.0) -> int:
-    """Wait so many seconds, and return the share of the machine that other programs used meanwhile."""
+    """Wait some seconds, and return the share of the machine that other programs used meanwhile."""
     others = watch_others()
     time.sleep(seconds)
     return round(100 * others())

@@ -1,4 +1,4 @@
-"""What a benchmark found: the seconds, the work and the floor of every stage.
+"""The result of a benchmark: the seconds, the work and the floor of every stage.
 
 In: the measurements of `gpucube.bench.stages`. Out: an `Outcome`, which `gpucube.bench.report` shows.
 """
@@ -50,7 +50,7 @@ class Stage:
         return statistics.median(self.seconds)
 
     def scaled(self, factor: float) -> Stage:
-        """Return the stage with so many times the work."""
+        """Return the stage with `factor` times the work."""
         floor = self.floor
         limit = None if floor.seconds is None else factor * floor.seconds
         floor = replace(floor, work=factor * floor.work, nbytes=factor * floor.nbytes, seconds=limit)
@@ -59,7 +59,7 @@ class Stage:
 
 @dataclass(kw_only=True)
 class Outcome:
-    """A workload that was run. It is filled while the workload runs."""
+    """The results of a workload, filled in while it runs."""
 
     definition: dict[str, Any]  # what was run
     notes: list[str] = field(default_factory=list)  # what was cut or scaled

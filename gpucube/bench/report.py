@@ -1,7 +1,7 @@
 """Show outcomes as tables that a person can read, and as JSON.
 
-In: an `Outcome`. Out: the fields that docs/performance.md documents, Markdown tables whose last line says what binds, and the
-comparison of a result with an older one.
+In: an `Outcome`. Out: the fields that docs/performance.md documents, Markdown tables whose last line names the
+bottleneck, and the comparison of a result with an older one.
 """
 
 from __future__ import annotations

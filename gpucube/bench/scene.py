@@ -46,11 +46,11 @@ class Scene:
 
     @property
     def hardest(self) -> int:
-        """The channel with the most power."""
+        """Find the channel with the most power, which takes longest to clean."""
         return max(self.channels, key=lambda channel: float(self.job.store.channel_power[channel]))
 
     def with_cubes(self, imagename: str) -> ImageJob:
-        """Return the job with new cubes, in place of older ones of that name."""
+        """Return the job with new cubes, which replace older ones of that name."""
         description = CubeDescription(geometry=self.job.settings.geometry, axis=self.axis, stokes=self.job.stokes)
         return replace(self.job, cubes=create_cubes(imagename, PRODUCTS, description, overwrite=True))
 
@@ -66,7 +66,7 @@ def scene_of(
     channels: Sequence[int] | None = None,
     **settings: Any,
 ) -> Scene:
-    """Make what images a store as the workload says: all its channels unless others are named.
+    """Make the job that images a store as the workload says: all its channels unless others are named.
 
     `settings` replaces fields of `ImagingSettings`.
     """

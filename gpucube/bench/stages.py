@@ -63,7 +63,7 @@ class Request:
 
 
 def say(text: str) -> None:
-    """Report what is going on, on standard error."""
+    """Print a line about progress on standard error."""
     print(f"gpucube.bench: {text}", file=sys.stderr, flush=True)
 
 
@@ -80,7 +80,7 @@ def run_workload(workload: Workload, request: Request) -> Outcome:
         outcome = Outcome(definition=definition, notes=notes, device=request.kind.name, workers=workers)
         if request.wants(INGEST_STAGES):
             say(f"{workload.name}: reading")
-            # as many integrations as fit; 16 bytes are two hands
+            # as many integrations as fit; two hands take 16 bytes
             fitting = int(SAMPLE_BYTES / (workload.rows / workload.integrations * workload.channels * 16))
             integrations = max(1, min(workload.integrations, fitting))
             made = simulate_ms(workload.simulation(folder / "sample.ms", integrations))
@@ -139,7 +139,7 @@ def selected(ms: str, folder: Path) -> Selection:
 def measure_ingest(
     selection: Selection, request: Request, folder: Path, bandwidth: float
 ) -> tuple[VisibilityStore, list[float], dict[str, Stage]]:
-    """Time INGEST as a whole, and reading alone. What takes longer than reading counts as transposing.
+    """Time INGEST as a whole, and reading alone. The time beyond reading alone is counted as transposing.
 
     Return the last store, which is still there, the wall seconds of each repeat and the stages.
     """
@@ -176,7 +176,7 @@ def measure_ingest(
 class _DiskClock:
     """`Events` that measure how long each worker waits for the disk: from its last channel to "safe".
 
-    A worker calls from its own thread, whose name stands for it here.
+    Each worker calls from its own thread, so the name of the thread identifies it.
     """
 
     def __init__(self) -> None:
@@ -228,7 +228,7 @@ def image_once(job: ImageJob, kind: DeviceKind, workers: int, chunks: Sequence[S
 def measure_image(outcome: Outcome, scene: Scene, request: Request, folder: Path, bandwidth: float) -> None:
     """Time IMAGE and its floors, and fill the outcome.
 
-    A run that other programs disturbed is repeated once, if the time allows.
+    A run that other programs disturbed is repeated once, if there is time.
     """
     name, workers, nchan = outcome.definition["name"], outcome.workers, len(scene.channels)
     outcome.chunksize = chunk_size(request.chunksize, nchan, workers, nchan)

@@ -167,7 +167,7 @@ def fitted_to_machine(
 ) -> tuple[Workload, int, list[str]]:
     """Cut a workload and its workers down to the memory, the disk of `folder` and the time, with a note for each cut.
 
-    `seconds` is the time for imaging all channels once. There is no cut below one channel: if the disk cannot hold that,
+    `seconds` is the time for imaging all channels once. At least one channel is left: if the disk cannot hold it,
     `GpucubeError` is raised.
     """
     notes = []
@@ -192,7 +192,7 @@ def fitted_to_machine(
         if imsize < before:
             notes.append(f"{before} x {before} pixels -> {imsize} x {imsize}: {reason}")
             workload = workload.changed(imsize=imsize)
-    # channels are alike, so as many are imaged as fit
+    # all channels are alike, so only as many are imaged as there is time for
     free = DISK_SHARE * shutil.disk_usage(folder).free
     channel_bytes = workload.rows * BYTES_A_SAMPLE + 4 * len(PRODUCTS) * workload.imsize**2
     on_disk = int(free // channel_bytes)

@@ -6,8 +6,8 @@ an approximate residual, then a major cycle makes the exact one, and a plane is 
 
 The life of a chunk: `_Chunk` takes as many channels as the device has places for (`device.batch` planes), begins them,
 and cycles all active planes together. A plane that has stopped is finished and gives its place to the next, so a chunk
-costs the sum of what its channels need. If anything fails, the channels at work are tried again: in smaller batches after
-running out of memory, otherwise one at a time until the one to blame is alone.
+costs the sum of what its channels need. If anything fails, the channels at work are tried again: in smaller batches
+after running out of memory, otherwise one at a time, until the faulty channel has been found.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def image_chunk(
     chunk, worker : int, str
         For the records.
     events : Events
-        Hears what happens to the channels.
+        Is called with what happens to the channels.
     abort_if_cancelled : callable
         Called before every cycle and before channels are made safe. To abort the chunk it raises a `BaseException` that
         is no `Exception`.
@@ -61,7 +61,7 @@ def image_chunk(
     Raises
     ------
     GpucubeError
-        Trouble that ends the run: the disk is full, the store is damaged, the cubes belong to another run.
+        The run must end: the disk is full, the store is damaged, or the cubes belong to another run.
     """
     return _Chunk(
         job=job,
@@ -151,7 +151,7 @@ class _Chunk:
         return [p for p in planes if p.stopped]
 
     def _finish(self, plane: ActivePlane) -> None:
-        """Write a plane and give its place away; with the last plane of a channel, close the channel."""
+        """Write a plane and free its place. After the last plane of a channel, complete the channel."""
         write_products(self.job, self.device, plane)
         self.device.release([plane.data])
         together = self.ended.setdefault(plane.key.channel, [])
@@ -160,7 +160,7 @@ class _Chunk:
             self._close(channel_record(self.job, self.ended.pop(plane.key.channel)))
 
     def _close(self, record: ChannelRecord) -> None:
-        """File the record of a channel that has come to its end."""
+        """Store the record of a channel that has ended."""
         record = replace(record, chunk=self.chunk, worker=self.worker, device=self.device.name)
         self.records.append(record)
         self.unsafe.append(record)
@@ -177,7 +177,7 @@ class _Chunk:
         self.synced = time.monotonic()
 
     def _recover(self, error: Exception) -> None:
-        """Put the channels at work back after a failure, or give one up that failed alone."""
+        """After a failure, return the channels at work to the queue, or give up a channel that failed alone."""
         if not self.job.store.exists():  # damaged, or the run ended and another worker did this chunk: write nothing
             raise GpucubeError(f"the visibility store in {self.job.store.folder} was damaged while in use") from None
         if not self.at_work:
@@ -245,7 +245,7 @@ def _judge(job: ImageJob, device: Device[DevicePlane], planes: Sequence[ActivePl
 
 
 def _cycle_planes(job: ImageJob, device: Device[DevicePlane], planes: Sequence[ActivePlane]) -> None:
-    """One minor cycle, one major cycle and one judgement of every plane."""
+    """Run one minor and one major cycle of every plane, and judge the residuals."""
     begin = time.perf_counter()
     data = [p.data for p in planes]
     iterations = device.minor(data, [next_cycle(p.state, p.sidelobe, job.clean) for p in planes])

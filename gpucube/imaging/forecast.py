@@ -119,7 +119,7 @@ def _blocks(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
                 continue
             uvw, usable = usable_uvw(uvw)
             length = np.linalg.norm(uvw, axis=1)
-            # garbage in a row that is flagged is not known as such before FLAG has been read
+            # FLAG has not been read yet, so this may be garbage of a flagged row
             usable &= length <= OUTLYING * np.quantile(length, 0.995)
             uvw, _ = to_phase_centre(uvw, source.rotation_at(times[span]))
             if usable.any():
@@ -148,7 +148,7 @@ def _around(settings: ImagingSettings, uv_max: float) -> ImagingSettings:
 
 
 def _fewest(field: float, uv_max: float) -> tuple[int, float]:
-    """Number and size of pixels along a field whose uv plane reaches beyond `uv_max`."""
+    """Return the number and size of the largest pixels whose uv plane still reaches beyond `uv_max`."""
     number = 2 * math.ceil(1.01 * uv_max * field + 1)
     if number <= MOST_CELLS:
         return number, field / number  # the field, and with it the uv cell, stays as it is

@@ -1,4 +1,4 @@
-"""One plane at work: its data on a device, how far it has come, and what is left of it, its products and its record.
+"""One plane while it is imaged, and the products and record that it leaves.
 
 In: a plane that `gpucube.imaging.chunk` has cleaned until it stopped. Out: its products in the cubes, and the
 `ChannelRecord` of its channel.
@@ -33,7 +33,7 @@ class ActivePlane:
     ----------
     key : PlaneKey
     data : DevicePlane
-        What the device holds of it.
+        Its arrays on the device.
     state : LoopState
     beam : Beam or None
         Fitted to the PSF; None before, and without data.
@@ -58,12 +58,12 @@ class ActivePlane:
 
     @property
     def stopped(self) -> bool:
-        """Whether the plane needs no more cycles."""
+        """True if the plane needs no more cycles."""
         return self.state.stop is not None
 
 
 def charge(planes: Sequence[ActivePlane], device: Device[DevicePlane], stage: str, begin: float) -> None:
-    """Share the time since `begin` among the planes of a batch: to `stage`, and to the sub-stages of the device."""
+    """Charge the time since `begin` to the planes of a batch in equal shares: to `stage`, and to the device's sub-stages."""
     spent = {**device.substage_seconds, stage: time.perf_counter() - begin - sum(device.substage_seconds.values())}
     device.substage_seconds.clear()
     for p in planes:

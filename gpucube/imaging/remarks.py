@@ -1,4 +1,4 @@
-"""What a user has to know of a run that has ended: data that were lost, and a beam that does not suit its channels.
+"""Warnings about a finished run: data that were lost, and a beam that does not suit its channels.
 
 In: the records of all channels and the beam of the image. Out: warnings, each in one line. `gpucube.run` gives them the
 way that the warnings of the plan go: once as a Python warning, and into the summary.

@@ -2,8 +2,8 @@
 
 * `paths` names all files of a run.
 * `fits_header` describes the cubes, `fits_cube` creates them and puts every plane in its place.
-* `records` are what is reported of each channel.
+* `records` describe what happened to each channel.
 * `journal` keeps the records of channels that are safe on disk until the run has finished. It holds the run's lock.
-* `fingerprint` holds what the bits of a cube depend on. `resume` refuses if it has changed.
+* `fingerprint` collects everything that determines the bits of a cube. `resume` refuses if it has changed.
 * `summary` is the last file of a run, written when everything else is safe.
 """

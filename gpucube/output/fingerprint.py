@@ -1,4 +1,4 @@
-"""What the bits of a cube depend on, so that a run is resumed only where it would make the same bits.
+"""Everything that determines a cube bit for bit, so that a run is resumed only if it would make the same bits.
 
 In: the parameters of a run, the kind of its device, the version of gpucube. Out: the fingerprint, a dict of plain types
 that is kept in the journal and in the summary, and the difference of two fingerprints in words. The contents of
@@ -24,7 +24,10 @@ _CONTENTS = "contents of "
 
 
 def fingerprint(parameters: dict[str, Any], device: str, version: str) -> dict[str, Any]:
-    """Collect by name what the bits of the cube depend on. `parameters` are in base units, `device` is the kind chosen."""
+    """Collect by name everything that determines the bits of the cube.
+
+    `parameters` are in base units, and `device` is the kind of device that was chosen.
+    """
     found = {name: value for name, value in parameters.items() if name not in NOT_IN_FINGERPRINT}
     found["vis"] = [os.path.abspath(path) for path in parameters["vis"]]
     found["imagename"] = os.path.abspath(parameters["imagename"])

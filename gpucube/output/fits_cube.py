@@ -1,4 +1,4 @@
-"""The cubes on disk: every plane goes straight to its place, from whichever process made it.
+"""The cubes on disk: each process writes the planes that it made directly to their place.
 
 In: the description of the cubes (`CubeDescription`), then one plane at a time. Out: one FITS file per product,
 ``<imagename>.<product>.fits`` with axes RA, DEC, FREQ, STOKES, created at full length (sparse) before the first channel is
@@ -26,7 +26,7 @@ from gpucube.sky.beam import Beam
 
 @dataclass(frozen=True, kw_only=True)
 class CubeFile:
-    """Where the planes of one product are: all that a writing process needs."""
+    """Where the planes of one product are. A process needs nothing else to write them."""
 
     path: str
     data_offset: int  # bytes before the first plane, a multiple of the FITS block
@@ -52,7 +52,7 @@ class CubeFile:
 
 
 def write_plane(cube: CubeFile, stokes_index: int, channel: int, plane: np.ndarray) -> str:
-    """Write one plane, (ny, nx), as float32 to its place, whoever else writes. Return its checksum as `plane_checksum` does."""
+    """Write one plane, (ny, nx), as float32 to its place; other processes may write meanwhile. Return its `plane_checksum`."""
     if plane.shape != (cube.ny, cube.nx):
         raise ValueError(f"plane of shape {plane.shape} for a cube of {(cube.ny, cube.nx)}")
     offset = cube.plane_offset(stokes_index, channel)
@@ -116,7 +116,7 @@ def create_cubes(
         for product, head in heads.items()
     }
     needed = sum(cube.data_end + len(tails[product]) for product, cube in cubes.items())
-    # under other names until all of them exist: a failure must cost the user neither space nor the old products
+    # under temporary names until all of them exist: a failure must neither leave files behind nor harm the old products
     fresh = {product: f"{cube.path}.new" for product, cube in cubes.items()}
     with disk.folder_made(paths.folder), disk.explain(f"cannot create the products of {imagename}"):
         disk.check_space(paths.folder, needed, "the cubes need", "imagename", sum(map(disk.space_taken, existing)))
@@ -142,8 +142,9 @@ def create_cubes(
 def write_beams(cube: CubeFile, beams: Sequence[Sequence[Beam | None]]) -> None:
     """Fill in the beams, by Stokes index, then channel: in the BEAMS table, or in the header of a single plane.
 
-    Readers accept no empty row. So a channel without a beam gets the beam of the nearest channel of the same Stokes
-    parameter that has one (the lower one of two). If there is none, it gets a round beam one pixel wide.
+    Programs that read cubes do not accept an empty row. So a channel without a beam gets the beam of the nearest
+    channel of the same Stokes parameter that has one (the lower channel of two). If there is none, it gets a round
+    beam one pixel wide.
     """
     from astropy.io import fits
 

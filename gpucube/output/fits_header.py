@@ -1,8 +1,8 @@
-"""Headers and table extensions of the cubes, as the bytes that lie before and behind the pixels.
+"""Headers and table extensions of the cubes, as the bytes before and behind the pixels.
 
-In: the axes of a cube and the words about it (`CubeDescription`). Out: for each product the primary header, and the
-extensions that follow the data. `BEAMS` is CASA's table of one beam per plane (keyword CASAMBM). The beam of a cube with
-a single plane is in its header, where CASA puts it. `CHANNELS` lists frequencies and widths where no linear axis
+In: the axes of a cube and its metadata (`CubeDescription`). Out: for each product the primary header, and the
+extensions that follow the data. `BEAMS` is CASA's table of one beam per plane (keyword CASAMBM). The beam of a cube
+with a single plane is in its header, where CASA puts it. `CHANNELS` lists frequencies and widths where no linear axis
 describes them.
 
 Standards: FITS 4.0; WCS papers I to III; AIPS Memo 114 for STOKES and VELREF as CASA writes them.
@@ -88,7 +88,7 @@ class CubeDescription:
 
 
 def padded(size: int) -> int:
-    """The size in bytes, filled up to whole blocks."""
+    """Round a size in bytes up to whole FITS blocks."""
     return -(-size // BLOCK) * BLOCK
 
 
@@ -101,8 +101,8 @@ def primary_header(product: str, cube: CubeDescription) -> bytes:
     """The primary header of a product. An error if the Stokes parameters are not evenly spaced."""
     from astropy.io import fits
 
-    # Card by card: astropy.wcs.WCS.to_header leaves out cards that have default values and writes others in the way of the
-    # wcslib that is installed, but the bytes of a header must not depend on that.
+    # Card by card: astropy.wcs.WCS.to_header leaves out cards that have default values and formats others as the
+    # installed wcslib does, but the bytes of a header must not depend on that.
     header = fits.Header(
         [
             *_shape_cards(cube),
@@ -210,7 +210,7 @@ def _observation_cards(cube: CubeDescription) -> list[Card]:
     if it.place:
         cards += [(f"OBSGEO-{axis}", metres, "[m] ITRF") for axis, metres in zip("XYZ", it.place, strict=True)]
     if it.begin is not None and it.end is not None:
-        # a header that held the time of the run would differ from one run to the next
+        # with the time of the run in it, a header would differ from one run to the next
         cards.append(("DATE", _date(it.end), "end of the observation"))
         cards += [("DATE-OBS", _date(it.begin)), ("MJD-OBS", _mjd(_date(it.begin))), ("TIMESYS", "UTC")]
     return cards
@@ -237,7 +237,7 @@ def _encoded(header: fits.Header) -> bytes:
 
 
 def extensions(product: str, cube: CubeDescription) -> bytes:
-    """The table extensions behind the data. BEAMS always comes first, and its rows are still empty."""
+    """Make the table extensions behind the data. BEAMS is always the first, and its rows are still empty."""
     tables = b""
     nstokes, nchan = len(cube.stokes), cube.axis.nchan
     if has_fitted_beams(product, cube.restoring_beam) and cube.nplane > 1:
@@ -252,7 +252,7 @@ def extensions(product: str, cube: CubeDescription) -> bytes:
 
 
 def _table(name: str, rows: np.ndarray, units: dict[str, str], cards: dict[str, int]) -> bytes:
-    """A binary table extension as the bytes of its header and rows, both filled up to whole blocks."""
+    """Make a binary table extension: the bytes of its header and rows, both padded to whole blocks."""
     from astropy.io import fits
 
     formats = {"f4": "1E", "f8": "1D", "i4": "1J"}

@@ -1,13 +1,13 @@
-"""The journal: which channels of a run are safe on disk, so that a run that is cut off can be finished with the same bits.
+"""The journal: which channels of a run are safe on disk, so that an interrupted run can be finished with the same bits.
 
-In: the run's fingerprint and cubes, then the record of every channel, once its planes have been synced. Out: an append-only
-file of JSON lines, ``OUT.journal``. The file is the truth for ``resume=True``: a channel that it does not hold, or whose
-planes do not have the checksums of its record, is imaged again. A line that is damaged does not count, and neither does
-what follows it. A finished run has a summary and no journal.
+In: the run's fingerprint and cubes, then the record of every channel, once its planes have been synced. Out: an
+append-only file of JSON lines, ``OUT.journal``. The file is the truth for ``resume=True``: a channel without a record,
+or whose planes do not have the checksums of its record, is imaged again. A damaged line and everything after it are
+ignored. A finished run has a summary and no journal.
 
-The run holds a lock on the file, so that a second run on the same imagename refuses. The system releases the lock
-however the run ends. Tasks that an ended run left on a scheduler cannot be stopped. They see that the cubes are no longer
-theirs by the first line, which begins with the name of the run (`Lease`).
+The run holds a lock on the file, so that a second run with the same imagename is refused. The system releases the lock
+however the run ends. Tasks that an ended run left on a scheduler cannot be stopped. They learn from the first line,
+which begins with the name of the run, that the cubes are no longer theirs (`Lease`).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ _header = TypeAdapter(_Header)
 
 @dataclass(frozen=True, kw_only=True)
 class Unfinished:
-    """What the journal of a run holds."""
+    """The contents of the journal of an unfinished run."""
 
     fingerprint: dict[str, Any]
     cubes: dict[str, CubeFile]  # by product
@@ -85,7 +85,7 @@ class Unfinished:
 
 
 def read_journal(imagename: str) -> Unfinished | None:
-    """Read the journal of a run that was cut off or is going on, without touching it.
+    """Read the journal of a run that was interrupted or is running, without changing it.
 
     None if there is no journal, or if imaging has not begun. An error if the journal cannot be read, is damaged from its
     beginning, or has the format of another version.
@@ -124,7 +124,7 @@ def read_journal(imagename: str) -> Unfinished | None:
 
 
 def resumable(imagename: str, identity: dict[str, Any]) -> Unfinished | None:
-    """Read the journal as `read_journal`; an error if it is that of a run with another identity."""
+    """Read the journal as `read_journal` does; an error if it belongs to a run with another identity."""
     earlier = read_journal(imagename)
     if earlier and (changed := difference(earlier.fingerprint, identity)):
         path = RunPaths(imagename).journal
@@ -143,7 +143,7 @@ def _whole_lines(path: str) -> Iterator[bytes]:
 
 
 class Journal(AbstractContextManager["Journal"]):
-    """The journal of a run that is going on; a context manager that holds the lock."""
+    """The journal of a running job: a context manager that holds the lock."""
 
     def __init__(self, imagename: str, identity: dict[str, Any], resume: bool = False):
         """Lock the journal in a folder that exists. With `resume`, take over what a run of the same identity left."""
@@ -180,7 +180,7 @@ class Journal(AbstractContextManager["Journal"]):
         return disk.explain(f"cannot write the journal {self.path}")
 
     def _take_over(self) -> None:
-        """Take over an earlier run: cut off what is damaged and put the name of this run in the place of the old one."""
+        """Take over an earlier run: cut off damaged lines and replace the name of the old run by that of this run."""
         if (earlier := resumable(self._imagename, self._identity)) is None:
             return
         self.cubes = earlier.cubes
@@ -192,7 +192,7 @@ class Journal(AbstractContextManager["Journal"]):
             disk.sync(self.path)
 
     def clear(self) -> None:
-        """Discard an earlier run and revoke its lease: to be called before its cubes are replaced."""
+        """Discard an earlier run and revoke its lease. Call it before its cubes are replaced."""
         with self._explained():
             disk.truncate(self._file, 0)
 
@@ -206,18 +206,18 @@ class Journal(AbstractContextManager["Journal"]):
             disk.sync_names(os.path.dirname(os.path.abspath(self.path)))
 
     def add(self, records: Iterable[ChannelRecord]) -> None:
-        """Note channels whose planes have been synced, and sync the note, from any thread."""
+        """Record channels whose planes have been synced, and sync the records. Any thread may call it."""
         with self._mutex:
             fresh = {r.channel: r for r in records if r.channel not in self.safe}
             self._append([r.to_json() for r in fresh.values()])
             self.safe.update(fresh)
 
     def drop(self, channel: int) -> None:
-        """Discard a channel whose bytes turned out to be damaged: the next line about it counts."""
+        """Discard the record of a channel whose planes turned out to be damaged."""
         self.safe.remove(channel)
 
     def records(self) -> list[ChannelRecord]:
-        """Read the records of the channels that are safe, in order of channel. Memory holds none of them meanwhile."""
+        """Read the records of the channels that are safe, in order of channel, one at a time to save memory."""
         found = read_journal(self._imagename)
         return [record for record in found.records if record.channel in self.safe] if found else []
 
@@ -226,7 +226,7 @@ class Journal(AbstractContextManager["Journal"]):
             disk.append(self._file, "".join(line + "\n" for line in lines).encode())
 
     def remove(self) -> None:
-        """Remove the file: the run is finished, or nothing of it is worth keeping."""
+        """Remove the file: the run has finished, or has no channel worth keeping."""
         with disk.explain(f"cannot remove the journal {self.path}"):
             disk.remove(self.path)
 
@@ -241,5 +241,5 @@ class Journal(AbstractContextManager["Journal"]):
 
 
 def is_locked(imagename: str) -> bool:
-    """Tell whether a run on this imagename is going on now."""
+    """Return True if a run with this imagename is running now."""
     return disk.is_locked(RunPaths(imagename).journal)

@@ -1,9 +1,9 @@
-"""What is reported of each channel: how far it was cleaned, why it stopped, and what that took.
+"""The record of each channel: how far it was cleaned, why it stopped, and how long that took.
 
 In: what the stopping rule and the device counted for each plane (a channel in one Stokes parameter). Out: one
-`ChannelRecord` per output channel. The same records are `result.channels`, the lines of the journal and the `channels` of
-`summary.json`. Whatever can be worked out from the planes of a channel is a property, and is written to the files for
-their readers but not read back.
+`ChannelRecord` per output channel. The same records are `result.channels`, the lines of the journal and the `channels`
+of `summary.json`. Whatever follows from the planes of a channel is a property. It is written to the files for other
+readers, but not read back.
 
 Stop codes 1 to 9 are tclean's (CASA documentation, "Synthesis imaging: stopping criteria"); 10 and 11 are gpucube's own.
 """
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class StopCode(IntEnum):
-    """Why the cycles of a plane ended; `reason` says it in words."""
+    """Why the cycles of a plane ended; `reason` is the explanation."""
 
     reason: str
 
@@ -46,7 +46,7 @@ class StopCode(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlaneRecord:
-    """The life of one plane: a channel in one Stokes parameter.
+    """What happened to one plane: a channel in one Stokes parameter.
 
     Attributes
     ----------
@@ -64,9 +64,9 @@ class PlaneRecord:
     visibilities : int
         Samples imaged.
     visibilities_off_grid : int
-        Samples that count but are not imaged, because their baselines are too long for the cell.
+        Valid samples that are not imaged, because their baselines are too long for the cell.
     flagged_fraction : float
-        Share of the selected samples that did not count.
+        Share of the selected samples that are flagged or invalid.
     seconds : dict
         Seconds per stage: ``upload weights grid psf fft measure minor major restore write`` (docs/performance.md).
     retried : bool
@@ -109,17 +109,17 @@ class _OfPlanes(Generic[T]):
 
 
 def _leading(planes: Sequence[PlaneRecord]) -> PlaneRecord:
-    """Find the plane that iterated longest."""
+    """Find the plane with the most iterations."""
     return max(planes, key=lambda plane: (plane.major_cycles, plane.iterations))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelRecord:
-    """The life of one output channel, counted from 0.
+    """What happened to one output channel, counted from 0.
 
-    It has every attribute of a `PlaneRecord`. With several planes, iterations, major cycles, visibilities, visibilities off
-    the grid and seconds are sums. Model flux, beam and sum of weights are those of the first plane. The channel was retried
-    if any plane was. All others are those of the plane that iterated longest.
+    It has every attribute of a `PlaneRecord`. With several planes, iterations, major cycles, visibilities,
+    visibilities off the grid and seconds are sums. Model flux, beam and sum of weights are those of the first plane.
+    The channel was retried if any plane was. All other attributes are those of the plane with the most iterations.
 
     Attributes
     ----------
@@ -164,7 +164,7 @@ class ChannelRecord:
         return total
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the record as `summary.json` holds it: plain types, with everything that follows from the planes."""
+        """Return the record in the form of `summary.json`: plain types, with everything that follows from the planes."""
         return _plain(self) | {"planes": {stokes: _plain(plane) for stokes, plane in self.planes.items()}}
 
     def to_json(self) -> str:
@@ -172,7 +172,7 @@ class ChannelRecord:
 
     @classmethod
     def from_json(cls, line: str | bytes) -> ChannelRecord:
-        """Read the line that `to_json` wrote. ValueError if it holds something else."""
+        """Read a line that `to_json` wrote. ValueError if it is something else."""
         return _channel_record.validate_json(line)
 
 

@@ -1,8 +1,8 @@
 """The summary of a finished run, ``OUT.summary.json``.
 
-In: what was asked for, measured and found, with one record for each channel. Out: the same as JSON. The file is written
-last of all, and whole or not at all: its existence says that the run has finished. Reading checks it, because it may have
-been edited, cut short, or made by another program.
+In: parameters, measurements and results, with one record for each channel. Out: the same as JSON. The file is written
+last of all, and whole or not at all: its existence says that the run has finished. Reading checks it, because it may
+have been edited, cut short, or made by another program.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gpucube.output.records import ChannelRecord
 
 
 class Summary(BaseModel):
-    """What the file holds."""
+    """The contents of the file."""
 
     parameters: dict[str, Any]
     fingerprint: dict[str, Any]  # what the bits of the cube depend on
@@ -55,7 +55,7 @@ class Summary(BaseModel):
 
     @classmethod
     def read(cls, imagename: str) -> Summary | None:
-        """Read the file of an imagename. None if there is none, an error if it is not what gpucube writes."""
+        """Read the summary of an imagename. None if there is none; an error if gpucube did not write it."""
         path = RunPaths(imagename).summary
         with disk.explain(f"cannot read {path}"), suppress(FileNotFoundError), disk.open_to_read(path) as file:
             try:

@@ -1,7 +1,7 @@
 """`gpucube report`: one HTML page about a run, finished or not.
 
-In: an imagename with a journal or a summary, and its image cube if there is one. Out: ``OUT.report.html``, a single file that
-fetches nothing and runs no script; its pictures are inside. The words of the page are in ``page.html.j2``.
+In: an imagename with a journal or a summary, and its image cube if there is one. Out: ``OUT.report.html``, a single
+file that fetches nothing and runs no script; its pictures are inside. The text of the page is in ``page.html.j2``.
 
 Text may come from anybody's MeasurementSet, and a summary can be edited. So the template is rendered with autoescape, and
 `bounded` sees every value first.
@@ -184,7 +184,7 @@ def _decimals(noise: float) -> int:
 
 
 def _pictures(run: Run, cube: plots.Cube | None) -> list[dict[str, str]]:
-    """Draw maps of channels with emission, and the convergence of all channels, each with its heading and words."""
+    """Draw maps of channels with emission, and the convergence of all channels, each with a heading and a caption."""
     if not run.records:
         return []
     flux, noise = np.full((2, run.nchan), np.nan)
@@ -226,7 +226,7 @@ def _is_bad(record: ChannelRecord) -> bool:
 
 
 def _rows(run: Run) -> list[ChannelRecord]:
-    """Choose the channels of the table: all, or the `MOST_ROWS` worst of those that did not simply reach their limit."""
+    """Choose the channels of the table: all, or the `MOST_ROWS` worst of those that did not reach their limit."""
     if len(run.records) <= MOST_ROWS:
         return list(run.records)
     odd = [r for r in run.records if r.retried or stop_codes(r) - {StopCode.THRESHOLD, StopCode.NSIGMA}]

@@ -181,7 +181,7 @@ def velocity_text(kms: float) -> str:
 def _draw_maps(
     figure: Figure | SubFigure, cube: Cube, shown: np.ndarray, labels: Sequence[str], noise: np.ndarray
 ) -> None:
-    # one plane after another: eight of a large image together would take gigabytes
+    # one plane at a time: eight planes of a large image would take gigabytes
     top = max((float(np.fmax.reduce(cube.planes[k], axis=None)) for k in shown), default=0.0)
     top = top if top > 0 else 1.0
     sigma = typical(noise) or top / 100.0
@@ -233,7 +233,7 @@ def _one_two_five(low: float, high: float) -> list[float]:
 
 
 def _coarse(plane: np.ndarray, most: int = 800) -> np.ndarray:
-    """Reduce a plane to `most` pixels a side, each the largest of those that it stands for, so that no source is lost."""
+    """Reduce a plane to `most` pixels a side. Each is the largest of the pixels that it replaces, so that no source is lost."""
     step = -(-max(plane.shape) // most)
     for axis, size in enumerate(plane.shape):
         plane = np.maximum.reduceat(plane, np.arange(0, size, step), axis=axis)
@@ -257,7 +257,7 @@ COSTS = {
 
 
 def convergence(records: Sequence[ChannelRecord], nchan: int) -> Figure:
-    """Draw one page about how all `nchan` channels went: flux, residual and limit, cycles, beams, flags, seconds."""
+    """Draw one page about the convergence of all `nchan` channels: flux, residual and limit, cycles, beams, flags, seconds."""
     imaged = [r for r in records if r.noise is not None]
 
     def values(get: Callable[[ChannelRecord], float | None], scale: float = 1.0) -> np.ndarray:

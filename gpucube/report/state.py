@@ -1,7 +1,7 @@
-"""The state of a run, as it can be read from disk while it goes on, after it was cut off, or when it has finished.
+"""The state of a run, read from disk while it is running, after it was interrupted, or when it has finished.
 
-In: an imagename for which there is a journal (the run was cut off, or goes on) or a summary (it has finished). Out: `Run`,
-and `findings`, what an astronomer should look at before trusting the cube.
+In: an imagename for which there is a journal (the run was interrupted, or is running) or a summary (it has finished).
+Out: `Run`, and `findings`, what an astronomer should look at before trusting the cube.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Run:
 
 def read_run(imagename: str) -> Run:
     """Read what a run has left on disk. `GpucubeError` says if there is no run or its files are damaged."""
-    # In this order, because the run may end meanwhile: the summary is its last file, and the first that a new run removes
+    # in this order, because the run may end in between: the summary is written last, and a new run removes it first
     running = is_locked(imagename)
     begun, summary = read_journal(imagename), Summary.read(imagename)
     if summary is not None:

@@ -41,7 +41,7 @@ PRODUCTS = ("image", "residual", "model", "psf", "dirty", "mask")
 
 
 def refused() -> PydanticCustomError:
-    """Make an error without words of its own, so that the message says what the parameter accepts."""
+    """Make an error without a message of its own. The user is shown what the parameter accepts."""
     return PydanticCustomError("refused", "not accepted")
 
 
@@ -128,7 +128,7 @@ def parse_path(value: Any) -> str:
 
 
 def one_line(text: str) -> str:
-    """Refuse line breaks and other control characters, which would tear a message or a FITS header apart."""
+    """Refuse line breaks and other control characters, which would break a message or a FITS header into pieces."""
     if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text):
         raise ValueError("expected text without line breaks or other control characters")
     return text
@@ -197,7 +197,7 @@ def selection_text(check: Callable[[str], Any]) -> Callable[[Any], str | tuple[s
 
 
 def any_text(text: str) -> None:
-    """Check the text of a selection that only the MeasurementSet can tell more of."""
+    """Check the text of a selection. Its meaning is checked when the MeasurementSet is open."""
     one_line(text)
 
 
@@ -294,7 +294,7 @@ def parse_phasecenter(value: Any) -> quantities.BaseDirection | Literal[""]:
 
 
 def parse_restfreq(value: Any) -> float | None:
-    """Turn a rest frequency into Hz. Of a list, as tclean takes it, the first counts: velocities refer to it."""
+    """Turn a rest frequency into Hz. Of a list, which tclean accepts too, the first is used."""
     values = as_list(value)
     return parse_positive(values[0], quantities.FREQUENCY) if values else None
 

@@ -260,7 +260,7 @@ class Parameters(BaseModel):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is hardly meant: limits or a mask that have no effect, and cleaning without an end."""
+        """Warn of likely mistakes: limits or a mask without effect, and cleaning without a stopping level."""
         found = []
         limits = (
             ("threshold", self.threshold > 0, f"{self.threshold:g}"),
@@ -303,7 +303,7 @@ class Parameters(BaseModel):
 
     @property
     def beam(self) -> RestoringBeam:
-        """What the images are restored with."""
+        """The restoring beam: one for each channel, one common to all, or a given one."""
         from gpucube.sky.beam import Beam
 
         if not self.restoringbeam:

@@ -41,7 +41,7 @@ class Kind:
 
     @property
     def expected(self) -> str:
-        """What a message says of a right value."""
+        """How a message describes a right value."""
         return f"expected {self.name} such as {self.example!r}"
 
 
@@ -97,7 +97,7 @@ MEMORY = Kind(
 def parse_quantity(value: Any, kind: Kind) -> float:
     """Turn one quantity into a finite float in the kind's base unit.
 
-    Text needs a unit, but for 0. A number that is not text is in the base unit.
+    Text needs a unit, except 0. A number that is not text is in the base unit.
 
     >>> parse_quantity("2arcmin", ANGLE)
     120.0

@@ -1,8 +1,8 @@
-"""How values are written, and a pydantic model made of what a user wrote, with one line for a mistake.
+"""How values are written, and how a pydantic model is made from them, with one line for a mistake.
 
 In: the fields of a model. Out: an `About` for each, made from its type, which the signature, the command line, the
-reference page and messages use. A type whose values users may write in several ways carries a `Written`; a `Literal` with
-a `Choice` and plain numbers with their limits speak for themselves.
+reference page and messages use. A type whose values users may write in several ways carries a `Written`; a `Literal`
+with a `Choice`, and plain numbers with their limits, need none.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class About(Written):
-    """How one parameter is written, and where help and the reference page list it."""
+    """How one parameter is written, and in which group help and the reference page list it."""
 
     description: str = ""  # whole sentences
     default: str = ""  # as Python writes it; empty for a required parameter
@@ -72,7 +72,7 @@ class About(Written):
 
 
 def about(field: FieldInfo) -> About:
-    """Collect what a field of a model says of itself."""
+    """Describe a field of a model from its type and metadata."""
     extra: Any = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     written = next((item for item in field.metadata if isinstance(item, Written)), None)
     written = written or _from_type(field.annotation)
@@ -107,7 +107,7 @@ def _number_in_words(field: FieldInfo) -> str:
 
 
 def validated(model: type[Model], values: Mapping[str, Any]) -> Model:
-    """Make a model of what a user wrote for each field.
+    """Make a model from the values that a user wrote.
 
     GpucubeError has one line for the first mistake: an unknown name, or a wrong value and what the field accepts.
     """
@@ -130,7 +130,7 @@ def _one_line(model: type[BaseModel], values: Mapping[str, Any], error: Validati
     accepts = about(field).accepts
     if first["type"] == "missing":
         return f"`{name}` is missing: expected {accepts or field.description}"
-    # the last resort is pydantic's message in the style of ours: "must be greater than 0"
+    # otherwise pydantic's message in our style: "must be greater than 0"
     pydantic = first["msg"].replace("Input should ", "must ")
     wrong = own_words or (f"expected {accepts}" if accepts else pydantic[:1].lower() + pydantic[1:])
     value = values.get(name)

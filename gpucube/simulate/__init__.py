@@ -1,6 +1,6 @@
 """Simulate a spectral-line observation: a MeasurementSet that every imager accepts, with its truth beside it.
 
-In: `SimulationParameters` (array, channels, track, noise, flags, where the sources may lie). Out: an MS on disk and an
+In: `SimulationParameters` (array, channels, track, noise, flags, region of the sources). Out: an MS on disk and an
 `.npz` file with the sky that is in it. The steps are `arrays` (antenna positions and UVW tracks), `sky` (sources and
 their exact visibilities, a direct Fourier sum in float64), `tables` (the MS and its subtables) and `observe`, which
 puts them together.

@@ -1,4 +1,4 @@
-"""Antenna layouts, and the UVW tracks that they sweep while the Earth turns.
+"""Antenna layouts, and their UVW tracks as the Earth rotates.
 
 In: the name of an array, the phase centre and the times. Out: ITRF antenna positions, and their coordinates along u, v, w,
 in metres; a baseline is pos(ANTENNA1) - pos(ANTENNA2). Positions turn with the full IAU 2006/2000A celestial-to-terrestrial

@@ -1,9 +1,9 @@
-"""Observe the simulated sky: UVW, exact visibilities, noise, flags and weights go into an MS, block by block.
+"""Observe the simulated sky: write UVW, exact visibilities, noise, flags and weights to an MS, block by block.
 
-In: `SimulationParameters` and, optionally, a list of point sources in place of the default sky. Out: the MS, its truth beside
-it, and a summary. Flags cover whole rows, one antenna for some minutes, random (row, channel) samples, single correlations and
-whole channels. Flagged samples hold garbage, so that an imager which ignores a flag shows it. The order of the random numbers
-is part of the definition: the same seed gives the same data.
+In: `SimulationParameters` and, optionally, a list of point sources in place of the default sky. Out: the MS, its truth
+beside it, and a summary. Flags cover whole rows, one antenna for some minutes, random (row, channel) samples, single
+correlations and whole channels. Flagged samples contain garbage, so that an imager that ignores a flag gives itself
+away. The order of the random numbers is part of the definition: the same seed gives the same data.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def simulate_ms(
     Raises
     ------
     GpucubeError
-        If the output exists and may not be replaced, cannot be written, or a source is impossible.
+        The output exists and must not be replaced, it cannot be written, or a source is not on the sky.
 
     Examples
     --------
@@ -121,7 +121,7 @@ def _new_files(ms: Path, truth: Path, overwrite: bool) -> Iterator[None]:
 
 
 class _Observation:
-    """An observation: what all blocks of integrations share, and what is counted while the blocks go by."""
+    """An observation: what all blocks of integrations share, and the counts over the blocks written so far."""
 
     def __init__(self, p: SimulationParameters, sky: Sky, rng: np.random.Generator):
         self.p, self.sky, self.rng = p, sky, rng
@@ -142,7 +142,7 @@ class _Observation:
 
     def write(self) -> None:
         """Write the MS."""
-        # not at the top: sky and arrays are of use where casacore is not installed
+        # not at the top: sky and arrays are useful where casacore is not installed
         from gpucube.simulate.tables import create_main, write_constant_columns, write_subtables
 
         p, nbl = self.p, len(self.antenna1)
@@ -236,7 +236,7 @@ class _Observation:
         return np.flatnonzero(brightest > 5 * np.median(self.natural_rms()[self.weight > 0]))
 
     def truth(self) -> dict[str, Any]:
-        """Collect what `SimulationResult.truth` holds."""
+        """Collect the contents of `SimulationResult.truth`."""
         p, sky = self.p, self.sky
         ra, dec = sky.radec(*p.phase_centre)
         return {
@@ -262,7 +262,7 @@ class _Observation:
         }
 
     def summary(self) -> dict[str, Any]:
-        """Collect what `SimulationResult.summary` holds, but for the seconds."""
+        """Collect the contents of `SimulationResult.summary`, except the seconds."""
         p = self.p
         nrow = len(self.antenna1) * p.ntime
         samples = nrow * p.nchan * p.npol

@@ -1,7 +1,8 @@
-"""What can be chosen about a simulated observation.
+"""The parameters of a simulated observation.
 
-In: keyword arguments from Python, or the options of ``gpucube simulate``, which are made from this schema. Out: a checked,
-frozen `SimulationParameters`. What is left out takes its default, which for some values depends on the telescope.
+In: keyword arguments from Python, or the options of ``gpucube simulate``, which are made from this schema. Out: a
+checked, frozen `SimulationParameters`. Parameters that are left out take their defaults, some of which depend on the
+telescope.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ Correlations = Annotated[Literal[1, 2, 4], BeforeValidator(lambda value: int(val
 
 
 class SimulationParameters(BaseModel):
-    """Everything that decides what a simulated MeasurementSet holds. The same parameters give the same MeasurementSet."""
+    """Everything that determines the contents of a simulated MeasurementSet: the same parameters give the same one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 

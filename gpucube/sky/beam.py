@@ -1,7 +1,7 @@
-"""Elliptical Gaussians: beams, with their pixels, spectrum and solid angle; the beam common to several; uv tapers.
+"""Elliptical Gaussian beams (pixels, spectrum, solid angle), the beam common to several, and uv tapers.
 
 In: `Beam`s fitted to a PSF (`gpucube.devices.psf_fit`), given by the user or read from a file. Out: what the devices
-need to restore an image, the kernel that takes one beam to another, and the beam that contains all others. Position
+need to restore an image, the kernel that convolves one beam to another, and the beam that contains all others. Position
 angles run from north (v) through east (u), in radians unless a name says otherwise.
 
 Spectrum: the Fourier transform of a Gaussian is a Gaussian (Bracewell 2000, "The Fourier transform", ch. 13).
@@ -55,7 +55,7 @@ class Beam:
     def sampled(self, geometry: ImageGeometry) -> np.ndarray:
         """The beam on the pixels around its peak (see `sampled_gaussian`).
 
-        It goes as far as the exponent `EXPONENT_END`, but no further than the image's own size to either side.
+        It extends to the exponent `EXPONENT_END`, and at most the size of the image to either side.
         """
         a, b, c = form = self.quadratic_form(geometry)
         determinant = a * c - b * b
@@ -64,9 +64,9 @@ class Beam:
         return sampled_gaussian(form, half_y, half_x)
 
     def spectrum(self, geometry: ImageGeometry, xp: Any = np) -> Any:
-        """Spectrum of the beam, scaled to unit sum, on twice the image; an axis may have no length.
+        """Compute the spectrum of the beam, scaled to unit sum, on twice the image. An axis of the beam may have length 0.
 
-        It is an array of `xp` (numpy or cupy), float32, (2 ny, nx + 1), and holds the factor 1 / size of the FFT:
+        It is an array of `xp` (numpy or cupy), float32, (2 ny, nx + 1), and contains the factor 1 / size of the FFT:
         multiply a real FFT by it and transform back without a further factor.
         """
         ny, nx = geometry.shape
@@ -82,7 +82,7 @@ class Beam:
         return np.array([[ee, en], [en, nn]])
 
     def deconvolve(self, beam: Beam) -> Beam | None:
-        """The kernel that turns `beam` into this beam by convolution; None if this beam does not contain `beam`.
+        """Find the kernel that convolves `beam` to this beam. None if this beam does not contain `beam`.
 
         The flux scale is left out: it is the ratio of the solid angles. An axis of zero length means no smoothing along
         it. An excess of `beam` below 1e-8 of the moments counts as rounding.
@@ -99,7 +99,7 @@ class Beam:
         return Beam(bmaj=major, bmin=minor, bpa=angle)
 
     def to_record(self) -> dict[str, float]:
-        """The beam as `summary.json` holds it: ``bmaj_arcsec``, ``bmin_arcsec``, ``bpa_deg``."""
+        """Return the beam as it is written to `summary.json`: ``bmaj_arcsec``, ``bmin_arcsec``, ``bpa_deg``."""
         bmaj, bmin, bpa = self.bmaj / ARCSEC, self.bmin / ARCSEC, math.degrees(self.bpa)
         return {"bmaj_arcsec": bmaj, "bmin_arcsec": bmin, "bpa_deg": bpa}
 
@@ -115,7 +115,7 @@ RestoringBeam = Literal["channel", "common"] | Beam
 
 
 def axis_position_angle(east: float, north: float) -> float:
-    """Angle from north through east of an axis, which has no direction, in (-pi/2, pi/2]."""
+    """Normalise the position angle of an axis to (-pi/2, pi/2]: an axis has no direction."""
     angle = math.atan2(east, north)
     if angle <= -math.pi / 2:
         return angle + math.pi
@@ -123,7 +123,7 @@ def axis_position_angle(east: float, north: float) -> float:
 
 
 def common_beam(beams: Sequence[Beam]) -> Beam:
-    """Smallest beam to which all the given ones, in any order, can be convolved. None at all raise GpucubeError.
+    """Find the smallest beam to which all given beams can be convolved. GpucubeError if there are none.
 
     It is one of the given beams if that contains all others; otherwise `radio_beam.Beams.common_beam`, whose ellipse is
     within about 0.1 % of the smallest.
@@ -147,10 +147,10 @@ def _contains_all(candidate: Beam, beams: Sequence[Beam]) -> bool:
 
 
 def _outermost(beams: Sequence[Beam]) -> list[Beam]:
-    """Beams that reach furthest in some direction.
+    """Select the beams that extend furthest in some direction.
 
     An ellipse contains another exactly when its extent (support function) is larger in every direction. So only the
-    beams that lead in one of many directions matter: a handful of them for ten thousand channels.
+    beams that extend furthest in one of many directions matter: a handful of them for ten thousand channels.
     """
     east_east, north_north, east_north = np.array([beam.moments()[[0, 1, 0], [0, 1, 1]] for beam in beams]).T
     leading = set()

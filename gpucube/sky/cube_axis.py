@@ -1,7 +1,7 @@
 """The spectral axis of a cube from tclean's `start`, `width` and `nchan`, in channels, frequency or velocity.
 
-In: what was asked for, and the channels of the data in the frame of the cube. Out: the centre and the width of every
-channel of the cube. The rules are tclean's (MSTransformRegridder::calcChanFreqs in CASA):
+In: the request of the user, and the channels of the data in the frame of the cube. Out: the centre and the width of
+every channel of the cube. The rules are tclean's (MSTransformRegridder::calcChanFreqs in CASA):
 
 * In channels, `start` is a channel of the window and `width` counts channels of the first one's width.
 * In frequency and in velocity, `start` is the centre of the first channel. Without it the axis begins at the edge of the

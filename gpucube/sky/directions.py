@@ -1,4 +1,4 @@
-"""Directions on the sky, the frames that they are given in, and the axes that belong to them.
+"""Directions on the sky, their reference frames, and the (u, v, w) axes of a phase centre.
 
 In: longitude and latitude in a celestial frame. Out: the same direction in another frame, the (u, v, w) axes of a phase
 centre, and the rotation that takes uvw from one phase centre to another (Thompson, Moran & Swenson 2017, section 4.1).
@@ -67,7 +67,8 @@ class Direction:
 def frame_rotation(origin: Direction, target: Direction) -> np.ndarray:
     """Rotation that takes unit vectors in the frame of `origin` to that of `target`; shape (3, 3).
 
-    It holds for the whole sky but for FK4, whose aberration differs from place to place: there it is that of the two places.
+    It is valid for the whole sky, except with FK4. Its aberration depends on the direction, so the rotation is that
+    at the two directions.
     """
     if origin.frame == target.frame:
         return np.eye(3)
@@ -99,7 +100,9 @@ def _to_j2000(origin: Direction) -> np.ndarray:
 
 
 def _fk4_to_j2000(origin: Direction) -> np.ndarray:
-    """Rotation of the axes at a direction in FK4: its images of the direction and of a point to the north of it."""
+    """Find the rotation from FK4 to J2000 near a direction.
+
+    It is made from the J2000 positions of that direction and of a point to the north of it."""
     # imported only here because it takes half a second
     from astropy.coordinates import FK4, FK5, CartesianRepresentation
     from astropy.time import Time

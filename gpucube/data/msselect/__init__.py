@@ -6,7 +6,7 @@ say. Out: numbers of fields, channels of windows, pairs of antennas, ranges of t
 
 The syntax is that of casacore's MSSelection (its grammars are in casacore's ``ms/MSSel``).
 
-* `lists`: numbers and names, which fields, scans, observations and intents are selected by.
+* `lists`: numbers and names, by which fields, scans, observations and intents are selected.
 * `windows`: spectral windows and their channels.
 * `baselines`: antennas, stations, baseline lengths and uv distances.
 * `times`: dates and times.

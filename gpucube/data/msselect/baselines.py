@@ -36,7 +36,7 @@ _UV_UNITS = {"": (1.0, False), "m": (1.0, False), "km": (1e3, False)} | {
 
 @dataclass(frozen=True, kw_only=True)
 class Antennas:
-    """What the selection of baselines goes by: columns of ANTENNA."""
+    """The columns of ANTENNA from which baselines are selected."""
 
     names: Sequence[str]
     stations: Sequence[str]
@@ -60,7 +60,7 @@ def select_baselines(text: str, antennas: Antennas) -> np.ndarray:
     [0, 2]
     """
     terms = split_items(text, ";")
-    # the first term selects from everything, if it takes baselines away
+    # if the first term excludes baselines, it excludes them from all
     chosen: np.ndarray = np.full((len(antennas.names),) * 2, terms[0].startswith("!"))
     for term in terms:
         pairs = _pairs(text, term.removeprefix("!").strip(), antennas)
@@ -119,7 +119,7 @@ def _any_of(text: str, part: str, antennas: Antennas, of_station: bool) -> np.nd
 
 
 def _one(text: str, item: str, antennas: Antennas, of_station: bool) -> np.ndarray:
-    """Antennas that one item names: bool, (nantenna,)."""
+    """Select the antennas that one item names: bool, (nantenna,)."""
     names, stations = list(antennas.names), list(antennas.stations)
     found: np.ndarray = np.zeros(len(names), bool)
     if not of_station and (match := _NUMBERS.fullmatch(item)):

@@ -24,7 +24,7 @@ Interval = tuple[float, float]
 
 
 class WrongSelection(GpucubeError):
-    """An expression is not understood, or selects nothing. The message does not name the MeasurementSet."""
+    """An expression that is not understood or selects nothing. The caller adds the name of the MeasurementSet."""
 
 
 def wrong(parameter: str, text: str, item: str, reason: str) -> WrongSelection:
@@ -118,7 +118,7 @@ def pattern_to_regex(pattern: str) -> str:
 
 
 def name_matcher(parameter: str, text: str, item: str, special: str = "*?") -> Callable[[str], bool]:
-    """Make the test of a name that an item stands for: a plain name, a pattern, or a regular expression."""
+    """Make a function that tests names against an item: a plain name, a pattern, or a regular expression."""
     if len(item) > 1 and item[0] == item[-1] == "/":
         expression = item[1:-1]
     elif len(item) > 1 and item[0] == item[-1] == '"':
@@ -163,7 +163,7 @@ def select_fields(text: str, names: Sequence[str], codes: Sequence[str] = ()) ->
 def select_intents(text: str, modes: Sequence[str], flagged: Sequence[bool] = ()) -> list[int]:
     """STATE_IDs that an expression selects, ascending.
 
-    Each part of OBS_MODE between commas counts as a name. Names with ``&`` between them must all be there.
+    Each part of OBS_MODE between commas counts as a name. Names joined by ``&`` must all be present.
     """
     parts = [[part.strip() for part in mode.split(",")] for mode in modes]
     chosen: set[int] = set()

@@ -1,10 +1,11 @@
 """Dates and times in CASA's selection syntax.
 
-A `timerange` is a list of items with commas between them: a range ``T0~T1`` or ``T0+dT``, a bound ``>T0`` or ``<T0``, or
-a single time, which selects the rows within half an integration of it. A range in brackets ``[T0~T1]`` is wider by half an
-integration at either end, ``5.0[T0~T1]`` by 5 seconds. A time is ``YYYY/MM/DD/hh:mm:ss.s``. What is left out before the
-hour, and every ``*``, comes from the first row that is selected otherwise; T1 takes what it leaves out from T0. As in
-CASA, ``9:30`` means 9 minutes and 30 seconds: hours and minutes are written ``9:30:0``. All times are UTC.
+A `timerange` is a list of items with commas between them: a range ``T0~T1`` or ``T0+dT``, a bound ``>T0`` or ``<T0``,
+or a single time, which selects the rows within half an integration of it. A range in brackets ``[T0~T1]`` is wider by
+half an integration at either end, ``5.0[T0~T1]`` by 5 seconds. A time is ``YYYY/MM/DD/hh:mm:ss.s``. Fields that are
+left out before the hour, and every ``*``, come from the first row that is selected otherwise; T1 takes what it leaves
+out from T0. As in CASA, ``9:30`` means 9 minutes and 30 seconds: hours and minutes are written ``9:30:0``. All times
+are UTC.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Spectral windows and their channels in CASA's selection syntax.
 
-An expression is a list of items with commas between them: windows, and after a colon channels. Windows are numbers ``0``,
-ranges ``0~3`` or ``0~8^2``, several of these with semicolons, bounds ``<2``, ``>2``, ``1<>5``, names, patterns, ``*``, or
-frequencies: ``1.4GHz`` is the first window whose middle is so near, ``1.3~1.5GHz`` are the windows whose middle lies in
-the range, ``<1.4GHz`` compares reference frequencies. Channels are numbers, ranges ``5~20`` or ``5~20^3``, ``^4``, or
-frequencies ``1.41~1.42GHz``, with semicolons between them.
+An expression is a list of items with commas between them: windows, and after a colon channels. Windows are numbers
+``0``, ranges ``0~3`` or ``0~8^2``, several of these with semicolons, bounds ``<2``, ``>2``, ``1<>5``, names, patterns,
+``*``, or frequencies: ``1.4GHz`` is the first window whose middle is near enough, ``1.3~1.5GHz`` are the windows whose
+middle lies in the range, ``<1.4GHz`` compares reference frequencies. Channels are numbers, ranges ``5~20`` or
+``5~20^3``, ``^4``, or frequencies ``1.41~1.42GHz``, with semicolons between them.
 """
 
 from __future__ import annotations
