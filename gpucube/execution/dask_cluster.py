@@ -1,4 +1,4 @@
-"""A Dask cluster, started here or found at an address: calls in, their values or exceptions out as they come.
+"""A Dask cluster, local or at an address: calls in, their values or exceptions out as they end.
 
 This module is the only one that knows how Dask starts, watches and ends workers (`gpucube.execution.tasks` is what runs in
 them). What it changes in this process (Dask's configuration, levels of loggers, the name of the main module) it restores
@@ -40,11 +40,11 @@ class DaskCluster:
         Threads of all its workers together.
     limits : ClusterLimits
     held : contextlib.ExitStack
-        Undoes everything when the cluster is closed.
+        Undoes all changes when the cluster is closed.
     local : distributed.LocalCluster, optional
         The cluster behind the scheduler, if it was started here.
     workers : int
-        How many workers the local cluster is meant to have.
+        Number of workers that the local cluster should have.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class DaskCluster:
     def run(self, calls: Sequence[Call], window: int | None = None) -> Iterator[tuple[tuple[Any, ...], Any]]:
         """Submit a window of calls (by default two for each thread of a worker) and refill it as they end.
 
-        A worker that dies is blamed for all that waited on it, so little must wait.
+        All calls that wait on a worker fail if it dies, so few should wait.
 
         Yields
         ------
@@ -108,7 +108,7 @@ class DaskCluster:
         return value
 
     def _wait(self, completed: Any) -> None:
-        """Wait until a call ends, and look after the workers meanwhile."""
+        """Wait until a call ends, and replace lost workers meanwhile."""
         while True:
             if (now := time.monotonic()) - self._looked > self._limits.seconds_between_looks:
                 self._looked = now
@@ -174,7 +174,7 @@ class DaskCluster:
 
 
 def connect(address: str, limits: ClusterLimits) -> DaskCluster:
-    """The cluster of an existing scheduler.
+    """Connect to the cluster of an existing scheduler.
 
     Raises
     ------
@@ -188,14 +188,14 @@ def connect(address: str, limits: ClusterLimits) -> DaskCluster:
 
 
 def start_cluster(workers: int, kind: DeviceKind, memory: int, limits: ClusterLimits) -> DaskCluster:
-    """A local cluster: one worker process for each CPU core or GPU, with a thread for each lane of the device.
+    """Start a local cluster: one worker process for each CPU core or GPU, with a thread for each lane of the device.
 
     Parameters
     ----------
     workers : int
     kind : DeviceKind
     memory : int
-        Bytes that a worker may hold. One that takes more is killed, and its channel with it, before the machine runs out.
+        Bytes that a worker may hold. A worker that takes more is killed, with its channel, before the machine runs out of memory.
     limits : ClusterLimits
 
     Raises
@@ -266,7 +266,7 @@ def _open_client(scheduler: Any, address: str, limits: ClusterLimits, held: Exit
 
 @contextmanager
 def _scheduler_there(client: Any) -> Iterator[None]:
-    """Report whatever goes wrong for want of a scheduler as that.
+    """Report any error that is due to a lost scheduler as one line that says so.
 
     Raises
     ------
@@ -284,15 +284,15 @@ def _scheduler_there(client: Any) -> Iterator[None]:
 
 
 def _close_in_time(opened: Any, limits: ClusterLimits) -> None:
-    """Close a client or a cluster. What cannot be closed ends with this process: workers are its daemons."""
-    # a cluster in which a worker could not be started does not believe its own state
+    """Close a client or a cluster. If it cannot be closed, it ends with this process: workers are its daemons."""
+    # if a worker could not be started, the state of the cluster cannot be trusted
     with suppress(TimeoutError, AssertionError):
         opened.close(timeout=limits.close_seconds)
 
 
 @contextmanager
 def _quiet_logs() -> Iterator[None]:
-    """Silence Dask: gpucube reports in one line what ends a run, and how a connection broke is of no use beside it."""
+    """Silence Dask's logs: gpucube reports in one line what ended a run, and details of broken connections do not help."""
     import distributed  # noqa: F401  importing it sets these levels
 
     names = ("distributed", "distributed.client", "distributed.core", "distributed.utils", "tornado.application")
@@ -313,13 +313,13 @@ def _local_configuration(limits: ClusterLimits) -> Any:
     return dask.config.set(
         {
             "distributed.worker.daemon": True,
-            # nothing here can be spilled, and a worker that pauses would never go on
+            # there is nothing to spill here, and a worker that pauses would never continue
             "distributed.worker.memory.target": False,
             "distributed.worker.memory.spill": False,
             "distributed.worker.memory.pause": False,
             "distributed.worker.memory.terminate": 1.0,
             "distributed.deploy.lost-worker-timeout": f"{limits.lost_worker_seconds} s",
-            # events are heard once; a log of the last thousand would hold every record that they brought
+            # events are handled once; Dask's log of the last thousand would keep all their records in memory
             "distributed.admin.low-level-log-length": 10,
         }
     )
@@ -365,7 +365,7 @@ def _made_in_time(make: Callable[[], Any], limits: ClusterLimits) -> Any:
 
 @contextmanager
 def _script_hidden() -> Iterator[None]:
-    """Keep new processes from running the user's script again, which would need a guard for that.
+    """Keep new processes from running the user's script again, which would need a `__main__` guard.
 
     A process that is spawned imports the main module of its parent, unless that is a ``__main__`` of a package.
     """

@@ -1,7 +1,7 @@
-"""Workers of a Dask cluster: jobs in, their reports out as they come.
+"""Workers of a Dask cluster: jobs in, their reports out as they end.
 
-Chunks are handed out one or two to a thread and refilled as they finish, so that a worker that dies takes few with it. What
-it took is split until the one channel that kills its worker is alone, and that channel is given up.
+Chunks are handed out one or two to a thread and refilled as they finish, so that only a few are lost if a worker dies.
+Lost chunks are split until the channel that kills its worker is alone. That channel is given up.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class DaskWorkers:
     kind : DeviceKind
         What the workers image on.
     start_imagers : callable, optional
-        Starts another cluster, which images in the place of the one that has read.
+        Starts the cluster that images, if it is not the one that reads.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class DaskWorkers:
     def image(
         self, job: ImageJob, chunks: Sequence[Sequence[int]], events: Events = NO_EVENTS
     ) -> Iterator[list[ChannelRecord]]:
-        """Chunks in order, a few at a time. A chunk that fails is halved until the channel to blame is alone."""
+        """Image chunks in order, a few at a time. A chunk that fails is halved until the faulty channel is alone."""
 
         def hear(message: tuple[str, Any]) -> None:
-            # what cannot be journalled now is journalled with its chunk, and then the error reaches the user
+            # if it cannot be journalled now, it is journalled with its chunk, and the error is reported then
             with suppress(GpucubeError):
                 replay(message, events)
 
@@ -107,7 +107,7 @@ class DaskWorkers:
     def _outcomes(
         self, job: ImageJob, chunks: Sequence[Chunk], window: int | None = None
     ) -> Iterator[tuple[Chunk, list[ChannelRecord] | Exception]]:
-        """Every chunk as it ends, with its records or what went wrong."""
+        """Yield every chunk as it ends, with its records or its error."""
         calls: list[Call] = [(image_task, (job, self._kind, index, channels)) for index, channels in chunks]
         for (_, _, index, channels), outcome in self._cluster.run(calls, window):
             if not isinstance(outcome, Exception):
@@ -120,7 +120,7 @@ class DaskWorkers:
     def restore(
         self, job: ImageJob, target: Beam, fitted: Mapping[PlaneKey, Beam], chunks: Sequence[Sequence[int]]
     ) -> None:
-        """Chunks in order, a few at a time."""
+        """Restore chunks in order, a few at a time."""
         self.begin_imaging()
         calls: list[Call] = [(restore_task, (job, self._kind, target, fitted, list(channels))) for channels in chunks]
         for _ in self._values("restoring", calls):
@@ -140,18 +140,18 @@ class DaskWorkers:
             yield self._noted(outcome)
 
     def _noted(self, outcome: Any) -> Any:
-        """The value of a task, once the memory of its process has been noted."""
+        """Record the memory of the process that ran a task, and return the task's value."""
         value, memory = outcome
         self._host_peaks[memory.process] = max(memory.host, self._host_peaks.get(memory.process, 0))
         self._device_peak = max(memory.device, self._device_peak)
         return value
 
     def memory_peak(self) -> int:
-        """Of this process and all workers, each at its own largest; of the larger of the reading and imaging phases."""
+        """Sum of the peaks of this process and all workers, for the larger of the reading and imaging phases."""
         return max(self._reading_peak, resident_peak() + sum(self._host_peaks.values()))
 
     def device_memory_peak(self) -> int:
-        """Of the worker that held most."""
+        """The largest of all workers."""
         return self._device_peak
 
     def close(self) -> None:
@@ -161,7 +161,7 @@ class DaskWorkers:
 
 @contextmanager
 def _ways_in(folders: set[str]) -> Iterator[dict[str, str]]:
-    """Another path into each folder of a store, which goes away when reading is over.
+    """Make a second path to each folder of a store, which is removed when reading has ended.
 
     A task that outlives the run on somebody's scheduler must not write into a store that was made since, or whose rows were
     sorted since.
@@ -183,7 +183,7 @@ def _halves(chunk: Chunk) -> tuple[Chunk, Chunk]:
 
 
 def hardware_of_workers(device: str, address: str, limits: ClusterLimits) -> Hardware:
-    """What the workers of an existing scheduler have. Each uses the first GPU that it sees.
+    """Find the hardware of the workers of an existing scheduler. Each uses the first GPU that it sees.
 
     Raises
     ------

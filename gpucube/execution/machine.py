@@ -1,7 +1,7 @@
-"""What this process may use: cores, memory and open files, by the limits of the machine, of its job and of its shell.
+"""The cores, memory and open files that this process may use under the limits of machine, job and shell.
 
-In: the control groups (versions 1 and 2) with all that enclose them, SLURM's variables, resource limits and affinity. Out:
-every limit by the name of whoever sets it, so that a plan can say which one counts.
+In: the control groups (versions 1 and 2) with all enclosing ones, SLURM's variables, resource limits and affinity. Out:
+every limit by the name of its source, so that a plan can name the one that applies.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def process_memory_limits() -> Limits:
 
 
 def least(limits: Limits) -> tuple[int, str]:
-    """The smallest limit, and who sets it."""
+    """The smallest limit and its source."""
     return min((amount, name) for name, amount in limits.items())
 
 
@@ -104,7 +104,7 @@ def available_memory() -> int:
 
 
 def why_no_processes() -> str:
-    """Say what keeps this process from starting others that it can talk to; empty if nothing does."""
+    """Say why this process cannot start others and communicate with them; empty if it can."""
     try:
         start_resource_tracker()
         multiprocessing.get_context("spawn").Lock()  # lies in /dev/shm, where a container may have none
@@ -132,7 +132,8 @@ def open_files_raised() -> Iterator[None]:
 def _control_groups(controller: str, root: Path) -> Iterator[Path]:
     """The folders of the control groups that this process is in, from its own up to the outermost.
 
-    In a container the path of the group may be that of the host, which is not there: then only the outermost is.
+    In a container the path of the group may be that of the host, which does not exist there. Then only the outermost
+    group is returned.
     """
     with suppress(OSError, ValueError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
@@ -150,7 +151,7 @@ def _control_groups(controller: str, root: Path) -> Iterator[Path]:
 
 
 def _numbers(file: Path) -> list[int]:
-    """The numbers of a file; none if it is not there or says ``max``."""
+    """Read the numbers of a file; none if it does not exist or contains ``max``."""
     try:
         return [int(word) for word in file.read_text().split()]
     except (OSError, ValueError):

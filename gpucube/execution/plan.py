@@ -59,7 +59,7 @@ SHARE_OF_MEMORY = 0.8
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a job will do and take.
+    """What a job will do, and the resources that it will take.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ class Plan:
     device_memory_predicted : int
         Bytes that each GPU is expected to hold; 0 without GPUs.
     limits : str
-        Who limits the number of workers and the memory.
+        The sources of the limits on workers and memory.
     field : str
         Name of the field.
     geometry : ImageGeometry
@@ -89,7 +89,7 @@ class Plan:
     gridder : str
         ``"standard"`` or ``"wgridder"``.
     seconds : float or None
-        Roughly how long the run takes; None where that is not known.
+        Rough estimate of the duration of the run; None where it is not known.
     warnings : tuple of str
     """
 
@@ -304,7 +304,7 @@ def host_memory(resources: Resources, workers: int, in_process: bool, block: int
 
 
 def _expected_seconds(partitions: Sequence[Partition], pixels: int, cleaned: bool) -> float:
-    """Roughly how long one CPU core would image all planes, which have so many pixels together."""
+    """Estimate the seconds in which one CPU core would image all planes, with `pixels` pixels in total."""
     samples = sum(math.prod(p.shape) for p in partitions)
     return samples * SECONDS_A_SAMPLE + pixels * SECONDS_A_PIXEL * (CLEANING_FACTOR if cleaned else 1)
 
@@ -361,7 +361,7 @@ def check_disk(plan: Plan) -> None:
     above, folder = disk.nearest_folder(scratch), disk.nearest_folder(imagename)
     if above != folder and not os.access(above, os.W_OK | os.X_OK):
         raise GpucubeError(f"scratch folder {scratch} cannot be made in {above}: name another with `scratch`")
-    # what an earlier run left there will be used again or removed
+    # files of an earlier run there will be used again or removed
     left = sum(map(disk.space_taken, Path(scratch).glob("*")))
     scratch_bytes = max(0, plan.scratch_bytes - left)
     reusable = sum(map(disk.space_taken, plan.paths.existing()))

@@ -1,4 +1,4 @@
-"""Live progress of a run: on a terminal a display that stays in place, elsewhere a plain line now and then.
+"""Live progress of a run: a display that stays in place on a terminal, otherwise a plain line now and then.
 
 In: the name of each stage, the rows read, and the events of channels (`gpucube.imaging.job.Events`). Out: text on a
 stream, by default standard error, so that standard output stays clean for results.
@@ -102,7 +102,7 @@ class Progress:
 
     @contextmanager
     def compiling(self, following: str) -> Iterator[None]:
-        """Code is compiled before the stage that follows, if it is not in a cache: after a moment that is shown as a stage."""
+        """Code that is not in a cache is being compiled. If it takes longer than a moment, this is shown as a stage."""
         timer = threading.Timer(SECONDS_BEFORE_COMPILING, self.stage, ["compiling, on the first run on a machine"])
         timer.start()
         try:
@@ -113,7 +113,7 @@ class Progress:
             self.stage(following)
 
     def rows_read(self, done_rows: int, total_rows: int) -> None:
-        """So many rows have been read."""
+        """Some rows have been read."""
         with self._lock:
             self._rows = done_rows, total_rows
             self._line_if_due(done_rows, total_rows)
@@ -167,7 +167,7 @@ class Progress:
 
     @property
     def _imaging(self) -> bool:
-        """Whether channels are being counted, rather than rows."""
+        """True while channels are counted, rather than rows."""
         return self._imaging_begun is not None or self._done > 0
 
     def _remarks(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Signals that end a run: what batch systems and closing terminals send does what Ctrl-C does."""
+"""Signals that end a run: those of batch systems and closing terminals have the same effect as Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1, signal.
 
 
 def start_resource_tracker() -> None:
-    """Start Python's process that tracks semaphores, if it does not run. It is not to end of signals meant for this process.
+    """Start Python's process that tracks semaphores, if it does not run.
 
-    The first process or semaphore to be made would start it.
+    It must not receive signals that are meant for this process. The first process or semaphore to be made would start
+    it otherwise.
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:

@@ -4,8 +4,8 @@ In: jobs, pickled with each call, because what Dask scatters is lost with the wo
 and the memory that the process has held; planes go straight to disk. While a chunk is imaged its events reach the main
 process as messages under `TOPIC`: `_EventSender` writes them, `replay` reads them.
 
-Every task may be run again. Trouble that the user is to read is returned as a `GpucubeError`: if it were raised, the worker
-would log it with a traceback.
+Every task may be run again. An error for the user is returned as a `GpucubeError`: if it were raised, the worker would
+log it with a traceback.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessMemory:
-    """The largest number of bytes that a process has held so far, on the host and on its device."""
+    """The most bytes that a process has held so far, on the host and on its device."""
 
     process: str
     host: int
@@ -102,7 +102,7 @@ _lock = threading.Lock()
 
 
 def _lend_device(worker: Any, kind: DeviceKind, settings: ImagingSettings) -> AbstractContextManager[Device[Any]]:
-    """The device of the calling thread. The worker keeps it from task to task."""
+    """Return the device of the calling thread. The worker keeps it from task to task."""
     with _lock:
         made_for, devices = getattr(worker, "gpucube_devices", (None, None))
         if devices is None or made_for != kind:
@@ -112,7 +112,7 @@ def _lend_device(worker: Any, kind: DeviceKind, settings: ImagingSettings) -> Ab
 
 
 class _EventSender:
-    """`Events` that go to the main process. Dask's messages hold plain types only."""
+    """`Events` that are sent to the main process. Dask's messages contain plain types only."""
 
     def __init__(self, worker: Any) -> None:
         self._worker = worker

@@ -85,7 +85,7 @@ class ThreadWorkers:
             pass
 
     def _run(self, task: Callable[..., R], arguments: Sequence[tuple[object, ...]]) -> Iterator[R]:
-        """What the task returns for each tuple of arguments, as it comes."""
+        """Yield the value of the task for each tuple of arguments, as it ends."""
         with self._devices:
             pool = ThreadPoolExecutor(self._workers, thread_name_prefix="worker")
             try:

@@ -1,4 +1,4 @@
-"""Limits and times that change how a run is done, but not its result. Users need not set them; tests do."""
+"""Limits and times that change how a run is carried out, but not its result. Tests set them; users need not."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterLimits:
-    """How patient a run is with a Dask cluster.
+    """How long a run waits for a Dask cluster.
 
     Attributes
     ----------
@@ -16,15 +16,15 @@ class ClusterLimits:
     start_seconds : float
         How long a local cluster may take to start.
     abandon_seconds : float
-        How long a start that is given up may take to end.
+        How long an abandoned start may take to end.
     start_attempts : int
-        How often a local cluster is started if a worker dies meanwhile.
+        How often a local cluster is started if a worker dies during the start.
     lost_worker_seconds : float
         A worker of a local cluster that has not come back by itself after this time is replaced.
     seconds_between_looks : float
         How often the workers are counted.
     seconds_without_workers : float
-        How long a run goes on although its local cluster has no worker and none can be started.
+        How long a run continues while its local cluster has no worker and none can be started.
     close_seconds : float
         How long a cluster may take to end its workers.
     """
@@ -41,7 +41,7 @@ class ClusterLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """How a run is done.
+    """How a run is carried out.
 
     Attributes
     ----------

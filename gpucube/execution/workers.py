@@ -1,4 +1,4 @@
-"""Who does the work: the protocol, and the choice between threads, a local cluster and an existing scheduler."""
+"""The workers of a run: their protocol, and the choice between threads, a local cluster and an existing scheduler."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Workers(Protocol):
         ...
 
     def begin_imaging(self) -> None:
-        """Get ready to image: other processes may do it than those that read."""
+        """Prepare for imaging, which may run in other processes than reading."""
         ...
 
     def ingest(self, jobs: Sequence[IngestJob]) -> Iterable[BlockReport]:
@@ -63,7 +63,7 @@ class Workers(Protocol):
 
 
 def make_workers(plan: Plan, kind: DeviceKind, scheduler: str, limits: ClusterLimits) -> Workers:
-    """The workers that a plan asks for.
+    """Make the workers that a plan asks for.
 
     Parameters
     ----------
