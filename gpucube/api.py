@@ -136,7 +136,7 @@ def image_cube(
     nchan : a whole number from 1, or -1; default -1
         Number of channels of the cube. -1 for as many as the data fill.
     veltype : 'radio' or 'optical'; default 'radio'
-        Kind of velocity that `start` and `width` are given in.
+        Kind of velocity that `start` and `width` are given in, and that plan, table, summary and report give.
     interpolation : 'nearest', 'linear' or 'cubic'; default 'linear'
         How visibilities are interpolated in frequency where the channels of the cube are not those of the data.
     phasecenter : a direction such as 'J2000 12h30m00s +30d00m00s' or 'ICRS 187.5deg 30deg'; default ''

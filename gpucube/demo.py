@@ -17,7 +17,7 @@ from rich.table import Table
 
 import gpucube
 from gpucube.disk import explain
-from gpucube.report.plots import overview, radio_velocity, read_cube
+from gpucube.report.plots import overview, read_cube
 
 NAME = "gpucube-demo"
 
@@ -66,7 +66,7 @@ def run_demo(out: Path) -> int:
     with np.load(simulated.truth) as archive:
         truth = dict(archive)
     records = result.channels
-    velocity = radio_velocity(np.array([record.frequency_hz for record in records]), parameters.rest_freq)
+    velocity = result.table()["velocity"].value
     cube = read_cube(result.products["image"])
     image_flux = cube.flux_within(source_region(truth, REGION_RADIUS))
     true_flux = truth["flux"].sum(axis=0)

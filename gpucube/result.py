@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from gpucube.errors import GpucubeError
 from gpucube.output.paths import RunPaths
 from gpucube.output.records import ChannelRecord, StopCode
-from gpucube.output.summary import Summary
+from gpucube.output.summary import SpectralSummary, Summary
+from gpucube.sky.spectral_types import velocity_of
 from gpucube.text import counted, ranges
 
 if TYPE_CHECKING:
@@ -59,15 +60,31 @@ class Result:
     def table(self) -> Table:
         """The channels as an astropy table, one row per channel, with units.
 
-        A quantity that a channel does not have (noise and beam of a channel without data) is NaN.
+        A quantity that a channel does not have (noise and beam of a channel without data, velocity without a rest frequency)
+        is NaN. The descriptions of the columns ``frequency`` and ``velocity`` name their frame, the convention of the velocity
+        and the rest frequency.
         """
         from astropy.table import Table
 
         units = {
-            "frequency": "Hz", "peak_residual": "Jy/beam", "noise": "Jy/beam", "limit": "Jy/beam", "model_flux": "Jy",
-            "bmaj": "arcsec", "bmin": "arcsec", "bpa": "deg", "seconds": "s",
+            "frequency": "Hz", "velocity": "km/s", "peak_residual": "Jy/beam", "noise": "Jy/beam", "limit": "Jy/beam",
+            "model_flux": "Jy", "bmaj": "arcsec", "bmin": "arcsec", "bpa": "deg", "seconds": "s",
         }  # fmt: skip
-        return Table([_row(record) for record in self.channels], units=units)
+        axis = self._axis()
+        rest = axis.rest_frequency_hz if axis else None
+        table = Table([_row(record) for record in self.channels], units=units)
+        if axis:
+            table["frequency"].description = axis.frame
+        if axis and rest:
+            table["velocity"] = velocity_of(table["frequency"].value, rest, axis.veltype)
+            table["velocity"].unit = "km/s"
+            table["velocity"].description = axis.meaning()
+        return table
+
+    def _axis(self) -> SpectralSummary | None:
+        """What the frequencies mean; None for runs of older versions."""
+        axis = self.summary.get("spectral_axis")
+        return SpectralSummary(**axis) if axis else None
 
     def data(self, product: str = "image") -> np.ndarray:
         """The pixels of a product, memory-mapped: nothing is read before it is used.
@@ -128,8 +145,11 @@ class Result:
             bmaj, bmin = (median(beam[name] for beam in beams if beam) for name in ("bmaj_arcsec", "bmin_arcsec"))
             cycles = counted(sum(record.major_cycles for record in self.channels), "major cycle")
             work = f"{sum(record.iterations for record in self.channels):,} iterations and {cycles}"
+            axis = self._axis()
+            span = f"{min(frequencies) / 1e9:.6g} to {max(frequencies) / 1e9:.6g} GHz"
             lines += [
-                ("frequency", f"{min(frequencies) / 1e9:.6g} to {max(frequencies) / 1e9:.6g} GHz"),
+                ("frequency", f"{span} ({axis.frame})" if axis else span),
+                *([("velocity", axis.words())] if axis and axis.words() else []),
                 ("beam", f"{bmaj:.4g} x {bmin:.4g} arcsec (median)"),
                 ("noise", f"{1e3 * median(record.noise or 0.0 for record in imaged):.4g} mJy/beam (median)"),
                 ("cleaned", f"{sum(record.model_flux for record in imaged):.4g} Jy in {work}"),
@@ -153,6 +173,7 @@ def _row(record: ChannelRecord) -> dict[str, Any]:
     row = {
         "channel": record.channel,
         "frequency": record.frequency_hz,
+        "velocity": None,
         "stop_code": int(record.stop_code),
         "stop_reason": record.stop_reason,
         "iterations": record.iterations,
@@ -166,6 +187,7 @@ def _row(record: ChannelRecord) -> dict[str, Any]:
         "bpa": beam.get("bpa_deg"),
         "sum_weights": record.sum_weights,
         "visibilities": record.visibilities,
+        "visibilities_off_grid": record.visibilities_off_grid,
         "flagged_fraction": record.flagged_fraction,
         "seconds": sum(record.seconds.values()),
     }

@@ -39,7 +39,7 @@ from gpucube.output.fits_cube import sync, write_beams, write_single_beam
 from gpucube.output.fits_header import has_fitted_beams
 from gpucube.output.journal import Journal, resumable
 from gpucube.output.records import ChannelRecord
-from gpucube.output.summary import Summary
+from gpucube.output.summary import SpectralSummary, Summary
 from gpucube.result import Result
 from gpucube.run_files import Job, check_outputs, claimed_outputs, finished_before, make_store, take_up_records
 from gpucube.schema.parameters import Parameters
@@ -293,6 +293,7 @@ def summarize(
         ms_bytes_read=work.store.ms_bytes_read,
         memory_peak=workers.memory_peak(),
         device_memory_peak=workers.device_memory_peak(),
+        spectral_axis=SpectralSummary.of(job.selection.axis),
         gridder="wgridder" if work.settings.w_term else "standard",
         stage_seconds=stopwatch.stages,
         wall_seconds=stopwatch.total(),

@@ -214,7 +214,13 @@ def select(parameters: Parameters) -> Selection:
     contributing = [window for window, _ in used]
     differences = compare(contributing, sources, geometry, centre_given=parameters.centre is not None)
     restfreq, doubts = _rest_frequency(parameters.restfreq, used, channels)
-    axis = SpectralAxis(frequency=channels.frequency, width=channels.width, frame=channels.frame, restfreq=restfreq)
+    axis = SpectralAxis(
+        frequency=channels.frequency,
+        width=channels.width,
+        frame=channels.frame,
+        restfreq=restfreq,
+        veltype=parameters.veltype,
+    )
     imaged = dict.fromkeys(window.ms.path for window in contributing)
     observation, unsaid = merged([observations[path] for path in imaged], channels.frame)
     motion = frame_motion(contributing, {path: places[path] for path in imaged}, axis)

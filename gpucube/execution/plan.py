@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from gpucube import disk
-from gpucube.constants import LIGHT_SPEED
 from gpucube.data.ingest import plan_partitions
 from gpucube.data.scratch import belongs_to
 from gpucube.data.selection import Selection
@@ -32,6 +31,7 @@ from gpucube.execution.tuning import DEFAULT_TUNING, Tuning
 from gpucube.imaging.forecast import Forecast, forecast
 from gpucube.imaging.job import settings_of
 from gpucube.output.paths import RunPaths
+from gpucube.output.summary import SpectralSummary
 from gpucube.schema.parameters import Parameters
 from gpucube.sky.beam import Beam
 from gpucube.sky.geometry import ImageGeometry
@@ -169,13 +169,9 @@ class Plan:
             f"frequency  {frequency_text(first)} to {frequency_text(last)} ({axis.frame.name}), "
             f"channels of {frequency_text(float(np.median(axis.width)))}",
         ]
-        if axis.restfreq:
-            begin, end = (LIGHT_SPEED / 1000 * (1 - f / axis.restfreq) for f in (first, last))
-            step = LIGHT_SPEED / 1000 * float(np.median(axis.width)) / axis.restfreq
-            lines.append(
-                f"velocity   {begin:.2f} to {end:.2f} km/s ({axis.frame.name}, radio, rest frequency "
-                f"{frequency_text(axis.restfreq)}), channels of {step:.3g} km/s"
-            )
+        spectral = SpectralSummary.of(axis)
+        if words := spectral.words():
+            lines.append(f"velocity   {words}, channels of {spectral.channel_width_km_s:.3g} km/s")
         if expected.beam and expected.noise and expected.recommended_cell:
             pixels = f"{expected.beam.bmaj / g.cell_x:.1f} x {expected.beam.bmin / g.cell_x:.1f} pixels"
             lines += [

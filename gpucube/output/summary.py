@@ -11,12 +11,56 @@ import json
 from contextlib import suppress
 from typing import Any, Self
 
+import numpy as np
 from pydantic import BaseModel, ValidationError, field_serializer, model_validator
 
 from gpucube import disk
 from gpucube.errors import GpucubeError
 from gpucube.output.paths import RunPaths
 from gpucube.output.records import ChannelRecord
+from gpucube.sky.spectral import SpectralAxis
+from gpucube.sky.spectral_types import VelocityType, velocity_of
+from gpucube.text import frequency_text
+
+
+class SpectralSummary(BaseModel):
+    """What the frequencies of the channels, and their velocities, mean."""
+
+    frame: str  # casacore's name, such as ``"LSRK"``
+    channel_width_hz: float  # the usual one, positive
+    rest_frequency_hz: float | None  # without it there are no velocities
+    veltype: VelocityType
+    first_velocity_km_s: float | None  # of the first channel
+    last_velocity_km_s: float | None
+    channel_width_km_s: float | None
+
+    @classmethod
+    def of(cls, axis: SpectralAxis) -> SpectralSummary:
+        first = last = width = None
+        if axis.restfreq:
+            first, last = map(float, velocity_of(axis.frequency[[0, -1]], axis.restfreq, axis.veltype))
+            edges = axis.frequency + axis.width * np.array([[-0.5], [0.5]])  # (2, nchan)
+            width = float(np.median(np.abs(np.diff(velocity_of(edges, axis.restfreq, axis.veltype), axis=0))))
+        return cls(
+            frame=axis.frame.name,
+            channel_width_hz=float(np.median(axis.width)),
+            rest_frequency_hz=axis.restfreq,
+            veltype=axis.veltype,
+            first_velocity_km_s=first,
+            last_velocity_km_s=last,
+            channel_width_km_s=width,
+        )
+
+    def meaning(self) -> str:
+        """What a velocity means: ``"LSRK, radio, rest frequency 230.538GHz"``. Empty without a rest frequency."""
+        rest = self.rest_frequency_hz
+        return f"{self.frame}, {self.veltype}, rest frequency {frequency_text(rest)}" if rest else ""
+
+    def words(self) -> str:
+        """The range of velocities and what it means. Empty without a rest frequency."""
+        if not self.rest_frequency_hz:
+            return ""
+        return f"{self.first_velocity_km_s:.2f} to {self.last_velocity_km_s:.2f} km/s ({self.meaning()})"
 
 
 class Summary(BaseModel):
@@ -34,6 +78,7 @@ class Summary(BaseModel):
     ms_bytes_read: int
     memory_peak: int
     device_memory_peak: int
+    spectral_axis: SpectralSummary | None = None  # None in files of older versions
     gridder: str  # the gridder that was used: ``"standard"`` or ``"wgridder"``
     stage_seconds: dict[str, float]  # ``plan read image finish``
     wall_seconds: float

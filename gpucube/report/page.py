@@ -14,7 +14,7 @@ import io
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
@@ -31,9 +31,13 @@ from gpucube.disk import explain, write_whole
 from gpucube.errors import GpucubeError
 from gpucube.output.paths import RunPaths
 from gpucube.output.records import ChannelRecord, StopCode
+from gpucube.output.summary import SpectralSummary
 from gpucube.report import plots
 from gpucube.report.state import Run, findings, read_run, stop_codes, typical
 from gpucube.schema.parameters import Parameters
+from gpucube.sky.frames import FRAMES
+from gpucube.sky.spectral import SpectralAxis
+from gpucube.sky.spectral_types import velocity_of
 from gpucube.text import counted, size_text
 from gpucube.version import __version__
 
@@ -93,6 +97,7 @@ def page(run: Run) -> str:
     cube, unreadable = _image_cube(run)
     header = cube.header if cube else fits.Header()
     noise = typical(run.noise())
+    spectral = _spectral(run, header)
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, finalize=bounded, trim_blocks=True, lstrip_blocks=True
     )
@@ -113,10 +118,11 @@ def page(run: Run) -> str:
         reasons=Counter(record.stop_reason for record in run.records).most_common(),
         header=header,
         phase_centre=_phase_centre(header),
-        rest_frequency=_rest_frequency(header),
+        spectral=spectral,
+        velocity=_velocity(run.records, spectral),
         noise=noise,
         unreadable=unreadable,
-        pictures=_pictures(run, cube),
+        pictures=_pictures(run, cube, spectral),
         rows=_rows(run),
         most_rows=MOST_ROWS,
         is_bad=_is_bad,
@@ -172,10 +178,31 @@ def _phase_centre(header: fits.Header) -> str:
     return f"{centre.to_string('hmsdms', precision=1)} {header.get('RADESYS', '')}"
 
 
-def _rest_frequency(header: fits.Header) -> float:
-    """Return Hz, or 0 if it is not known."""
-    value = header.get("RESTFRQ")
-    return value if isinstance(value, float) and value > 0 else 0.0
+def _spectral(run: Run, header: fits.Header) -> SpectralSummary | None:
+    """What the frequencies mean: from the summary, or from the cube if the run has not finished. None if nothing says so."""
+    if run.summary is not None and run.summary.spectral_axis is not None:
+        return run.summary.spectral_axis
+    frame = next((frame for frame in FRAMES.values() if frame.specsys == header.get("SPECSYS")), None)
+    rest, width = header.get("RESTFRQ"), header.get("CDELT3")
+    if frame is None or not run.records or not isinstance(width, float):
+        return None
+    axis = SpectralAxis(
+        frequency=np.array([record.frequency_hz for record in run.records]),
+        width=np.full(len(run.records), abs(width)),
+        frame=frame,
+        restfreq=rest if isinstance(rest, float) and rest > 0 else None,
+        veltype="optical" if run.parameters.get("veltype") == "optical" else "radio",
+    )
+    return SpectralSummary.of(axis)
+
+
+def _velocity(records: Sequence[ChannelRecord], spectral: SpectralSummary | None) -> dict[int, float]:
+    """Velocities in km/s by channel; empty without a rest frequency."""
+    if spectral is None or not spectral.rest_frequency_hz:
+        return {}
+    frequency = np.array([record.frequency_hz for record in records])
+    velocity = velocity_of(frequency, spectral.rest_frequency_hz, spectral.veltype)
+    return {record.channel: float(v) for record, v in zip(records, velocity, strict=True)}
 
 
 def _decimals(noise: float) -> int:
@@ -183,7 +210,7 @@ def _decimals(noise: float) -> int:
     return max(3, 2 - math.floor(math.log10(1e3 * noise))) if noise > 0 else 3
 
 
-def _pictures(run: Run, cube: plots.Cube | None) -> list[dict[str, str]]:
+def _pictures(run: Run, cube: plots.Cube | None, spectral: SpectralSummary | None) -> list[dict[str, str]]:
     """Draw maps of channels with emission, and the convergence of all channels, each with a heading and a caption."""
     if not run.records:
         return []
@@ -197,14 +224,11 @@ def _pictures(run: Run, cube: plots.Cube | None) -> list[dict[str, str]]:
     shown = plots.shown_channels(flux, noise)
     pictures = []
     if cube is not None and len(shown):
-        frequency = {record.channel: record.frequency_hz for record in run.records}
-        rest = _rest_frequency(cube.header)
-        if rest:
-            velocity = plots.radio_velocity(np.array([frequency[c] for c in shown]), rest)
-            order = np.argsort(velocity)
-            shown, velocity = shown[order], velocity[order]
-            labels = [f"{c}: {plots.velocity_text(v)}" for c, v in zip(shown, velocity, strict=True)]
+        if velocity := _velocity(run.records, spectral):
+            shown = np.array(sorted(shown, key=lambda c: velocity[c]))
+            labels = [f"{c}: {plots.velocity_text(velocity[c])}" for c in shown]
         else:
+            frequency = {record.channel: record.frequency_hz for record in run.records}
             labels = [f"{c}: {frequency[c] / 1e9:.5f} GHz" for c in shown]
         alt = f"Maps of {counted(len(shown), 'channel')}: {', '.join(labels)}"
         figure = plots.channel_maps(cube, shown, labels, noise)

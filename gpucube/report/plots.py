@@ -22,7 +22,7 @@ from matplotlib.colors import AsinhNorm
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Ellipse
 
-from gpucube.constants import ARCSEC, LIGHT_SPEED
+from gpucube.constants import ARCSEC
 from gpucube.output.records import ChannelRecord, StopCode
 from gpucube.report.state import typical
 from gpucube.sky.beam import Beam
@@ -74,11 +74,6 @@ def read_cube(path: str | Path) -> Cube:
             beams = [Beam(bmaj=bmaj, bmin=bmin, bpa=bpa)] * len(planes)
         cell_x, cell_y = (3600.0 * abs(header[key]) for key in ("CDELT1", "CDELT2"))
         return Cube(planes=planes, cell_x=cell_x, cell_y=cell_y, beams=beams, header=header)
-
-
-def radio_velocity(frequency: np.ndarray, restfreq: float) -> np.ndarray:
-    """Convert frequencies in Hz to velocities in km/s by the radio convention."""
-    return LIGHT_SPEED / 1e3 * (1.0 - np.asarray(frequency) / restfreq)
 
 
 def shown_channels(signal: np.ndarray, noise: np.ndarray, count: int = MOST_MAPS) -> np.ndarray:

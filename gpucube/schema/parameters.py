@@ -111,7 +111,7 @@ class Parameters(BaseModel):
     """Number of channels of the cube. -1 for as many as the data fill."""
 
     veltype: Annotated[Literal["radio", "optical"], Choice(empty="radio")] = _parameter("radio", "Spectral axis")
-    """Kind of velocity that `start` and `width` are given in."""
+    """Kind of velocity that `start` and `width` are given in, and that plan, table, summary and report give."""
 
     interpolation: Annotated[Literal["nearest", "linear", "cubic"], Choice(empty="linear")] = _parameter(
         "linear", "Spectral axis"

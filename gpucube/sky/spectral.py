@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpucube.sky.frames import SpectralFrame
+from gpucube.sky.spectral_types import VelocityType
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +18,7 @@ class SpectralAxis:
     width: np.ndarray  # of every output channel, positive, (nchan,)
     frame: SpectralFrame  # of the frequencies
     restfreq: float | None
+    veltype: VelocityType = "radio"  # of the velocities that are reported
 
     @property
     def nchan(self) -> int:

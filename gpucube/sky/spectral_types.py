@@ -1,10 +1,12 @@
 """Frequencies of the spectral coordinates that FITS knows: velocities, redshifts, wavelengths, energies.
 
 In: values of a spectral axis in SI units and its type, the first four letters of CTYPE (Greisen et al. 2006, WCS paper III,
-tables 1 and 2). Out: frequencies in Hz.
+tables 1 and 2). Out: frequencies in Hz. `velocity_of` goes the other way, for the velocities that cubes are reported in.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import numpy as np
 
@@ -18,6 +20,23 @@ NEEDS_REST_FREQUENCY = frozenset({"VRAD", "VOPT", "ZOPT", "VELO", "BETA"})
 
 SPECTRAL_TYPES = NEEDS_REST_FREQUENCY | {"FREQ", "ENER", "WAVN", "WAVE", "AWAV"}
 """All types that `frequency_of` takes."""
+
+
+VelocityType = Literal["radio", "optical"]
+"""Conventions of velocity: c (1 - f / f0), and c (f0 / f - 1)."""
+
+
+def velocity_of(frequency: np.ndarray, restfreq: float, veltype: VelocityType = "radio") -> np.ndarray:
+    """Velocity of frequencies in Hz, km/s.
+
+    Examples
+    --------
+    >>> velocity_of(np.array([1420.0e6]), 1420.405752e6).round(3)
+    array([85.639])
+    """
+    ratio = np.asarray(frequency) / restfreq
+    velocity: np.ndarray = LIGHT_SPEED / 1000 * (1 - ratio if veltype == "radio" else 1 / ratio - 1)
+    return velocity
 
 
 def frequency_of(kind: str, value: np.ndarray, restfreq: float) -> np.ndarray:

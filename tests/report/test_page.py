@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from astropy import units
 from casacore import tables
 from jobs import SETTINGS, altered, image
 from made_up import record, run_of
@@ -113,14 +114,14 @@ def test_the_page_says_of_every_channel_what_its_record_says(finished: Path) -> 
     for written in summary["channels"]:
         row = rows[written["channel"]]
         assert row[1] == f"{written['frequency_hz'] / 1e9:.6f}"
-        assert row[2] == written["stop_reason"]
-        assert [int(row[3]), int(row[4]), int(row[10])] == [
+        assert row[3] == written["stop_reason"]
+        assert [int(row[4]), int(row[5]), int(row[11])] == [
             written[name] for name in ("iterations", "major_cycles", "visibilities")
         ]
         if written["noise"] is None:
-            assert row[5:8] == ["", "", ""]
+            assert row[6:9] == ["", "", ""]
         else:
-            shown = [1e-3 * float(value) for value in row[5:8]]
+            shown = [1e-3 * float(value) for value in row[6:9]]
             assert shown == pytest.approx([written[n] for n in ("peak_residual", "limit", "noise")], abs=6e-7)
     assert "Finished: 12 channels imaged" in found.text
     assert "no data, blank (1 channel): 2" in found.text
@@ -154,7 +155,41 @@ def test_the_reason_of_a_failure_stands_beside_its_channel() -> None:
 
 def test_faint_channels_show_three_digits_of_their_noise() -> None:
     rows = Page(page(run_of([record(0, noise=1.234e-9, limit=3.7e-9, peak_residual=3.6e-9)]))).channels()
-    assert rows[0][5:8] == ["0.00000360", "0.00000370", "0.00000123"]
+    assert rows[0][6:9] == ["0.00000360", "0.00000370", "0.00000123"]
+
+
+def radio_velocities(imagename: Path) -> np.ndarray:
+    """Radio velocity of every channel by astropy, km/s."""
+    channels = json.loads(imagename.with_name("cube.summary.json").read_text())["channels"]
+    frequency = [channel["frequency_hz"] for channel in channels] * units.Hz
+    velocity: np.ndarray = frequency.to_value("km/s", units.doppler_radio(1420.405752 * units.MHz))
+    return velocity
+
+
+def test_the_page_says_velocities_with_their_frame_and_convention(finished: Path) -> None:
+    velocity = radio_velocities(finished)
+    found = report(finished)
+    words = f"{velocity[0]:.2f} to {velocity[-1]:.2f} km/s (LSRK, radio, rest frequency 1420.405752MHz)"
+    assert ["velocity", words] in found.cells
+    assert any(
+        row[0] == "frequency" and "GHz (LSRK, channels 0 to 11)" in row[1] for row in found.cells if len(row) == 2
+    )
+    assert [float(row[2]) for row in found.channels().values()] == pytest.approx(velocity, abs=0.006)
+
+
+def test_the_page_of_an_older_run_takes_frame_and_rest_frequency_from_the_cube(finished: Path, tmp_path: Path) -> None:
+    document = json.loads(finished.with_name("cube.summary.json").read_text())
+    del document["spectral_axis"]
+    (tmp_path / "cube.summary.json").write_text(json.dumps(document))
+    shutil.copy(finished.with_name("cube.image.fits"), tmp_path)
+    ours, theirs = (Page(Path(write_report(name)).read_text()) for name in (tmp_path / "cube", finished))
+    assert [row for row in ours.cells if row[0] == "velocity"] == [row for row in theirs.cells if row[0] == "velocity"]
+    assert ours.channels() == theirs.channels()
+
+
+def test_the_page_without_a_rest_frequency_has_no_velocities() -> None:
+    found = Page(page(run_of([record(0)])))
+    assert found.channels()[0][2] == "" and not [row for row in found.cells if row[0] == "velocity"]
 
 
 HOSTILE = "<script>alert('x')</script>\"><img src=http://evil onerror=x>&amp;\x1b[31m" + "A" * 100_000

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from astropy import units
 from jobs import geometry
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from oracles import gaussian
@@ -21,7 +20,6 @@ from gpucube.report.plots import (
     channel_maps,
     convergence,
     overview,
-    radio_velocity,
     read_cube,
     region_of_interest,
     shown_channels,
@@ -86,12 +84,6 @@ def test_flux_within_a_region_is_in_jansky() -> None:
     # summing a Gaussian over pixels a fifth of its width apart is exact to rounding
     assert found[0] == pytest.approx(2.5, rel=1e-6)
     assert np.isnan(found[1])
-
-
-def test_velocity_follows_the_radio_convention() -> None:
-    frequency = np.array([1.419e9, 1.4204e9, 1.422e9])
-    expected = (frequency * units.Hz).to_value(units.km / units.s, units.doppler_radio(1.420405752e9 * units.Hz))
-    np.testing.assert_allclose(radio_velocity(frequency, 1.420405752e9), expected, rtol=1e-9)
 
 
 def test_map_has_east_to_the_left_and_the_beam_leans_towards_east() -> None:

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import reference
+from astropy import units as u
 from astropy.io import fits
-from jobs import SETTINGS, image, payload, tree
+from casacore import tables
+from jobs import SETTINGS, altered, image, payload, tree
 
 import gpucube
 from gpucube.schema.parameters import Parameters
@@ -87,6 +89,34 @@ def test_a_result_gives_a_table_with_units(result: gpucube.Result) -> None:
     assert blank == [2]
     assert np.flatnonzero(np.isnan(table["noise"])).tolist() == blank
     assert table["iterations"].sum() == sum(record.iterations for record in result.channels)
+
+
+@pytest.mark.parametrize(("veltype", "convention"), [("radio", u.doppler_radio), ("optical", u.doppler_optical)])
+def test_table_summary_and_words_have_velocities_with_frame_and_convention(
+    tiny_ms: Any, tmp_path: Path, veltype: str, convention: Any
+) -> None:
+    result = image(tiny_ms.ms, tmp_path / "cube", niter=0, nchan=4, width=2, veltype=veltype)
+    table = result.table()
+    meaning = f"LSRK, {veltype}, rest frequency 1420.405752MHz"
+    expected = table["frequency"].quantity.to("km/s", convention(1420.405752 * u.MHz))
+    assert (table["velocity"].unit, table["velocity"].description) == ("km/s", meaning)
+    np.testing.assert_allclose(table["velocity"], expected.value, rtol=1e-9)
+    assert (table["visibilities_off_grid"] == 0).all()
+    axis = result.summary["spectral_axis"]
+    assert (axis["frame"], axis["veltype"], axis["rest_frequency_hz"]) == ("LSRK", veltype, 1420.405752e6)
+    assert [axis["first_velocity_km_s"], axis["last_velocity_km_s"]] == pytest.approx(expected.value[[0, -1]])
+    assert axis["channel_width_km_s"] == pytest.approx(abs(expected.value[1] - expected.value[0]), rel=1e-4)
+    assert f"{expected.value[0]:.2f} to {expected.value[-1]:.2f} km/s ({meaning})" in repr(result)
+
+
+def test_without_a_rest_frequency_velocities_are_nan(make_ms: Any, tmp_path: Path) -> None:
+    ms = altered(make_ms().ms, tmp_path, lambda t: None)
+    with tables.table(str(ms / "SOURCE"), readonly=False, ack=False) as t:
+        t.putcell("REST_FREQUENCY", 0, np.zeros(1))
+    with pytest.warns(UserWarning, match="the MeasurementSet gives no rest frequency"):
+        result = image(ms, tmp_path / "cube", niter=0, nchan=3)
+    assert np.isnan(result.table()["velocity"]).all()
+    assert result.summary["spectral_axis"]["first_velocity_km_s"] is None and "velocity" not in repr(result)
 
 
 def test_a_result_gives_its_cubes(result: gpucube.Result) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from astropy import units
 from astropy.wcs import WCS
 
-from gpucube.sky.spectral_types import SPECTRAL_TYPES, frequency_of
+from gpucube.sky.spectral_types import SPECTRAL_TYPES, VelocityType, frequency_of, velocity_of
 
 RESTFREQ = 115.271202e9
 
@@ -49,3 +52,12 @@ def test_every_type_is_tested() -> None:
 def test_an_unknown_type_is_an_error() -> None:
     with pytest.raises(ValueError, match="no spectral type of FITS: 'VELOCITY'"):
         frequency_of("VELOCITY", np.array([1.0]), RESTFREQ)
+
+
+@pytest.mark.parametrize(
+    ("veltype", "convention"), [("radio", units.doppler_radio), ("optical", units.doppler_optical)]
+)
+def test_velocities_are_astropys(veltype: VelocityType, convention: Any) -> None:
+    frequency = np.array([1.419e9, 1.4204e9, 1.422e9])
+    expected = (frequency * units.Hz).to_value("km/s", convention(1.420405752e9 * units.Hz))
+    np.testing.assert_allclose(velocity_of(frequency, 1.420405752e9, veltype), expected, rtol=1e-9)
