@@ -35,7 +35,9 @@ def unit_factors(t: tables.table, column: str, unit: str) -> np.ndarray:
     """
     keywords = t.getcolkeywords(column)
     if "VariableUnits" in keywords:
-        raise GpucubeError(f"{t.name()}: column {column} has units that change from row to row, which are not read")
+        raise GpucubeError(
+            f"{t.name()}: column {column} has units that change from row to row, which gpucube cannot read"
+        )
     written = [str(name).strip() or unit for name in np.ravel(keywords.get("QuantumUnits", keywords.get("UNIT", unit)))]
     if set(written) <= {unit}:
         return np.ones(1)
@@ -57,7 +59,9 @@ def reference_word(t: tables.table, column: str, row: int, codes: Mapping[int, s
     """
     measure = t.getcolkeywords(column).get("MEASINFO", {})
     if offset := [name for name in measure if name.startswith("RefOff")]:
-        raise GpucubeError(f"{t.name()}: column {column} counts from an offset ({offset[0]}), which is not read")
+        raise GpucubeError(
+            f"{t.name()}: column {column} counts from an offset ({offset[0]}), which gpucube cannot read"
+        )
     if "VarRefCol" not in measure:
         return str(measure.get("Ref", default)).strip().upper() or default
     frames = str(measure["VarRefCol"])

@@ -123,8 +123,8 @@ def read_track(path: str, field_id: int) -> Track:
         known = track.frame in DIRECTION_CODES.values() or track.frame.startswith("AZEL")
         where = "PHASE_DIR" if track.ephemeris is None else track.ephemeris.label
         raise GpucubeError(
-            f"{label}: {where} is in the frame {track.frame}, which {'moves against the stars' if known else 'is not known'}:"
-            f" give it in one of {', '.join(CELESTIAL_FRAMES)}"
+            f"{label}: {where} is in the frame {track.frame}, which {'is not fixed on the sky' if known else 'is not known'}:"
+            f" convert it to one of {', '.join(CELESTIAL_FRAMES)}"
         )
     return track
 

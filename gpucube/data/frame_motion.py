@@ -63,7 +63,7 @@ def frame_motion(
     return (
         f"the frequencies are {axis.frame.name}, and the velocity of the {who} towards the field changes by "
         f"{change * LIGHT_SPEED / 1000:.3g} km/s ({channels:.2g} channels) between {_date(first)} and {_date(last)}: lines "
-        "are smeared by as much; make the cube in LSRK with `outframe='LSRK'`",
+        "are smeared by that amount; make the cube in LSRK with `outframe='LSRK'`",
     )
 
 

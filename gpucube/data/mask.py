@@ -309,7 +309,7 @@ def _check_frame(path: str | os.PathLike[str], wcs: WCS, axis: SpectralAxis) -> 
     )
     if shift > CHANNEL_TOLERANCE:
         raise GpucubeError(
-            f"mask {path} has frequencies in the frame {written} and the cube in {axis.frame.specsys}: regrid the mask"
+            f"mask {path} has frequencies in the frame {written}, but the cube is in {axis.frame.specsys}: regrid the mask"
             f" to {axis.frame.specsys}"
         )
     return ()
@@ -323,7 +323,7 @@ def _edges(
     kind = wcs.wcs.ctype[spectral][:4]
     remarks: tuple[str, ...] = ()
     if kind not in SPECTRAL_TYPES:
-        raise GpucubeError(f"mask {path} has a spectral axis {kind}, which is not read: regrid it to FREQ")
+        raise GpucubeError(f"mask {path} has a spectral axis {kind}, which gpucube cannot read: regrid it to FREQ")
     restfreq = _rest_frequency(header)
     if kind in NEEDS_REST_FREQUENCY and not restfreq:
         if not axis.restfreq:

@@ -392,7 +392,7 @@ def _movement(sources: Sequence[Source], name: str, cell: float) -> tuple[str, .
         return ()
     return (
         f"field {name} moves by {moved / ARCSEC:.3g} arcsec ({moved / cell:.2g} pixels) while it is observed, but the cube does"
-        " not follow it: an object that moves with the field is smeared by as much; image shorter spans of time",
+        " not follow it: an object that moves with the field is smeared by that amount; image shorter spans of time",
     )
 
 

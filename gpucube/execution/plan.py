@@ -36,7 +36,7 @@ from gpucube.schema.parameters import Parameters
 from gpucube.sky.beam import Beam
 from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
-from gpucube.text import angle_text, flux_text, frequency_text, size_text
+from gpucube.text import angle_text, counted, flux_text, frequency_text, size_text
 
 SECONDS_A_SAMPLE = 300e-9
 SECONDS_A_PIXEL = 120e-9
@@ -141,7 +141,7 @@ class Plan:
             how = f"{self.workers} GPU" + ("s" if self.workers > 1 else "")
         lines = [
             *self._what_comes_out(),
-            f"chunks     {self.chunks} of up to {self.chunksize} channels, on {self.workers} workers ({how})",
+            f"chunks     {self.chunks} of up to {self.chunksize} channels, on {counted(self.workers, 'worker')} ({how})",
             f"read       {size_text(self.ms_bytes)} from the MeasurementSet, once",
             f"scratch    {size_text(self.scratch_bytes)} in {self.scratch}",
             f"memory     {size_text(self.memory_predicted)} expected, {size_text(self.memory_budget)} allowed",

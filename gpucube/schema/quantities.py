@@ -208,6 +208,8 @@ def _direction_from_astropy(value: Any) -> BaseDirection:
 
 def _direction_from_text(text: str) -> BaseDirection:
     words = text.split()
+    if len(words) == 2:
+        raise ValueError(f"{text!r} names no frame; {_DIRECTION}")
     if len(words) != 3 or words[0].upper() not in _FRAMES:
         raise ValueError(f"{text!r} is not a direction; {_DIRECTION}")
     ra = _degrees(words[1], text, degrees_per_unit=15.0)

@@ -479,10 +479,10 @@ def test_fields_are_chosen_by_number_or_name(tiny_ms: Any, tmp_path: Path, inges
         match=r"2 fields fit `field=''` \(0: SIMLINE, 1: OTHER\) and lie up to [\d.]+ arcmin apart: select one by its number",
     ):
         select_all(copy)
-    with pytest.raises(GpucubeError, match="fields are numbered 0 to 1 and called SIMLINE, OTHER"):
+    with pytest.raises(GpucubeError, match="fields are numbered 0 to 1: SIMLINE, OTHER"):
         select_all(copy, field="2")
     with pytest.raises(
-        GpucubeError, match="`field='M31'`: no field fits: fields are numbered 0 to 1 and called SIMLINE, OTHER"
+        GpucubeError, match="`field='M31'`: no field matches; fields are numbered 0 to 1: SIMLINE, OTHER"
     ):
         select_all(copy, field="M31")
     by_number, by_name = ingested(copy, field="1"), ingested(copy, field="OTHER")

@@ -131,14 +131,14 @@ WRONG_SELECTION = {
     "spw channels out of range": ({"spw": "0:5~12"}, r"channels 0 to 11; (`spw`|--spw) asks for channel 12"),
     "no such window": (
         {"spw": "1"},
-        r"\.ms: (`spw='1'`|--spw '?1'?): there is no spectral window 1, they are numbered 0 to 0",
+        r"\.ms: (`spw='1'`|--spw '?1'?): there is no spectral window 1; the only window is 0",
     ),
     "spw not understood": (
         {"spw": "zero"},
-        named("spw", "zero") + ": no spectral window fits: they are numbered 0 to 0",
+        named("spw", "zero") + ": no spectral window matches; the only window is 0",
     ),
-    "no such field number": ({"field": "3"}, r"no field fits: fields are numbered 0 to 0"),
-    "no such field": ({"field": "M51"}, r"M51'?`?: no field fits: fields are numbered 0 to 0 and called "),
+    "no such field number": ({"field": "3"}, r"no field matches; the only field is 0"),
+    "no such field": ({"field": "M51"}, r"M51'?`?: no field matches; the only field is 0 \("),
     "no such column": (
         {"datacolumn": "corrected"},
         r"has no column CORRECTED_DATA: (`datacolumn`|--datacolumn) can be data",

@@ -148,7 +148,7 @@ def _one(text: str, item: str, antennas: Antennas, of_station: bool) -> np.ndarr
     found = found != negated
     if not found.any():
         there = listed(sorted(set(stations)) if of_station else names)
-        raise wrong("antenna", text, item, f"no {'station' if of_station else 'antenna'} fits: there are {there}")
+        raise wrong("antenna", text, item, f"no {'station' if of_station else 'antenna'} matches; there are {there}")
     return found
 
 

@@ -151,11 +151,10 @@ def select_fields(text: str, names: Sequence[str], codes: Sequence[str] = ()) ->
             raise wrong("field", text, item, "the range ends before it begins")
         else:
             if numbers[1] >= len(names) and numbers[1] != math.inf and item[0] not in "<>":
-                raise wrong("field", text, item, f"fields are numbered 0 to {len(names) - 1}")
+                raise wrong("field", text, item, f"there is no such field; {numbered('field', stripped)}")
             found = [n for n in range(len(names)) if numbers[0] <= n <= numbers[1]]
         if not found:
-            reason = f"no field fits: fields are numbered 0 to {len(names) - 1} and called {listed(stripped)}"
-            raise wrong("field", text, item, reason)
+            raise wrong("field", text, item, f"no field matches; {numbered('field', stripped)}")
         chosen.update(found)
     return sorted(chosen)
 
@@ -179,13 +178,24 @@ def select_intents(text: str, modes: Sequence[str], flagged: Sequence[bool] = ()
             found -= {state for state in found if len(flagged) and flagged[state]}
         if not found:
             there = sorted({part for of_state in parts for part in of_state})
-            raise wrong("intent", text, item, f"no intent fits: the intents are {listed(there)}")
+            raise wrong("intent", text, item, f"no intent matches; the intents are {listed(there)}")
         chosen |= found
     return sorted(chosen)
 
 
 def _matching(names: Sequence[str], matches: Callable[[str], bool]) -> list[int]:
     return [n for n, name in enumerate(names) if matches(name)]
+
+
+def numbered(kind: str, names: Sequence[str]) -> str:
+    """Say how things are numbered from 0 and, where they have names, what these are.
+
+    >>> numbered("field", ["M81"]), numbered("field", ["M81", "M82"])
+    ('the only field is 0 (M81)', 'fields are numbered 0 to 1: M81, M82')
+    """
+    if len(names) == 1:
+        return f"the only {kind} is 0" + (f" ({names[0]})" if names[0] else "")
+    return f"{kind}s are numbered 0 to {len(names) - 1}" + (f": {listed(names)}" if any(names) else "")
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gpucube.data.measurementset import SpectralWindow
-from gpucube.data.msselect.lists import listed, name_matcher, split_items, wrong
+from gpucube.data.msselect.lists import name_matcher, numbered, split_items, wrong
 
 _HERTZ = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _VALUE = r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKmMgGtT]?[hH][zZ])?"
@@ -70,9 +70,8 @@ def _windows(text: str, item: str, windows: Sequence[SpectralWindow]) -> list[in
         matches = name_matcher("spw", text, item)
         found = [n for n, window in enumerate(windows) if matches(window.name)]
     if not found:
-        names = [window.name for window in windows if window.name]
-        there = f"they are numbered 0 to {len(windows) - 1}" + (f" and called {listed(names)}" if names else "")
-        raise wrong("spw", text, item, f"no spectral window fits: {there}")
+        there = numbered("window", [window.name for window in windows])
+        raise wrong("spw", text, item, f"no spectral window matches; {there}")
     return list(dict.fromkeys(found))
 
 
@@ -98,9 +97,8 @@ def _windows_by_value(text: str, item: str, windows: Sequence[SpectralWindow]) -
         by_name = [n for n, window in enumerate(windows) if window.name == item]
         if by_name:
             return by_name[:1]
-        raise wrong(
-            "spw", text, item, f"there is no spectral window {numbers[-1]}, they are numbered 0 to {len(windows) - 1}"
-        )
+        there = numbered("window", [""] * len(windows))
+        raise wrong("spw", text, item, f"there is no spectral window {numbers[-1]}; {there}")
     return list(numbers)
 
 
