@@ -56,6 +56,8 @@ class _Parser(argparse.ArgumentParser):
         if unknown:
             option = unknown[0].partition("=")[0]
             advice = (absent or {}).get(option.removeprefix("--"))
+            if option == "--vis":
+                self.error("MeasurementSets are given without an option, as in 'target.ms --imagename out/target'")
             if advice:
                 raise GpucubeError(f"tclean's parameter {option!r} is not available: {advice}")
             self.error(f"unknown option {option!r}{did_you_mean(option, self._option_string_actions)}")

@@ -141,7 +141,8 @@ class Plan:
             how = f"{self.workers} GPU" + ("s" if self.workers > 1 else "")
         lines = [
             *self._what_comes_out(),
-            f"chunks     {self.chunks} of up to {self.chunksize} channels, on {counted(self.workers, 'worker')} ({how})",
+            f"chunks     {self.chunks} of up to {counted(self.chunksize, 'channel')}",
+            f"workers    {self.workers} ({how})",
             f"read       {size_text(self.ms_bytes)} from the MeasurementSet, once",
             f"scratch    {size_text(self.scratch_bytes)} in {self.scratch}",
             f"memory     {size_text(self.memory_predicted)} expected, {size_text(self.memory_budget)} allowed",
@@ -177,7 +178,7 @@ class Plan:
             lines += [
                 f"beam       {_beam_text(expected.beam)} expected in the middle channel, {pixels}",
                 f"cell       {angle_text(g.cell_x)}; recommended: at most {angle_text(expected.recommended_cell)}",
-                f"noise      {flux_text(expected.noise)}/beam expected, if the weights are 1 / sigma^2",
+                f"noise      {flux_text(expected.noise)}/beam expected, assuming weights of 1 / sigma^2",
             ]
         phase = g.w_phase(expected.w_max)
         lines.append(f"gridder    {self.gridder}; neglecting w changes phases by up to {phase:.2g} rad")
@@ -267,7 +268,7 @@ def make_plan(
         memory_budget=budget,
         memory_predicted=predicted,
         device_memory_predicted=kind.lanes * resources.device_bytes(min(resources.planes, size * nstokes)),
-        limits=f"{most} workers by {whose}, memory by {memory_of}",
+        limits=f"{counted(most, 'worker')} ({whose}), memory: {memory_of}",
         field=selection.object_name,
         geometry=geometry,
         axis=selection.axis,

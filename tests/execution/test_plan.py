@@ -134,8 +134,8 @@ def test_unevenly_spaced_channels_give_a_warning(tiny_ms, tmp_path):
 
 
 def test_the_plan_names_who_limits_workers_and_memory(tiny_ms, tmp_path):
-    assert "2 workers by workers=, memory by memory=" in str(plan_of(tiny_ms.ms, tmp_path, memory="2GB"))
-    assert "memory by 80 % of the " in str(plan_of(tiny_ms.ms, tmp_path))
+    assert "2 workers (workers=), memory: memory=" in str(plan_of(tiny_ms.ms, tmp_path, memory="2GB"))
+    assert "memory: 80 % of the " in str(plan_of(tiny_ms.ms, tmp_path))
 
 
 def test_with_a_scheduler_the_memory_of_its_workers_counts(tiny_ms, tmp_path):
@@ -145,7 +145,7 @@ def test_with_a_scheduler_the_memory_of_its_workers_counts(tiny_ms, tmp_path):
     plan = make_plan(parameters, selection, large)
     assert plan.workers == 3
     assert plan.memory_budget == pytest.approx(0.8 * 3e15)
-    assert "3 workers by the workers of the scheduler, memory by 80 % of the workers of the scheduler" in str(plan)
+    assert "3 workers (the workers of the scheduler), memory: 80 % of the workers of the scheduler" in str(plan)
     with pytest.raises(GpucubeError, match=r"only 80 MB is allowed \(the workers of the scheduler\)"):
         make_plan(parameters, selection, replace(CORES, workers=300, worker_memory=10**8))
 

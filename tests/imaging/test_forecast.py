@@ -122,7 +122,7 @@ def test_the_plan_speaks_to_astronomers(tiny_ms: Any, tmp_path: Path, capsys: py
         "velocity   19.79 to -16.49 km/s (LSRK, radio, rest frequency 1420.405752MHz), channels of 3.3 km/s",
         "expected in the middle channel",
         "recommended: at most",
-        "mJy/beam expected, if the weights are 1 / sigma^2",
+        "mJy/beam expected, assuming weights of 1 / sigma^2",
         "gridder    wgridder",
         "time       very roughly",
     ):

@@ -141,6 +141,10 @@ def test_an_empty_yaml_file_says_nothing(tmp_path: Path) -> None:
         ("image a.ms --imsiz=3", "unknown option '--imsiz': did you mean '--imsize'?; see gpucube image --help"),
         ("image a.ms --nit 3", "unknown option '--nit': did you mean '--niter'?; see gpucube image --help"),
         ("image a.ms -x", "unknown option '-x'; see gpucube image --help"),
+        (
+            "plan --vis a.ms",
+            "MeasurementSets are given without an option, as in 'target.ms --imagename out/target'; see gpucube plan --help",
+        ),
         ("image a.ms --imagename", "argument --imagename: expected one argument; see gpucube image --help"),
         ("image a.ms --imagename x --cell 1", "--cell 1: '1' has no unit; write e.g. '1arcsec'"),
         ("image a.ms --imagename x --threshold -1mJy",
