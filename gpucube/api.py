@@ -42,6 +42,8 @@ def image_cube(
     observation: int | str | Sequence[int | str] = "",
     intent: str | Sequence[str] = "",
     datacolumn: Literal["auto", "data", "corrected", "model"] = "auto",
+    contsubspw: str | Sequence[str] = "",
+    contsuborder: int = 0,
     stokes: str = "I",
     specmode: Literal["cube", "cubedata"] = "cube",
     outframe: Literal["", "LSRK", "LSRD", "BARY", "GEO", "TOPO", "GALACTO", "LGROUP", "CMB"] = "",
@@ -119,6 +121,12 @@ def image_cube(
         Intents to image, in CASA's syntax. Empty for all. A list has one selection for each MeasurementSet.
     datacolumn : 'auto', 'data', 'corrected' or 'model'; default 'auto'
         Which visibilities to image. 'auto' takes CORRECTED_DATA if the MeasurementSet has it, otherwise DATA.
+    contsubspw : text such as '0:5~20;40~59', '*:1.41~1.42GHz' or '0:-50~10km/s;90~150km/s'; default ''
+        Line-free channels, to which the continuum of every row and correlation is fitted before it is subtracted. They are
+        written as in `spw`, or as velocities of the cube's frame with a unit. Empty for no subtraction. A list has one
+        selection for each MeasurementSet.
+    contsuborder : a whole number from 0 to 4; default 0
+        Order of the polynomial in frequency that contsubspw is fitted with: 0 is a constant.
     stokes : 'I', 'pseudoI', or several of I, Q, U, V in this order, such as 'IQUV' or 'QU'; default 'I'
         Stokes parameters to image. 'I' uses a sample only if neither parallel hand is flagged; 'pseudoI' uses whichever
         hand is not flagged.

@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 
-def counted(number: int, what: str) -> str:
-    """``"1 channel"``, ``"2 channels"``."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def counted(number: int, what: str, several: str = "") -> str:
+    """``"1 channel"``, ``"2 channels"``; `several` where the plural is not made with an s."""
+    return f"{number} {what if number == 1 else several or what + 's'}"
 
 
 def ranges(channels: Iterable[int]) -> str:

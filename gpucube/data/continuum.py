@@ -1,33 +1,74 @@
 """Continuum subtraction: a polynomial in frequency is fitted to the line-free channels of every row and correlation.
 
-In: a `Block` of rows as read, the channels that are free of lines, and the order of the polynomial. Out: the same block with
-the fit subtracted from all channels. The fit is by weighted least squares, to the real and the imaginary part
-(Cornwell, Uson & Haddad 1992, A&A 258, 583), over the samples that count: unflagged, finite, of positive weight. A row and
-correlation with too few of them for the polynomial is flagged, because its continuum is not known.
+In: a `Block` of rows as read, and the `ContinuumFit` of its window: the channels that are free of lines, and the order of
+the polynomial. Out: the same block with the fit subtracted from all channels. The fit is by weighted least squares, to the
+real and the imaginary part (Cornwell, Uson & Haddad 1992, A&A 258, 583), over the samples that count: unflagged, finite, of
+positive weight. Weights stay as they are.
+
+A spectrum is one correlation of one row. Flags may leave one too few line-free channels for the polynomial, or leave them on
+one side, so that the polynomial is extrapolated and its noise far exceeds that of the data. Such a spectrum gets a polynomial of
+lower order. One without any line-free channel is flagged, because its continuum is not known. Both are counted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from gpucube.caches import njit
 from gpucube.data.rows import Block
 
-LARGEST_ORDER = 4
+PROBES = 9
+"""Frequencies at which the noise of a fit is judged, spread evenly over the channels that are imaged."""
+
+NOISE = 2.0
+"""Times the noise of a channel, or that of the fit where no channel is flagged if that is more, that a fit may have."""
+
+SINGULAR = 1e-10
+"""Part of a pivot that must be left by the pivots before it: the channels do not tell the terms of the polynomial apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContinuumFit:
     """What is fitted to the channels of one window."""
 
-    line_free: np.ndarray  # (nchan,) bool, channels that the polynomial is fitted to
-    abscissa: np.ndarray  # (nchan,) frequency, scaled so that the window goes from -1 to 1
+    line_free: np.ndarray  # (nchan,) bool, channels of the window that the polynomial is fitted to in every row
+    ranges: np.ndarray  # (nrange, 2) Hz in the frame of the cube: further channels, which may differ from row to row
+    frequency: np.ndarray  # (nchan,) centres of the channels in the frame of the data, Hz
+    abscissa: np.ndarray  # (nchan,) frequency, scaled so that the line-free channels go from -1 to 1
     order: int
+    probes: np.ndarray  # (nprobe,) abscissae at which the noise of the fit is judged
+    leverage: float  # variance of the fit over that of a channel, where it is largest, if no channel is flagged
+    first: int  # first and last channel that the fit takes in any row
+    last: int
+
+    def at(self, factor: float) -> np.ndarray:
+        """Line-free channels of a row with this Doppler factor, bool, shape (nchan,)."""
+        frequency = self.frequency[:, None] * factor  # (nchan, 1)
+        inside = (frequency >= self.ranges[:, 0]) & (frequency <= self.ranges[:, 1])
+        taken: np.ndarray = self.line_free | inside.any(axis=1)
+        return taken
 
 
-def continuum_fit(frequency: np.ndarray, line_free: np.ndarray, order: int) -> ContinuumFit:
+class Remains(NamedTuple):
+    """What became of the spectra of a block."""
+
+    lowered: int  # spectra that got a polynomial of lower order
+    lost: int  # spectra with samples that count, but none of them in a line-free channel
+
+
+def continuum_fit(
+    frequency: np.ndarray,
+    line_free: np.ndarray,
+    order: int,
+    *,
+    ranges: np.ndarray | None = None,
+    factors: tuple[float, float] = (1.0, 1.0),
+    imaged: np.ndarray | None = None,
+) -> ContinuumFit:
     """Prepare the fit for a window.
 
     Parameters
@@ -38,88 +79,202 @@ def continuum_fit(frequency: np.ndarray, line_free: np.ndarray, order: int) -> C
         bool, (nchan,).
     order : int
         Of the polynomial, 0 for a constant.
+    ranges : numpy.ndarray, optional
+        Lowest and highest frequency in the frame of the cube of further line-free channels, Hz, shape (nrange, 2).
+    factors : tuple of float
+        Least and largest Doppler factor of the rows.
+    imaged : numpy.ndarray, optional
+        Numbers of the channels that are imaged; by default all.
     """
-    low, high = frequency.min(), frequency.max()
+    ranges = np.empty((0, 2)) if ranges is None else ranges
+    fit = ContinuumFit(
+        line_free=line_free,
+        ranges=ranges,
+        frequency=frequency,
+        abscissa=np.zeros(len(frequency)),
+        order=order,
+        probes=np.zeros(1),
+        leverage=0.0,
+        first=0,
+        last=0,
+    )
+    taken = np.flatnonzero(fit.at(factors[0]) | fit.at(factors[1]))
+    low, high = frequency[taken].min(initial=np.inf), frequency[taken].max(initial=-np.inf)
+    if not len(taken):
+        low, high = frequency.min(), frequency.max()
+    abscissa = (2 * frequency - low - high) / max(high - low, 1e-300)
+    wanted = abscissa if imaged is None else abscissa[imaged]
+    probes = np.linspace(wanted.min(), wanted.max(), PROBES)
+    powers = np.vander(abscissa[taken], order + 1, increasing=True)
+    inverse = np.linalg.pinv(powers.T @ powers)
+    at_probes = np.vander(probes, order + 1, increasing=True)
     return ContinuumFit(
-        line_free=line_free, abscissa=(2 * frequency - low - high) / max(high - low, 1e-300), order=order
+        line_free=line_free,
+        ranges=ranges,
+        frequency=frequency,
+        abscissa=abscissa,
+        order=order,
+        probes=probes,
+        leverage=float(np.einsum("pi,ij,pj->p", at_probes, inverse, at_probes).max()),
+        first=int(taken.min(initial=len(frequency) - 1)),
+        last=int(taken.max(initial=0)),
     )
 
 
-def subtract_continuum(block: Block, fit: ContinuumFit) -> tuple[Block, int]:
-    """Subtract the continuum from every row; return the new block and the rows and correlations that have no fit.
+def subtract_continuum(
+    block: Block, fit: ContinuumFit, rows: np.ndarray, hands: Sequence[int], factors: np.ndarray | None = None
+) -> Remains:
+    """Subtract the continuum from spectra of a block, in place.
 
-    A block may start at another channel than the window's first: ``block.first_channel`` says at which.
+    Parameters
+    ----------
+    block : Block
+        May begin at another channel than the window: ``block.first_channel`` says at which.
+    fit : ContinuumFit
+    rows : numpy.ndarray
+        Rows of the block, int64, shape (n,). The others are left alone.
+    hands : sequence of int
+        Places on the correlation axis. The others are left alone.
+    factors : numpy.ndarray or None
+        Doppler factor of each of `rows`, shape (n,); None for 1.
     """
     nchan = block.data.shape[1]
     span = slice(block.first_channel, block.first_channel + nchan)
-    data, flag = block.data.astype(np.complex64), block.flag.copy()
-    lost = _subtract(data, flag, block.weight, fit.line_free[span], fit.abscissa[span], fit.order)
-    return block._replace(data=data, flag=flag), lost
+    most = NOISE**2 * max(1.0, fit.leverage)
+    lowered, lost = _subtract(
+        block.data,
+        block.flag,
+        block.weight,
+        rows,
+        np.array(hands, np.int64),
+        np.ones(len(rows)) if factors is None else factors,
+        fit.line_free[span],
+        fit.ranges,
+        fit.frequency[span],
+        fit.abscissa[span],
+        fit.order,
+        fit.probes,
+        most,
+    )
+    return Remains(lowered, lost)
 
 
 @njit()
 def _subtract(
-    data: np.ndarray, flag: np.ndarray, weight: np.ndarray, line_free: np.ndarray, abscissa: np.ndarray, order: int
-) -> int:
-    """Change `data` and `flag` in place."""
-    nrow, nchan, ncorr = data.shape
-    terms, lost = order + 1, 0
-    for row in range(nrow):
-        for corr in range(ncorr):
-            normal = np.zeros((terms, terms))
-            right = np.zeros(terms, np.complex128)
+    data: np.ndarray,
+    flag: np.ndarray,
+    weight: np.ndarray,
+    rows: np.ndarray,
+    hands: np.ndarray,
+    factors: np.ndarray,
+    line_free: np.ndarray,
+    ranges: np.ndarray,
+    frequency: np.ndarray,
+    abscissa: np.ndarray,
+    order: int,
+    probes: np.ndarray,
+    most: float,
+) -> tuple[int, int]:
+    """Change `data` and `flag` in place; return the spectra with a lower order, and those without a fit."""
+    nchan, per_channel = data.shape[1], weight.shape[1] > 1
+    lowered, lost = 0, 0
+    taken = line_free.copy()
+    sums, re, im = np.empty(2 * order + 1), np.empty(order + 1), np.empty(order + 1)
+    for place in range(len(rows)):
+        row = rows[place]
+        if len(ranges):
+            for k in range(nchan):
+                seen = frequency[k] * factors[place]
+                taken[k] = line_free[k]
+                for r in range(len(ranges)):
+                    taken[k] |= ranges[r, 0] <= seen <= ranges[r, 1]
+        for corr in hands:
+            sums[:], re[:], im[:] = 0.0, 0.0, 0.0
             counted = 0
             for k in range(nchan):
-                w = np.float64(weight[row, k if weight.shape[1] > 1 else 0, corr])
+                if not taken[k] or flag[row, k, corr]:
+                    continue
+                w = np.float64(weight[row, k if per_channel else 0, corr])
                 value = np.complex128(data[row, k, corr])
-                if (
-                    not line_free[k]
-                    or flag[row, k, corr]
-                    or not (w > 0.0 and np.isfinite(w) and np.isfinite(abs(value)))
-                ):
+                if not (w > 0.0 and _finite(w) and _finite(value.real) and _finite(value.imag)):
                     continue
                 counted += 1
-                power = w
-                for i in range(terms):
-                    right[i] += power * value
-                    other = power
-                    for j in range(i + 1):
-                        normal[i, j] += other * abscissa[k] ** j
-                    power *= abscissa[k]
-            if counted < terms or not _solve(normal, right):
-                flag[row, :, corr] = True
-                lost += 1
-                continue
+                for m in range(order + 1):  # moments of the weights and of the weighted values
+                    sums[m] += w
+                    re[m] += w * value.real
+                    im[m] += w * value.imag
+                    w *= abscissa[k]
+                for m in range(order + 1, 2 * order + 1):
+                    sums[m] += w
+                    w *= abscissa[k]
+            terms = min(order + 1, counted)
+            while terms > 1 and not _fits(sums, terms, re, im, probes, most * counted / sums[0]):
+                terms -= 1
+            if terms < order + 1:
+                if counted == 0:
+                    for k in range(nchan):
+                        w = np.float64(weight[row, k if per_channel else 0, corr])
+                        if not flag[row, k, corr] and w > 0.0 and _finite(w) and _finite(abs(data[row, k, corr])):
+                            lost += 1
+                            break
+                    flag[row, :, corr] = True
+                    continue
+                lowered += 1
+            if terms == 1:
+                re[0] /= sums[0]
+                im[0] /= sums[0]
             for k in range(nchan):
-                fitted = 0j
-                for i in range(order, -1, -1):
-                    fitted = fitted * abscissa[k] + right[i]
-                data[row, k, corr] -= fitted
-    return lost
+                x, fitted_re, fitted_im = abscissa[k], re[terms - 1], im[terms - 1]
+                for m in range(terms - 2, -1, -1):
+                    fitted_re = fitted_re * x + re[m]
+                    fitted_im = fitted_im * x + im[m]
+                data[row, k, corr] -= complex(fitted_re, fitted_im)
+    return lowered, lost
 
 
 @njit()
-def _solve(normal: np.ndarray, right: np.ndarray) -> bool:
-    """Solve a symmetric system by Cholesky decomposition of its lower triangle, in place; False if it has no solution."""
-    terms = len(right)
+def _finite(x: float) -> bool:
+    return x - x == 0.0  # quicker than isfinite
+
+
+@njit()
+def _fits(sums: np.ndarray, terms: int, re: np.ndarray, im: np.ndarray, probes: np.ndarray, most: float) -> bool:
+    """Solve for a polynomial of so many terms: `re` and `im` become its coefficients.
+
+    False, and nothing is changed, if the sums do not tell the terms apart, or if the variance of the fit exceeds `most` at one
+    of the probes. The matrix of the sums, ``sums[i + j]``, is symmetric: it is decomposed by Cholesky's method.
+    """
+    lower = np.zeros((terms, terms))
     for i in range(terms):
-        before = normal[i, i]
         for j in range(i + 1):
-            total = normal[i, j]
+            total = sums[i + j]
             for k in range(j):
-                total -= normal[i, k] * normal[j, k]
-            if i == j:
-                if total <= 1e-10 * before:  # the channels do not tell the terms apart
-                    return False
-                normal[i, i] = np.sqrt(total)
+                total -= lower[i, k] * lower[j, k]
+            if i > j:
+                lower[i, j] = total / lower[j, j]
+            elif total > SINGULAR * sums[2 * i]:
+                lower[i, i] = np.sqrt(total)
             else:
-                normal[i, j] = total / normal[j, j]
-    for i in range(terms):
-        for k in range(i):
-            right[i] -= normal[i, k] * right[k]
-        right[i] /= normal[i, i]
-    for i in range(terms - 1, -1, -1):
-        for k in range(i + 1, terms):
-            right[i] -= normal[k, i] * right[k]
-        right[i] /= normal[i, i]
+                return False
+    solved = np.empty(terms)
+    for x in probes:
+        variance, power = 0.0, 1.0
+        for i in range(terms):
+            solved[i] = power
+            for k in range(i):
+                solved[i] -= lower[i, k] * solved[k]
+            solved[i] /= lower[i, i]
+            variance += solved[i] ** 2
+            power *= x
+        if not variance <= most:
+            return False
+    for right in (re, im):
+        for i in range(terms):
+            for k in range(i):
+                right[i] -= lower[i, k] * right[k]
+            right[i] /= lower[i, i]
+        for i in range(terms - 1, -1, -1):
+            for k in range(i + 1, terms):
+                right[i] -= lower[k, i] * right[k]
+            right[i] /= lower[i, i]
     return True

@@ -3,11 +3,11 @@
 In: a `Selection`. Out: a `VisibilityStore`. `Ingest` makes the empty store and splits the work into jobs, each a run of
 rows of one source. `ingest_rows` does one job, in any thread or process, block by block:
 
-    read block -> unusable uvw -> phase centre -> flags, Stokes, phase shift, channel map (`transpose`) -> write
+    read block -> unusable uvw -> phase centre -> continuum (`subtract_continuum`) -> flags, Stokes, phase shift, channel map
+    (`transpose`) -> other channels (`regrid`) -> write
 
-All channels of a row are at hand between reading and `transpose`, and nowhere else. Steps that need them belong there:
-continuum subtraction before Stokes parameters mix the correlations, Doppler factors of the rows where uvw changes, and
-spectral regridding in the place of the channel map.
+All channels of a row are at hand between reading and `transpose`, and nowhere else. The continuum is subtracted there, before
+Stokes parameters mix the correlations.
 
 Reading holds the interpreter lock, because casacore does. Transposing and writing do not, and run beside it in threads.
 
@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gpucube.constants import LIGHT_SPEED
+from gpucube.data.continuum import Remains, subtract_continuum
 from gpucube.data.regrid import regrid
 from gpucube.data.rows import Block, RowSelection
 from gpucube.data.scratch import allocate
@@ -64,6 +65,7 @@ class BlockReport:
     nbytes: int  # bytes read
     lost_uvw: int  # rows that are left out because of uvw that no array has
     by_weight: int  # rows without WEIGHT_SPECTRUM, which have WEIGHT instead
+    remains: Remains  # what became of the continuum of its spectra
 
 
 def plan_partitions(selection: Selection, folder: str) -> list[Partition]:
@@ -121,6 +123,8 @@ class Ingest:
         self._lost_uvw: Counter[str] = Counter()
         self._by_weight: Counter[str] = Counter()
         self._counted: Counter[str] = Counter()  # samples that count
+        self._lowered: Counter[str] = Counter()  # spectra whose continuum has a lower order
+        self._lost: Counter[str] = Counter()  # spectra whose continuum is not known
         self.nrow = sum(source.nrow for source in selection.sources)
         self.jobs = [
             job
@@ -138,6 +142,8 @@ class Ingest:
         self._lost_uvw[path] += report.lost_uvw
         self._by_weight[path] += report.by_weight
         self._counted[path] += int(report.counts.sum())
+        self._lowered[path] += report.remains.lowered
+        self._lost[path] += report.remains.lost
         self.rows_done += report.nrow
 
     def finish(self, reports: Iterable[BlockReport] = ()) -> VisibilityStore:
@@ -181,6 +187,18 @@ class Ingest:
                 yield (
                     f"{path}: WEIGHT_SPECTRUM is 0 or not written in {rows} of {counted(of_ms, 'row')}: these rows have the "
                     "weights of WEIGHT"
+                )
+        for path, lost in self._lost.items():
+            if lost:
+                yield (
+                    f"{path}: {counted(lost, 'spectrum', 'spectra')} of a row and correlation left out, because no line-free "
+                    "channel counts, so that the continuum is not known"
+                )
+        for path, lowered in self._lowered.items():
+            if lowered:
+                yield (
+                    f"{path}: flags leave {counted(lowered, 'spectrum', 'spectra')} of a row and correlation too few line-free "
+                    "channels, or on one side only: their continuum has a lower order than `contsuborder`"
                 )
 
 
@@ -251,8 +269,12 @@ def ingest_block(job: IngestJob, block: Block, rows: RowSelection, first_row: in
     number = np.flatnonzero(rows.keep)
     uvw, usable = usable_uvw(block.uvw[number])
     uvw, delay = to_phase_centre(uvw, source.rotation_at(rows.time[number]))
-    planes = transpose(block, KeptRows(number, usable, delay), source.channel_map, source.combinations)
     factor = None if rows.factor is None else rows.factor[number]
+    remains = Remains(0, 0)
+    if source.continuum is not None:
+        of_rows = None if factor is None else factor[usable]
+        remains = subtract_continuum(block, source.continuum, number[usable], source.hands, of_rows)
+    planes = transpose(block, KeptRows(number, usable, delay), source.channel_map, source.combinations)
     if source.regridding is not None:
         planes = regrid(planes, np.ones(len(number)) if factor is None else factor, source.regridding)
     if factor is not None:
@@ -269,6 +291,7 @@ def ingest_block(job: IngestJob, block: Block, rows: RowSelection, first_row: in
         nbytes=block.nbytes,
         lost_uvw=int(np.count_nonzero(~block.flag[lost].all(axis=(1, 2)))) if len(lost) else 0,
         by_weight=block.by_weight,
+        remains=remains,
     )
 
 

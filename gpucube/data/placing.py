@@ -201,10 +201,12 @@ def _with_factors(window: Window, frame: SpectralFrame, place: tuple[float, floa
 
 def _factor(rows: RowSelection, which: str = "earliest") -> float:
     """Doppler factor at the earliest time, or the least or largest, of the rows that are kept, or of all if none is."""
+    if which != "earliest":
+        return rows.factor_span[which == "largest"]
     if rows.factor is None or not len(rows):
         return 1.0
     kept = rows.factor[rows.keep] if rows.keep.any() else rows.factor
-    return float({"earliest": kept[rows.kept_time.argmin()], "least": kept.min(), "largest": kept.max()}[which])
+    return float(kept[rows.kept_time.argmin()])
 
 
 def _edges(

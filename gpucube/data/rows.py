@@ -53,6 +53,14 @@ class RowSelection:
         """Times of the rows that go into the store, or of all if none does."""
         return self.time[self.keep] if self.keep.any() else self.time
 
+    @property
+    def factor_span(self) -> tuple[float, float]:
+        """Least and largest Doppler factor of the rows that go into the store, or of all if none does."""
+        if self.factor is None or not len(self):
+            return 1.0, 1.0
+        factor = self.factor[self.keep] if self.keep.any() else self.factor
+        return float(factor.min()), float(factor.max())
+
     def part(self, first: int, count: int) -> RowSelection:
         """Return `count` of the rows, from the `first`-th; fewer at the end."""
         span = slice(first, first + count)

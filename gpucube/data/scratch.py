@@ -25,7 +25,7 @@ OWNER_FILE = "gpucube-scratch"
 
 _STATE_FILE = "store.json"
 
-_STATE_FORMAT = 2
+_STATE_FORMAT = 3
 """Changes with the content of the state file. A file in another format is ignored."""
 
 
@@ -98,6 +98,7 @@ def save_state(store: VisibilityStore, identity: dict[str, Any]) -> None:
         "selected": store.selected.tolist(),
         "power": store.power.tolist(),
         "ms_bytes_read": store.ms_bytes_read,
+        "warnings": store.warnings,
     }
     disk.write_whole(os.path.join(store.folder, _STATE_FILE), json.dumps(state))
 
@@ -119,6 +120,7 @@ def load_state(folder: str, identity: dict[str, Any]) -> VisibilityStore | None:
             selected=np.array(state["selected"], np.int64),
             power=np.array(state["power"], float),
             ms_bytes_read=int(state["ms_bytes_read"]),
+            warnings=tuple(state["warnings"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -1,8 +1,8 @@
 """Selection: which rows, channels and correlations of the MeasurementSets go into which planes of the cube.
 
-In: checked parameters (`vis`, `field`, `spw`, `datacolumn`, `stokes`, `start`, `width`, `nchan`, `phasecenter`). Out: a
-`Selection`: one `Source` for each MeasurementSet, DATA_DESC_ID and field, and the axes of the cube. Only subtables and
-index columns are read.
+In: checked parameters (`vis`, `field`, `spw`, `datacolumn`, `contsubspw`, `stokes`, `start`, `width`, `nchan`, `phasecenter`).
+Out: a `Selection`: one `Source` for each MeasurementSet, DATA_DESC_ID and field, and the axes of the cube. Only subtables
+and index columns are read.
 
 The steps are those of the user's sentence: the fields and the column of each MeasurementSet, its windows and their rows,
 then the output channels of all windows together, and what the user has to know of them before the run. A source has one
@@ -21,8 +21,10 @@ import numpy as np
 from gpucube.constants import ARCSEC
 from gpucube.data.channels import WindowChannels
 from gpucube.data.comparison import compare, separation
+from gpucube.data.continuum import ContinuumFit
 from gpucube.data.fields import Track, read_track
 from gpucube.data.frame_motion import frame_motion
+from gpucube.data.line_free import continuum_fits
 from gpucube.data.measurementset import Field, MeasurementSet, describe, open_table
 from gpucube.data.msselect.lists import WrongSelection, listed, select_fields
 from gpucube.data.msselect.rows import ROW_PARAMETERS
@@ -94,6 +96,7 @@ class Source(Placed):
     rotation_time: np.ndarray | None = None  # (ntime,) if the field moves: `rotation` is (ntime, 3, 3) then
     slices: bool = False  # whether the input channels are read alone; otherwise whole cells are read and cut
     pointing: int = 0  # the pointing that the rows belong to
+    continuum: ContinuumFit | None = None  # what is subtracted from every row
 
     @property
     def nrow(self) -> int:
@@ -112,6 +115,12 @@ class Source(Placed):
             return self.input_shape[0]
         return self.channel_range[1] - self.channel_range[0] + 1
 
+    @property
+    def hands(self) -> tuple[int, ...]:
+        """Places on the correlation axis that the Stokes parameters are made from."""
+        needed = {hand for c in self.combinations if c.rule != Rule.NONE for hand in c.hands if hand >= 0}
+        return tuple(sorted(needed))
+
     def members(self, slot: int) -> int:
         """Number of input channels that one of the channels `output` is made of."""
         if self.regridding is None:
@@ -129,6 +138,8 @@ class Source(Placed):
     def channel_range(self) -> tuple[int, int] | None:
         """First and last input channel to read; None if all are read."""
         span = self.channel_map.span
+        if self.continuum is not None:
+            span = min(span[0], self.continuum.first), max(span[1], self.continuum.last)
         return None if span == (0, self.input_shape[0] - 1) else span
 
     def rotation_at(self, time: np.ndarray) -> np.ndarray | None:
@@ -203,14 +214,17 @@ def select(parameters: Parameters) -> Selection:
     first = windows[0]
     observations = _observations(windows)
     places = {path: observation.place for path, observation in observations.items()}
-    channels = place_channels(parameters, windows, places, _likely_rest_frequency(parameters.restfreq, windows))
+    rest = _likely_rest_frequency(parameters.restfreq, windows)
+    channels = place_channels(parameters, windows, places, rest)
     used = [(w, placed) for w, placed in zip(windows, channels.placed, strict=True) if len(placed.output)]
     centre = parameters.centre or first.centre
     cell_x, cell_y = parameters.cell_radians
     geometry = ImageGeometry(
         nx=parameters.imsize[0], ny=parameters.imsize[1], cell_x=cell_x, cell_y=cell_y, centre=centre
     )
-    sources = tuple(_make_source(window, placed, centre) for window, placed in used)
+    line_free = dict(zip(vis, _for_each(vis, "contsubspw", parameters.contsubspw), strict=True))
+    fits, continuum_doubts = continuum_fits(parameters, line_free, used, rest)
+    sources = tuple(_make_source(window, placed, fit, centre) for (window, placed), fit in zip(used, fits, strict=True))
     contributing = [window for window, _ in used]
     differences = compare(contributing, sources, geometry, centre_given=parameters.centre is not None)
     restfreq, doubts = _rest_frequency(parameters.restfreq, used, channels)
@@ -242,6 +256,7 @@ def select(parameters: Parameters) -> Selection:
         warnings=(
             *warnings,
             *channels.warnings,
+            *continuum_doubts,
             *differences,
             *_movement(sources, first.field.name, min(cell_x, cell_y)),
             *doubts,
@@ -358,7 +373,7 @@ def _with_stokes(windows: Sequence[Window], stokes_names: Sequence[str]) -> tupl
     return [w for w in windows if any(c.rule != Rule.NONE for c in w.combinations)], warnings
 
 
-def _make_source(window: Window, placed: Placed, centre: Direction) -> Source:
+def _make_source(window: Window, placed: Placed, fit: ContinuumFit | None, centre: Direction) -> Source:
     """Turn a window into a source. Its first data cell must have the shape that the subtables say."""
     shape = cell_shape(window.ms.path, window.column, int(window.rows.number[0]))
     expected = len(window.channels.frequency), len(window.correlations)
@@ -379,6 +394,7 @@ def _make_source(window: Window, placed: Placed, centre: Direction) -> Source:
         regridding=placed.regridding,
         rotation=window.track.rotations(times, centre) if moving else uvw_rotation(window.track.at(times[0]), centre),
         rotation_time=times if moving else None,
+        continuum=fit,
     )
     return replace(source, slices=reads_slices(source.path, source.column, source.channel_range, shape[0]))
 

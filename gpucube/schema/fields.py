@@ -225,6 +225,15 @@ Spw = Annotated[
     str | tuple[str, ...],
     Written(_SELECTION, "SPW", "text such as '0', '0,2', '0~3', '*' or '0:5~20;30~40,1'", selection_text(any_text)),
 ]
+Contsubspw = Annotated[
+    str | tuple[str, ...],
+    Written(
+        "str | Sequence[str]",
+        "SPW",
+        "text such as '0:5~20;40~59', '*:1.41~1.42GHz' or '0:-50~10km/s;90~150km/s'",
+        selection_text(any_text),
+    ),
+]
 Scan = Annotated[
     str | tuple[str, ...],
     Written(_SELECTION, "SCAN", "numbers such as '3', '1~4,7' or '>=3'", selection_text(any_text)),

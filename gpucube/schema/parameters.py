@@ -86,6 +86,14 @@ class Parameters(BaseModel):
     )
     """Which visibilities to image. 'auto' takes CORRECTED_DATA if the MeasurementSet has it, otherwise DATA."""
 
+    contsubspw: fields.Contsubspw = _parameter("", "Data", tclean=None)
+    """Line-free channels, to which the continuum of every row and correlation is fitted before it is subtracted. They are
+    written as in `spw`, or as velocities of the cube's frame with a unit. Empty for no subtraction. A list has one selection
+    for each MeasurementSet."""
+
+    contsuborder: fields.Integer = _parameter(0, "Data", tclean=None, ge=0, le=4)
+    """Order of the polynomial in frequency that contsubspw is fitted with: 0 is a constant."""
+
     stokes: fields.Stokes = _parameter("I", "Image")
     """Stokes parameters to image. 'I' uses a sample only if neither parallel hand is flagged; 'pseudoI' uses whichever hand
     is not flagged."""
@@ -276,6 +284,10 @@ class Parameters(BaseModel):
         if self.niter > 0 and self.threshold == self.nsigma == 0:
             found.append(
                 f"`niter={self.niter}` is the only limit: without `nsigma` or `threshold`, channels are cleaned into their noise"
+            )
+        if self.contsuborder and not self.contsubspw:
+            found.append(
+                f"`contsuborder={self.contsuborder}` is not used, because no continuum is subtracted without `contsubspw`"
             )
         if self.weighting != "briggs" and self.robust != type(self).model_fields["robust"].default:
             found.append(f"`robust={self.robust:g}` is not used, because it belongs to `weighting='briggs'`")
