@@ -59,8 +59,9 @@ def continuum_fits(
                 f"`contsubspw={text!r}` names no channels of {window.channels.label}, which is imaged: add them, or leave the "
                 "window out with `spw`"
             )
-        fits.append(_fit(text, line_free, window, placed, parameters.contsuborder))
-        warnings |= dict.fromkeys(_doubts(text, fits[-1], window, placed))
+        fit = _fit(text, line_free, window, placed, parameters.contsuborder)
+        fits.append(fit)
+        warnings |= dict.fromkeys(_doubts(text, fit, window, placed))
     return fits, tuple(warnings)
 
 
@@ -110,8 +111,9 @@ def _doubts(text: str, fit: ContinuumFit, window: Window, placed: Placed) -> lis
             "subtracted: name only the channels without lines"
         )
     if fit.leverage > 1:
+        channels = int(fit.at(placed.rows.factor_span[0]).sum())
         found.append(
-            f"the continuum of {label} is extrapolated from {int(fit.at(1.0).sum())} line-free channels with order {fit.order}: "
+            f"the continuum of {label} is extrapolated from {counted(channels, 'line-free channel')} with order {fit.order}: "
             f"this raises the noise up to {np.sqrt(1 + fit.leverage):.2g} times; name channels on both sides of the line, or "
             "lower `contsuborder`"
         )

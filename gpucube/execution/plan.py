@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +84,8 @@ class Plan:
         Name of the field.
     geometry : ImageGeometry
     axis : SpectralAxis
+    continuum : str
+        The continuum that is subtracted, in words; empty if none is.
     forecast : Forecast
         Beam, noise and recommended cell.
     gridder : str
@@ -110,6 +112,7 @@ class Plan:
     field: str
     geometry: ImageGeometry
     axis: SpectralAxis
+    continuum: str
     forecast: Forecast
     gridder: str
     seconds: float | None
@@ -143,6 +146,7 @@ class Plan:
             *self._what_comes_out(),
             f"chunks     {self.chunks} of up to {counted(self.chunksize, 'channel')}",
             f"workers    {self.workers} ({how})",
+            *([f"continuum  {self.continuum}"] if self.continuum else []),
             f"read       {size_text(self.ms_bytes)} from the MeasurementSet, once",
             f"scratch    {size_text(self.scratch_bytes)} in {self.scratch}",
             f"memory     {size_text(self.memory_predicted)} expected, {size_text(self.memory_budget)} allowed",
@@ -272,6 +276,7 @@ def make_plan(
         field=selection.object_name,
         geometry=geometry,
         axis=selection.axis,
+        continuum=_continuum(selection, ms_bytes),
         forecast=expected,
         gridder="wgridder" if w_term else "standard",
         seconds=None if seconds is None else seconds / workers + ms_bytes / BYTES_A_SECOND,
@@ -287,6 +292,22 @@ def make_plan(
     )
     check_disk(plan)
     return plan
+
+
+def _continuum(selection: Selection, ms_bytes: int) -> str:
+    """Say what is fitted to which channels, and how many bytes are read for it alone."""
+    fits = [(source.continuum, source) for source in selection.sources]
+    if not any(fit for fit, _ in fits):
+        return ""
+    channels = {
+        f"{int(fit.at(source.rows.factor_span[0]).sum())} of {len(fit.frequency)}"
+        for fit, source in fits
+        if fit is not None
+    }
+    order = next(fit.order for fit, _ in fits if fit is not None)
+    extra = ms_bytes - sum(replace(source, continuum=None).bytes_selected() for _, source in fits)
+    outside = f"; {size_text(extra)} more are read for them" if extra else ""
+    return f"order {order} is fitted to {' or '.join(sorted(channels))} channels of each row and subtracted{outside}"
 
 
 def host_memory(resources: Resources, workers: int, in_process: bool, block: int = 0) -> int:

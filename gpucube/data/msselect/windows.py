@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpucube.data.measurementset import SpectralWindow
-from gpucube.data.msselect.lists import name_matcher, numbered, split_items, wrong
+from gpucube.data.msselect.lists import WrongSelection, name_matcher, numbered, split_items, wrong
 
 _HERTZ = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _VALUE = r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKmMgGtT]?[hH][zZ])?"
@@ -28,7 +28,10 @@ _BOUND = re.compile(rf"([<>])\s*{_VALUE}")
 _BETWEEN = re.compile(rf"{_VALUE}\s*<>\s*{_VALUE}")
 _NAME = re.compile(r"[A-Za-z_{}+\-'#][A-Za-z0-9_{}+\-'#]*")
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-_VELOCITY = re.compile(rf"({_NUMBER})\s*(k?m/s)?\s*~\s*({_NUMBER})\s*(k?m/s)")
+_SLASH = "\u2215"
+"""Stands for the slash of km/s, because a slash begins a regular expression."""
+
+_VELOCITY = re.compile(rf"({_NUMBER})\s*(k?m{_SLASH}s)?\s*~\s*({_NUMBER})\s*(k?m{_SLASH}s)")
 
 
 class _Asked(NamedTuple):
@@ -97,7 +100,19 @@ def select_line_free(
     WrongSelection
         An item is not understood, or lies beyond all windows that it names.
     """
-    asked = _Asked("contsubspw", text.strip())
+    asked = _Asked("contsubspw", re.sub(r"m/s\b", f"m{_SLASH}s", text.strip()))
+    try:
+        return _line_free(asked, windows, imaged, to_hertz)
+    except WrongSelection as error:
+        raise WrongSelection(str(error).replace(_SLASH, "/")) from None
+
+
+def _line_free(
+    asked: _Asked,
+    windows: Sequence[SpectralWindow],
+    imaged: Mapping[int, Seen],
+    to_hertz: Callable[[float], float] | None,
+) -> dict[int, LineFree]:
     chosen = {number: LineFree(channels=np.empty(0, int), ranges=np.empty((0, 2))) for number in imaged}
     named_ones: set[int] = set()
     for item in _items(asked):
@@ -123,8 +138,8 @@ def select_line_free(
                 chosen[number] = LineFree(channels=np.union1d(of.channels, found), ranges=of.ranges)
             if numbers and not hit:
                 edges = [edge for n in numbers for edge in np.sort(windows[n].frequency[[0, -1]]) / 1e9]
-                which = "no channel that is imaged or fitted lies there: the spectral windows go"
-                raise wrong(*asked, part, f"{which} from {min(edges):.6f} to {max(edges):.6f} GHz")
+                where = "no line-free channel lies there: the spectral windows go"
+                raise wrong(*asked, part, f"{where} from {min(edges):.6f} to {max(edges):.6f} GHz")
     return {number: chosen[number] for number in named_ones}
 
 
@@ -132,7 +147,7 @@ def _velocity_range(asked: _Asked, item: str, to_hertz: Callable[[float], float]
     """Lowest and highest frequency of a range of velocities; None if the item is something else."""
     match = _VELOCITY.fullmatch(item.strip())
     if match is None:
-        if re.search(r"m/s", item):
+        if _SLASH in item:
             raise wrong(*asked, item, "expected a range of velocities such as '-50~10km/s'")
         return None
     if to_hertz is None:
