@@ -14,7 +14,7 @@ import textwrap
 from itertools import groupby
 
 from gpucube.schema.parameters import GROUPS, Parameters
-from gpucube.schema.tclean import ABSENT_PARAMETERS, ABSENT_VALUES
+from gpucube.schema.tclean import ABSENT_PARAMETERS, ABSENT_VALUES, SAME_VALUES
 from gpucube.schema.validation import About, about
 
 _HEAD = """\
@@ -29,12 +29,13 @@ default where it differs, and a dash for parameters that tclean does not have.
 """
 
 _TCLEAN_HEAD = """\
-## Not available
+## tclean's other parameters and values
 
-These parameters and values of tclean are refused with the advice given here.
+`gpucube.tclean`, `gpucube.image_cube`, the command line and `--config` accept the values in the second column, because
+they change nothing here. Everything else is refused, with the advice in the third column.
 
-| tclean | what to do instead |
-|---|---|
+| tclean | accepted | instead of other values |
+|---|---|---|
 """
 
 
@@ -76,11 +77,19 @@ def reference_page() -> str:
         page += f"\n## {group}\n\n| name | default | accepts | meaning | tclean |\n|---|---|---|---|---|\n"
         page += "\n".join(of_group) + "\n"
     absent = [
-        (", ".join(f"`{name}`" for name, _ in same), advice)
-        for advice, same in groupby(ABSENT_PARAMETERS.items(), key=lambda item: item[1])
+        (", ".join(f"`{name}`" for name, _ in same), default, advice)
+        for (default, advice), same in groupby(
+            ABSENT_PARAMETERS.items(),
+            key=lambda item: (f"`{item[1].default!r}`" if item[1].advice else "any value", item[1].advice),
+        )
     ]
-    absent += [(f"`{name}`: {', '.join(values)}", advice) for name, (values, advice) in ABSENT_VALUES.items()]
-    return page + "\n" + _TCLEAN_HEAD + "".join(f"| {names} | {advice} |\n" for names, advice in absent)
+    absent += [
+        (f"`{name}={value!r}`", f"as `{same!r}`", note)
+        for name, values in SAME_VALUES.items()
+        for value, (same, note) in values.items()
+    ]
+    absent += [(f"`{name}`: {', '.join(values)}", "", advice) for name, (values, advice) in ABSENT_VALUES.items()]
+    return page + "\n" + _TCLEAN_HEAD + "".join(f"| {' | '.join(row)} |\n" for row in absent)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ MeasurementSets go in, a deconvolved FITS cube comes out. Every channel runs its
 alone has converged.
 
 * `image_cube` images MeasurementSets into a cube and returns a `Result`.
+* `tclean` takes calls written for CASA's tclean.
 * `plan_cube` says what `image_cube` would do and need, without doing it.
 * `open_run` opens a finished run as a `Result`.
 * `write_report` writes an HTML page about a finished or an unfinished run.
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from gpucube.version import __version__
 
 if TYPE_CHECKING:
-    from gpucube.api import image_cube, plan_cube
+    from gpucube.api import image_cube, plan_cube, tclean
     from gpucube.errors import GpucubeError
     from gpucube.execution.plan import Plan
     from gpucube.report.page import write_report
@@ -38,6 +39,7 @@ __all__ = [
     "open_run",
     "plan_cube",
     "simulate_ms",
+    "tclean",
     "write_report",
 ]
 
@@ -50,6 +52,7 @@ _HOMES = {
     "open_run": "gpucube.result",
     "plan_cube": "gpucube.api",
     "simulate_ms": "gpucube.simulate",
+    "tclean": "gpucube.api",
     "write_report": "gpucube.report.page",
 }
 

@@ -24,6 +24,8 @@ from gpucube.output.paths import RunPaths
 from gpucube.result import Result
 from gpucube.schema.fields import DirectionLike, MaskLike, PathLike, QuantityLike
 from gpucube.schema.parameters import Parameters, make_parameters
+from gpucube.schema.tclean import ABSENT_PARAMETERS, as_tclean_takes
+from gpucube.schema.validation import about
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -247,15 +249,78 @@ def image_cube(
         return run.image(parameters)
 
 
+def _tclean_signature() -> inspect.Signature:
+    """The signature of tclean, with its defaults, from the schema. gpucube's own parameters follow."""
+    defaults: dict[str, Any] = {}
+    own: dict[str, Any] = {}
+    for name, field in Parameters.model_fields.items():
+        if not field.is_required():
+            tclean = about(field).tclean
+            (own if tclean is None else defaults)[name] = field.default if tclean in (None, "same") else tclean
+    defaults |= {name: absent.default for name, absent in ABSENT_PARAMETERS.items()}
+    kinds = inspect.Parameter
+    required = [kinds("vis", kinds.POSITIONAL_OR_KEYWORD), kinds("imagename", kinds.KEYWORD_ONLY)]
+    optional = [kinds(name, kinds.KEYWORD_ONLY, default=default) for name, default in (defaults | own).items()]
+    return inspect.Signature([*required, *optional], return_annotation="dict[str, Any]")
+
+
+def tclean(vis: PathLike | Sequence[PathLike], *, imagename: PathLike, **parameters: Any) -> dict[str, Any]:
+    """Image MeasurementSets with a call written for CASA's tclean.
+
+    All 92 parameters of tclean 6.7 are known, with its defaults (``specmode="mfs"`` included, which gpucube lacks: give
+    ``specmode="cube"``), and those of `image_cube` beside them. docs/tclean.md has the differences.
+
+    Parameters
+    ----------
+    vis, imagename, **parameters
+        Those of tclean and of `image_cube`. None stands for the default, and so does empty text where tclean takes it. A
+        value that changes nothing here, such as ``interactive=False`` or ``parallel=True``, is accepted.
+
+    Returns
+    -------
+    dict
+        What tclean returns, where that has a meaning here (`Result.as_tclean`), and under ``"result"`` the `Result`.
+
+    Raises
+    ------
+    GpucubeError
+        As `image_cube`; also for a value of tclean that would change the result and is not available.
+
+    Warns
+    -----
+    UserWarning
+        Where a value means something else than in tclean: ``niter`` counts for each channel, and ``interactive=True`` opens
+        no viewer.
+
+    Examples
+    --------
+    >>> gpucube.tclean("target.ms", imagename="out/target", specmode="cube", imsize=[512, 512], cell="0.2arcsec",
+    ...                niter=10000, threshold="3mJy", interactive=False, parallel=True)["stopcode"]  # doctest: +SKIP
+    2
+    """
+    defaults = {
+        name: parameter.default
+        for name, parameter in _TCLEAN.parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    values, notes = as_tclean_takes({"vis": vis, "imagename": imagename} | parameters, defaults)
+    with _checked(values, os.fspath(imagename), notes) as checked:
+        result = run.image(checked)
+    return result.as_tclean() | {"result": result}
+
+
+_TCLEAN = tclean.__signature__ = _tclean_signature()  # type: ignore[attr-defined]  # for help and completion
+
+
 @contextmanager
-def _checked(given: dict[str, Any], beside: str) -> Iterator[Parameters]:
+def _checked(given: dict[str, Any], beside: str, notes: Sequence[str] = ()) -> Iterator[Parameters]:
     """Check the parameters. A mask that is an array is written to a file `beside`, and removed if no run keeps it."""
     if not isinstance(given.get("mask"), np.ndarray):
-        yield make_parameters(**given)
+        yield make_parameters(*notes, **given)
         return
     paths, content = RunPaths(beside), mask_file_content(given["mask"])
     path = paths.given_mask(f"{zlib.crc32(content):08x}")
-    parameters = make_parameters(**(given | {"mask": path}))
+    parameters = make_parameters(*notes, **(given | {"mask": path}))
     with disk.folder_made(paths.folder):
         fresh = not os.path.exists(path)
         if fresh:  # a run that is resumed must find its mask unchanged

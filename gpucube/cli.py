@@ -19,7 +19,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -47,19 +47,13 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise GpucubeError(f"{message}; see {self.prog} --help")
 
-    def parse(self, arguments: Sequence[str], absent: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """Return the options that were given, by name.
-
-        `absent` maps options of tclean that gpucube lacks to advice about what to use instead.
-        """
+    def parse(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """Return the options that were given, by name."""
         known, unknown = self.parse_known_intermixed_args(_join_negative_values(arguments))
         if unknown:
             option = unknown[0].partition("=")[0]
-            advice = (absent or {}).get(option.removeprefix("--"))
             if option == "--vis":
                 self.error("MeasurementSets are given without an option, as in 'target.ms --imagename out/target'")
-            if advice:
-                raise GpucubeError(f"tclean's parameter {option!r} is not available: {advice}")
             self.error(f"unknown option {option!r}{did_you_mean(option, self._option_string_actions)}")
         return {name: value for name, value in vars(known).items() if value not in (None, [])}
 
@@ -118,6 +112,7 @@ _JOBS = {
 def _job_parser(command: str) -> _Parser:
     """Make the parser of ``image`` or ``plan``, which take the same parameters."""
     from gpucube.schema.parameters import Parameters
+    from gpucube.schema.tclean import ABSENT_PARAMETERS, OTHER_NAMES
 
     required, description = _JOBS[command]
     parser = _Parser(
@@ -129,6 +124,10 @@ def _job_parser(command: str) -> _Parser:
     parser.add_argument("vis", nargs="*", metavar="VIS", help=_escape(str(Parameters.model_fields["vis"].description)))
     parser.add_argument("--config", metavar="FILE.yaml", help="parameters by name; options given here override them")
     _add_options(parser, Parameters, leave_out=("vis",))
+    for name in (*ABSENT_PARAMETERS, *OTHER_NAMES):  # accepted where they change nothing, and not in the help
+        flag = name in ABSENT_PARAMETERS and isinstance(ABSENT_PARAMETERS[name].default, bool)
+        kind: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if flag else {}
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=argparse.SUPPRESS, **kind)
     return parser
 
 
@@ -173,9 +172,8 @@ def job_parameters(command: str, arguments: Sequence[str]) -> Parameters:
     command. The first mistake raises `GpucubeError`.
     """
     from gpucube.schema.parameters import make_parameters
-    from gpucube.schema.tclean import ABSENT_PARAMETERS
 
-    given = _job_parser(command).parse(arguments, absent=ABSENT_PARAMETERS)
+    given = _job_parser(command).parse(arguments)
     config = given.pop("config", None)
     values = (read_config(config) if config is not None else {}) | given
     if "vis" not in values:

@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     from spectral_cube import SpectralCube
 
 
+_FURTHEST_FROM_CONVERGED = (
+    *(StopCode.FAILED, StopCode.PEAK_GREW, StopCode.PEAK_ABOVE_MINIMUM, StopCode.NO_CHANGE, StopCode.ITERATION_LIMIT),
+    *(StopCode.MAJOR_LIMIT, StopCode.FORCED_STOP, StopCode.NSIGMA, StopCode.THRESHOLD, StopCode.ZERO_MASK),
+    StopCode.NO_DATA,
+)
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Result:
     """The result of a run.
@@ -122,6 +129,54 @@ class Result:
         except ImportError:
             raise GpucubeError("the package spectral-cube is not installed: pip install spectral-cube") from None
         return SpectralCube.read(self._path(product))
+
+    def as_tclean(self) -> dict[str, Any]:
+        """The result with the keys of tclean's dictionary.
+
+        Returns
+        -------
+        dict
+            ``iterdone`` (the sum over all planes), ``nmajordone`` (of the plane with most, with the first residual, as
+            tclean counts), ``stopcode`` and ``stopDescription`` (of the plane that is furthest from converged) and
+            ``summaryminor``: field 0, channel, Stokes plane, then lists with one entry, for the end of the run.
+        """
+        planes = [plane for channel in self.channels for plane in channel.planes.values()]
+        last = min((plane.stop_code for plane in planes), key=_FURTHEST_FROM_CONVERGED.index)
+        parameters = self.summary["parameters"]
+        limits = (
+            "niter",
+            "threshold",
+            "nsigma",
+            "cyclefactor",
+            "cycleniter",
+            "minpsffraction",
+            "maxpsffraction",
+            "nmajor",
+        )
+        return {
+            "iterdone": sum(plane.iterations for plane in planes),
+            "nmajordone": 1 + max(plane.major_cycles for plane in planes),
+            "stopcode": int(last),
+            "stopDescription": last.reason,
+            "cleanstate": "stopped",
+            "loopgain": parameters["gain"],
+            **{name: parameters[name] for name in limits},
+            "summaryminor": {
+                0: {
+                    channel.channel: {
+                        number: {
+                            "iterDone": [plane.iterations],
+                            "peakRes": [plane.peak_residual],
+                            "modelFlux": [plane.model_flux],
+                            "cycleThresh": [plane.limit],
+                            "stopCode": [int(plane.stop_code)],
+                        }
+                        for number, plane in enumerate(channel.planes.values())
+                    }
+                    for channel in self.channels
+                }
+            },
+        }
 
     def _path(self, product: str) -> str:
         cubes = [name for name in self.products if name != "summary"]

@@ -13,12 +13,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from gpucube.constants import ARCSEC_PER_RADIAN
-from gpucube.errors import GpucubeError
 from gpucube.schema import fields
-from gpucube.schema.tclean import ABSENT_PARAMETERS, ABSENT_VALUES
+from gpucube.schema.tclean import from_tclean
 from gpucube.schema.validation import Choice, validated
 
 if TYPE_CHECKING:
@@ -246,6 +245,9 @@ class Parameters(BaseModel):
     quiet: bool = _parameter(False, "Output", tclean=None)
     """Show no progress."""
 
+    _notes: tuple[str, ...] = PrivateAttr(())
+    """Where a value of tclean means something else."""
+
     @model_validator(mode="after")
     def _check_together(self) -> Parameters:
         kinds = {value[0] for value in (self.start, self.width) if isinstance(value, tuple)}
@@ -269,7 +271,7 @@ class Parameters(BaseModel):
     @property
     def warnings(self) -> tuple[str, ...]:
         """Warn of likely mistakes: limits or a mask without effect, and cleaning without a stopping level."""
-        found = []
+        found = list(self._notes)
         limits = (
             ("threshold", self.threshold > 0, f"{self.threshold:g}"),
             ("nsigma", self.nsigma > 0, f"{self.nsigma:g}"),
@@ -330,19 +332,17 @@ class Parameters(BaseModel):
         return self.model_dump(mode="json")
 
 
-def make_parameters(**values: Any) -> Parameters:
+def make_parameters(*of_call: str, **values: Any) -> Parameters:
     """Check the parameters of the main job, given by name as the user wrote them.
 
-    GpucubeError has one line: an unknown parameter with the nearest right name; one of tclean's that gpucube does not
+    Values of tclean that change nothing here are accepted. `of_call` are warnings about the call, one line each.
+    GpucubeError has one line: an unknown parameter with the nearest right name; a value of tclean that gpucube does not
     have, with what to do instead; or a wrong value with what is accepted.
 
     >>> make_parameters(vis="a.ms", imagename="out/a", cell="0.2arcsec").cell
     (0.2, 0.2)
     """
-    for name, value in values.items():
-        if name in ABSENT_PARAMETERS:
-            raise GpucubeError(f"tclean's parameter {name!r} is not available: {ABSENT_PARAMETERS[name]}")
-        absent, advice = ABSENT_VALUES.get(name, ((), ""))
-        if isinstance(value, str) and value.lower() in (item.lower() for item in absent):
-            raise GpucubeError(f"`{name}={value!r}` is not available: {advice}")
-    return validated(Parameters, values)
+    known, notes = from_tclean(values)
+    parameters = validated(Parameters, known)
+    parameters._notes = (*of_call, *notes)
+    return parameters

@@ -1,52 +1,93 @@
-"""What tclean has and gpucube does not, and what to do instead."""
+"""tclean's names: its parameters that gpucube does not have, its values that gpucube lacks, and its defaults.
+
+In: parameters with tclean's names and values as a user wrote them. Out: the values that the schema knows. What changes
+nothing is left out, what means the same is renamed, and what would change the result is refused with what to do instead.
+"""
 
 from __future__ import annotations
 
-_NO_MFS = "gpucube makes cubes only; leave it out"
-_NO_MULTISCALE = "the deconvolver is 'hogbom'; leave it out"
-_NO_MOSAIC = "gpucube images one field without primary-beam terms; leave it out"
-_NO_AUTOMASK = "give a FITS `mask`, or limit the depth with `nsigma` or `threshold`"
-_NO_RESTART = "every run starts afresh; leave it out"
+import ast
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
 
-ABSENT_PARAMETERS: dict[str, str] = {
-    "parallel": "channels are always imaged in parallel; say how many processes with `workers`",
-    "interactive": "give a FITS `mask`",
-    "savemodel": "the model is written as a FITS cube and never to the MeasurementSet; leave it out",
-    "pbcor": "divide the image by a primary beam afterwards; leave it out",
-    "pblimit": "images are not cut at a primary-beam level; give a FITS `mask` instead",
-    "perchanweightdensity": "channels always have their own weights; leave it out",
-    "projection": "the projection is always SIN; leave it out",
-    "startmodel": "every run starts from an empty model; leave it out",
-    "restoration": "leave 'image' out of `products` instead",
-    "fullsummary": "the summary is always full; leave it out",
-    "verbose": "see `quiet`; leave it out",
-    "noise": "it belongs to weighting 'briggsabs'; use `weighting='briggs'` with `robust`",
-    "npixels": "use `weighting='briggs'` with `robust`",
-    "outlierfile": "image each outlier field in a run of its own",
-    "psfcutoff": "the beam is fitted without such a setting; leave it out",
-    **dict.fromkeys(("reffreq", "nterms"), _NO_MFS),
-    **dict.fromkeys(("scales", "smallscalebias", "fusedthreshold", "largestscale"), _NO_MULTISCALE),
-    **dict.fromkeys(
-        ("facets", "psfphasecenter", "wprojplanes", "vptable", "mosweight", "aterm", "psterm", "wbawp", "conjbeams")
-        + ("cfcache", "usepointing", "computepastep", "rotatepastep", "pointingoffsetsigdev", "normtype"),
-        _NO_MOSAIC,
-    ),
-    "selectdata": "data are always selected by `field`, `spw` and so on; leave it out",
-    **dict.fromkeys(
-        ("pbmask", "sidelobethreshold", "noisethreshold", "lownoisethreshold", "negativethreshold", "smoothfactor")
-        + ("minbeamfrac", "cutthreshold", "growiterations", "dogrowprune", "minpercentchange", "fastnoise"),
-        _NO_AUTOMASK,
-    ),
-    **dict.fromkeys(("restart", "calcres", "calcpsf"), _NO_RESTART),
+from gpucube.errors import GpucubeError
+
+_NO_AUTOMASK = "give a `mask`, or limit the depth with `nsigma` or `threshold`"
+DRAW = (
+    "draw regions on the dirty cube (`niter=0`) in CARTA, save them as a CRTF or DS9 file, and give this file as `mask`"
+)
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A parameter of tclean that gpucube does not have."""
+
+    default: Any  # tclean's, which changes nothing
+    advice: str = ""  # what to do instead of another value; empty if no value would change a cube that gpucube can make
+
+    def changes_nothing(self, value: Any) -> bool:
+        """Whether gpucube does with this value what tclean does."""
+        if isinstance(value, str):
+            with suppress(ValueError, SyntaxError):  # text of the command line
+                value = ast.literal_eval(value)
+        if not self.advice or is_empty(value):
+            return True
+        if isinstance(value, str) and isinstance(self.default, str):
+            return value.strip().lower() == self.default.lower()
+        return bool(value == self.default)
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a value is what tclean takes for "not given": None, '', [] or ['']."""
+    if isinstance(value, list | tuple):
+        return all(is_empty(item) for item in value)
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _absent(advice: str = "", **defaults: Any) -> dict[str, Absent]:
+    return {name: Absent(default, advice) for name, default in defaults.items()}
+
+
+ABSENT_PARAMETERS: dict[str, Absent] = {
+    **_absent("with False tclean ignores selections; leave those out instead", selectdata=True),
+    **_absent("the projection is always SIN; leave it out", projection="SIN"),
+    **_absent("every run starts from an empty model; leave it out", startmodel=""),
+    **_absent("channels always have their own weights; leave it out", perchanweightdensity=True),
+    **_absent("use `weighting='briggs'` with `robust`", npixels=0),
+    **_absent("gpucube images one field without primary-beam terms; leave it out", facets=1, vptable=""),
+    **_absent("gpucube images one field without primary-beam terms; leave it out", normtype="flatnoise"),
+    **_absent("images are not cut at a primary-beam level; give a `mask` instead", pblimit=0.2),
+    **_absent("divide the image by a primary beam afterwards; leave it out", pbcor=False),
+    **_absent("leave 'image' out of `products` instead", restoration=True),
+    **_absent("the beam is fitted without such a setting; leave it out", psfcutoff=0.35),
+    **_absent("image each outlier field in a run of its own", outlierfile=""),
+    **_absent(f"gpucube opens no viewer: {DRAW}", interactive=False),
+    **_absent("every run starts afresh; leave it out", calcres=True, calcpsf=True),
+    **_absent("the model becomes a FITS cube, which CASA's ft can write to the MeasurementSet", savemodel="none"),
+    # of continua, mosaics, wide fields, multiscale, automatic masks and briggsabs
+    **_absent(reffreq="", nterms=2, wprojplanes=1, psfphasecenter="", mosweight=True, aterm=True, psterm=False),
+    **_absent(wbawp=True, conjbeams=False, cfcache="", usepointing=False, computepastep=360.0, rotatepastep=360.0),
+    **_absent(pointingoffsetsigdev=[], scales=[], smallscalebias=0.0, fusedthreshold=0.0, largestscale=-1),
+    **_absent(pbmask=0.0, sidelobethreshold=3.0, noisethreshold=5.0, lownoisethreshold=1.5, negativethreshold=0.0),
+    **_absent(smoothfactor=1.0, minbeamfrac=0.3, cutthreshold=0.01, growiterations=75, dogrowprune=True),
+    **_absent(minpercentchange=-1.0, fastnoise=True, noise="1.0Jy"),
+    # of how tclean works
+    **_absent(restart=True, parallel=False, chanchunks=1, fullsummary=False, verbose=False),
 }
-"""tclean's parameters that gpucube does not have, and what to do instead."""
+"""tclean's parameters that gpucube does not have: their defaults, and what to do instead of other values."""
 
 ABSENT_VALUES: dict[str, tuple[tuple[str, ...], str]] = {
-    "specmode": (("mfs", "mtmfs", "mvc", "cubesource"), "use `specmode='cube'`"),
-    "deconvolver": (("multiscale", "mtmfs", "clark", "clarkstokes", "asp", "mem"), "use `deconvolver='hogbom'`"),
+    "specmode": (("mfs", "cont", "mtmfs", "mvc", "cubesource"), "gpucube makes cubes only; use `specmode='cube'`"),
+    "deconvolver": (
+        ("multiscale", "mtmfs", "clarkstokes", "clarkstokes_exp", "asp", "mem"),
+        "use `deconvolver='hogbom'`",
+    ),
     "gridder": (
-        ("mosaic", "awproject", "awp2", "awphpg", "widefield", "wproject", "facet", "gridft", "wprojectft"),
-        "use `gridder='wgridder'` for wide fields, otherwise `gridder='standard'`",
+        ("mosaic", "mosaicft", "ftmosaic", "imagemosaic", "awproject", "awprojectft", "awp2", "awphpg", "widefield"),
+        "gpucube makes no mosaics and corrects no primary beams during gridding; image each pointing on its own with"
+        " `gridder='standard'`, or with `gridder='wgridder'` for wide fields",
     ),
     "weighting": (
         ("briggsabs", "briggsbwtaper", "superuniform", "radial"),
@@ -56,3 +97,100 @@ ABSENT_VALUES: dict[str, tuple[tuple[str, ...], str]] = {
     "outframe": (("REST", "SOURCE"), "use `outframe='LSRK'`"),
 }
 """Values that tclean takes and gpucube does not, and what to do instead."""
+
+OTHER_NAMES = {"cube_chunksize": "chunksize"}
+"""Names in pclean -> gpucube's."""
+
+SAME_VALUES: dict[str, dict[str, tuple[str, str]]] = {
+    "deconvolver": dict.fromkeys(
+        ("clark", "clark_exp"), ("hogbom", "'hogbom' with `minorcycle='activeset'` does what Clark's algorithm does")
+    ),
+    "gridder": {
+        **dict.fromkeys(("ft", "gridft"), ("standard", "")),
+        **dict.fromkeys(
+            ("wproject", "wprojectft"), ("wgridder", "'wgridder' takes the w term into account, to `epsilon`")
+        ),
+    },
+}
+"""Values of tclean, what gpucube does instead, and what to say about it, if anything."""
+
+
+def from_tclean(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Turn parameters with tclean's names and values into those of the schema, and say where they mean something else.
+
+    Raises
+    ------
+    GpucubeError
+        A parameter or a value of tclean that would change the result is not available.
+    """
+    known: dict[str, Any] = {}
+    notes = []
+    for name, value in values.items():
+        if name in ABSENT_PARAMETERS:
+            if not ABSENT_PARAMETERS[name].changes_nothing(value):
+                raise GpucubeError(f"`{name}={value!r}` is not available: {ABSENT_PARAMETERS[name].advice}")
+            continue
+        written = value.strip().lower() if isinstance(value, str) else ""
+        absent, advice = ABSENT_VALUES.get(name, ((), ""))
+        if written in [item.lower() for item in absent]:
+            raise GpucubeError(f"`{name}={value!r}` is not available: {advice}")
+        if written in SAME_VALUES.get(name, {}):
+            value, note = SAME_VALUES[name][written]
+            notes += [f"`{name}={written!r}`: {note}"] if note else []
+        known[OTHER_NAMES.get(name, name)] = value
+    return known, notes
+
+
+_NUMBER_UNITS = {"cell": "arcsec"}
+"""Unit that tclean adds to text that is a number alone."""
+
+
+def as_tclean_takes(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Complete a call of tclean: its defaults for what is not given, and its reading of numbers and of empty values.
+
+    Parameters
+    ----------
+    given : mapping
+        Parameters of tclean and of gpucube as the user wrote them.
+    defaults : mapping
+        tclean's default of every parameter that has one.
+
+    Returns
+    -------
+    dict
+        For `gpucube.schema.parameters.make_parameters`.
+    list of str
+        Where gpucube does something else than tclean, one line each.
+    """
+    values = dict(defaults)
+    for name, value in given.items():
+        words = isinstance(defaults.get(name, "required"), str) and defaults.get(name) != ""
+        if value is not None and (words or not is_empty(value)):  # whether a word may be empty is for the schema to say
+            values[name] = value
+    for name, unit in _NUMBER_UNITS.items():
+        if name in values:
+            values[name] = _with_unit(values[name], unit)
+    if str(values.get("datacolumn")).lower() == "corrected":
+        values["datacolumn"] = "auto"  # tclean, too, takes DATA where there is no CORRECTED_DATA
+    if str(values.get("cycleniter")) == "0":
+        values["cycleniter"] = -1
+    notes: list[str] = []
+    if not ABSENT_PARAMETERS["interactive"].changes_nothing(values.pop("interactive", False)):
+        if is_empty(values.get("mask")) and str(values.get("usemask")).lower() == "user":
+            values["niter"] = 0
+            notes.append(f"`interactive=True`: gpucube opens no viewer, and makes only the dirty cube now: {DRAW}")
+        else:
+            notes.append(
+                f"`interactive=True`: gpucube opens no viewer, and the mask stays as it is: for another one, {DRAW}"
+            )
+    if values.get("niter") not in (0, "0"):
+        notes.append(f"`niter={values['niter']}` counts for each channel here; tclean counts over all channels")
+    return values, notes
+
+
+def _with_unit(value: Any, unit: str) -> Any:
+    if isinstance(value, list | tuple):
+        return [_with_unit(item, unit) for item in value]
+    with suppress(ValueError):
+        return f"{float(value)!r}{unit}" if isinstance(value, str) else value
+    return value

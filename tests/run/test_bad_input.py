@@ -105,12 +105,12 @@ WRONG_PARAMETERS = {
     "device unknown": ({"device": "gpu"}, named("device", "gpu") + ".*did you mean 'cuda'"),
     "chunksize 0": ({"chunksize": 0}, named("chunksize", 0) + ": expected 'auto', a number of channels from 1, or -1"),
     "tclean only": (
-        {"interactive": 1},
-        r"tclean's parameter '(--)?interactive(=1)?' is not available: give a FITS (`mask`|--mask)",
+        {"interactive": True},
+        r"interactive(=True`)? is not available: gpucube opens no viewer: draw regions .* give this file as (`mask`|--mask)",
     ),
     "specmode": (
         {"specmode": "mfs"},
-        named("specmode", "mfs") + " is not available: use " + named("specmode", "cube"),
+        named("specmode", "mfs") + " is not available: gpucube makes cubes only; use " + named("specmode", "cube"),
     ),
 }
 

@@ -242,9 +242,9 @@ def test_frozen() -> None:
         ({"scratch": "a`b\n"}, "`scratch='a\'b\\n'`: expected text without line breaks or other control characters"),
         ({"scheduler": "0\r0"}, "`scheduler='0\\r0'`: expected text without line breaks or other control characters"),
         ({"usemask": "pb"},
-         "`usemask='pb'` is not available: give a FITS `mask`, or limit the depth with `nsigma` or `threshold`"),
-        ({"pblimit": 0.2},
-         "tclean's parameter 'pblimit' is not available: images are not cut at a primary-beam level; give a FITS `mask` instead"),
+         "`usemask='pb'` is not available: give a `mask`, or limit the depth with `nsigma` or `threshold`"),
+        ({"facets": 2},
+         "`facets=2` is not available: gpucube images one field without primary-beam terms; leave it out"),
     ],
 )  # fmt: skip
 def test_one_line_names_what_is_wrong_and_what_would_be_right(values: dict[str, Any], message: str) -> None:
@@ -279,19 +279,60 @@ def test_what_is_required_is_named(name: str) -> None:
         ("gridder", "mosaic"),
         ("weighting", "briggsbwtaper"),
         ("outframe", "REST"),
-        ("parallel", True),
-        ("interactive", False),
+        ("interactive", True),
         ("savemodel", "modelcolumn"),
-        ("pbcor", True),
-        ("pblimit", 0.2),
-        ("scales", [0, 5]),
-        ("psfcutoff", 0.35),
+        ("selectdata", False),
+        ("projection", "TAN"),
+        ("outlierfile", "outliers.txt"),
+        ("psfcutoff", 0.5),
     ],
 )
 def test_what_only_tclean_has_comes_with_advice(name: str, value: Any) -> None:
-    message = mistake(**{name: value})
-    assert repr(name) in message or f"`{name}={value!r}`" in message
-    assert " is not available: " in message
+    assert mistake(**{name: value}).startswith(f"`{name}={value!r}` is not available: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("interactive", False),
+        ("interactive", 0),
+        ("parallel", True),
+        ("savemodel", "none"),
+        ("savemodel", ""),
+        ("restart", True),
+        ("projection", "sin"),
+        ("facets", "1"),
+        ("selectdata", True),
+        ("startmodel", None),
+        ("outlierfile", ""),
+        ("psfcutoff", 0.35),
+        ("scales", [0, 5]),
+        ("reffreq", "43GHz"),
+        ("chanchunks", -1),
+        ("verbose", True),
+    ],
+)
+def test_values_of_tclean_that_change_nothing_are_accepted(name: str, value: Any) -> None:
+    assert make(**{name: value}) == make()
+    assert make(**{name: value}).warnings == make().warnings
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "ours", "warned"),
+    [
+        ("gridder", "ft", "standard", False),
+        ("gridder", "wproject", "wgridder", True),
+        ("deconvolver", "clark", "hogbom", True),
+    ],
+)
+def test_other_names_of_tclean_for_the_same_are_taken_for_it(name: str, value: str, ours: str, warned: bool) -> None:
+    parameters = make(**{name: value})
+    assert getattr(parameters, name) == ours
+    assert any(warning.startswith(f"`{name}={value!r}`: ") for warning in parameters.warnings) == warned
+
+
+def test_the_chunk_size_of_pclean_is_taken() -> None:
+    assert make(cube_chunksize=4).chunksize == 4
 
 
 @pytest.mark.parametrize(

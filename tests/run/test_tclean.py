@@ -1,0 +1,146 @@
+"""`gpucube.tclean`: calls that were written for tclean 6.7 mean the same here, or say in one line what is different.
+
+The oracles are tclean's documentation (its parameters and defaults) and `gpucube.image_cube` with the same meaning.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpucube
+
+TCLEAN = """vis selectdata field spw timerange uvrange antenna scan observation intent datacolumn imagename imsize cell
+phasecenter stokes projection startmodel specmode reffreq nchan start width outframe veltype restfreq interpolation
+perchanweightdensity gridder facets psfphasecenter wprojplanes vptable mosweight aterm psterm wbawp conjbeams cfcache
+usepointing computepastep rotatepastep pointingoffsetsigdev pblimit normtype deconvolver scales nterms smallscalebias
+fusedthreshold largestscale restoration restoringbeam pbcor outlierfile weighting robust noise npixels uvtaper niter gain
+threshold nsigma cycleniter cyclefactor minpsffraction maxpsffraction interactive nmajor fullsummary usemask mask pbmask
+sidelobethreshold noisethreshold lownoisethreshold negativethreshold smoothfactor minbeamfrac cutthreshold growiterations
+dogrowprune minpercentchange verbose fastnoise restart savemodel calcres calcpsf psfcutoff parallel"""
+"""The parameters of tclean 6.7."""
+
+DEFAULTS = {
+    "specmode": "mfs", "outframe": "LSRK", "gridder": "standard", "datacolumn": "corrected", "facets": 1, "robust": 0.5,
+    "psfcutoff": 0.35, "cyclefactor": 1.0, "minpsffraction": 0.05, "maxpsffraction": 0.8, "usemask": "user",
+    "growiterations": 75, "fastnoise": True, "savemodel": "none", "weighting": "natural", "niter": 0, "nmajor": -1,
+}  # fmt: skip
+"""Some of the defaults of tclean 6.7."""
+
+CALL: dict[str, Any] = {"specmode": "cube", "imsize": [48, 48], "cell": ["20arcsec"], "niter": 20, "workers": 1}
+
+
+def tclean(ms: Path, out: Path, **changes: Any) -> dict[str, Any]:
+    return gpucube.tclean(ms, imagename=out, **(CALL | {"quiet": True} | changes))
+
+
+def warned(caught: pytest.WarningsRecorder) -> list[str]:
+    return [str(warning.message) for warning in caught]
+
+
+def test_the_signature_has_every_parameter_of_tclean_with_its_default() -> None:
+    found = inspect.signature(gpucube.tclean).parameters
+    assert set(TCLEAN.split()) <= set(found)
+    assert {name: found[name].default for name in DEFAULTS} == DEFAULTS
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_call_with_every_default_is_the_call_without_them(tiny_ms: Any, tmp_path: Path) -> None:
+    named = {
+        name: parameter.default
+        for name, parameter in inspect.signature(gpucube.tclean).parameters.items()
+        if parameter.default is not inspect.Parameter.empty and name in TCLEAN.split()
+    }
+    whole, short = tclean(tiny_ms.ms, tmp_path / "a", **(named | CALL)), tclean(tiny_ms.ms, tmp_path / "b")
+    assert np.array_equal(whole["result"].data(), short["result"].data(), equal_nan=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_cube_is_that_of_image_cube_with_the_defaults_of_tclean(tiny_ms: Any, tmp_path: Path) -> None:
+    ours = gpucube.image_cube(
+        tiny_ms.ms, tmp_path / "ours", imsize=48, cell="20arcsec", niter=20, workers=1, quiet=True,
+        outframe="LSRK", gridder="standard",
+    )  # fmt: skip
+    theirs = tclean(tiny_ms.ms, tmp_path / "theirs")["result"]
+    assert np.array_equal(ours.data(), theirs.data(), equal_nan=True)
+
+
+@pytest.mark.filterwarnings("ignore")  # as above, and below: what is said of niter
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cell": "20"},
+        {"cell": ["20", "20"]},
+        {"mask": None, "startmodel": None, "threshold": None, "restfreq": None},
+        {"mask": "", "startmodel": "", "threshold": "", "restfreq": [], "uvtaper": [""], "start": "", "width": ""},
+        {"interactive": False, "savemodel": "none", "parallel": True, "restart": True, "verbose": True},
+        {"datacolumn": "corrected", "cycleniter": 0, "chanchunks": -1, "cube_chunksize": 3},
+    ],
+    ids=["number as text", "numbers as text", "None", "empty", "harmless", "other"],
+)
+def test_what_tclean_takes_for_the_same_call_gives_the_same_cube(
+    changes: dict[str, Any], tiny_ms: Any, tmp_path: Path
+) -> None:
+    plain, changed = tclean(tiny_ms.ms, tmp_path / "a"), tclean(tiny_ms.ms, tmp_path / "b", **changes)
+    assert np.array_equal(plain["result"].data(), changed["result"].data(), equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"specmode": None}, "`specmode='mfs'` is not available: gpucube makes cubes only; use `specmode='cube'`"),
+        ({"gridder": "mosaic"}, "`gridder='mosaic'` is not available: gpucube makes no mosaics"),
+        ({"savemodel": "modelcolumn"}, "`savemodel='modelcolumn'` is not available: the model becomes a FITS cube"),
+        ({"nitr": 3}, "unknown parameter 'nitr': did you mean 'niter'?"),
+    ],
+)
+def test_what_would_change_the_result_is_refused_in_one_line(
+    changes: dict[str, Any], line: str, tiny_ms: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(gpucube.GpucubeError) as caught:
+        tclean(tiny_ms.ms, tmp_path / "cube", **changes)
+    assert str(caught.value).startswith(line) and "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_niter_is_said_to_count_for_each_channel(tiny_ms: Any, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning) as caught:
+        result = tclean(tiny_ms.ms, tmp_path / "cube", nsigma=3)["result"]
+    line = "`niter=20` counts for each channel here; tclean counts over all channels"
+    assert line in warned(caught) and line in result.summary["warnings"]
+
+
+def test_interactive_without_a_mask_makes_the_dirty_cube_and_says_how_to_draw_one(tiny_ms: Any, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="in CARTA") as caught:
+        returned = tclean(tiny_ms.ms, tmp_path / "cube", interactive=True)
+    assert returned["iterdone"] == 0
+    assert sum("give this file as `mask`" in line for line in warned(caught)) == 1
+
+
+def test_interactive_with_a_mask_cleans_inside_it(tiny_ms: Any, tmp_path: Path) -> None:
+    mask = np.zeros((48, 48), bool)
+    mask[20:28, 20:28] = True
+    with pytest.warns(UserWarning) as caught:
+        returned = tclean(tiny_ms.ms, tmp_path / "cube", interactive=True, mask=mask)
+    assert any("the mask stays as it is" in line for line in warned(caught))
+    model = np.nan_to_num(returned["result"].data("model"))
+    assert returned["iterdone"] > 0 and model.any()
+    assert not model[..., ~mask].any()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_returned_adds_up_over_the_planes(tiny_ms: Any, tmp_path: Path) -> None:
+    returned = tclean(tiny_ms.ms, tmp_path / "cube", stokes="I", threshold="1mJy")
+    channels = returned["result"].channels
+    assert returned["iterdone"] == sum(channel.iterations for channel in channels)
+    assert returned["nmajordone"] == 1 + max(channel.major_cycles for channel in channels)
+    assert returned["stopcode"] == 1 and returned["stopDescription"] == "iteration limit"  # some ended so, none worse
+    assert returned["niter"] == 20 and returned["threshold"] == pytest.approx(1e-3)
+    for channel in channels:
+        plane = returned["summaryminor"][0][channel.channel][0]
+        assert plane["iterDone"] == [channel.iterations] and plane["peakRes"] == [channel.peak_residual]
+        assert plane["stopCode"] == [channel.stop_code]
