@@ -47,8 +47,8 @@ def image_cube(
     contsubspw: str | Sequence[str] = "",
     contsuborder: int = 0,
     stokes: str = "I",
-    specmode: Literal["cube", "cubedata"] = "cube",
-    outframe: Literal["", "LSRK", "LSRD", "BARY", "GEO", "TOPO", "GALACTO", "LGROUP", "CMB"] = "",
+    specmode: Literal["cube", "cubedata", "cubesource"] = "cube",
+    outframe: Literal["", "LSRK", "LSRD", "BARY", "GEO", "TOPO", "GALACTO", "LGROUP", "CMB", "REST"] = "",
     start: int | QuantityLike | None = None,
     width: int | QuantityLike = 1,
     nchan: int = -1,
@@ -132,11 +132,13 @@ def image_cube(
     stokes : 'I', 'pseudoI', or several of I, Q, U, V in this order, such as 'IQUV' or 'QU'; default 'I'
         Stokes parameters to image. 'I' uses a sample only if neither parallel hand is flagged; 'pseudoI' uses whichever
         hand is not flagged.
-    specmode : 'cube' or 'cubedata'; default 'cube'
-        'cube' makes a cube in the frame outframe, 'cubedata' one in the frame of the data whatever outframe says.
-    outframe : '', 'LSRK', 'LSRD', 'BARY', 'GEO', 'TOPO', 'GALACTO', 'LGROUP' or 'CMB'; default ''
+    specmode : 'cube', 'cubedata' or 'cubesource'; default 'cube'
+        'cube' makes a cube in the frame outframe, 'cubedata' one in the frame of the data. 'cubesource' makes one in the
+        rest frame of an object with an ephemeris, by its radial velocity at each time, and follows it as
+        phasecenter='TRACKFIELD' does.
+    outframe : '', 'LSRK', 'LSRD', 'BARY', 'GEO', 'TOPO', 'GALACTO', 'LGROUP', 'CMB' or 'REST'; default ''
         Frame of the cube's frequencies. The Doppler factor of every row is that of its time and field. Empty for the frame
-        of the data.
+        of the data. REST is for data that are in this frame already.
     start : the number of a channel, from 0, or a frequency or velocity with its unit, such as '5km/s'; default None
         Centre of the cube's first channel. A number is that of a channel in its spectral window. By default the cube begins
         where the selected data begin.
@@ -151,7 +153,7 @@ def image_cube(
         How visibilities are interpolated in frequency where the channels of the cube are not those of the data.
     phasecenter : a direction such as 'J2000 12h30m00s +30d00m00s' or 'ICRS 187.5deg 30deg'; default ''
         Centre of the image. Empty for the field's phase centre. Colons count hours in right ascension and degrees in
-        declination.
+        declination. 'TRACKFIELD' follows a field that moves.
     restfreq : a frequency (Hz) such as '230.538GHz'; default None
         Rest frequency: velocities refer to it. By default the one in the MeasurementSet, if there is one. Of a list the
         first counts.

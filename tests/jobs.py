@@ -196,6 +196,34 @@ def altered(ms: Path, folder: Path, change: Callable[[tables.table], None], subt
     return copy
 
 
+def ephemeris(
+    ms: Path,
+    *rows: tuple[float, ...],
+    offset: tuple[float, float] = (0.0, 0.0),
+    frame: str = "ICRF/ICRS",
+    units: tuple[str, ...] = ("d", "deg", "deg", "AU"),
+    name: str = "EPHEM3_X_60371.0.tab",
+    number: int = 3,
+    keywords: dict[str, Any] | None = None,
+) -> None:
+    """Attach an ephemeris with rows (MJD, RA, DEC, Rho[, RadVel]) as CASA does; PHASE_DIR becomes an offset in radians."""
+    from casacore import tables
+
+    with tables.table(str(ms / "FIELD"), readonly=False, ack=False) as t:
+        if "EPHEMERIS_ID" not in t.colnames():
+            t.addcols(tables.maketabdesc(tables.makescacoldesc("EPHEMERIS_ID", 0)))
+        t.putcell("EPHEMERIS_ID", 0, number)
+        t.putcell("PHASE_DIR", 0, np.array([offset]))
+    names = ("MJD", "RA", "DEC", "Rho", "RadVel")[: len(units)]
+    columns = [
+        tables.makescacoldesc(column, 0.0, keywords={"UNIT": unit}) for column, unit in zip(names, units, strict=True)
+    ]
+    with tables.table(str(ms / "FIELD" / name), tables.maketabdesc(columns), nrow=len(rows), ack=False) as t:
+        for column, values in zip(names, np.reshape(rows, (-1, len(names))).T, strict=True):
+            t.putcol(column, values)
+        t.putkeywords(({"posrefsys": frame} if frame else {}) | (keywords or {}))
+
+
 def column(ms: Path, name: str) -> np.ndarray:
     """A column of the main table."""
     from casacore import tables

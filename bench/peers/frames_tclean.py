@@ -20,6 +20,7 @@ from casatasks import tclean
 from casatools import image, measures, quanta, table
 
 LIGHT_SPEED = 299792.458  # km/s
+AU_A_DAY = 149597870.7 / 86400  # km/s
 LINE_KM_S, FWHM_KM_S, OFFSET = 10.0, 1.2, (1.2, -0.9)  # arcsec to the east and to the north
 FRAMES = {1: "LSRK", 3: "BARY", 4: "GEO", 5: "TOPO"}
 
@@ -47,13 +48,21 @@ def put_line(ms: str) -> None:
     )  # (nrow,), (3, nrow), (ncorr, nchan, nrow)
     l, m = (np.radians(offset / 3600) for offset in OFFSET)
     turns = uvw[0] * l + uvw[1] * m + uvw[2] * (np.sqrt(1 - l * l - m * m) - 1)
+    comet = read_comet(ms)
     me.doframe(me.direction("J2000", qa.quantity(ra, "rad"), qa.quantity(dec, "rad")))
     me.doframe(me.observatory(telescope))
     for time in np.unique(times):
         rows = times == time
         me.doframe(me.epoch("UTC", qa.quantity(time, "s")))
+        if comet is not None:
+            right, up, away = (np.interp(time / 86400, comet["MJD"], comet[name]) for name in ("RA", "DEC", "RadVel"))
+            me.doframe(me.direction("ICRS", qa.quantity(right, "deg"), qa.quantity(up, "deg")))
         lsrk = me.measure(me.frequency(FRAMES[code], qa.quantity(frequency[0], "Hz")), "LSRK")["m0"]["value"]
         topo = me.measure(me.frequency(FRAMES[code], qa.quantity(frequency[0], "Hz")), "TOPO")["m0"]["value"]
+        if comet is not None:  # to the centre of the Earth, and from there to the comet
+            beta = away * AU_A_DAY / LIGHT_SPEED
+            geo = me.measure(me.frequency(FRAMES[code], qa.quantity(frequency[0], "Hz")), "GEO")["m0"]["value"]
+            lsrk = geo * np.sqrt((1 + beta) / (1 - beta))
         velocity = LIGHT_SPEED * (1 - frequency * (lsrk / frequency[0]) / rest)
         spectrum = np.exp(-4 * np.log(2) * ((velocity - LINE_KM_S) / FWHM_KM_S) ** 2)  # (nchan,)
         # lengths in wavelengths are those that the observatory sees: at its own frequency
@@ -61,6 +70,18 @@ def put_line(ms: str) -> None:
         data[:, :, rows] = (spectrum[:, None] * np.exp(2j * np.pi * waves))[None]
     tb.putcol("DATA", data)
     tb.close()
+
+
+def read_comet(ms: str) -> dict | None:
+    """The ephemeris that the field follows; None if there is none."""
+    found = list(Path(ms).glob("FIELD/EPHEM0_*.tab"))
+    if not found:
+        return None
+    tb = table()
+    tb.open(str(found[0]))
+    columns = {name: tb.getcol(name) for name in ("MJD", "RA", "DEC", "RadVel")}
+    tb.close()
+    return columns
 
 
 def image_case(case: dict, folder: Path) -> None:

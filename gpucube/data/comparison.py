@@ -33,7 +33,12 @@ SAMPLED_ROWS = 32
 
 
 def compare(
-    windows: Sequence[Window], sources: Sequence[Source], geometry: ImageGeometry, *, centre_given: bool
+    windows: Sequence[Window],
+    sources: Sequence[Source],
+    geometry: ImageGeometry,
+    *,
+    centre_given: bool,
+    follow: bool = False,
 ) -> tuple[str, ...]:
     """Compare what several MeasurementSets contribute to an image; return warnings.
 
@@ -44,6 +49,8 @@ def compare(
     geometry : ImageGeometry
     centre_given : bool
         Whether the user chose the centre of the image. Then fields far from it are warned of, not refused.
+    follow : bool
+        Whether the image moves with the fields, so that all are in its centre.
 
     Raises
     ------
@@ -52,8 +59,9 @@ def compare(
     """
     if len({window.ms.path for window in windows}) < 2:
         return ()
+    side = min(geometry.nx * geometry.cell_x, geometry.ny * geometry.cell_y)
     return (
-        *_compare_fields(windows, min(geometry.nx * geometry.cell_x, geometry.ny * geometry.cell_y), centre_given),
+        *(() if follow else _compare_fields(windows, side, centre_given)),
         *_compare_columns(windows),
         *_compare_weights(sources),
     )

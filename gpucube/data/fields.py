@@ -5,7 +5,8 @@ MSFieldColumns reads it:
 
 * PHASE_DIR is a polynomial in time of order NUM_POLY, and counts from TIME of its row.
 * If EPHEMERIS_ID is 0 or more and NUM_POLY is 0, PHASE_DIR is an offset from an ephemeris in FIELD/EPHEM<id>_*.tab. Its
-  positions (MJD in UTC, RA, DEC, Rho) are interpolated linearly in space.
+  positions (MJD in UTC, RA, DEC, Rho) are interpolated linearly in space, and its radial velocities (RadVel) in time. These
+  refer to the centre of the Earth, or to the place of the keywords GeoLong, GeoLat and GeoDist if GeoDist is above 1 m.
 * The frame is that of PHASE_DIR (the same for all rows, or one per row) or of the ephemeris (keyword posrefsys). Frames
   that move against the stars are refused.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import glob
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -31,9 +32,16 @@ from gpucube.sky.directions import (
     unit_vectors,
     uvw_axes,
 )
+from gpucube.sky.doppler import frequency_factor, rest_factor
 
 if TYPE_CHECKING:
     from casacore import tables
+
+
+_ICRS = Direction(ra=0.0, dec=0.0, frame="ICRS")
+
+METRES_A_SECOND = 149_597_870_700 / DAY
+"""Of a velocity of 1 AU/d."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +51,8 @@ class Ephemeris:
     label: str  # how messages name it
     mjd: np.ndarray  # (n,) days UTC, ascending
     position: np.ndarray  # (n, 3) AU, in its frame
+    recession: np.ndarray | None = None  # (n,) radial velocity away from the observer, m/s; None if there is no RadVel
+    observer: Literal["GEO", "TOPO"] = "GEO"  # the frame of `recession`
 
     def at(self, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return longitude and latitude in radians, (ntime,) each, at times in seconds UTC since MJD 0."""
@@ -54,6 +64,13 @@ class Ephemeris:
             )
         x, y, z = (np.interp(mjd, self.mjd, axis) for axis in self.position.T)
         return np.arctan2(y, x), np.arctan2(z, np.hypot(x, y))
+
+    def recession_at(self, time: np.ndarray) -> np.ndarray:
+        """Return `recession` at times, m/s, (ntime,)."""
+        if self.recession is None:
+            raise GpucubeError(f"{self.label} has no radial velocities (column RadVel): use `specmode='cube'`")
+        recession: np.ndarray = np.interp(time / DAY, self.mjd, self.recession)
+        return recession
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +88,11 @@ class Track:
         """True if the direction depends on time."""
         return self.ephemeris is not None or bool(np.any(self.polynomial[1:]))
 
+    @property
+    def knows_recession(self) -> bool:
+        """True if the radial velocity of the object is known."""
+        return self.ephemeris is not None and self.ephemeris.recession is not None
+
     def at(self, time: float) -> Direction:
         """Return the direction at a time."""
         ra, dec = self._positions(np.array([time]))
@@ -78,11 +100,32 @@ class Track:
         frame = CELESTIAL_FRAMES[self.frame]
         return Direction(ra=float(ra[0]), dec=float(dec[0]), frame=frame, year=year if frame == "FK4" else 2000.0)
 
-    def rotations(self, time: np.ndarray, centre: Direction) -> np.ndarray:
-        """Return `uvw_rotation` to a phase centre at all times, (ntime, 3, 3)."""
+    def rotations(self, time: np.ndarray, centre: Direction, *, follow: bool = False) -> np.ndarray:
+        """Return `uvw_rotation` to a phase centre at all times, (ntime, 3, 3).
+
+        With `follow` the phase centre moves with the field, and uvw are turned only to the frame of `centre`.
+        """
         axes = uvw_axes(*self._positions(time)) @ frame_rotation(self.at(time[0]), centre).T
-        rotations: np.ndarray = uvw_axes(centre.ra, centre.dec) @ axes.transpose(0, 2, 1)
+        there = uvw_axes(*_angles(axes[:, 2])) if follow else uvw_axes(centre.ra, centre.dec)
+        rotations: np.ndarray = there @ axes.transpose(0, 2, 1)
         return rotations
+
+    def frequency_factor(self, source: str, target: str, times: np.ndarray, position: np.ndarray | None) -> np.ndarray:
+        """Return the factor between two frames for the field, as `gpucube.sky.doppler.frequency_factor`, (ntime,).
+
+        The target REST is the rest frame of the object whose ephemeris the field follows.
+        """
+        if target == "REST":
+            if self.ephemeris is None:
+                raise GpucubeError(
+                    f"{self.label} follows no ephemeris, so that the velocity of the object is not known: use "
+                    "`specmode='cube'`"
+                )
+            to_observer = self.frequency_factor(source, self.ephemeris.observer, times, position)
+            factor: np.ndarray = to_observer * rest_factor(self.ephemeris.recession_at(times))
+            return factor
+        towards = unit_vectors(*self._positions(times)) @ frame_rotation(self.at(times[0]), _ICRS).T
+        return frequency_factor(source, target, direction=towards, times=times, position=position)
 
     def _positions(self, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Longitude and latitude in radians, (ntime,) each."""
@@ -92,8 +135,7 @@ class Track:
             there, height = self.ephemeris.at(time)
             # as casacore's MVDirection::shift: along the meridian first, then along the great circle across it
             axes = uvw_axes(there, height + dec)
-            x, y, z = np.cos(ra) * axes[:, 2].T + np.sin(ra) * axes[:, 0].T
-            ra, dec = np.arctan2(y, x) % (2 * np.pi), np.arctan2(z, np.hypot(x, y))
+            ra, dec = _angles((np.cos(ra) * axes[:, 2].T + np.sin(ra) * axes[:, 0].T).T)
         if not np.isfinite((ra, dec)).all():
             raise GpucubeError(f"{self.label}: its direction PHASE_DIR is not finite")
         if np.abs(dec).max(initial=0.0) > np.pi / 2 + 1e-9:
@@ -102,6 +144,12 @@ class Track:
                 "most 90; check the unit of PHASE_DIR"
             )
         return ra, dec
+
+
+def _angles(towards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Longitude and latitude of vectors (n, 3), radians, (n,) each."""
+    x, y, z = towards.T
+    return np.arctan2(y, x) % (2 * np.pi), np.arctan2(z, np.hypot(x, y))
 
 
 def read_track(path: str, field_id: int) -> Track:
@@ -164,6 +212,10 @@ def _read_ephemeris(path: str, number: int, label: str) -> tuple[Ephemeris, str]
             t.getcol(name) * unit_factors(t, name, unit)
             for name, unit in (("MJD", "d"), ("RA", "deg"), ("DEC", "deg"), ("Rho", "AU"))
         )
+        recession = None
+        if "RadVel" in t.colnames():
+            recession = t.getcol("RadVel") * unit_factors(t, "RadVel", "AU/d") * METRES_A_SECOND
+        far = "GeoDist" in t.keywordnames() and float(t.getkeyword("GeoDist")) > 1e-3  # km
         written = str(t.getkeyword("posrefsys")).upper() if "posrefsys" in t.keywordnames() else "APP"
     if not len(mjd):
         raise GpucubeError(f"{label} follows the ephemeris {found[0]}, which is empty")
@@ -171,5 +223,11 @@ def _read_ephemeris(path: str, number: int, label: str) -> tuple[Ephemeris, str]
         raise GpucubeError(f"{label} follows the ephemeris {found[0]}, in which some distances Rho are not above 0")
     order = np.argsort(mjd)
     position = distance[:, None] * unit_vectors(np.radians(ra), np.radians(dec))
-    ephemeris = Ephemeris(label=f"its ephemeris {found[0]}", mjd=mjd[order], position=position[order])
+    ephemeris = Ephemeris(
+        label=f"its ephemeris {found[0]}",
+        mjd=mjd[order],
+        position=position[order],
+        recession=None if recession is None else recession[order],
+        observer="TOPO" if far else "GEO",
+    )
     return ephemeris, next((word for word in ("J2000", "B1950", "APP", "ICRS", "TOPO") if word in written), written)

@@ -2,7 +2,7 @@
 
 In: the windows of all MeasurementSets, the places of their observatories, the axis of the cube. Out: a warning with the
 change of velocity, the number of channels and the times between which it happens. TOPO moves with the observatory and GEO
-with the Earth. Other frames do not change with time.
+with the Earth. Other frames do not change with time, but an object that has an ephemeris moves in them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpucube.constants import LIGHT_SPEED
-from gpucube.sky.doppler import are_dates, frequency_factor
+from gpucube.sky.doppler import are_dates
 from gpucube.sky.spectral import SpectralAxis
 
 if TYPE_CHECKING:
@@ -38,20 +38,18 @@ def frame_motion(
         Path of each MeasurementSet -> its observatory, ITRF, metres; None if it is unknown.
     axis : SpectralAxis
     """
-    if axis.frame.name not in ("TOPO", "GEO"):
+    of_object = all(window.track.knows_recession and places[window.ms.path] for window in windows)
+    frame, target = axis.frame.name, "REST" if of_object else "BARY"
+    if frame == "REST" or not (of_object or frame in ("TOPO", "GEO")):
         return ()
     times, factors = [np.empty(0)], [np.empty(0)]
-    for path, place in places.items():
-        of_ms = [window for window in windows if window.ms.path == path]
-        times.append(_time_stamps(of_ms))
-        factor = frequency_factor(
-            axis.frame.name if place else "GEO",
-            "BARY",
-            direction=of_ms[0].centre.to("ICRS"),
-            times=times[-1],
-            position=np.array(place) if place else None,
-        )
-        factors.append(factor)
+    for field in {window.track.label: window for window in windows}.values():
+        place = places[field.ms.path]
+        source = "GEO" if frame == "TOPO" and place is None else frame
+        position = None if place is None else np.array(place)
+        if len(stamps := _time_stamps([window for window in windows if window.track.label == field.track.label])):
+            times.append(stamps)
+            factors.append(field.track.frequency_factor(source, target, stamps, position))
     time, factor = np.concatenate(times), np.concatenate(factors)
     change = float(np.ptp(factor)) if len(time) else 0.0
     wide = axis.width > 0
@@ -59,11 +57,17 @@ def frame_motion(
     if channels <= MOST_SMEARED:
         return ()
     first, last = sorted(time[[factor.argmin(), factor.argmax()]])
-    who = "observatory" if axis.frame.name == "TOPO" else "Earth"
+    who = "observatory" if frame == "TOPO" else "Earth"
+    moves = f"{windows[0].field.name}" if of_object else f"the {who} towards the field"
+    instead = (
+        "follow the object with `specmode='cubesource'`"
+        if of_object
+        else "make the cube in LSRK with `outframe='LSRK'`"
+    )
     return (
-        f"the frequencies are {axis.frame.name}, and the velocity of the {who} towards the field changes by "
+        f"the frequencies are {frame}, and the velocity of {moves} changes by "
         f"{change * LIGHT_SPEED / 1000:.3g} km/s ({channels:.2g} channels) between {_date(first)} and {_date(last)}: lines "
-        "are smeared by that amount; make the cube in LSRK with `outframe='LSRK'`",
+        f"are smeared by that amount; {instead}",
     )
 
 

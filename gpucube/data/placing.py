@@ -19,7 +19,7 @@ from gpucube.data.rows import RowSelection
 from gpucube.errors import GpucubeError
 from gpucube.schema.parameters import Parameters
 from gpucube.sky.cube_axis import AxisRequest, cube_axis
-from gpucube.sky.doppler import are_dates, frequency_factor
+from gpucube.sky.doppler import are_dates
 from gpucube.sky.frames import FRAMES, SpectralFrame
 
 if TYPE_CHECKING:
@@ -101,6 +101,8 @@ def place_channels(
 
 def _frame(parameters: Parameters, windows: Sequence[Window]) -> SpectralFrame:
     """Frame of the cube."""
+    if parameters.specmode == "cubesource":
+        return FRAMES["REST"]
     if parameters.outframe and parameters.specmode == "cube":
         return FRAMES[parameters.outframe]
     first = windows[0]
@@ -128,7 +130,7 @@ def _regridded(
     origin: int,
 ) -> CubeChannels:
     """Place the windows by interpolation."""
-    rows = [_with_factors(window, frame, places[window.ms.path]) for window in windows]
+    rows = [_with_factors(window, frame, places[window.ms.path], parameters.specmode) for window in windows]
     edges = _edges(parameters, windows, rows, rest, origin)
     frequency, width = edges.mean(axis=1), np.abs(edges[:, 1] - edges[:, 0])
     placed = tuple(
@@ -175,27 +177,32 @@ def _doubts(
     return tuple(found)
 
 
-def _with_factors(window: Window, frame: SpectralFrame, place: tuple[float, float, float] | None) -> RowSelection:
+def _with_factors(
+    window: Window, frame: SpectralFrame, place: tuple[float, float, float] | None, specmode: str
+) -> RowSelection:
     """The rows of a window with their Doppler factors."""
     rows = window.rows
     if window.frame == frame or not len(rows):
         return rows
     known = are_dates(rows.time)
-    instead = "leave `outframe` out to keep the frame of the data"
+    instead = "`specmode='cubedata'` keeps the frame of the data"
+    if specmode == "cube" and "REST" in (window.frame.name, frame.name):
+        raise GpucubeError(
+            f"{window.channels.label} is in {window.frame.name}, which cannot be converted to {frame.name}, because the "
+            f"velocity of the source is not known: {instead}, and `specmode='cubesource'` follows an object with an ephemeris"
+        )
     if not known[rows.keep].all():
         raise GpucubeError(
             f"{window.ms.path}: TIME of some rows is no date, so that frequencies cannot be converted: {instead}"
         )
     if place is None and "TOPO" in (window.frame.name, frame.name):
         raise GpucubeError(f"{window.ms.path}: ANTENNA gives no place on the Earth for TOPO frequencies: {instead}")
-    instants, index = np.unique(np.where(known, rows.time, rows.time[known][:1]), return_inverse=True)
-    factors = frequency_factor(
-        window.frame.name,
-        frame.name,
-        direction=window.centre.to("ICRS"),
-        times=instants,
-        position=None if place is None else np.array(place),
-    )
+    used = known & rows.keep if rows.keep.any() else known
+    if not used.any():
+        return rows
+    instants, index = np.unique(np.where(used, rows.time, rows.time[used][:1]), return_inverse=True)
+    position = None if place is None else np.array(place)
+    factors = window.track.frequency_factor(window.frame.name, frame.name, instants, position)
     return replace(rows, factor=factors[index])
 
 

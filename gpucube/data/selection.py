@@ -44,7 +44,7 @@ from gpucube.data.rows import (
 from gpucube.data.stokes import Combination, Rule, combinations, correlation_names
 from gpucube.errors import GpucubeError
 from gpucube.schema.parameters import Parameters
-from gpucube.sky.directions import EQUINOX, Direction, uvw_rotation
+from gpucube.sky.directions import CELESTIAL_FRAMES, EQUINOX, Direction, uvw_rotation
 from gpucube.sky.frames import FRAMES, SpectralFrame
 from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
@@ -218,15 +218,18 @@ def select(parameters: Parameters) -> Selection:
     channels = place_channels(parameters, windows, places, rest)
     used = [(w, placed) for w, placed in zip(windows, channels.placed, strict=True) if len(placed.output)]
     centre = parameters.centre or first.centre
+    follow = _follows(parameters, windows)
     cell_x, cell_y = parameters.cell_radians
     geometry = ImageGeometry(
         nx=parameters.imsize[0], ny=parameters.imsize[1], cell_x=cell_x, cell_y=cell_y, centre=centre
     )
     line_free = dict(zip(vis, _for_each(vis, "contsubspw", parameters.contsubspw), strict=True))
     fits, continuum_doubts = continuum_fits(parameters, line_free, used, rest)
-    sources = tuple(_make_source(window, placed, fit, centre) for (window, placed), fit in zip(used, fits, strict=True))
+    sources = tuple(
+        _make_source(window, placed, fit, centre, follow) for (window, placed), fit in zip(used, fits, strict=True)
+    )
     contributing = [window for window, _ in used]
-    differences = compare(contributing, sources, geometry, centre_given=parameters.centre is not None)
+    differences = compare(contributing, sources, geometry, centre_given=parameters.centre is not None, follow=follow)
     restfreq, doubts = _rest_frequency(parameters.restfreq, used, channels)
     axis = SpectralAxis(
         frequency=channels.frequency,
@@ -258,12 +261,21 @@ def select(parameters: Parameters) -> Selection:
             *channels.warnings,
             *continuum_doubts,
             *differences,
-            *_movement(sources, first.field.name, min(cell_x, cell_y)),
+            *(() if follow else _movement(sources, first.field.name, min(cell_x, cell_y))),
             *doubts,
             *unsaid,
             *motion,
         ),
     )
+
+
+def _follows(parameters: Parameters, windows: Sequence[Window]) -> bool:
+    """Whether the centre of the image moves with the fields, which must all move then."""
+    if not parameters.follows_field:
+        return False
+    if still := [window for window in windows if not window.track.moves]:
+        raise GpucubeError(f"{still[0].track.label} does not move: leave out `phasecenter={parameters.phasecenter!r}`")
+    return True
 
 
 def _likely_rest_frequency(given: float | None, windows: Sequence[Window]) -> float | None:
@@ -373,7 +385,7 @@ def _with_stokes(windows: Sequence[Window], stokes_names: Sequence[str]) -> tupl
     return [w for w in windows if any(c.rule != Rule.NONE for c in w.combinations)], warnings
 
 
-def _make_source(window: Window, placed: Placed, fit: ContinuumFit | None, centre: Direction) -> Source:
+def _make_source(window: Window, placed: Placed, fit: ContinuumFit | None, centre: Direction, follow: bool) -> Source:
     """Turn a window into a source. Its first data cell must have the shape that the subtables say."""
     shape = cell_shape(window.ms.path, window.column, int(window.rows.number[0]))
     expected = len(window.channels.frequency), len(window.correlations)
@@ -383,6 +395,12 @@ def _make_source(window: Window, placed: Placed, fit: ContinuumFit | None, centr
         )
     moving = window.track.moves
     times = np.unique(window.rows.kept_time) if moving else window.rows.kept_time[:1]
+    if not moving:
+        rotation = uvw_rotation(window.track.at(times[0]), centre)
+    elif follow and CELESTIAL_FRAMES[window.track.frame] == centre.frame:
+        rotation = None  # uvw refer to where the field is
+    else:
+        rotation = window.track.rotations(times, centre, follow=follow)
     source = Source(
         path=window.ms.path,
         column=window.column,
@@ -392,7 +410,7 @@ def _make_source(window: Window, placed: Placed, fit: ContinuumFit | None, centr
         combinations=window.combinations,
         channel_map=placed.channel_map,
         regridding=placed.regridding,
-        rotation=window.track.rotations(times, centre) if moving else uvw_rotation(window.track.at(times[0]), centre),
+        rotation=rotation,
         rotation_time=times if moving else None,
         continuum=fit,
     )
@@ -408,7 +426,7 @@ def _movement(sources: Sequence[Source], name: str, cell: float) -> tuple[str, .
         return ()
     return (
         f"field {name} moves by {moved / ARCSEC:.3g} arcsec ({moved / cell:.2g} pixels) while it is observed, but the cube does"
-        " not follow it: an object that moves with the field is smeared by that amount; image shorter spans of time",
+        " not follow it: an object that moves with the field is smeared by that amount; `phasecenter='TRACKFIELD'` follows it",
     )
 
 

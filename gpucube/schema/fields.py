@@ -297,9 +297,12 @@ def parse_along_axis(value: Any) -> Any:
     raise refused()
 
 
-def parse_phasecenter(value: Any) -> quantities.BaseDirection | Literal[""]:
-    """Turn a direction into its base form; empty text stays as it is."""
-    return "" if isinstance(value, str) and not value.strip() else quantities.parse_direction(value)
+def parse_phasecenter(value: Any) -> quantities.BaseDirection | Literal["", "TRACKFIELD"]:
+    """Turn a direction into its base form; empty text and TRACKFIELD stay as they are."""
+    word = value.strip().upper() if isinstance(value, str) else None
+    if word == "" or word == "TRACKFIELD":
+        return word  # type: ignore[return-value]  # mypy does not narrow it
+    return quantities.parse_direction(value)
 
 
 def parse_restfreq(value: Any) -> float | None:
@@ -358,7 +361,7 @@ Width = Annotated[
     ),
 ]
 Phasecenter = Annotated[
-    quantities.BaseDirection | Literal[""],
+    quantities.BaseDirection | Literal["", "TRACKFIELD"],
     Written(
         "DirectionLike",
         "DIRECTION",

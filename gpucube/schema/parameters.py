@@ -97,14 +97,17 @@ class Parameters(BaseModel):
     """Stokes parameters to image. 'I' uses a sample only if neither parallel hand is flagged; 'pseudoI' uses whichever hand
     is not flagged."""
 
-    specmode: Annotated[Literal["cube", "cubedata"], Choice()] = _parameter("cube", "Spectral axis", tclean="mfs")
-    """'cube' makes a cube in the frame outframe, 'cubedata' one in the frame of the data whatever outframe says."""
+    specmode: Annotated[Literal["cube", "cubedata", "cubesource"], Choice()] = _parameter(
+        "cube", "Spectral axis", tclean="mfs"
+    )
+    """'cube' makes a cube in the frame outframe, 'cubedata' one in the frame of the data. 'cubesource' makes one in the rest
+    frame of an object with an ephemeris, by its radial velocity at each time, and follows it as phasecenter='TRACKFIELD' does."""
 
     outframe: Annotated[
-        Literal["", "LSRK", "LSRD", "BARY", "GEO", "TOPO", "GALACTO", "LGROUP", "CMB"], Choice(empty="")
+        Literal["", "LSRK", "LSRD", "BARY", "GEO", "TOPO", "GALACTO", "LGROUP", "CMB", "REST"], Choice(empty="")
     ] = _parameter("", "Spectral axis", tclean="LSRK")
     """Frame of the cube's frequencies. The Doppler factor of every row is that of its time and field. Empty for the frame
-    of the data."""
+    of the data. REST is for data that are in this frame already."""
 
     start: fields.Start = _parameter(None, "Spectral axis")
     """Centre of the cube's first channel. A number is that of a channel in its spectral window. By default the cube begins
@@ -127,7 +130,7 @@ class Parameters(BaseModel):
 
     phasecenter: fields.Phasecenter = _parameter("", "Image")
     """Centre of the image. Empty for the field's phase centre. Colons count hours in right ascension and degrees in
-    declination."""
+    declination. 'TRACKFIELD' follows a field that moves."""
 
     restfreq: fields.Restfreq = _parameter(None, "Spectral axis")
     """Rest frequency: velocities refer to it. By default the one in the MeasurementSet, if there is one. Of a list the
@@ -305,10 +308,15 @@ class Parameters(BaseModel):
         """Centre of the image; None for the field's phase centre."""
         from gpucube.sky.directions import Direction  # with numpy, which help and wrong options do without
 
-        if not self.phasecenter:
+        if isinstance(self.phasecenter, str):
             return None
         ra, dec, frame = self.phasecenter
         return Direction(ra=ra, dec=dec, frame=frame)
+
+    @property
+    def follows_field(self) -> bool:
+        """Whether the centre of the image moves with the field."""
+        return self.phasecenter == "TRACKFIELD" or (self.specmode == "cubesource" and not self.phasecenter)
 
     @property
     def cell_radians(self) -> tuple[float, float]:

@@ -79,7 +79,7 @@ ABSENT_PARAMETERS: dict[str, Absent] = {
 """tclean's parameters that gpucube does not have: their defaults, and what to do instead of other values."""
 
 ABSENT_VALUES: dict[str, tuple[tuple[str, ...], str]] = {
-    "specmode": (("mfs", "cont", "mtmfs", "mvc", "cubesource"), "gpucube makes cubes only; use `specmode='cube'`"),
+    "specmode": (("mfs", "cont", "mtmfs", "mvc"), "gpucube makes cubes only; use `specmode='cube'`"),
     "deconvolver": (
         ("multiscale", "mtmfs", "clarkstokes", "clarkstokes_exp", "asp", "mem"),
         "use `deconvolver='hogbom'`",
@@ -94,7 +94,7 @@ ABSENT_VALUES: dict[str, tuple[tuple[str, ...], str]] = {
         "use `weighting='natural'`, `weighting='uniform'` or `weighting='briggs'`",
     ),
     "usemask": (("auto-multithresh", "pb"), _NO_AUTOMASK),
-    "outframe": (("REST", "SOURCE"), "use `outframe='LSRK'`"),
+    "outframe": (("SOURCE",), "use `specmode='cubesource'`, or `outframe='LSRK'`"),
 }
 """Values that tclean takes and gpucube does not, and what to do instead."""
 

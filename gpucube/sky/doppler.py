@@ -44,7 +44,7 @@ def are_dates(times: np.ndarray) -> np.ndarray:
 
 
 def frequency_factor(
-    source: str, target: str, *, direction: Direction, times: np.ndarray, position: np.ndarray | None
+    source: str, target: str, *, direction: Direction | np.ndarray, times: np.ndarray, position: np.ndarray | None
 ) -> np.ndarray:
     """Factor that takes frequencies from one frame to another.
 
@@ -52,8 +52,8 @@ def frequency_factor(
     ----------
     source, target : str
         Names of `gpucube.sky.frames.FRAMES` other than REST.
-    direction : Direction
-        Of the source.
+    direction : Direction or numpy.ndarray
+        Of the source; unit vectors in ICRS, shape (ntime, 3), if it moves.
     times : numpy.ndarray
         UTC, seconds of MJD, shape (ntime,), as in TIME of a MeasurementSet.
     position : numpy.ndarray or None
@@ -81,19 +81,26 @@ def frequency_factor(
     """
     if source == target:
         return np.ones(len(times))
+    towards = direction
+    if isinstance(towards, Direction):
+        towards = unit_vectors(np.array([towards.ra]), np.array([towards.dec]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about leap seconds that are not known yet
-        factor: np.ndarray = _to_barycentre(source, direction, times, position)
-        ratio: np.ndarray = factor / _to_barycentre(target, direction, times, position)
+        factor: np.ndarray = _to_barycentre(source, towards, times, position)
+        ratio: np.ndarray = factor / _to_barycentre(target, towards, times, position)
     return ratio
 
 
-def _to_barycentre(frame: str, direction: Direction, times: np.ndarray, position: np.ndarray | None) -> np.ndarray:
-    """Frequency in BARY over frequency in `frame`, shape (ntime,)."""
-    towards = unit_vectors(np.array([direction.ra]), np.array([direction.dec]))[0]
+def rest_factor(recession: np.ndarray) -> np.ndarray:
+    """Frequency in the rest frame of a source over the frequency for an observer from whom it recedes, at speeds in m/s."""
+    return _shift(-recession)
+
+
+def _to_barycentre(frame: str, towards: np.ndarray, times: np.ndarray, position: np.ndarray | None) -> np.ndarray:
+    """Frequency in BARY over frequency in `frame`, shape (ntime,); `towards` is (1, 3) or (ntime, 3)."""
     if frame in ("TOPO", "GEO"):
         earth = _earth_velocity(times)  # (ntime, 3)
-        factor: np.ndarray = _shift(earth @ towards)
+        factor: np.ndarray = _shift((earth * towards).sum(1))
         if frame == "TOPO":
             if position is None:
                 raise GpucubeError("the position of the observatory is not known: TOPO frequencies cannot be converted")
@@ -105,12 +112,12 @@ def _to_barycentre(frame: str, direction: Direction, times: np.ndarray, position
         return np.ones(len(times))
     if frame == "GALACTO":
         speed, apex = _GALACTIC_ROTATION
-        galactic = 1 / _shift(np.full(len(times), speed * float(np.dot(apex, towards))))
-        return np.asarray(galactic * _to_barycentre("LSRD", direction, times, position))
+        galactic = 1 / _shift(speed * (towards @ apex))
+        return np.asarray(galactic * _to_barycentre("LSRD", towards, times, position))
     if frame not in _APEX:
         raise GpucubeError(f"frequencies cannot be converted to or from the frame {frame}: its velocity is not known")
     speed, apex = _APEX[frame]
-    return np.asarray(1 / _shift(np.full(len(times), speed * float(np.dot(apex, towards)))))
+    return np.asarray(np.ones(len(times)) / _shift(speed * (towards @ apex)))
 
 
 def _shift(velocity: np.ndarray) -> np.ndarray:

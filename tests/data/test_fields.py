@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from casacore import tables
-from jobs import column, read
-from oracles import direct_predict
+from jobs import column, ephemeris, read
+from oracles import LIGHT_SPEED, direct_predict
 
 from gpucube.constants import ARCSEC
 from gpucube.data.fields import read_track
@@ -20,6 +20,7 @@ from gpucube.data.selection import Selection, select
 from gpucube.data.store import PlaneKey
 from gpucube.errors import GpucubeError
 from gpucube.schema.parameters import make_parameters
+from gpucube.sky.doppler import frequency_factor
 
 DAY = 86400.0
 START = 60371.294372644945  # first and last TIME of `tiny_ms`, MJD
@@ -273,35 +274,6 @@ def polynomial(*terms: tuple[float, float], since: float = START, order: int | N
     return work
 
 
-def ephemeris(
-    ms: Path,
-    *rows: tuple[float, float, float, float],
-    offset: tuple[float, float] = (0.0, 0.0),
-    frame: str = "ICRF/ICRS",
-    units: tuple[str, ...] = ("d", "deg", "deg", "AU"),
-    name: str = "EPHEM3_X_60371.0.tab",
-    number: int = 3,
-) -> None:
-    """Attach an ephemeris with rows (MJD, RA, DEC, Rho) as CASA does, and make PHASE_DIR an offset from it in radians."""
-
-    def work(t: tables.table) -> None:
-        if "EPHEMERIS_ID" not in t.colnames():
-            t.addcols(tables.maketabdesc(tables.makescacoldesc("EPHEMERIS_ID", 0)))
-        t.putcell("EPHEMERIS_ID", 0, number)
-        t.putcell("PHASE_DIR", 0, np.array([offset]))
-
-    change(ms, "FIELD", work)
-    columns = [
-        tables.makescacoldesc(column, 0.0, keywords={"UNIT": unit})
-        for column, unit in zip(("MJD", "RA", "DEC", "Rho"), units, strict=True)
-    ]
-    with tables.table(str(ms / "FIELD" / name), tables.maketabdesc(columns), nrow=len(rows), ack=False) as t:
-        for column, values in zip(("MJD", "RA", "DEC", "Rho"), np.reshape(rows, (-1, 4)).T, strict=True):
-            t.putcol(column, values)
-        if frame:
-            t.putkeyword("posrefsys", frame)
-
-
 CURVED = (
     (60370.0, 359.0, 60.0, 0.5),
     (60371.0, 1.5, 60.5, 0.45),
@@ -461,6 +433,54 @@ def test_a_track_that_cannot_be_followed_is_refused_in_one_line(
     with pytest.raises(GpucubeError, match=text) as refused:
         chosen(ms)
     assert "\n" not in str(refused.value)
+
+
+# Velocities of an ephemeris
+
+COMET = tuple(
+    (58565.5 + 0.25 * k, 187.5 + 0.225 * k, -35.0 + 0.125 * k, 0.5 + 0.001 * k, v)
+    for k, v in enumerate((-7.0, -3.257791122, 0.438276628, 4.044916280))
+)
+"""MJD, RA, DEC, Rho and RadVel in km/s; the direction changes by a degree a day."""
+
+VELOCITY_UNITS = ("d", "deg", "deg", "AU", "km/s")
+ALMA = np.array([2225172.997, -5440299.083, -2481021.421])
+
+
+def test_the_rest_frame_of_an_object_is_tcleans(ms: Path) -> None:
+    """tclean 6.7 with `specmode="cubesource"`: channel 0 at 230.510278698606 GHz is at 230.512927740587 GHz in the cube."""
+    ephemeris(ms, *COMET, units=VELOCITY_UNITS)
+    found = read_track(str(ms), 0).frequency_factor("TOPO", "REST", np.array([58566.208333333336 * DAY]), ALMA)[0]
+    # 0.2 m/s, as for every frame: the motion of the Earth is another series than casacore's
+    assert found == pytest.approx(230512927740.5868 / 230510278698.60562, abs=0.2 / LIGHT_SPEED)
+
+
+@pytest.mark.parametrize(
+    ("distance", "frame"), [(0.0, "GEO"), (1.0, "TOPO")], ids=["from the Earth's centre", "from an observatory"]
+)
+def test_radial_velocities_are_those_for_the_observer_of_the_ephemeris(ms: Path, distance: float, frame: str) -> None:
+    ephemeris(ms, *COMET, units=VELOCITY_UNITS, keywords={"GeoDist": distance})
+    time = np.array([58565.875 * DAY])
+    beta = np.mean([COMET[1][4], COMET[2][4]]) * 1e3 / LIGHT_SPEED  # half way between two rows
+    found = read_track(str(ms), 0).frequency_factor(frame, "REST", time, ALMA)[0]
+    assert found == pytest.approx(np.sqrt((1 + beta) / (1 - beta)), abs=1e-12)
+
+
+def test_radial_velocities_without_a_unit_are_in_au_a_day(ms: Path) -> None:
+    rows = [(*row[:4], row[4] * 86400 / 149597870.7) for row in COMET]
+    ephemeris(ms, *rows, units=("d", "deg", "deg", "AU", ""))
+    track = read_track(str(ms), 0)
+    assert track.ephemeris is not None
+    assert track.ephemeris.recession_at(np.array([58565.75 * DAY])) == pytest.approx([-3257.791122], abs=1e-6)
+
+
+def test_the_doppler_factor_of_a_moving_field_is_that_of_its_direction_at_each_time(ms: Path) -> None:
+    ephemeris(ms, *COMET, units=VELOCITY_UNITS)
+    track, times = read_track(str(ms), 0), np.array([58565.6, 58566.2]) * DAY
+    found = track.frequency_factor("TOPO", "LSRK", times, ALMA)
+    for time, one in zip(times, found, strict=True):
+        fixed = frequency_factor("TOPO", "LSRK", direction=track.at(time), times=np.array([time]), position=ALMA)
+        assert one == pytest.approx(fixed[0], abs=1e-14)
 
 
 def test_phase_centres_in_icrs_and_j2000_are_where_casacore_sees_them(ms: Path) -> None:

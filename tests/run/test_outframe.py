@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from astropy import units as u
 from astropy.coordinates import EarthLocation, SkyCoord
+from astropy.io import fits
 from astropy.time import Time
 from casacore import tables
-from jobs import column, image, planes
+from jobs import altered, column, ephemeris, image, planes
 from oracles import LIGHT_SPEED
 
 import gpucube
@@ -197,7 +198,9 @@ def test_without_dates_the_frame_can_only_be_kept(topo: tuple[Path, Path], tmp_p
     shutil.copytree(topo[0], undated)
     with tables.table(str(undated), readonly=False, ack=False) as t:
         t.putcol("TIME", np.zeros(t.nrows()))
-    with pytest.raises(gpucube.GpucubeError, match=r"TIME of some rows is no date.*leave `outframe` out"):
+    with pytest.raises(
+        gpucube.GpucubeError, match=r"TIME of some rows is no date.*`specmode='cubedata'` keeps the frame"
+    ):
         image(undated, tmp_path / "cube", **DIRTY, **LSRK)
     assert len(image(undated, tmp_path / "kept", **DIRTY).channels) == NCHAN
 
@@ -224,3 +227,113 @@ def test_rows_are_those_that_every_selection_allows(topo: tuple[Path, Path], tmp
             continue
         result = image(ms, tmp_path / "cube", **DIRTY, **selection, overwrite=True)
         assert result.channels[5].visibilities == (rows & good).sum(), selection
+
+
+# Objects with an ephemeris
+
+RATE = 1.0  # degrees a day, on the sky
+RECESSION = 15.0, 12.0  # km/s in the beginning, and what is added a day
+
+
+def comet(made: Path, days: float, folder: Path, name: str) -> Path:
+    """A copy of a TOPO MeasurementSet at another date whose field follows a comet, with a line at `VELOCITY` in its frame.
+
+    The velocity of the observatory about the centre of the Earth is astropy's.
+    """
+    copy = with_line(made, days, folder, name)
+    frequency, times = column(copy / "SPECTRAL_WINDOW", "CHAN_FREQ")[0], column(copy, "TIME")
+    ra, dec = np.degrees(column(copy / "FIELD", "PHASE_DIR")[0, 0])
+    mjd = FIRST_DAY - 1 + 0.25 * np.arange(24)
+    since = mjd - FIRST_DAY
+    rows = np.stack([mjd, ra + RATE * since, dec + 0 * mjd, 1 + 0 * mjd, RECESSION[0] + RECESSION[1] * since], axis=1)
+    ephemeris(copy, *map(tuple, rows), units=("d", "deg", "deg", "AU", "km/s"))
+    place = EarthLocation.from_geocentric(*column(copy / "ANTENNA", "POSITION").mean(0), unit="m")
+    instants, index = np.unique(times, return_inverse=True)
+    when = Time(instants / 86400, format="mjd")
+    towards = SkyCoord((ra + RATE * (when.mjd - FIRST_DAY)) * u.deg, dec * u.deg).cartesian.xyz.value
+    approach = (place.get_gcrs_posvel(when)[1].xyz.to_value("m/s") * towards).sum(0)
+    away = (RECESSION[0] + RECESSION[1] * (when.mjd - FIRST_DAY)) * 1e3 - approach
+    rest = frequency * np.sqrt((1 + away / LIGHT_SPEED) / (1 - away / LIGHT_SPEED))[:, None]  # (ntime, nchan)
+    with tables.table(str(copy), readonly=False, ack=False) as t:
+        data = t.getcol("DATA")
+        data[:] = spectrum(LIGHT_SPEED * (1 - rest / REST))[index][:, :, None]
+        t.putcol("DATA", data)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def comets(make_ms: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The same comet on two days, a degree apart."""
+    made = Path(
+        make_ms(sources=[(0, 0, 0.0)], frame="TOPO", nchan=NCHAN, noise=0.0, flag_channels=[], rest_freq=REST).ms
+    )
+    folder = tmp_path_factory.mktemp("comet")
+    return comet(made, 0, folder, "first.ms"), comet(made, 1, folder, "second.ms")
+
+
+SOURCE: dict[str, Any] = {"specmode": "cubesource", "start": "-40km/s", "width": "4km/s", "nchan": 16}
+
+
+def test_an_object_with_an_ephemeris_lies_on_the_centre_pixel_at_its_velocity(
+    comets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    result = image(comets, tmp_path / "cube", **DIRTY, **SOURCE)
+    brightest = np.unravel_index(planes(result, "dirty").argmax(), planes(result, "dirty").shape)
+    assert tuple(brightest[1:]) == (32, 32)
+    # astropy leaves out aberration and the order of the Doppler shifts: some m/s
+    assert centroid(result) == pytest.approx(VELOCITY, abs=40)
+    assert at_centre(result).max() == pytest.approx(1.0, abs=0.05)
+    assert result.summary["spectral_axis"]["frame"] == "REST" and result.summary["warnings"] == []
+    with fits.open(result.products["dirty"]) as file:
+        assert file[0].header["SPECSYS"] == "SOURCE"
+
+
+def test_a_cube_in_lsrk_warns_that_the_object_moves(comets: tuple[Path, Path], tmp_path: Path) -> None:
+    moving = r"LSRK, and the velocity of SIMLINE changes by 1[0-9.]+ km/s .* with `specmode='cubesource'`"
+    with pytest.warns(UserWarning, match=moving):
+        image(comets, tmp_path / "cube", **DIRTY, **(LSRK | {"start": "-80km/s"}), phasecenter="TRACKFIELD")
+
+
+def test_a_tracked_field_is_imaged_as_if_it_stood_still(comets: tuple[Path, Path], tmp_path: Path) -> None:
+    """In the frame of the data nothing but the phase centre differs from a field that is fixed."""
+    fixed = tmp_path / "fixed.ms"
+    shutil.copytree(comets[0], fixed)
+    with tables.table(str(fixed / "FIELD"), readonly=False, ack=False) as t:
+        t.putcell("EPHEMERIS_ID", 0, -1)
+        t.putcell("PHASE_DIR", 0, np.radians([[187.5, 30.0]]))
+    with pytest.warns(UserWarning, match="velocity of"):
+        tracked = image(comets[0], tmp_path / "tracked", **DIRTY, phasecenter="trackfield")
+        still = image(fixed, tmp_path / "still", **DIRTY)
+    np.testing.assert_array_equal(planes(tracked, "dirty"), planes(still, "dirty"))
+    with pytest.warns(UserWarning, match="field SIMLINE moves by .* `phasecenter='TRACKFIELD'` follows it"):
+        image(comets[0], tmp_path / "smeared", **DIRTY)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"specmode": "cubesource"}, r"follows no ephemeris.*use `specmode='cube'`"),
+        (
+            {"specmode": "cubesource", "phasecenter": "J2000 187.5deg 30deg"},
+            r"follows no ephemeris.*use `specmode='cube'`",
+        ),
+        ({"phasecenter": "TRACKFIELD"}, r"field 0 \(SIMLINE\) does not move: leave out `phasecenter='TRACKFIELD'`"),
+        (
+            {"outframe": "REST"},
+            r"is in TOPO, which cannot be converted to REST.*`specmode='cubesource'` follows an object",
+        ),
+    ],
+)
+def test_what_only_an_object_with_an_ephemeris_has_is_refused_for_others(
+    topo: tuple[Path, Path], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(gpucube.GpucubeError, match=message):
+        image(topo[0], tmp_path / "cube", **DIRTY, **changes)
+
+
+def test_data_in_the_rest_frame_stay_there(make_ms: Any, tmp_path: Path) -> None:
+    ms = altered(make_ms(nchan=8).ms, tmp_path, lambda t: t.putcell("MEAS_FREQ_REF", 0, 0), "SPECTRAL_WINDOW")
+    same = [image(ms, tmp_path / f"cube{name}", **DIRTY, outframe=name) for name in ("", "REST")]
+    np.testing.assert_array_equal(planes(same[0], "dirty"), planes(same[1], "dirty"))
+    with pytest.raises(gpucube.GpucubeError, match=r"is in REST, which cannot be converted to LSRK"):
+        image(ms, tmp_path / "none", **DIRTY, outframe="LSRK")

@@ -278,7 +278,7 @@ def test_what_is_required_is_named(name: str) -> None:
         ("deconvolver", "multiscale"),
         ("gridder", "mosaic"),
         ("weighting", "briggsbwtaper"),
-        ("outframe", "REST"),
+        ("outframe", "SOURCE"),
         ("interactive", True),
         ("savemodel", "modelcolumn"),
         ("selectdata", False),
