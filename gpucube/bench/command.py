@@ -21,6 +21,8 @@ from gpucube.text import did_you_mean
 
 DEVICES = ("auto", "cpu", "cuda")
 
+METER = "What a GPU is asked to do for a workload, and what Python takes to ask: counted, without a GPU."
+
 TOTAL_SECONDS = 60.0
 """Limit for all timed runs together. The rest of two minutes is for making workloads and measuring floors."""
 
@@ -66,6 +68,22 @@ def _new_file(text: str) -> Path:
     return Path(text)
 
 
+def _meter(arguments: Sequence[str]) -> None:
+    """Run ``python -m gpucube.bench meter``: what a GPU is asked to do, counted without one."""
+    parser = _Parser(prog="python -m gpucube.bench meter", allow_abbrev=False, description=METER)
+    parser.add_argument("--workload", default="vla-hi", metavar="NAME|FILE", help="a built-in name, or a YAML file")
+    parser.add_argument("--json", type=_new_file, metavar="FILE", help="write the counts too")
+    options = parser.parse_args(arguments)
+    from gpucube.bench.meter import meter, table
+    from gpucube.bench.workloads import find_workload
+
+    workload = find_workload(options.workload)
+    found = meter(workload)
+    print(table(workload, found))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise GpucubeError(f"{message}; see python -m gpucube.bench --help")
@@ -76,7 +94,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         prog="python -m gpucube.bench",
         allow_abbrev=False,
         description="What throughput this machine gives, and what limits it.",
-        epilog="Experiments on scaling and convergence need a checkout of gpucube: see bench/README.md there.",
+        epilog="meter --help: what a GPU is asked to do, counted without one. "
+        "Experiments on scaling and convergence need a checkout of gpucube: see bench/README.md there.",
     )
     add = parser.add_argument
     add("--workload", nargs="+", default=["vla-hi"], metavar="NAME|FILE", help="built-in names, YAML files, or all")
@@ -102,7 +121,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, and return the exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        _run(given, _options(given))
+        if given[:1] == ["meter"]:
+            _meter(given[1:])
+        else:
+            _run(given, _options(given))
     except GpucubeError as error:
         message = str(error).replace("`", "")  # which mark parameters of the main job
         print(f"gpucube.bench: error: {message}", file=sys.stderr)

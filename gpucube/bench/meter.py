@@ -1,0 +1,203 @@
+"""``python -m gpucube.bench meter``: what a GPU is asked to do for a workload, and what Python takes to ask. No GPU is needed.
+
+In: a workload. Out: for each step of a chunk that holds all channels the operations, looks, copies and bytes (defined in
+`gpucube.bench.ghosts`), and the seconds of Python of the whole job. The imaging loop and the CUDA device run as in the main
+job, on arrays without values. What the loop decides by (peaks, noise, iterations) is made up: the bright channels of the
+workload stop after 4 to 9 major cycles.
+
+`python_seconds` is the processor time of one thread for the whole job: imaging loop and device, with beams fitted to Gaussians.
+Reading, writing and all work on a GPU take no time here. CuPy's own time for each operation is not in it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from tempfile import NamedTemporaryFile
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from gpucube.bench.ghosts import Counter, ghost_backend
+from gpucube.bench.workloads import PRODUCTS, Workload
+from gpucube.output.records import StopCode
+
+STEPS = ("begin", "measure", "psf", "cycle", "finish")
+"""A cycle is the largest of all major cycles with its minor cycle; the other steps are added up over the chunk."""
+
+STEP_OF = {
+    "begin": "begin",
+    "make_psf": "psf",
+    "beams": "psf",
+    "minor": "cycle",
+    "major": "cycle",
+    "measure": "cycle",
+    "keep_model": "cycle",
+    "roll_back": "cycle",
+}
+"""The step that each call of a `Device` belongs to: finishing if it is not named."""
+
+ANSWERS: dict[str, dict[int, float]] = {"changed_pixels": {7: 1000}, "make_items": {8: 250}}
+"""Models change in so many pixels, and planes have so many items."""
+
+REPEATS = 5
+
+
+COUNTS = ("operations", "looks", "copies", "bytes")
+
+
+class MeteredDevice:
+    """A device whose calls are counted, and which says what the script of the job wants it to say."""
+
+    def __init__(self, device: Any, counter: Counter, bright: Sequence[int]):
+        self._device, self._counter, self._bright = device, counter, frozenset(bright)
+        self._peaks: dict[int, float] = {}  # of the planes at work, by the identity of the plane
+        self.steps = {step: np.zeros(4, int) for step in STEPS}
+        self._cycle = np.zeros(4, int)
+        self.cycles = 0
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._device, name)
+        if not callable(found) or isinstance(found, type):
+            return found
+        said: Callable[..., Any] | None = vars(type(self)).get(f"_say_{name}")
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            before = self._counter.counts()
+            result = found(*arguments, **options)
+            self._charge(name, np.subtract(self._counter.counts(), before))
+            return result if said is None else said(self, result, *arguments)
+
+        setattr(self, name, counted)
+        return counted
+
+    def _charge(self, name: str, spent: np.ndarray) -> None:
+        step = STEP_OF.get(name, "finish")
+        if name == "minor":
+            self._cycle = np.zeros(4, int)
+            self.cycles += 1
+        if step != "cycle":
+            self.steps[step] += spent
+        elif not self.cycles:  # the first residual is measured before any cycle
+            self.steps["measure"] += spent
+        else:
+            self._cycle = self._cycle + spent
+            if self._cycle[0] > self.steps[step][0]:
+                self.steps[step] = self._cycle
+
+    def _say_begin(self, planes: list[Any], samples: Sequence[Any], masks: Sequence[Any]) -> list[Any]:
+        for number, plane in enumerate(planes):
+            plane.sum_weights, plane.visibilities = 1.0, 200_000
+            self._peaks[id(plane)] = 10.0 + 6.0 * number if number in self._bright else 1.0
+        return planes
+
+    def _say_measure(self, found: Any, planes: Sequence[Any]) -> list[tuple[float, float]]:
+        return [(self._peaks[id(plane)], 1.0) for plane in planes]
+
+    def _say_minor(self, found: Any, planes: Sequence[Any], cycles: Sequence[Any]) -> list[int]:
+        for plane in planes:
+            self._peaks[id(plane)] *= 0.5
+        return [100] * len(planes)
+
+
+def ghost_samples(make: Callable[..., Any], rows: int, channels: int) -> list[Any]:
+    """Make samples of every channel: they share their rows, as in a store of one MeasurementSet."""
+    uvw, order = np.zeros((rows, 3)), np.arange(rows, dtype=np.int32)
+    vis, weight = np.zeros(rows, np.complex64), np.ones(rows, np.float32)
+    return [
+        make(uvw=uvw, frequency=1e9 + 1e4 * k, vis=vis, weight=weight, order=order, rows="rows")
+        for k in range(channels)
+    ]
+
+
+def measured(
+    run: Callable[[MeteredDevice], list[Any]], device: Callable[[], tuple[Any, Counter]], bright: range
+) -> dict:
+    """Run a job several times on new devices; returns the counts of one run and the least seconds of Python."""
+    seconds, metered = [], None
+    for _ in range(REPEATS):
+        made, counter = device()
+        metered = MeteredDevice(made, counter, bright)
+        begin = time.thread_time()
+        records = run(metered)
+        seconds.append(time.thread_time() - begin)
+        if failed := next((r for r in records if r.stop_code is StopCode.FAILED), None):
+            raise RuntimeError(f"the metered job failed: {failed}")
+    assert metered is not None
+    return {
+        **{step: dict(zip(COUNTS, map(int, count), strict=True)) for step, count in metered.steps.items()},
+        "cycles": metered.cycles,
+        "python_seconds": min(seconds),
+    }
+
+
+def meter(workload: Workload) -> dict[str, Any]:
+    """Meter a workload: counts by step, and ``python_seconds``."""
+    from gpucube.data.store import Samples
+    from gpucube.devices.base import ImagingSettings
+    from gpucube.devices.cuda.backend import Backend
+    from gpucube.devices.cuda.device import CudaDevice
+    from gpucube.devices.cycle_rules import needs_w
+    from gpucube.imaging.chunk import image_chunk
+    from gpucube.imaging.job import ImageJob
+    from gpucube.imaging.stopping import CleanParameters
+    from gpucube.simulate.arrays import ARRAYS
+
+    channels, rows, geometry = workload.channels, workload.rows, workload.geometry
+    array = ARRAYS[workload.array]
+    longest = array.extent * array.rest_freq / 299_792_458.0
+    settings = ImagingSettings(
+        geometry=geometry,
+        weighting=workload.weighting,
+        robust=workload.robust,
+        w_term=needs_w(geometry.w_phase(longest), workload.gridder, ImagingSettings.epsilon),
+        samples=rows,
+        uv_max=longest,
+        w_max=longest,
+    )
+    samples = ghost_samples(Samples, rows, channels)
+    store: Any = SimpleNamespace(
+        samples=lambda key: samples[key.channel],
+        selected=np.full((1, channels), rows),
+        counts=np.full((1, 1, channels), rows),
+        exists=lambda: True,
+    )
+
+    class Job(ImageJob):
+        """A job whose planes go nowhere."""
+
+        def write(self, product: str, key: Any, values: np.ndarray) -> str:
+            return ""
+
+    def device() -> tuple[Any, Counter]:
+        backend, counter = ghost_backend(Backend, ANSWERS)
+        made = CudaDevice(settings, backend)
+        made.batch = max(made.batch, channels)
+        return made, counter
+
+    with NamedTemporaryFile() as nowhere:
+        cube: Any = SimpleNamespace(path=nowhere.name)
+        job = Job(
+            store=store,
+            settings=settings,
+            clean=CleanParameters(niter=workload.niter, nsigma=workload.nsigma),
+            frequency=workload.axis.frequency,
+            cubes=dict.fromkeys(PRODUCTS, cube),
+        )
+        return measured(lambda metered: image_chunk(job, metered, range(channels)), device, workload.bright_channels)
+
+
+def table(workload: Workload, found: dict[str, Any]) -> str:
+    """Write the counts as a Markdown table."""
+    head = "| step | operations | looks | copies | MB |\n|---|---|---|---|---|\n"
+    lines = [
+        f"| {step} | {count['operations']} | {count['looks']} | {count['copies']} | {count['bytes'] / 1e6:.2f} |\n"
+        for step in STEPS
+        for count in [found[step]]
+    ]
+    return (
+        f"{workload.name}: {workload.channels} planes of {workload.imsize} x {workload.imsize} pixels in one chunk, "
+        f"{found['cycles']} major cycles.\n\n{head}{''.join(lines)}\n"
+        f"Python takes {1e3 * found['python_seconds']:.1f} ms for the whole job.\n"
+    )
