@@ -76,8 +76,8 @@ def _one_launch(bench: Bench) -> Figure:
     model, masks = xp.zeros_like(residual), xp.zeros((1, 1, 1), np.uint8)
     mask_of, slot = xp.full(planes, -1, np.int32), xp.asarray(np.arange(planes, dtype=np.int32))
     images = (residual, psf, model, masks, mask_of, slot, size, size)
-    gain, threshold = xp.full(planes, 0.1), xp.zeros(planes)
-    how_far = (gain, threshold, xp.full(planes, iterations, np.int32), xp.zeros(planes, np.int32))
+    orders = xp.asarray(np.tile([0.1, 0.0, iterations, 0.0], (planes, 1)))
+    how_far = (orders, iterations, 0, xp.empty((planes, 2), np.int32))
     kernels = Kernels(bench.backend, {"hogbom": ()})
     seconds = bench.seconds(lambda: kernels.launch("hogbom.hogbom_textbook", (planes,), (1024,), *images, *how_far))
     rates = [planes * iterations / s for s in seconds]

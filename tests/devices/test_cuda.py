@@ -23,7 +23,6 @@ import gpucube
 from gpucube import run
 from gpucube.devices.base import ImagingSettings, MinorCycle
 from gpucube.devices.choice import Hardware, find_hardware
-from gpucube.devices.cpu.device import CpuDevice
 from gpucube.devices.cuda.backend import Backend
 from gpucube.devices.cuda.device import CudaDevice
 from gpucube.devices.cuda.kind import CudaKind
@@ -157,33 +156,6 @@ def test_chunks_are_as_large_as_the_memory_of_the_device(cuda, tiny_ms, tmp_path
     summary = result.summary
     assert 0 < summary["device_memory_predicted"] < 200 << 20
     assert summary["plan"]["device"] == "cuda"
-
-
-@pytest.mark.parametrize("shared_bytes", [227 << 10, 3 << 10], ids=["in shared memory", "spilled"])
-@pytest.mark.parametrize("form", ["textbook", "activeset"])
-def test_many_blocks_and_spilled_sets_find_the_cpus_components(form, shared_bytes) -> None:
-    """On an image too large for one block, and with less shared memory than the active set takes."""
-    g = geometry(130, 128)
-    settings = ImagingSettings(geometry=g, epsilon=1e-6, minorcycle=form, samples=700)
-    each = [samples(g, seed=1), samples(g, seed=2)]
-    orders, found = (
-        [
-            MinorCycle(threshold=0.0, max_iterations=70, gain=0.1),
-            MinorCycle(threshold=0.1, max_iterations=10_000, gain=0.2),
-        ],
-        [],
-    )
-    for device in (CpuDevice(settings), CudaDevice(settings, host_backend(shared_bytes=shared_bytes))):
-        held = device.begin(each, [None, None])
-        device.make_psf(held, True)
-        done = device.minor(held, orders)
-        found.append((done, [device.fetch(p, "model") for p in held]))
-    (done, expected), (done_too, models) = found
-    assert done == done_too
-    assert done[0] == 70 and done[1] > 5
-    for a, b in zip(expected, models, strict=True):
-        assert np.array_equal(a != 0, b != 0)
-        assert b == pytest.approx(a, abs=1e-5)  # PSFs of accuracy 1e-6
 
 
 @needs_compiler

@@ -193,12 +193,16 @@ from hosts.cudahost import HostModule
 module = HostModule(open({path!r}).read())
 residual, model = np.random.default_rng(1).random((2, 1, 9, 15)).astype(np.float32)
 psf, one = np.ones((1, 18, 30), np.float32), np.zeros(1, np.int32)
-orders = np.array([0.1]), np.zeros(1), np.array([2], np.int32)
-common = residual, psf, model, np.zeros((1, 9, 15), bool), one - 1, one, np.int32(9), np.int32(15), *orders
-spill, sizes = np.zeros((1, 3, 1), np.float32), np.zeros(1, np.int32)
-module.get_function("hogbom_textbook")((1,), (96,), (*common, sizes))
-rest = np.array([0.5]), np.int32(135), np.int32(1), spill, sizes, np.zeros(1, np.int32)
-module.get_function("hogbom_active_set")((1,), (96,), (*common, *rest), shared_mem=12 * 135)
+orders = np.array([[0.1, 0.0, 2.0, 0.5]])
+mask, shape = (np.zeros((1, 9, 15), bool), one - 1, one), np.array([9, 15], np.int32)
+state, few, many, some = np.zeros(4, np.int32), *np.array([0, 9999, 135], np.int32)
+module.get_function("hogbom_textbook")((1,), (96,), (residual, psf, model, *mask, *shape, orders, many, few, state))
+scratch, listed = np.zeros(1 + 3 * 135, np.int32), (some, one.repeat(135), np.zeros(135, np.float32), one.copy())
+module.get_function("hogbom_count")((1, 1), (96,), (residual, *mask, some, orders, some, scratch))
+module.get_function("hogbom_gather")((1, 1), (96,), (residual, model, *mask, *shape, orders, some, scratch))
+rest = np.int32(-1), many, some, some, many, few, scratch, state, *listed
+module.get_function("hogbom_active_set")((1,), (96,), (psf, model, one, *shape, orders, *rest), shared_mem=12 * 135)
+assert state[0] == 2, state
 print("finished")
 """
 
@@ -210,7 +214,7 @@ print("finished")
         ("", "", None),
         ("if (x >= nx) continue;", "", "AddressSanitizer: heap-buffer-overflow"),
         ("fast + 2 * capacity}", "fast + 2 * capacity + 130}", "AddressSanitizer: heap-buffer-overflow"),
-        ("int count[32]", "int count[2]", "index 2 out of bounds|global-buffer-overflow"),
+        ("int sums[32]", "int sums[2]", "index 2 out of bounds|global-buffer-overflow"),
     ],
     ids=["the kernel as it is", "past the end of the image", "past dynamic shared memory", "past static shared memory"],
 )

@@ -19,32 +19,23 @@ SHAPES = [(16, 16), (33, 47), (1, 1), (9, 70)]
 def test_changed_components_are_subtracted_as_on_the_cpu(shape, order):
     rng = np.random.default_rng(2)
     ny, nx = shape
-    slots, room = 5, 40
+    slots, listed = 5, 40
     residual = rng.standard_normal((slots, ny, nx)).astype(np.float32)
     psf = rng.standard_normal((slots, 2 * ny, 2 * nx)).astype(np.float32)
-    model = rng.standard_normal((slots, ny, nx)).astype(np.float32)
-    before = model.copy()
+    where, change = np.full((slots, listed), -1, np.int32), np.full((slots, listed), np.nan, np.float32)
+    count = np.full(slots, -1, np.int32)
     slot = np.array([3, 0, 4, 1], np.int32)
-    wanted = [0, 1, 25, 60]  # in slots 3, 0, 4, 1; the last does not fit
-    for s, n in zip(slot, wanted, strict=True):
-        # the corners first, where the whole PSF is needed
-        chosen = np.concatenate([[0, ny * nx - 1], rng.permutation(ny * nx)])[:n]
-        before[s].flat[chosen] += rng.choice([-1.0, 0.5], len(chosen)).astype(np.float32)
     expected = residual.copy()
-    lists = []
-    for s in slot:
-        change = model[s] - before[s]
-        lists.append(np.flatnonzero(change))
-        if len(lists[-1]) <= room:
-            cpu_loops.subtract_components(expected[s], psf[s], change, lists[-1])
-    where, flux, count = np.full((4, room), -1, np.int32), np.zeros((4, room), np.float32), np.full(4, -1, np.int32)
-    arguments = (model, before, slot, ny * nx, room, where, flux, count)
-    run("components", "changed_pixels", (4,), (96,), *arguments, order=order)
-    assert list(count) == [len(w) for w in lists]
-    for b, listed in enumerate(lists):
-        if len(listed) <= room:
-            assert np.array_equal(where[b, : len(listed)], listed)
-    arguments = (residual, psf, slot, ny, nx, room, where, flux, count)
+    for s, n in zip(slot, [0, 1, 25, 60], strict=True):  # the last does not fit
+        # the corners first, where the whole PSF is needed
+        chosen = np.unique(np.concatenate([[0, ny * nx - 1], rng.permutation(ny * nx)])[:n])
+        count[s] = n if n > listed else len(chosen)
+        if n <= listed:
+            image = np.zeros((ny, nx), np.float32)
+            image.flat[chosen] = rng.choice([-1.0, 0.5], len(chosen))
+            where[s, : len(chosen)], change[s, : len(chosen)] = chosen, image.flat[chosen]
+            cpu_loops.subtract_components(expected[s], psf[s], image, chosen)
+    arguments = (residual, psf, slot, ny, nx, listed, where, change, count)
     run("components", "subtract_components", (2, 4), (256,), *arguments, order=order)
     assert np.array_equal(residual, expected)
 

@@ -48,8 +48,8 @@ class Batch:
     def arrays(self):
         return self.residual, self.psf, self.model, self.masks, self.mask_of, self.slot, *self.shape
 
-    def orders(self):
-        return self.gain, self.threshold, self.limit
+    def orders(self, cut: np.ndarray | float = np.nan) -> np.ndarray:
+        return np.column_stack([self.gain, self.threshold, self.limit, np.broadcast_to(cut, 5)])
 
     def on_cpu(self, cut: np.ndarray | None = None) -> list[int]:
         done = []
@@ -68,6 +68,17 @@ def assert_same(got: Batch, expected: Batch) -> None:
         assert np.array_equal(getattr(got, name), getattr(expected, name), equal_nan=True), name
 
 
+def textbook(batch: Batch, most: int = 10_000, order: int = 0, threads: int = 128) -> tuple[list[int], int]:
+    """Iterations, and the number of launches."""
+    state = np.full((5, 2), -7, np.int32)
+    for launches in range(1, 10_000):
+        how_far = (batch.orders(), most, int(launches > 1), state)
+        run("hogbom", "hogbom_textbook", (5,), (threads,), *batch.arrays(), *how_far, order=order)
+        if not state[:, 1].any():
+            break
+    return list(state[:, 0]), launches
+
+
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_textbook_loop_agrees_with_the_cpu(shape, order):
@@ -75,9 +86,15 @@ def test_the_textbook_loop_agrees_with_the_cpu(shape, order):
     done = expected.on_cpu()
     if shape[0] > 1:
         assert len(set(done)) > 2
-    iterations = np.full(5, -7, np.int32)
-    run("hogbom", "hogbom_textbook", (5,), (128,), *got.arrays(), *got.orders(), iterations, order=order)
-    assert list(iterations) == done
+    assert textbook(got, order=order) == (done, 1)
+    assert_same(got, expected)
+
+
+@pytest.mark.parametrize("most", [1, 7])
+def test_launches_that_end_early_go_on_from_the_residual(most):
+    expected, got = Batch((33, 47)), Batch((33, 47))
+    done = expected.on_cpu()
+    assert textbook(got, most) == (done, -(-max(done) // most))
     assert_same(got, expected)
 
 
@@ -85,51 +102,98 @@ def test_the_textbook_loop_agrees_with_the_cpu(shape, order):
 def test_the_number_of_threads_changes_nothing(threads):
     expected, got = Batch((33, 47)), Batch((33, 47))
     done = expected.on_cpu()
-    iterations = np.full(5, -7, np.int32)
-    run("hogbom", "hogbom_textbook", (5,), (threads,), *got.arrays(), *got.orders(), iterations)
-    assert list(iterations) == done
+    assert textbook(got, threads=threads)[0] == done
     assert_same(got, expected)
     expected, got = Batch((33, 47)), Batch((33, 47))
     cut = 0.5 * got.threshold
     done = expected.on_cpu(cut)
-    active_set(got, cut, capacity=2000, threads=threads)
+    assert Sets(got, cut, room=2000, blocks=2, threads=min(threads, 256)).clean(2000, threads=threads)[0] == done
     assert_same(got, expected)
 
 
-def active_set(batch: Batch, cut: np.ndarray, capacity: int, room: int = 0, order: int = 0, threads: int = 128):
-    iterations, sizes = np.full((2, 5), -7, np.int32)
-    spill = np.full((5, 3, room), np.nan, np.float32)
-    run(
-        *("hogbom", "hogbom_active_set", (5,), (threads,)),
-        *(*batch.arrays(), *batch.orders(), cut, capacity, room, spill, sizes, iterations),
-        shared=12 * capacity,
-        order=order,
-    )
-    return list(iterations), list(sizes)
+UNIT = 2048
+ANY_SIZE = 2**31 - 1
+
+
+class Sets:
+    """The active sets of a batch, counted and gathered."""
+
+    def __init__(self, batch: Batch, cut: np.ndarray, room: int, order: int = 0, blocks: int = 1, threads: int = 64):
+        ny, nx = batch.shape
+        self.batch, self.orders, self.room, self.order = batch, batch.orders(cut), room, order
+        self.scratch = np.full((5, -(-ny * nx // UNIT) + 3 * room), -7, np.int32)
+        self.where, self.change = np.full((6, 40), -7, np.int32), np.full((6, 40), np.nan, np.float32)
+        self.changed = np.full(6, -7, np.int32)
+        masks = (batch.masks, batch.mask_of, batch.slot)
+        arguments = (batch.residual, *masks, ny * nx, self.orders, room, self.scratch)
+        run("hogbom", "hogbom_count", (blocks, 5), (threads,), *arguments, order=order)
+        arguments = (batch.residual, batch.model, *masks, ny, nx, self.orders, room, self.scratch)
+        run("hogbom", "hogbom_gather", (blocks, 5), (threads,), *arguments, order=order)
+
+    def clean(self, capacity: int, split: int = -1, work: int = 1 << 27, threads: int = 128):
+        """Iterations, sizes and launches. Sets of up to `split` pixels are cleaned by another launch than larger ones."""
+        state, batch = np.full((5, 4), -7, np.int32), self.batch
+        classes = [(-1, split), (split, ANY_SIZE)] if split >= 0 else [(-1, ANY_SIZE)]
+        for launches in range(1, 10_000):
+            for above, up_to in classes:
+                planes = (batch.psf, batch.model, batch.slot, *batch.shape, self.orders, above, up_to, capacity)
+                how_far = (self.room, work, int(launches > 1), self.scratch, state)
+                changes = (40, self.where, self.change, self.changed)
+                run(
+                    *("hogbom", "hogbom_active_set", (5,), (threads,), *planes, *how_far, *changes),
+                    shared=12 * capacity,
+                    order=self.order,
+                )
+            if not state[:, 3].any():
+                break
+        self.state = state
+        return list(state[:, 0]), list(state[:, 1]), launches
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("place", ["shared", "spilled", "some spilled"])
+@pytest.mark.parametrize("shape", [*SHAPES, (90, 100)])
+@pytest.mark.parametrize("place", ["shared", "global", "some in global", "of several units"])
 def test_the_active_set_agrees_with_the_cpu(shape, place, order):
     expected, got = Batch(shape), Batch(shape)
+    before = got.model.copy()
     cut = 0.5 * got.threshold
     cut[3] = -1.0  # every pixel that the mask allows: none
     done = expected.on_cpu(cut)
     pixels = shape[0] * shape[1]
-    capacity = {"shared": pixels, "spilled": 0, "some spilled": pixels // 2}[place]
-    iterations, sizes = active_set(got, cut, capacity, 0 if place == "shared" else pixels, order)
-    assert iterations == done
+    capacity = {"global": 0, "some in global": pixels // 2}.get(place, pixels)
+    sets = Sets(got, cut, pixels, order, blocks=2 if place == "of several units" else 1, threads=32)
+    iterations, sizes, launches = sets.clean(capacity, split=pixels // 3)
+    assert (iterations, launches) == (done, 1)
     assert_same(got, expected)
     for b, s in enumerate(got.slot):
         allowed = np.ones(shape, bool) if got.mask_of[s] < 0 else got.masks[got.mask_of[s]]
         assert sizes[b] == np.count_nonzero((np.abs(got.residual[s]) > cut[b]) & allowed)
+        # the pixels that changed, as the CPU lists them
+        change = got.model[s] - before[s]
+        where = np.flatnonzero(change)
+        assert sets.state[b, 2] == sets.changed[s] == len(where)
+        if len(where) <= 40:
+            assert np.array_equal(sets.where[s, : len(where)], where)
+            assert np.array_equal(sets.change[s, : len(where)], change.ravel()[where])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("capacity", [0, 2000], ids=["global", "shared"])
+def test_launches_that_end_early_go_on_from_the_set_that_was_kept(capacity, order):
+    expected, got = Batch((33, 47)), Batch((33, 47))
+    cut = 0.5 * got.threshold
+    done = expected.on_cpu(cut)
+    # sets of up to 1024 pixels: three iterations in a launch
+    iterations, sizes, launches = Sets(got, cut, 2000, order).clean(capacity, work=3 * 1024 + 1023)
+    assert max(sizes) < 1024 or len(set(sizes)) > 2
+    assert iterations == done and launches > 3
+    assert_same(got, expected)
 
 
 def test_a_set_without_room_is_left_alone_and_reports_the_room_it_needs():
     before, got = Batch((33, 47)), Batch((33, 47))
     cut = 0.5 * got.threshold
-    iterations, sizes = active_set(got, cut, capacity=20, room=30)
+    iterations, sizes, _ = Sets(got, cut, room=30).clean(20)
     assert [i == -1 for i in iterations] == [s > 30 for s in sizes]
     assert -1 in iterations
     for b, s in enumerate(got.slot):
@@ -138,7 +202,7 @@ def test_a_set_without_room_is_left_alone_and_reports_the_room_it_needs():
     expected = Batch((33, 47))
     done = expected.on_cpu(cut)
     again = Batch((33, 47))
-    assert active_set(again, cut, capacity=20, room=max(sizes))[0] == done
+    assert Sets(again, cut, room=max(sizes)).clean(20)[0] == done
     assert_same(again, expected)
 
 
@@ -155,7 +219,7 @@ def test_one_launch_per_iteration_by_many_blocks_agrees_with_the_cpu(shape, bloc
     partial = partial.view(np.float32).view(np.uint32)
     run("hogbom", "hogbom_start", (blocks, 5), (64,), got.residual, *geometry, partial, iterations, order=order)
     for launch in range(max(done) + 3):  # more than are needed, since the host does not look
-        state = (*got.arrays(), *got.orders(), launch % 2, partial, iterations)
+        state = (*got.arrays(), got.orders(), launch % 2, partial, iterations)
         run("hogbom", "hogbom_step", (blocks, 5), (64,), *state, order=order)
     assert list(iterations[0]) == list(iterations[1]) == done
     assert_same(got, expected)
@@ -168,7 +232,5 @@ def test_values_that_are_not_finite_are_treated_as_on_the_cpu():
         batch.residual[5, 9, 9] = -np.inf
         batch.limit[:] = 4
     done = expected.on_cpu()
-    iterations = np.full(5, -7, np.int32)
-    run("hogbom", "hogbom_textbook", (5,), (128,), *got.arrays(), *got.orders(), iterations)
-    assert list(iterations) == done
+    assert textbook(got)[0] == done
     assert_same(got, expected)

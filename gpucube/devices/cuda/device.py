@@ -24,8 +24,7 @@ from gpucube.devices.cuda.backend import Backend, Kernels
 from gpucube.devices.cuda.convolver import Convolver
 from gpucube.devices.cuda.gridder import PlacedSamples, SampleBatch, Target, TileGridder
 from gpucube.devices.cuda.memory import DeviceMemory
-from gpucube.devices.cuda.minor_cycle import Images, active_set, textbook
-from gpucube.devices.cycle_rules import SPARSE_COMPONENTS
+from gpucube.devices.cuda.minor_cycle import LISTED, UNLISTED, Changes, Images, active_set, textbook
 from gpucube.devices.psf_fit import FIRST_WINDOW, fit_beam_in_window, lobe_ellipse, peak_window
 from gpucube.errors import DeviceLost
 from gpucube.sky.beam import Beam, taper_form
@@ -45,6 +44,7 @@ class CudaPlane:
     begun: SampleBatch | None  # with imaging weights but without visibilities, until the PSF is made
     placed: PlacedSamples | None  # in the order of tiles, for major cycles through the visibilities
     wide: bool = False  # whether the PSF is of twice the image's size
+    changed: int = 0  # pixels of the model that have changed since the residual was made
 
 
 class _Stacks:
@@ -57,13 +57,15 @@ class _Stacks:
         def images() -> DeviceArray:
             return xp.zeros((slots, ny, nx), np.float32)  # type: ignore[no-any-return]  # numpy or cupy
 
-        self.dirty, self.residual, self.model, self.subtracted = (images() for _ in range(4))
+        self.dirty, self.residual, self.model = (images() for _ in range(3))
         self.best_model, self.best_residual = images(), images()
         self.psf: DeviceArray = xp.zeros((slots, 2 * ny, 2 * nx), np.float32)
         self.narrow_psf: DeviceArray = xp.reshape(self.psf, (4 * slots, ny, nx))  # slot s has its own at 4 s
         self.spectrum: DeviceArray = xp.zeros((slots if spectra else 0, 2 * ny, nx + 1), np.float32)
         self.masks: DeviceArray = xp.zeros((slots, ny, nx), np.uint8)
         self.mask_of: DeviceArray = xp.full(slots, -1, np.int32)  # a slot's mask lies in the same slot; -1: no mask
+        where, change = xp.empty((slots, LISTED), np.int32), xp.empty((slots, LISTED), np.float32)
+        self.changes = Changes(where, change, xp.empty(slots, np.int32))
 
 
 class CudaDevice:
@@ -154,7 +156,7 @@ class CudaDevice:
             placed, Target(planes=np.arange(len(samples)), scale=scale, slot=on_device, images=stacks.dirty)
         )
         stacks.residual[on_device] = stacks.dirty[on_device]
-        stacks.model[on_device] = stacks.subtracted[on_device] = 0
+        stacks.model[on_device] = 0
         backend.synchronise()
         return [
             CudaPlane(
@@ -320,22 +322,39 @@ class CudaDevice:
     def minor(self, planes: Sequence[CudaPlane], cycles: Sequence[MinorCycle]) -> list[int]:
         if not planes:
             return []
-        s = self._stacks
+        s, slots = self._stacks, self._slots(planes)
         images = Images(s.residual, s.psf, s.model, s.masks, s.mask_of)
-        clean = active_set if self.settings.minorcycle == "activeset" else textbook
-        return clean(self._backend, self._kernels, images, self._slots(planes), cycles)
+        if self.settings.minorcycle == "activeset":
+            iterations, changed = active_set(self._backend, self._kernels, images, s.changes, slots, cycles)
+        else:
+            iterations, changed = textbook(self._backend, self._kernels, images, slots, cycles)
+        for p, n in zip(planes, changed, strict=True):
+            p.changed = n if p.changed == 0 else UNLISTED
+        return iterations
 
     def major(self, planes: Sequence[CudaPlane]) -> None:
-        stacks = self._stacks
-        if self._in_image and planes:
-            slots = self._slots(self._subtract_sparse(planes))
-            with self._substage("fft"):
-                self._convolver.residual(stacks.dirty, stacks.model, stacks.spectrum, slots, stacks.residual)
+        if self._in_image:
+            self._in_the_image(planes)
         elif planes:
             self._through_visibilities(planes)
-        slots = self._slots(planes)
-        stacks.subtracted[slots] = stacks.model[slots]
+        for p in planes:
+            p.changed = 0
         self._backend.synchronise()
+
+    def _in_the_image(self, planes: Sequence[CudaPlane]) -> None:
+        """Convolve models with PSFs. Where a model changed in few pixels, subtract them one by one."""
+        stacks, (ny, nx) = self._stacks, self.settings.geometry.shape
+        few = [p for p in planes if 0 < p.changed <= LISTED]
+        many = [p for p in planes if p.changed > LISTED]
+        if few:
+            grid = (max(1, min(512, -(-ny * nx // 1024))), len(few))
+            images = (stacks.residual, stacks.psf, self._slots(few), ny, nx, LISTED)
+            self._kernels.launch("components.subtract_components", grid, (256,), *images, *stacks.changes)
+        if many:
+            with self._substage("fft"):
+                self._convolver.residual(
+                    stacks.dirty, stacks.model, stacks.spectrum, self._slots(many), stacks.residual
+                )
 
     def _through_visibilities(self, planes: Sequence[CudaPlane]) -> None:
         """Degrid, subtract and grid; planes that were begun together in one go."""
@@ -347,25 +366,6 @@ class CudaDevice:
             to = Target(planes=numbers, scale=scale, slot=self._slots(together), images=stacks.residual)
             self._gridder.residual(placed, stacks.model, to)
 
-    def _subtract_sparse(self, planes: Sequence[CudaPlane]) -> Sequence[CudaPlane]:
-        """Subtract models that changed in few pixels component by component; returns the planes that need FFTs."""
-        if self.settings.minorcycle != "activeset":
-            return planes
-        xp, launch, stacks, count = self._backend.xp, self._kernels.launch, self._stacks, len(planes)
-        ny, nx = self.settings.geometry.shape
-        slots, room = self._slots(planes), SPARSE_COMPONENTS - 1
-        where, flux = xp.zeros((count, room), np.int32), xp.zeros((count, room), np.float32)
-        changed = xp.zeros(count, np.int32)
-        models = (stacks.model, stacks.subtracted, slots, ny * nx, room)
-        launch("components.changed_pixels", (count,), (1024,), *models, where, flux, changed)
-        grid, images = (
-            (max(1, min(512, -(-ny * nx // 1024))), count),
-            (stacks.residual, stacks.psf, slots, ny, nx, room),
-        )
-        launch("components.subtract_components", grid, (256,), *images, where, flux, changed)
-        counts = self._backend.download(changed)
-        return [p for p, n in zip(planes, counts, strict=True) if n > room]
-
     def keep_model(self, planes: Sequence[CudaPlane]) -> None:
         slots, stacks = self._slots(planes), self._stacks
         if planes:
@@ -375,8 +375,10 @@ class CudaDevice:
     def roll_back(self, planes: Sequence[CudaPlane]) -> None:
         slots, stacks = self._slots(planes), self._stacks
         if planes:
-            stacks.model[slots] = stacks.subtracted[slots] = stacks.best_model[slots]
+            stacks.model[slots] = stacks.best_model[slots]
             stacks.residual[slots] = stacks.best_residual[slots]
+        for p in planes:
+            p.changed = 0
 
     def resident(self, plane: CudaPlane, product: Product) -> DeviceArray:
         stacks, (ny, nx) = self._stacks, self.settings.geometry.shape

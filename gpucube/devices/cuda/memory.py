@@ -12,6 +12,7 @@ import math
 from gpucube.devices.base import ImagingSettings
 from gpucube.devices.cuda.backend import fft_group
 from gpucube.devices.cuda.gridding_kernel import FFT_SECONDS
+from gpucube.devices.cuda.minor_cycle import BYTES_A_MEMBER, set_room
 from gpucube.devices.cuda.uv_grid import UvGrid, choose_grids
 from gpucube.devices.cycle_rules import MajorCycleCost, major_in_image
 from gpucube.errors import GpucubeError
@@ -44,13 +45,12 @@ class DeviceMemory:
     def of(self, planes: int) -> int:
         """Predict the largest number of bytes that so many planes take at any time, each with `settings.samples` samples.
 
-        That is the stacks, the uvw, the plans of FFTs, and the largest of what each step takes beside them. Minor cycles
-        whose active set spills are rare and smaller; they are not counted.
+        That is the stacks, the uvw, the plans of FFTs, and the largest of what each step takes beside them.
         """
         settings, grids = self._settings, self.grids
         pixels, each = settings.geometry.nx * settings.geometry.ny, settings.samples
         samples = planes * each
-        stacks = planes * pixels * (6 * FLOAT + 4 * FLOAT + (2 * FLOAT if self.in_image else 0) + 1)
+        stacks = planes * pixels * (5 * FLOAT + 4 * FLOAT + (2 * FLOAT if self.in_image else 0) + 1)
         # uvw are uploaded, and put into the order of the visibilities
         rows = each * (3 * DOUBLE + INT + LONG)
         uploaded = samples * (COMPLEX64 + FLOAT)
@@ -65,7 +65,8 @@ class DeviceMemory:
             major = 2 * self._convolution_bytes()
         else:
             major = self._gridding(grids.image, planes, residual=True)
-        steps = max(weighing, sorting, gridding, samples * FLOAT + kept + psf, kept + major)
+        cleaning = planes * BYTES_A_MEMBER * set_room(settings.geometry.ny, settings.geometry.nx)
+        steps = max(weighing, sorting, gridding, samples * FLOAT + kept + psf, kept + max(cleaning, major))
         return stacks + rows + self._plans() + steps
 
     def _psf(self, grid: UvGrid, planes: int) -> int:

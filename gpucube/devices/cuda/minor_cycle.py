@@ -1,8 +1,12 @@
 """Högbom minor cycles of many planes by the kernels in `kernels/hogbom.cu`: which form is launched, and how often.
 
 In: stacks of residuals, PSFs and models, the slots of the planes to be cleaned, and how far to clean each. Out: models, changed
-in place, and the iterations done. Algorithms: Högbom 1974 (A&AS 15, 417) on the whole image, or on an active set after Clark
-1980 (A&A 89, 377). The components are bit-identical with those of the CPU's loops, whatever the form.
+in place, the iterations done, and in how many pixels each model changed. Algorithms: Högbom 1974 (A&AS 15, 417) on the whole
+image, or on an active set after Clark 1980 (A&A 89, 377). The components are bit-identical with those of the CPU's loops,
+whatever the form.
+
+The host looks once at a minor cycle. It looks again where a launch has done as many iterations as one may (`WORK`), or where
+sets need more memory than was set aside for them.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import numpy as np
 
 from gpucube.devices.base import DeviceArray, MinorCycle
 from gpucube.devices.cuda.backend import Backend, Kernels
-from gpucube.devices.cycle_rules import ACTIVE_SET_CUT
+from gpucube.devices.cycle_rules import ACTIVE_SET_CUT, SPARSE_COMPONENTS
 
 STATIC_SHARED_BYTES = 2048
 """Shared memory of the active set's kernel beside the set itself, rounded up."""
@@ -22,13 +26,33 @@ STATIC_SHARED_BYTES = 2048
 BYTES_A_MEMBER = 12
 """Place, value and model of a pixel of the active set."""
 
-SMALL_IMAGE = 1 << 14
+FEW_MEMBERS, FEW_THREADS = 2048, 256
+"""Sets of at most so many pixels are cleaned by blocks of so few threads that several of them share a multiprocessor."""
+
+UNIT = 2048
+"""Pixels whose members are counted together (`kernels/hogbom.cu`)."""
+
+SMALL_IMAGE = 1 << 16
 """Up to so many pixels one block cleans a plane as fast as many blocks, which need a launch for every iteration."""
 
 LAUNCHES_AT_ONCE = (32, 512)
 """Least and largest number of iterations that are queued before the host looks, where each iteration is a launch."""
 
+WORK = 1 << 27
+"""Pixels that one launch updates on a plane before it lets the host look: a tenth of a second. A GPU that also drives a display
+ends a launch of some seconds, and an interrupt is not heard while one runs."""
+
+LEAST_ITERATIONS = 16
+"""Of a launch on whole images, however large they are."""
+
+LISTED = SPARSE_COMPONENTS - 1
+"""Most pixels of a model whose changes are listed."""
+
+UNLISTED = 2**31 - 1
+"""Stands for the number of changed pixels where it is not known."""
+
 _MOST_ITERATIONS = 2**31 - 1
+_ANY_SIZE = 2**31 - 1
 
 
 class Images(NamedTuple):
@@ -41,66 +65,128 @@ class Images(NamedTuple):
     mask_of: DeviceArray  # (nslot,) int32: each slot's mask, -1 for none
 
 
+class Changes(NamedTuple):
+    """The pixels of each slot's model that its last minor cycle changed, in raster order; not listed if more than `LISTED`."""
+
+    where: DeviceArray  # (nslot, LISTED) int32
+    change: DeviceArray  # (nslot, LISTED) float32
+    count: DeviceArray  # (nslot,) int32
+
+
+def set_room(ny: int, nx: int) -> int:
+    """Pixels of each plane's active set for which memory is set aside. Larger sets take more in a second round."""
+    return min(ny * nx, max(1 << 15, ny * nx // 16))
+
+
 def active_set(
-    backend: Backend, kernels: Kernels, images: Images, slots: DeviceArray, cycles: Sequence[MinorCycle]
-) -> list[int]:
-    """Clean the active sets of the planes in the slots (n,) int32, and return the iterations of each.
+    backend: Backend,
+    kernels: Kernels,
+    images: Images,
+    changes: Changes,
+    slots: DeviceArray,
+    cycles: Sequence[MinorCycle],
+) -> tuple[list[int], list[int]]:
+    """Clean the active sets of the planes in the slots (n,) int32.
 
-    One launch cleans all sets in shared memory. Those too large for it are cleaned again, in global memory.
+    Returns the iterations of each, and the number of pixels of its model that changed.
     """
-    xp, (_, ny, nx) = backend.xp, images.residual.shape
-    shared = min(backend.shared_bytes - STATIC_SHARED_BYTES, BYTES_A_MEMBER * ny * nx) // BYTES_A_MEMBER
-    gain, threshold, limit = _on_device(backend, cycles)  # (n,) each
-    cut = xp.asarray(ACTIVE_SET_CUT * np.array([c.threshold for c in cycles], float))  # (n,)
+    orders = _orders(cycles)
+    state = _clean_sets(backend, kernels, images, changes, slots, orders, set_room(*images.residual.shape[1:]))
+    room = len(cycles) * set_room(*images.residual.shape[1:])
+    missing = list(np.flatnonzero(state[:, 0] < 0))  # whose sets have no room
+    while missing:
+        count = 1  # as many at once as fit the memory that all planes took before, and at least one
+        while count < len(missing) and (count + 1) * state[missing[: count + 1], 1].max() <= room:
+            count += 1
+        some, missing = missing[:count], missing[count:]
+        which, largest = backend.xp.asarray(some), int(state[some, 1].max())
+        state[some] = _clean_sets(backend, kernels, images, changes, slots[which], orders[some], largest)
+    return [int(n) for n in state[:, 0]], [int(n) for n in state[:, 2]]
 
-    def launch(which: DeviceArray, capacity: int, room: int) -> tuple[np.ndarray, np.ndarray]:
-        iterations, sizes = xp.zeros(len(which), np.int32), xp.zeros(len(which), np.int32)
-        spill = xp.empty((len(which), 3, room), np.float32)
-        planes = (*images, slots[which], ny, nx)
-        how_far = (gain[which], threshold[which], limit[which], cut[which])
-        sets, grid, bytes_of_sets = (capacity, room, spill, sizes), (len(which),), BYTES_A_MEMBER * capacity
-        name, block = "hogbom.hogbom_active_set", (1024,)
-        kernels.launch(name, grid, block, *planes, *how_far, *sets, iterations, shared_mem=bytes_of_sets)
-        return backend.download(iterations), backend.download(sizes)
 
-    done, sizes = launch(xp.arange(len(slots)), shared, 0)
-    for which in np.flatnonzero(sizes > shared):  # one by one, so that they take no more memory than one needs
-        done[which] = launch(xp.asarray([which]), 0, int(sizes[which]))[0][0]
-    return [int(n) for n in done]
+def _clean_sets(
+    backend: Backend,
+    kernels: Kernels,
+    images: Images,
+    changes: Changes,
+    slots: DeviceArray,
+    orders: np.ndarray,
+    room: int,
+) -> np.ndarray:
+    """Clean the sets of at most `room` pixels; returns the state of every plane as the kernel leaves it, (n, 4) int32."""
+    xp, (_, ny, nx), count = backend.xp, images.residual.shape, len(slots)
+    pixels, units = ny * nx, -(-ny * nx // UNIT)
+    most = min((backend.shared_bytes - STATIC_SHARED_BYTES) // BYTES_A_MEMBER, pixels)
+    few = min(FEW_MEMBERS, most)
+    how_far = xp.asarray(orders)
+    scratch, state = xp.empty((count, units + 3 * room), np.int32), xp.empty((count, 4), np.int32)
+    many = (max(1, min(4 * backend.processors, -(-units // 8))), count)
+    masks = (images.masks, images.mask_of, slots)
+    kernels.launch("hogbom.hogbom_count", many, (256,), images.residual, *masks, pixels, how_far, room, scratch)
+    planes = (images.residual, images.model, *masks, ny, nx)
+    kernels.launch("hogbom.hogbom_gather", many, (256,), *planes, how_far, room, scratch)
+    # of a few pixels or many: a block whose set belongs to the other launch ends at once
+    launches = [(-1, few if pixels > few else _ANY_SIZE, few, FEW_THREADS), (few, _ANY_SIZE, most, 1024)]
+    for resumed in range(_MOST_ITERATIONS):
+        for above, up_to, capacity, threads in launches if pixels > few else launches[:1]:
+            kernels.launch(
+                "hogbom.hogbom_active_set",
+                (count,),
+                (threads,),
+                *(images.psf, images.model, slots, ny, nx, how_far),
+                *(above, up_to, capacity, room, WORK, min(resumed, 1), scratch, state, LISTED, *changes),
+                shared_mem=BYTES_A_MEMBER * capacity,
+            )
+        found = backend.download(state)
+        if not found[:, 3].any():
+            break
+    return found
 
 
 def textbook(
     backend: Backend, kernels: Kernels, images: Images, slots: DeviceArray, cycles: Sequence[MinorCycle]
-) -> list[int]:
-    """Clean whole images; arguments and result are those of `active_set`.
+) -> tuple[list[int], list[int]]:
+    """Clean whole images; arguments and result are those of `active_set`, but no changes are listed.
 
     Each plane has one block, or many where the planes alone would not fill the device.
     """
     _, ny, nx = images.residual.shape
-    blocks = 2 * backend.processors // len(slots)
-    if blocks > 1 and ny * nx > SMALL_IMAGE:
-        return _by_many_blocks(backend, kernels, images, slots, cycles, blocks)
-    iterations = backend.xp.zeros(len(slots), np.int32)
-    planes, how_far = (*images, slots, ny, nx), _on_device(backend, cycles)
-    kernels.launch("hogbom.hogbom_textbook", (len(slots),), (1024,), *planes, *how_far, iterations)
-    return [int(n) for n in backend.download(iterations)]
+    blocks = backend.processors // len(slots)
+    clean = _by_many_blocks if blocks > 1 and ny * nx > SMALL_IMAGE else _by_one_block
+    return clean(backend, kernels, images, slots, cycles), [UNLISTED] * len(cycles)
+
+
+def _by_one_block(
+    backend: Backend, kernels: Kernels, images: Images, slots: DeviceArray, cycles: Sequence[MinorCycle]
+) -> list[int]:
+    """Clean in one launch, or as many as the iterations need."""
+    xp, (_, ny, nx) = backend.xp, images.residual.shape
+    orders, state, most = xp.asarray(_orders(cycles)), xp.empty((len(slots), 2), np.int32), WORK // (ny * nx)
+    for resumed in range(_MOST_ITERATIONS):
+        how_far = (orders, max(LEAST_ITERATIONS, most), min(resumed, 1), state)
+        kernels.launch("hogbom.hogbom_textbook", (len(slots),), (1024,), *images, slots, ny, nx, *how_far)
+        found = backend.download(state)
+        if not found[:, 1].any():
+            break
+    return [int(n) for n in found[:, 0]]
 
 
 def _by_many_blocks(
-    backend: Backend, kernels: Kernels, images: Images, slots: DeviceArray, cycles: Sequence[MinorCycle], blocks: int
+    backend: Backend, kernels: Kernels, images: Images, slots: DeviceArray, cycles: Sequence[MinorCycle]
 ) -> list[int]:
     """Clean with a launch for each iteration, since blocks cannot wait for each other; the host looks after many launches."""
     xp, (ny, nx), count = backend.xp, images.residual.shape[1:], len(slots)
-    partial, iterations = xp.zeros((2, count, blocks, 2), np.uint32), xp.zeros((2, count), np.int32)
+    blocks = max(1, min(backend.processors // count, -(-ny * -(-nx // 256) // 32)))
+    partial, iterations = xp.empty((2, count, blocks, 2), np.uint32), xp.empty((2, count), np.int32)
     grid, block = (blocks, count), (1024,)
     searched = (images.residual, images.masks, images.mask_of, slots, ny, nx)
     kernels.launch("hogbom.hogbom_start", grid, block, *searched, partial, iterations)
-    planes, how_far = (*images, slots, ny, nx), _on_device(backend, cycles)
-    most = np.array([min(c.max_iterations, _MOST_ITERATIONS) for c in cycles])
+    orders = _orders(cycles)
+    planes, most = (*images, slots, ny, nx, xp.asarray(orders)), orders[:, 2]
     before, parity, queue = np.full(count, -1), 0, LAUNCHES_AT_ONCE[0]
     while True:
         for _ in range(queue):
-            kernels.launch("hogbom.hogbom_step", grid, block, *planes, *how_far, parity, partial, iterations)
+            kernels.launch("hogbom.hogbom_step", grid, block, *planes, parity, partial, iterations)
             parity = 1 - parity
         now = backend.download(iterations[parity])
         if np.all((now >= most) | (now == before)):
@@ -108,8 +194,9 @@ def _by_many_blocks(
         before, queue = now, min(2 * queue, LAUNCHES_AT_ONCE[1])
 
 
-def _on_device(backend: Backend, cycles: Sequence[MinorCycle]) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
-    """Upload gain, threshold and iteration limit of every plane."""
-    upload = backend.xp.asarray
-    limits = np.array([min(c.max_iterations, _MOST_ITERATIONS) for c in cycles], np.int32)
-    return upload([float(c.gain) for c in cycles]), upload([float(c.threshold) for c in cycles]), upload(limits)
+def _orders(cycles: Sequence[MinorCycle]) -> np.ndarray:
+    """Gain, threshold, iteration limit and the active set's cut of every plane, (n, 4) float64."""
+    return np.array(
+        [[c.gain, c.threshold, min(c.max_iterations, _MOST_ITERATIONS), ACTIVE_SET_CUT * c.threshold] for c in cycles],
+        float,
+    )
