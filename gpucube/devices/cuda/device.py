@@ -29,8 +29,11 @@ from gpucube.devices.psf_fit import FIRST_WINDOW, fit_beam_in_window, lobe_ellip
 from gpucube.errors import DeviceLost
 from gpucube.sky.beam import Beam, taper_form
 
-PIXELS_A_BLOCK, MOST_BLOCKS = 4096, 64
-"""Of passes over whole images: at least so many pixels for each block, and at most so many blocks for each plane."""
+PIXELS_A_BLOCK = 4096
+"""Of passes over whole images: at least so many for each block. A plane has at most two blocks for each multiprocessor."""
+
+COUNTING_WORDS = 2048 + 6
+"""What `kernels/statistics.cu` needs to measure a plane: 32-bit words that are zero before and after."""
 
 
 @dataclass(kw_only=True)
@@ -64,6 +67,7 @@ class _Stacks:
         self.spectrum: DeviceArray = xp.zeros((slots if spectra else 0, 2 * ny, nx + 1), np.float32)
         self.masks: DeviceArray = xp.zeros((slots, ny, nx), np.uint8)
         self.mask_of: DeviceArray = xp.full(slots, -1, np.int32)  # a slot's mask lies in the same slot; -1: no mask
+        self.counting: DeviceArray = xp.zeros((slots, COUNTING_WORDS), np.uint32)  # see kernels/statistics.cu
         where, change = xp.empty((slots, LISTED), np.int32), xp.empty((slots, LISTED), np.float32)
         self.changes = Changes(where, change, xp.empty(slots, np.int32))
 
@@ -104,7 +108,7 @@ class CudaDevice:
     def _blocks(self, planes: int) -> tuple[int, int]:
         """Grid of a pass over whole images."""
         pixels = self.settings.geometry.nx * self.settings.geometry.ny
-        return max(1, min(MOST_BLOCKS, -(-pixels // PIXELS_A_BLOCK))), planes
+        return max(1, min(2 * self._backend.processors, -(-pixels // PIXELS_A_BLOCK))), planes
 
     def _reserve(self, planes: int) -> None:
         """Make room for so many more planes."""
@@ -303,19 +307,14 @@ class CudaDevice:
         """Measure the peak inside the mask, and the noise of the whole residual: exact order statistics by radix select."""
         if not planes:
             return []
-        xp, launch, stacks, count = self._backend.xp, self._kernels.launch, self._stacks, len(planes)
-        slots, pixels = self._slots(planes), self.settings.geometry.nx * self.settings.geometry.ny
-        grid, key = self._blocks(count), xp.zeros(count, np.uint64)
-        launch("statistics.peak", grid, (256,), stacks.residual, slots, stacks.masks, stacks.mask_of, pixels, key)
-
-        counts, prefix = xp.zeros((count, 2048), np.uint32), xp.zeros(count, np.uint32)
-        rank = xp.full(count, (pixels - 1) // 2, np.uint32)
-        median, noise = xp.zeros(count, np.float32), xp.zeros(count)
+        stacks, pixels = self._stacks, self.settings.geometry.nx * self.settings.geometry.ny
+        images = (stacks.residual, self._slots(planes), stacks.masks, stacks.mask_of, pixels)
+        out = self._backend.xp.empty((len(planes), 2), np.uint64)
         for stage in range(6):
-            values = (stacks.residual, slots, pixels, stage)
-            launch("statistics.histogram", grid, (512,), *values, prefix, median, counts)
-            launch("statistics.choose", (count,), (256,), pixels, stage, counts, prefix, rank, median, noise)
-        keys, noises = self._backend.download(key), self._backend.download(noise)
+            arguments = (*images, stage, stacks.counting, out)
+            self._kernels.launch("statistics.measure", self._blocks(len(planes)), (512,), *arguments)
+        found = self._backend.download(out)
+        keys, noises = found[:, 0], found.view(np.float64)[:, 1]
         peaks = (keys >> np.uint64(32)).astype(np.uint32).view(np.float32)
         return [(float(p) if k else -1.0, float(n)) for k, p, n in zip(keys, peaks, noises, strict=True)]
 

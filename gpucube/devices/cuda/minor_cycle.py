@@ -70,7 +70,7 @@ class Changes(NamedTuple):
 
     where: DeviceArray  # (nslot, LISTED) int32
     change: DeviceArray  # (nslot, LISTED) float32
-    count: DeviceArray  # (nslot,) int32
+    number: DeviceArray  # (nslot,) int32
 
 
 def set_room(ny: int, nx: int) -> int:

@@ -432,6 +432,7 @@ inline long long __double2ll_rn(double x) { return (long long)nearbyint(x); }
 inline double __ll2double_rn(long long x) { return (double)x; }
 inline unsigned __float_as_uint(float f) { return cudahost::unpack<unsigned>(cudahost::pack(f)); }
 inline float __uint_as_float(unsigned u) { return cudahost::unpack<float>(u); }
+inline long long __double_as_longlong(double x) { long long bits; std::memcpy(&bits, &x, 8); return bits; }
 inline int __float_as_int(float f) { return (int)__float_as_uint(f); }
 inline float __int_as_float(int i) { return __uint_as_float((unsigned)i); }
 inline float __expf(float x) { return expf(x); }
