@@ -13,7 +13,7 @@
 // value - flux * psf with both operations rounded (__fmul_rn, __fsub_rn: never fused, whatever the compiler's options).
 //
 // A launch of the first two forms does a bounded number of iterations, so that it ends within a fraction of a second. It tells
-// the host which planes are unfinished, and a launch with `resumed` goes on with them: the textbook form from its residual, an
+// the host which planes are finished, and a launch with `resumed` goes on with the others: the textbook form from its residual, an
 // active set from what is kept of it in global memory.
 //
 // Memory: residual and model (slots, ny, nx), psf (slots, 2 ny, 2 nx) with its peak at (ny, nx), float32; slot[b] is where
@@ -102,8 +102,8 @@ __device__ __forceinline__ const unsigned char* mask_at(const unsigned char* mas
     return m < 0 ? nullptr : masks + m * pixels;
 }
 
-// Grid (planes), block any multiple of 32 up to 1024. state (planes, 2): iterations, and whether the plane is unfinished
-// because `most` iterations were done in this launch.
+// Grid (planes), block any multiple of 32 up to 1024. state (planes, 2): iterations, and whether the plane is finished: it is
+// not if `most` iterations were done in this launch.
 extern "C" __global__ void __launch_bounds__(1024, 1) hogbom_textbook(
     float* __restrict__ residuals, const float* __restrict__ psfs, float* __restrict__ models,
     const unsigned char* __restrict__ masks, const int* __restrict__ mask_of, const int* __restrict__ slot, int ny, int nx,
@@ -112,7 +112,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) hogbom_textbook(
     __shared__ Peak partial[2][32];
     const int b = blockIdx.x, warp = threadIdx.x / 32, warps = blockDim.x / 32;
     const int begin = resumed ? state[2 * b] : 0;
-    if (resumed && !state[2 * b + 1]) return;
+    if (resumed && state[2 * b + 1]) return;
     const Order order = order_of(orders, b);
     const size_t pixels = (size_t)ny * nx, s = slot[b];
     float *residual = residuals + s * pixels, *model = models + s * pixels;
@@ -123,7 +123,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) hogbom_textbook(
         const Peak peak = block_peak(best, partial[done % 2]);
         const bool over = finished(peak, done, order);
         if (over || done - begin == most) {
-            if (threadIdx.x == 0) state[2 * b] = done, state[2 * b + 1] = !over;
+            if (threadIdx.x == 0) state[2 * b] = done, state[2 * b + 1] = over;
             return;
         }
         const int at = index_of(peak);
@@ -303,7 +303,7 @@ __device__ __forceinline__ int finish_set(
 // more than `above` and at most `up_to` members, in shared memory if they are no more than `capacity`. One of more than `room`
 // members is left alone, with iterations -1.
 // A set does some `work` / members iterations in a launch.
-// state (planes, 4): iterations, members, pixels of the model that changed, and whether the set is unfinished; written.
+// state (planes, 4): iterations, members, pixels of the model that changed, and whether the set is finished; written.
 // where and change (slots, listed), count (slots): the pixels that changed; nothing is listed if they are more than `listed`.
 extern "C" __global__ void __launch_bounds__(1024, 1) hogbom_active_set(
     const float* __restrict__ psfs, float* __restrict__ models, const int* __restrict__ slot, int ny, int nx,
@@ -322,10 +322,10 @@ extern "C" __global__ void __launch_bounds__(1024, 1) hogbom_active_set(
     size = block_total(size, sums);
     if (size <= above || size > up_to) return;
     if (size > room) {
-        if (threadIdx.x == 0) mine[0] = -1, mine[1] = size, mine[2] = mine[3] = 0;
+        if (threadIdx.x == 0) mine[0] = -1, mine[1] = size, mine[2] = 0, mine[3] = 1;
         return;
     }
-    if (resumed && !mine[3]) return;
+    if (resumed && mine[3]) return;
     const int begin = resumed ? mine[0] : 0;
     const int in_one = max(1, work / max(size, 1024));
     float* slow = (float*)(counts + units);
@@ -341,11 +341,11 @@ extern "C" __global__ void __launch_bounds__(1024, 1) hogbom_active_set(
     if (done < 0) {
         if (fits)
             for (int k = threadIdx.x; k < size; k += blockDim.x) kept.value[k] = set.value[k], kept.model[k] = set.model[k];
-        if (threadIdx.x == 0) mine[0] = -1 - done, mine[1] = size, mine[2] = 0, mine[3] = 1;
+        if (threadIdx.x == 0) mine[0] = -1 - done, mine[1] = size, mine[2] = 0, mine[3] = 0;
         return;
     }
     const int changed = finish_set(set, size, nx, models + s * pixels, listed, where + s * listed, change + s * listed, sums);
-    if (threadIdx.x == 0) mine[0] = done, mine[1] = size, mine[2] = count[s] = changed, mine[3] = 0;
+    if (threadIdx.x == 0) mine[0] = done, mine[1] = size, mine[2] = count[s] = changed, mine[3] = 1;
 }
 
 // Grid (blocks, planes), block any multiple of 32 up to 1024. State that one launch reads and the next writes lies in two

@@ -74,7 +74,7 @@ def textbook(batch: Batch, most: int = 10_000, order: int = 0, threads: int = 12
     for launches in range(1, 10_000):
         how_far = (batch.orders(), most, int(launches > 1), state)
         run("hogbom", "hogbom_textbook", (5,), (threads,), *batch.arrays(), *how_far, order=order)
-        if not state[:, 1].any():
+        if state[:, 1].all():
             break
     return list(state[:, 0]), launches
 
@@ -144,7 +144,7 @@ class Sets:
                     shared=12 * capacity,
                     order=self.order,
                 )
-            if not state[:, 3].any():
+            if state[:, 3].all():
                 break
         self.state = state
         return list(state[:, 0]), list(state[:, 1]), launches

@@ -28,7 +28,7 @@ CEILINGS = {
     "measure": 40,
     "subtract_components": 40,
     "add_gaussians": 40,
-    **{"uv_cells": 80, "grid_samples": 80, "grid_ones": 80, "degrid_samples": 80, "grid_residual": 80},
+    **{"uv_cells": 96, "grid_samples": 80, "grid_ones": 80, "degrid_samples": 80, "grid_residual": 80},
 }
 """Kernels that wait for memory need more threads than that; some compute in float64 and need more registers."""
 

@@ -138,7 +138,7 @@ def _clean_sets(
                 shared_mem=BYTES_A_MEMBER * capacity,
             )
         found = backend.download(state)
-        if not found[:, 3].any():
+        if found[:, 3].all():
             break
     return found
 
@@ -166,7 +166,7 @@ def _by_one_block(
         how_far = (orders, max(LEAST_ITERATIONS, most), min(resumed, 1), state)
         kernels.launch("hogbom.hogbom_textbook", (len(slots),), (1024,), *images, slots, ny, nx, *how_far)
         found = backend.download(state)
-        if not found[:, 1].any():
+        if found[:, 1].all():
             break
     return [int(n) for n in found[:, 0]]
 
