@@ -76,7 +76,7 @@ def image_cube(
     maxpsffraction: float = 0.8,
     nmajor: int = -1,
     usemask: Literal["user"] = "user",
-    mask: MaskLike = "",
+    mask: MaskLike | Sequence[MaskLike] = "",
     restoringbeam: QuantityLike | Sequence[QuantityLike] = "",
     chunksize: int | str = "auto",
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -200,9 +200,10 @@ def image_cube(
         Largest number of major cycles per channel. -1 for no limit.
     usemask : 'user'; default 'user'
         The clean mask always comes from the user (see mask).
-    mask : the path of a FITS image, or in Python an array; default ''
-        Clean mask, one plane for all channels or one for each. Components are sought where it is not 0. Planes are placed
-        by the frequency or velocity of the FITS header, and by number where there is none. Empty for the whole image.
+    mask : an image (FITS or CASA), a file or a text of regions (CRTF or DS9), in Python an array, or several of these; default ''
+        Clean mask: where components may be found. Of an image these are the pixels that are not 0, or those that an
+        expression such as 'out.image > 0.003' selects; one plane holds for all channels. Several masks add up, and numbers
+        are pixels: [x0, y0, x1, y1] of a box, [x, y, r] of a circle. Empty for the whole image.
     restoringbeam : '', 'common', '1arcsec' or ['1arcsec', '0.8arcsec', '30deg']; default ''
         Beam of the restored image. Empty for each channel's own, 'common' for the smallest that fits all channels;
         otherwise full widths at half maximum bmaj and bmin, and the position angle bpa.
@@ -316,22 +317,33 @@ _TCLEAN = tclean.__signature__ = _tclean_signature()  # type: ignore[attr-define
 
 @contextmanager
 def _checked(given: dict[str, Any], beside: str, notes: Sequence[str] = ()) -> Iterator[Parameters]:
-    """Check the parameters. A mask that is an array is written to a file `beside`, and removed if no run keeps it."""
-    if not isinstance(given.get("mask"), np.ndarray):
-        yield make_parameters(*notes, **given)
+    """Check the parameters. Masks that are arrays are written to files `beside`, and removed if no run keeps them."""
+    given, paths, contents = dict(given), RunPaths(beside), {}
+
+    def path_of(mask: Any) -> Any:
+        if not isinstance(mask, np.ndarray) or mask.ndim == 1:
+            return mask
+        content = mask_file_content(mask)
+        path = paths.given_mask(f"{zlib.crc32(content):08x}")
+        contents[path] = content
+        return path
+
+    mask = given.get("mask")
+    given["mask"] = [path_of(item) for item in mask] if isinstance(mask, list | tuple) else path_of(mask)
+    parameters = make_parameters(*notes, **given)
+    if not contents:
+        yield parameters
         return
-    paths, content = RunPaths(beside), mask_file_content(given["mask"])
-    path = paths.given_mask(f"{zlib.crc32(content):08x}")
-    parameters = make_parameters(*notes, **(given | {"mask": path}))
     with disk.folder_made(paths.folder):
-        fresh = not os.path.exists(path)
-        if fresh:  # a run that is resumed must find its mask unchanged
-            disk.write_whole(path, content)
+        fresh = [path for path in contents if not os.path.exists(path)]
+        for path in fresh:  # a run that is resumed must find its mask unchanged
+            disk.write_whole(path, contents[path])
         try:
             yield parameters
         except BaseException:
-            if fresh and not os.path.exists(paths.journal):
-                disk.remove_if_possible(path)
+            for path in fresh:
+                if not os.path.exists(paths.journal):
+                    disk.remove_if_possible(path)
             raise
 
 

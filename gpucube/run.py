@@ -8,7 +8,6 @@ cleans up the disk however the run ends.
 from __future__ import annotations
 
 import functools
-import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gpucube import disk
-from gpucube.data.mask import Mask, load_mask
+from gpucube.data.clean_mask import CleanMask, load_clean_mask
 from gpucube.data.selection import Selection, select
 from gpucube.data.store import PlaneKey, VisibilityStore
 from gpucube.devices.choice import Hardware, find_hardware
@@ -42,6 +41,7 @@ from gpucube.output.records import ChannelRecord
 from gpucube.output.summary import SpectralSummary, Summary
 from gpucube.result import Result
 from gpucube.run_files import Job, check_outputs, claimed_outputs, finished_before, make_store, take_up_records
+from gpucube.schema.fields import mask_items
 from gpucube.schema.parameters import Parameters
 from gpucube.sky.beam import Beam, common_beam
 from gpucube.version import __version__, versions
@@ -183,13 +183,12 @@ def prepare(
 
 def _plan_and_mask(
     parameters: Parameters, selection: Selection, hardware: Hardware, tuning: Tuning
-) -> tuple[Plan, Mask | None]:
+) -> tuple[Plan, CleanMask | None]:
     """The plan, with the warnings of the mask, and the mask."""
     plan = make_plan(parameters, selection, hardware, tuning)
     if not parameters.mask:
         return plan, None
-    # the path is absolute: a worker of an existing cluster may run in another folder
-    mask = load_mask(os.path.abspath(parameters.mask), selection.geometry, selection.axis)
+    mask = load_clean_mask(mask_items(parameters.mask), selection.geometry, selection.axis)
     return replace(plan, warnings=(*plan.warnings, *mask.warnings)), mask
 
 

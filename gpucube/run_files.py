@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gpucube import disk
+from gpucube.data.clean_mask import CleanMask
 from gpucube.data.ingest import Ingest, warm_up
-from gpucube.data.mask import Mask
 from gpucube.data.scratch import OWNER_FILE, clear_leftover, load_state, save_state
 from gpucube.data.selection import Selection
 from gpucube.data.store import VisibilityStore
@@ -51,7 +51,7 @@ class Job:
     tuning: Tuning
     identity: dict[str, Any]
     plan: Plan
-    mask: Mask | None
+    mask: CleanMask | None
 
     @property
     def paths(self) -> RunPaths:

@@ -1,6 +1,6 @@
 """The user's clean mask: where on the sky, and in which channels, components may be found.
 
-In: a FITS image on the pixel grid of the cube, with two to four axes: one plane for all channels, or one per channel of
+In: a FITS or CASA image on the pixel grid of the cube, with two to four axes: one plane for all channels, or one per channel of
 the mask. Components may be found where a pixel is finite and not 0. Planes are placed by frequency, and by index only where
 the mask's header has no spectral axis. Out: a `Mask`, which travels to workers as a path and reads one plane at a time, so
 that a mask as large as the cube takes no memory.
@@ -12,12 +12,14 @@ import io
 import math
 import os
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gpucube.constants import LIGHT_SPEED
+from gpucube.data.casa_image import describe_image, read_planes
 from gpucube.errors import GpucubeError
 from gpucube.sky.directions import EQUINOX, Direction, frame_rotation, unit_vectors
 from gpucube.sky.geometry import ImageGeometry
@@ -53,54 +55,77 @@ class Mask:
     Attributes
     ----------
     path : str
-        The FITS file.
-    hdu : int
-        Number of the extension that holds the image.
+        The FITS file, or the folder of a CASA image.
+    hdu : int or None
+        Number of the extension that holds the image; None for a CASA image.
     leading : tuple of int
         Lengths of the axes before y and x, slowest first; at most one is longer than 1.
     planes : tuple of tuple of int
         For each channel of the cube the planes that count for it, as indices along the long axis. Components may be found
         where any of them allows; nowhere if there is none.
+    cut : tuple of str and float, or None
+        Components may be found where the pixel is above (``">"``), not below (``">="``) and so on a number. None for where
+        it is not 0.
     warnings : tuple of str
         What the user should know, one line each.
     """
 
     path: str
-    hdu: int
+    hdu: int | None
     leading: tuple[int, ...]
     planes: tuple[tuple[int, ...], ...]
+    image: tuple[int, int]  # (ny, nx)
+    cut: tuple[str, float] | None = None
     warnings: tuple[str, ...] = ()
 
-    def plane(self, channel: int) -> np.ndarray:
-        """Read the mask of one output channel.
+    def plane(self, channel: int, stokes: str = "I") -> np.ndarray:
+        """Read the mask of one output channel, which is the same for every Stokes parameter.
 
         Returns
         -------
         numpy.ndarray
             True where components may be found, bool, shape (ny, nx).
         """
-        from astropy.io import fits
-
-        with fits.open(self.path) as hdus:
-            image = hdus[self.hdu]
-            allowed: np.ndarray = np.zeros(image.shape[-2:], bool)
-            for number in self.planes[channel]:
-                index = tuple(number if length > 1 else 0 for length in self.leading)
-                values: np.ndarray = image.section[index] if index else image.data
-                allowed |= np.isfinite(values) & (values != 0)
+        indices = [tuple(number if length > 1 else 0 for length in self.leading) for number in self.planes[channel]]
+        allowed: np.ndarray = np.zeros(self.image, bool)
+        for values in self._read(indices):
+            compare, level = self.cut or ("!=", 0.0)
+            allowed |= np.isfinite(values) & _COMPARISONS[compare](values, level)
         return allowed
 
+    def _read(self, indices: list[tuple[int, ...]]) -> Iterator[np.ndarray]:
+        """Read planes (ny, nx), one after the other."""
+        from astropy.io import fits
 
-def load_mask(path: str | os.PathLike[str], geometry: ImageGeometry, axis: SpectralAxis) -> Mask:
+        if self.hdu is None:
+            yield from read_planes(self.path, indices)
+            return
+        with fits.open(self.path) as hdus:
+            image = hdus[self.hdu]
+            for index in indices:
+                yield image.section[index] if index else image.data
+
+
+_COMPARISONS = {">": np.greater, ">=": np.greater_equal, "<": np.less, "<=": np.less_equal, "!=": np.not_equal}
+
+
+def load_mask(
+    path: str | os.PathLike[str],
+    geometry: ImageGeometry,
+    axis: SpectralAxis,
+    cut: tuple[str, float] | None = None,
+) -> Mask:
     """Open a mask, check it against the cube and find each channel's planes.
 
     Parameters
     ----------
     path : path
-        FITS file; the first image in it counts.
+        FITS file, of which the first image counts, or the folder of a CASA image.
     geometry : ImageGeometry
     axis : SpectralAxis
         The axes of the cube.
+    cut : tuple of str and float, or None
+        As in `Mask`.
 
     Raises
     ------
@@ -108,8 +133,30 @@ def load_mask(path: str | os.PathLike[str], geometry: ImageGeometry, axis: Spect
         No such file, not FITS, no image in it, another shape than the cube's, another place on the sky, another spectral
         frame, coordinates that cannot be read, or no channel in common.
     """
+    header, shape, listed, hdu = _described(path)
+    _check_shape(path, shape, header, geometry, axis)
+    wcs = _coordinates(path, header, axis)
+    _check_place(path, header, wcs, geometry)
+    planes, remarks = _planes(path, shape, header, wcs, geometry, axis, listed)
+    return Mask(
+        path=str(path),
+        hdu=hdu,
+        leading=tuple(shape[:-2]),
+        planes=planes,
+        image=geometry.shape,
+        cut=cut,
+        warnings=remarks,
+    )
+
+
+def _described(
+    path: str | os.PathLike[str],
+) -> tuple[fits.Header, tuple[int, ...], np.ndarray | None, int | None]:
+    """Header and shape of an image, the edges of its channels if they are listed, and its extension in a FITS file."""
     from astropy.io import fits
 
+    if os.path.isdir(path):
+        return (*describe_image(os.fspath(path)), None)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # whatever is wrong is reported below
@@ -117,18 +164,14 @@ def load_mask(path: str | os.PathLike[str], geometry: ImageGeometry, axis: Spect
                 images = [index for index, hdu in enumerate(hdus) if hdu.is_image and hdu.header["NAXIS"] > 0]
                 if not images:
                     raise GpucubeError(f"mask {path} contains no image: give a FITS image")
-                header = hdus[images[0]].header.copy()
-                shape = hdus[images[0]].shape
-                if not _reaches_its_end(hdus[images[0]]):
-                    raise GpucubeError(f"mask {path} is cut short: its header announces {_shape_text(shape)} pixels")
-                listed = _listed_channels(hdus)
+                image = hdus[images[0]]
+                if not _reaches_its_end(image):
+                    raise GpucubeError(
+                        f"mask {path} is cut short: its header announces {_shape_text(image.shape)} pixels"
+                    )
+                return image.header.copy(), image.shape, _listed_channels(hdus), images[0]
     except OSError as error:
         raise GpucubeError(f"cannot read mask {path} as FITS: {error.strerror or error}") from error
-    _check_shape(path, shape, header, geometry, axis)
-    wcs = _coordinates(path, header, axis)
-    _check_place(path, header, wcs, geometry)
-    planes, remarks = _planes(path, shape, header, wcs, geometry, axis, listed)
-    return Mask(path=str(path), hdu=images[0], leading=tuple(shape[:-2]), planes=planes, warnings=remarks)
 
 
 def _reaches_its_end(image: fits.PrimaryHDU) -> bool:
@@ -296,18 +339,20 @@ def _planes(
     return planes, remarks + more
 
 
+def is_frame_of(axis: SpectralAxis, name: str) -> bool:
+    """Whether a spectral frame is the cube's, or differs from it by less than can matter."""
+    given, cube = (_OTHER_NAMES.get(frame, frame) for frame in (name.upper(), axis.frame.specsys))
+    shift = _LARGEST_SHIFT.get(frozenset({given, cube}), np.inf) / LIGHT_SPEED
+    return given == cube or shift * float(np.max(axis.frequency / axis.width)) <= CHANNEL_TOLERANCE
+
+
 def _check_frame(path: str | os.PathLike[str], wcs: WCS, axis: SpectralAxis) -> tuple[str, ...]:
     """Refuse frequencies of another frame, unless the two differ by less than can matter."""
     written = wcs.wcs.specsys.strip().upper()
-    mask, cube = (_OTHER_NAMES.get(name, name) for name in (written, axis.frame.specsys))
-    if not mask:
+    if not written:
+        cube = _OTHER_NAMES.get(axis.frame.specsys, axis.frame.specsys)
         return (f"mask {path} names no spectral frame (SPECSYS): its channels are taken to be in the cube's, {cube}",)
-    if mask == cube:
-        return ()
-    shift = (
-        _LARGEST_SHIFT.get(frozenset({mask, cube}), np.inf) / LIGHT_SPEED * float(np.max(axis.frequency / axis.width))
-    )
-    if shift > CHANNEL_TOLERANCE:
+    if not is_frame_of(axis, written):
         raise GpucubeError(
             f"mask {path} has frequencies in the frame {written}, but the cube is in {axis.frame.specsys}: regrid the mask"
             f" to {axis.frame.specsys}"

@@ -200,7 +200,7 @@ def _begin_planes(job: ImageJob, device: Device[DevicePlane], channels: Sequence
     """Load and grid fresh channels, judge their dirty images and make their PSFs."""
     begin = time.perf_counter()
     keys = [PlaneKey(channel=c, stokes=s) for c in channels for s in range(len(job.stokes))]
-    masks = [None if job.mask is None else job.mask.plane(key.channel) for key in keys]
+    masks = [job.mask_plane(key) for key in keys]
     samples = [job.store.samples(key) for key in keys]
     gathered = time.perf_counter()
     data = device.begin(samples, masks)

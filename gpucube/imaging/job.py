@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gpucube.data.mask import Mask
+from gpucube.data.clean_mask import CleanMask
 from gpucube.data.store import PlaneKey, VisibilityStore
 from gpucube.devices.base import ImagingSettings
 from gpucube.imaging.stopping import CleanParameters
@@ -92,7 +92,7 @@ class ImageJob:
     stokes : tuple of str
     cubes : dict
         Product name -> `CubeFile`. It holds ``"residual"`` and ``"model"`` in any case if the restoring beam is common.
-    mask : Mask or None
+    mask : CleanMask or None
     restoring_beam : "channel", "common" or Beam
     seconds_between_syncs : float
         How often finished planes are brought to disk.
@@ -107,10 +107,14 @@ class ImageJob:
     frequency: np.ndarray
     stokes: tuple[str, ...] = ("I",)
     cubes: dict[str, CubeFile] = field(default_factory=dict)
-    mask: Mask | None = None
+    mask: CleanMask | None = None
     restoring_beam: RestoringBeam = "channel"
     seconds_between_syncs: float = 5.0
     may_write: Callable[[], None] = _always
+
+    def mask_plane(self, key: PlaneKey) -> np.ndarray | None:
+        """Where components of a plane may be found, bool (ny, nx); None for everywhere."""
+        return None if self.mask is None else self.mask.plane(key.channel, self.stokes[key.stokes])
 
     def write(self, product: str, key: PlaneKey, values: np.ndarray) -> str:
         """Write a plane, (ny, nx), to its cube; returns its checksum."""

@@ -110,9 +110,8 @@ def _write_blank(job: ImageJob, key: PlaneKey) -> dict[str, str]:
 
 def _mask_plane(job: ImageJob, key: PlaneKey) -> np.ndarray:
     """1 where components may lie, 0 elsewhere, float32 (ny, nx)."""
-    if job.mask is None:
-        return np.ones(job.settings.geometry.shape, np.float32)
-    return job.mask.plane(key.channel).astype(np.float32)
+    allowed = job.mask_plane(key)
+    return np.ones(job.settings.geometry.shape, np.float32) if allowed is None else allowed.astype(np.float32)
 
 
 def channel_record(job: ImageJob, planes: Sequence[ActivePlane]) -> ChannelRecord:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gpucube import disk
+from gpucube.schema.fields import is_region_text, mask_file, mask_items
 
 NOT_IN_FINGERPRINT = frozenset(
     {"resume", "overwrite", "workers", "memory", "scheduler", "scratch", "chunksize", "device", "quiet"}
@@ -32,7 +33,8 @@ def fingerprint(parameters: dict[str, Any], device: str, version: str) -> dict[s
     found["vis"] = [os.path.abspath(path) for path in parameters["vis"]]
     found["imagename"] = os.path.abspath(parameters["imagename"])
     found |= {"device": device, "gpucube version": version}
-    for path in [*parameters["vis"], *filter(None, [parameters.get("mask")])]:
+    masks = [mask_file(item)[0] for item in mask_items(parameters.get("mask", "")) if not is_region_text(item)]
+    for path in [*parameters["vis"], *masks]:
         found[_CONTENTS + os.path.abspath(path)] = tree_state(path)
     plain: dict[str, Any] = json.loads(json.dumps(found))  # as it will be when it is read again
     return plain

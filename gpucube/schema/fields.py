@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 PathLike: TypeAlias = str | os.PathLike[str]
 QuantityLike: TypeAlias = "str | float | Quantity"
 DirectionLike: TypeAlias = "str | SkyCoord | Sequence[float | str]"
-MaskLike: TypeAlias = "PathLike | np.ndarray"
+MaskLike: TypeAlias = "PathLike | np.ndarray | Sequence[float]"
 
 SMALLEST_IMAGE = 32
 LARGEST_IMAGE = 65536
@@ -201,7 +201,72 @@ def any_text(text: str) -> None:
     one_line(text)
 
 
-MaskFile = Annotated[str, Written("MaskLike", "FILE", "the path of a FITS image, or in Python an array", parse_path)]
+LIKE_REGIONS = re.compile(r"\b(circle|annulus|ellipse|box|centerbox|rotbox|poly|polygon)\s*[\[(]", re.IGNORECASE)
+"""What text that describes regions contains."""
+
+_ABOVE = re.compile(r"\s*[\"']?(.+?)[\"']?\s*(>=|<=|>|<)\s*([-+\d.eE]+)\s*")
+
+
+def is_region_text(item: str) -> bool:
+    """Whether a part of a mask describes regions itself, rather than naming a file."""
+    return LIKE_REGIONS.search(item) is not None and not os.path.lexists(item)
+
+
+def mask_file(item: str) -> tuple[str, tuple[str, float] | None]:
+    """The file of a part of a mask, and the comparison with its pixels, as in ``"out.image.fits > 0.003"``."""
+    match = None if os.path.lexists(item) else _ABOVE.fullmatch(item)
+    if match is None:
+        return item, None
+    with suppress(ValueError):
+        return match[1], (match[2], float(match[3]))
+    return item, None
+
+
+def mask_items(mask: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The parts of a mask in its base form."""
+    return (mask,) if isinstance(mask, str) and mask else tuple(mask)
+
+
+def parse_mask(value: Any) -> str | tuple[str, ...]:
+    """Turn a mask into its parts: paths, thresholds on images, and texts of regions. Boxes and circles become text."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            value = ast.literal_eval(value.strip())
+    if getattr(value, "ndim", 0) == 1:
+        value = value.tolist()
+    if value is None:
+        return ""
+    if not isinstance(value, list | tuple):
+        if isinstance(value, str) and is_region_text(value):
+            return "; ".join(one_line(line.strip()) for line in value.strip().splitlines())
+        return parse_path(value)
+    numbers = [quantities.plain_number(item) for item in value]
+    if numbers and all(isinstance(item, int | float) and not isinstance(item, bool) for item in numbers):
+        return _shape_in_pixels(numbers)
+    parts = tuple(part for item in value for part in mask_items(parse_mask(item)))
+    return parts[0] if len(parts) == 1 else parts
+
+
+def _shape_in_pixels(numbers: Sequence[float]) -> str:
+    """CASA's text of a box (x and y of two corners) or a circle (x and y of the centre, radius)."""
+    if len(numbers) == 4:
+        x0, y0, x1, y1 = numbers
+        return f"box[[{x0}pix, {y0}pix], [{x1}pix, {y1}pix]]"
+    if len(numbers) == 3:
+        x, y, radius = numbers
+        return f"circle[[{x}pix, {y}pix], {radius}pix]"
+    raise ValueError(f"{len(numbers)} numbers are no region: expected x0, y0, x1, y1 of a box, or x, y, r of a circle")
+
+
+Mask = Annotated[
+    str | tuple[str, ...],
+    Written(
+        "MaskLike | Sequence[MaskLike]",
+        "MASK",
+        "an image (FITS or CASA), a file or a text of regions (CRTF or DS9), in Python an array, or several of these",
+        parse_mask,
+    ),
+]
 Folder = Annotated[str, Written("PathLike", "DIR", "the path of a folder", parse_path)]
 Address = Annotated[
     str,

@@ -207,10 +207,10 @@ class Parameters(BaseModel):
     usemask: Annotated[Literal["user"], Choice()] = _parameter("user", "Deconvolution")
     """The clean mask always comes from the user (see mask)."""
 
-    mask: fields.MaskFile = _parameter("", "Deconvolution")
-    """Clean mask, one plane for all channels or one for each. Components are sought where it is not 0.
-    Planes are placed by the frequency or velocity of the FITS header, and by number where there is none.
-    Empty for the whole image."""
+    mask: fields.Mask = _parameter("", "Deconvolution")
+    """Clean mask: where components may be found. Of an image these are the pixels that are not 0, or those that an
+    expression such as 'out.image > 0.003' selects; one plane holds for all channels. Several masks add up, and numbers
+    are pixels: [x0, y0, x1, y1] of a box, [x, y, r] of a circle. Empty for the whole image."""
 
     restoringbeam: fields.Restoringbeam = _parameter("", "Output")
     """Beam of the restored image. Empty for each channel's own, 'common' for the smallest that fits all channels; otherwise

@@ -165,5 +165,9 @@ def test_a_mask_may_be_an_array(tiny_ms: Any, tmp_path: Path) -> None:
     with pytest.raises(gpucube.GpucubeError, match="shape 8x8"):
         gpucube.image_cube(tiny_ms.ms, tmp_path / "wrong" / "cube", **(SETTINGS | {"mask": np.ones((8, 8))}))
     assert not (tmp_path / "wrong").exists()
+    # among other masks, too
+    several = SETTINGS | {"mask": [mask, "box[[0pix,0pix],[3pix,3pix]]", mask.T]}
+    mask_of_several = gpucube.image_cube(tiny_ms.ms, tmp_path / "several", **several).data("mask")[0, 0]
+    np.testing.assert_array_equal(mask_of_several, mask | mask.T | np.pad(np.ones((4, 4), bool), (0, 60)))
     gpucube.plan_cube(tiny_ms.ms, tmp_path / "planned", **(SETTINGS | {"mask": mask}))
     assert not list(tmp_path.glob("planned*"))

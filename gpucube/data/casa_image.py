@@ -1,0 +1,110 @@
+"""CASA images as masks: their coordinates as a FITS header, and their planes.
+
+In: the folder of an image that CASA wrote. Out: what `gpucube.data.mask` reads from a FITS file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpucube.errors import GpucubeError
+from gpucube.sky.frames import FRAMES
+
+if TYPE_CHECKING:
+    from astropy.io import fits
+
+_RADESYS = {"J2000": ("FK5", 2000.0), "B1950": ("FK4", 1950.0), "ICRS": ("ICRS", None)}
+
+
+def _open(path: str) -> Any:
+    from casacore.images import image
+
+    try:
+        return image(path)
+    except RuntimeError as error:
+        raise GpucubeError(f"cannot read mask {path} as a CASA image: {str(error).splitlines()[0]}") from None
+
+
+def describe_image(path: str) -> tuple[fits.Header, tuple[int, ...], np.ndarray | None]:
+    """Read an image's coordinates.
+
+    Returns
+    -------
+    astropy.io.fits.Header
+    tuple of int
+        Its shape, slowest axis first.
+    numpy.ndarray or None
+        Edges of its channels in Hz, (nchan, 2), if they are listed one by one.
+    """
+    from astropy.io import fits
+
+    opened = _open(path)
+    shape = tuple(int(length) for length in opened.shape())
+    coordinates = opened.coordinates().dict()
+    header, listed = fits.Header({"NAXIS": len(shape)}), None
+    for number, length in enumerate(shape[::-1], 1):
+        header[f"NAXIS{number}"] = length
+    for name, of_axes in coordinates.items():
+        kind = name.rstrip("0123456789")
+        axes = of_axes.get("_image_axes") if isinstance(of_axes, dict) else None
+        if axes is None:
+            continue
+        numbers = [len(shape) - int(axis) for axis in axes]
+        if kind == "direction":
+            _put_direction(header, of_axes, sorted(numbers))
+        elif kind == "spectral":
+            listed = _put_spectral(header, of_axes, numbers[0], shape[len(shape) - numbers[0]])
+        elif kind == "stokes":
+            header[f"CTYPE{numbers[0]}"] = "STOKES"
+    return header, shape, listed
+
+
+def _put_direction(header: fits.Header, direction: dict[str, Any], numbers: list[int]) -> None:
+    system = direction["system"]
+    names = ("GLON", "GLAT") if system == "GALACTIC" else ("RA--", "DEC-")
+    degrees = [{"rad": np.degrees(1.0), "deg": 1.0, "'": 1 / 60}.get(unit, np.nan) for unit in direction["units"]]
+    for k, number in enumerate(numbers):
+        header[f"CTYPE{number}"] = f"{names[k]}-{direction['projection']}"
+        header[f"CUNIT{number}"] = "deg"
+        header[f"CRVAL{number}"] = float(direction["crval"][k] * degrees[k])
+        header[f"CDELT{number}"] = float(direction["cdelt"][k] * degrees[k])
+        header[f"CRPIX{number}"] = float(direction["crpix"][k]) + 1.0
+        for j, other in enumerate(numbers):
+            header[f"PC{number}_{other}"] = float(direction["pc"][k][j])
+    header["LONPOLE"], header["LATPOLE"] = float(direction["longpole"]), float(direction["latpole"])
+    radesys, equinox = _RADESYS.get(system, (system, None))
+    header["RADESYS"] = radesys
+    if equinox:
+        header["EQUINOX"] = equinox
+
+
+def _put_spectral(header: fits.Header, spectral: dict[str, Any], number: int, length: int) -> np.ndarray | None:
+    system = spectral["system"]
+    header[f"CTYPE{number}"], header[f"CUNIT{number}"] = "FREQ", spectral["unit"]
+    header["SPECSYS"] = FRAMES[system].specsys if system in FRAMES else system
+    if spectral.get("restfreq"):
+        header["RESTFRQ"] = float(spectral["restfreq"])
+    if "tabular" in spectral:
+        table = spectral["tabular"]
+        centre = np.interp(np.arange(length), table["pixelvalues"], table["worldvalues"])
+        half = np.diff(centre, prepend=2 * centre[0] - centre[1] if length > 1 else centre[0] - table["cdelt"]) / 2
+        header[f"CRVAL{number}"], header[f"CDELT{number}"], header[f"CRPIX{number}"] = centre[0], 2 * half[0], 1.0
+        return np.stack([centre - np.abs(half), centre + np.abs(half)], axis=1)
+    wcs = spectral["wcs"]
+    header[f"CRVAL{number}"], header[f"CDELT{number}"] = float(wcs["crval"]), float(wcs["cdelt"] * wcs["pc"])
+    header[f"CRPIX{number}"] = float(wcs["crpix"]) + 1.0
+    return None
+
+
+def read_planes(path: str, indices: list[tuple[int, ...]]) -> Iterator[np.ndarray]:
+    """Read planes (ny, nx) at positions along the other axes, slowest first. Pixels that the image masks are NaN."""
+    opened = _open(path)
+    ny, nx = opened.shape()[-2:]
+    for index in indices:
+        corners = ([*index, 0, 0], [*index, ny - 1, nx - 1])
+        values = np.array(opened.getdata(*corners), np.float32).reshape(ny, nx)
+        values[np.array(opened.getmask(*corners), bool).reshape(ny, nx)] = np.nan
+        yield values
