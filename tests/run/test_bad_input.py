@@ -381,7 +381,7 @@ def mask_of_another_length(path: Path) -> None:
 
 
 def mask_that_is_no_fits(path: Path) -> None:
-    path.write_text("circle(32, 32, 5)")
+    path.write_text("neither an image nor regions")
 
 
 def mask_without_image(path: Path) -> None:
