@@ -17,7 +17,8 @@
 // Launches, in this order (natural weights need uv_cells, weigh and sum_weights only):
 //   uv_cells        grid (any, channels), block 256; inside and largest zero before
 //   sum_density     grid (any, channels), block 256; density zero before
-//   robust_slope    grid (channels),      block 1024
+//   sum_cells       grid (parts, channels), block 1024; the parts decide the order of sums, so they must depend on nothing but
+//                   the number of cells
 //   weigh           grid (any, channels), block 256
 //   sum_weights     grid (channels),      block 1024
 
@@ -105,20 +106,20 @@ extern "C" __global__ void __launch_bounds__(256) sum_density(
         if (cell[k] >= 0) atomicAdd(&plane[cell[k]], (unsigned long long)max(1ll, __double2ll_rn(ldexp((double)weight[k], digits))));
 }
 
-// Slope and constant of weight / (constant + slope * density). The origin cell stands for u and -u: it is doubled here.
-extern "C" __global__ void __launch_bounds__(1024, 1) robust_slope(
+// Sum of a part's density and of its squares. The origin cell stands for u and -u: it is doubled here. Block 1024.
+extern "C" __global__ void __launch_bounds__(1024, 1) sum_cells(
     const int* __restrict__ inside, const unsigned* __restrict__ largest,  // (channels)
     int cells, int origin,                                                 // cells of a plane, and the index of (0, 0)
-    int uniform, double robust_factor,                                     // Briggs: uniform 0, factor (5 * 10^-robust)^2
     unsigned long long* __restrict__ density,                              // (channels, cells)
-    double* __restrict__ slope, double* __restrict__ constant)             // (channels)
+    double* __restrict__ sums)                                             // (channels, parts, 2)
 {
     __shared__ double partial[SUMMING];
-    const int c = blockIdx.x;
+    const int c = blockIdx.y, share = (cells + gridDim.x - 1) / gridDim.x;
+    const int from = min(cells, (int)blockIdx.x * share), to = min(cells, from + share);
     unsigned long long* plane = density + (size_t)c * cells;
     const double unit = inside[c] ? ldexp(1.0, -density_digits(inside[c], largest[c])) : 0.0;
     double total = 0.0, squares = 0.0;
-    for (int i = threadIdx.x; i < cells; i += SUMMING) {
+    for (int i = from + threadIdx.x; i < to; i += SUMMING) {
         const unsigned long long units = plane[i];
         const double g = __dmul_rn((double)units, unit);
         total = __dadd_rn(total, __dmul_rn(2.0, g));
@@ -129,9 +130,21 @@ extern "C" __global__ void __launch_bounds__(1024, 1) robust_slope(
     total = block_sum(total, partial);
     squares = block_sum(squares, partial);
     if (threadIdx.x == 0) {
-        slope[c] = uniform ? 1.0 : inside[c] ? __ddiv_rn(robust_factor, __ddiv_rn(squares, total)) : 0.0;
-        constant[c] = uniform ? 0.0 : 1.0;
+        double* mine = sums + 2 * ((size_t)c * gridDim.x + blockIdx.x);
+        mine[0] = total, mine[1] = squares;
     }
+}
+
+// weight / (constant + slope * density).
+struct Rule { double slope, constant; };
+
+// robust: Briggs (5 * 10^-robust)^2, uniform 0, natural negative. Parts are added in their order.
+__device__ __forceinline__ Rule rule_of(double robust, const double* sums, int parts, bool any) {
+    if (robust < 0.0) return {0.0, 1.0};
+    if (robust == 0.0) return {1.0, 0.0};
+    double total = 0.0, squares = 0.0;
+    for (int i = 0; i < parts; i++) total = __dadd_rn(total, sums[2 * i]), squares = __dadd_rn(squares, sums[2 * i + 1]);
+    return {any ? __ddiv_rn(robust, __ddiv_rn(squares, total)) : 0.0, 1.0};
 }
 
 // out = weight / (constant + slope * density) * exp(-(t0 u^2 + t1 u v + t2 v^2)). Slope 0: natural, density is not read.
@@ -141,12 +154,15 @@ extern "C" __global__ void __launch_bounds__(256) weigh(
     const long long* __restrict__ first, const long long* __restrict__ first_row,
     const int* __restrict__ inside, const unsigned* __restrict__ largest,
     int cells, const unsigned long long* __restrict__ density,
-    const double* __restrict__ slope, const double* __restrict__ constant,
+    double robust, const double* __restrict__ sums, int parts,  // (channels, parts, 2)
     const double* __restrict__ taper,  // (channels, 3), per square metre; zeros for none
     float* __restrict__ out)           // (samples)
 {
+    __shared__ Rule rule;
     const int c = blockIdx.y;
-    const double s = slope[c], t0 = taper[3 * c], t1 = taper[3 * c + 1], t2 = taper[3 * c + 2];
+    if (threadIdx.x == 0) rule = rule_of(robust, sums + 2 * (size_t)c * parts, parts, inside[c] > 0);
+    __syncthreads();
+    const double s = rule.slope, constant = rule.constant, t0 = taper[3 * c], t1 = taper[3 * c + 1], t2 = taper[3 * c + 2];
     const bool tapered = t0 != 0.0 || t1 != 0.0 || t2 != 0.0;
     const double unit = inside[c] ? ldexp(1.0, -density_digits(inside[c], largest[c])) : 0.0;
     for (long long k = first[c] + blockIdx.x * (long long)blockDim.x + threadIdx.x; k < first[c + 1]; k += (long long)gridDim.x * blockDim.x) {
@@ -155,7 +171,7 @@ extern "C" __global__ void __launch_bounds__(256) weigh(
             w = weight[k];
             if (s > 0.0) {
                 const double g = __dmul_rn((double)density[(size_t)c * cells + lookup[k]], unit);
-                w = g > 0.0 ? __ddiv_rn(w, __dadd_rn(constant[c], __dmul_rn(s, g))) : 0.0;
+                w = g > 0.0 ? __ddiv_rn(w, __dadd_rn(constant, __dmul_rn(s, g))) : 0.0;
             }
             if (tapered) {
                 const double* metres = uvw + 3 * (first_row[c] + k - first[c]);

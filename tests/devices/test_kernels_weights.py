@@ -14,6 +14,10 @@ pytestmark = needs_compiler
 BRIGGS = (5.0 * 10.0**-0.5) ** 2
 
 
+PARTS = 3
+"""Blocks that sum one plane's cells."""
+
+
 def channel(n: int, half: tuple[int, int], per_metre: float, cells: tuple[float, float], seed: int):
     """n samples, most inside the uv plane; the first lie on the edges of cells, of the half planes and of the plane."""
     rng = np.random.default_rng(seed)
@@ -66,19 +70,20 @@ def on_device(half, cells, per_metre, first, first_row, uvw, weight, weighting, 
     cell, lookup = np.full((2, first[-1]), 77, np.int32)
     inside, largest = np.zeros(n, np.int32), np.zeros(n, np.uint32)
     density = np.zeros((n, size), np.uint64)
-    slope, constant, total = np.zeros(n), np.ones(n), np.full(n, np.nan)
+    sums, total = np.full((n, PARTS, 2), np.nan), np.full(n, np.nan)
     out = np.full(first[-1], np.nan, np.float32)
     grid, block = (blocks, n), (256,)
     ranges = (uvw, weight, first, first_row, per_metre)
     run("weights", "uv_cells", grid, block, *ranges, *cells, *half, cell, lookup, inside, largest, order=order)
     if weighting != "natural":
         run("weights", "sum_density", grid, block, cell, weight, first, inside, largest, size, density, order=order)
-        rule = (int(weighting == "uniform"), BRIGGS, density, slope, constant)
-        run("weights", "robust_slope", (n,), (1024,), inside, largest, size, half[0], *rule, order=order)
-    tables = (inside, largest, size, density, slope, constant, taper)
+        cells_of = (inside, largest, size, half[0], density, sums)
+        run("weights", "sum_cells", (PARTS, n), (1024,), *cells_of, order=order)
+    robust = {"natural": -1.0, "uniform": 0.0, "briggs": BRIGGS}[weighting]
+    tables = (inside, largest, size, density, robust, sums, PARTS, taper)
     run("weights", "weigh", grid, block, uvw, lookup, weight, first, first_row, *tables, out, order=order)
     run("weights", "sum_weights", (n,), (1024,), out, first, total, order=order)
-    return cell, lookup, inside, density, largest, slope, out, total
+    return cell, lookup, inside, density, largest, sums, out, total
 
 
 @pytest.mark.parametrize("tapered", [False, True])
@@ -89,7 +94,7 @@ def test_weights_agree_with_the_cpu(shape, weighting, tapered):
     n = len(per_metre)
     taper = np.array([1e-5, 2e-6, 3e-5]) * tapered * np.ones((n, 1))
     got = on_device(half, cells, per_metre, first, first[:-1].copy(), uvw, weight, weighting, taper)
-    cell, lookup, inside, density, _, slope, out, total = got
+    cell, lookup, inside, density, _, sums, out, total = got
     for c in range(n):
         mine = slice(first[c], first[c + 1])
         expected = on_cpu(half, cells, per_metre[c], uvw[mine], weight[mine], weighting, taper[c])
@@ -100,7 +105,9 @@ def test_weights_agree_with_the_cpu(shape, weighting, tapered):
         assert out[mine] == pytest.approx(expected[5], rel=1.3e-7)
         assert total[c] == pytest.approx(expected[6], rel=1e-7)
         if weighting != "natural" and inside[c]:
-            assert slope[c] == pytest.approx(expected[4], rel=1e-12)
+            density_sum, squares = sums[c].sum(axis=0)
+            if weighting == "briggs":
+                assert BRIGGS / (squares / density_sum) == pytest.approx(expected[4], rel=1e-12)
             # 2^-61 of the largest possible sum, for every one of the samples
             scale = density[c].sum(dtype=float) / expected[3].sum()
             assert density[c] / scale == pytest.approx(expected[3], rel=1e-12, abs=0)

@@ -32,6 +32,9 @@ from gpucube.sky.beam import Beam, taper_form
 PIXELS_A_BLOCK = 4096
 """Of passes over whole images: at least so many for each block. A plane has at most two blocks for each multiprocessor."""
 
+CELLS_A_PART = 1 << 16
+"""Cells of a plane's density that one block sums, up to 64 blocks: the same for each GPU, since it decides the order of sums."""
+
 COUNTING_WORDS = 2048 + 6
 """What `kernels/statistics.cu` needs to measure a plane: 32-bit words that are zero before and after."""
 
@@ -219,18 +222,18 @@ class CudaDevice:
         launch("weights.uv_cells", grid, block, *given, *uv_cells, half_u, half_v, cell, lookup, inside, largest)
 
         cells, origin = (half_v + 1) * (2 * half_u + 1), half_u
-        slope, constant, density = xp.zeros(planes), xp.ones(planes), xp.zeros((0, cells), np.uint64)
+        parts, density, robust = max(1, min(64, cells // CELLS_A_PART)), xp.zeros((0, cells), np.uint64), -1.0
+        sums = xp.empty((planes, parts, 2), np.float64)
         if s.weighting != "natural":
             density = xp.zeros((planes, cells), np.uint64)  # on the half plane v >= 0
             launch("weights.sum_density", grid, block, cell, samples.weight, first, inside, largest, cells, density)
-            uniform, factor = int(s.weighting == "uniform"), (5.0 * 10.0**-s.robust) ** 2
-            how = (inside, largest, cells, origin, uniform, factor)
-            launch("weights.robust_slope", (planes,), (1024,), *how, density, slope, constant)
+            robust = 0.0 if s.weighting == "uniform" else (5.0 * 10.0**-s.robust) ** 2
+            launch("weights.sum_cells", (parts, planes), (1024,), inside, largest, cells, origin, density, sums)
 
         taper = xp.asarray(taper_form(s.taper) * samples.per_metre[:, None] ** 2)  # (nplane, 3)
         weight, total = xp.empty(count, np.float32), xp.zeros(planes)
         found = (samples.uvw, lookup, samples.weight, first, first_row, inside, largest)
-        launch("weights.weigh", grid, block, *found, cells, density, slope, constant, taper, weight)
+        launch("weights.weigh", grid, block, *found, cells, density, robust, sums, parts, taper, weight)
         launch("weights.sum_weights", (planes,), (1024,), weight, first, total)
         return weight, total, inside
 
