@@ -63,7 +63,9 @@ def image_cube(
     weighting: Literal["natural", "uniform", "briggs"] = "natural",
     robust: float = 0.5,
     uvtaper: QuantityLike | Sequence[QuantityLike] = (),
-    deconvolver: Literal["hogbom"] = "hogbom",
+    deconvolver: Literal["hogbom", "multiscale"] = "hogbom",
+    scales: float | Sequence[float] = (),
+    smallscalebias: float = 0.0,
     minorcycle: Literal["activeset", "textbook"] = "activeset",
     majorcycle: Literal["auto", "visibility", "image"] = "auto",
     niter: int = 0,
@@ -173,8 +175,15 @@ def image_cube(
     uvtaper : bmaj, or bmaj, bmin, bpa as in ['5klambda', '3klambda', '45deg']; default ()
         Gaussian taper of the weights. Angles are full widths at half maximum on the sky, lengths in wavelengths half widths
         at half maximum in the aperture; bpa is the position angle.
-    deconvolver : 'hogbom'; default 'hogbom'
-        Algorithm of the minor cycle.
+    deconvolver : 'hogbom' or 'multiscale'; default 'hogbom'
+        Algorithm of the minor cycle: points ('hogbom'), or components of several scales for extended emission
+        ('multiscale', on CPU cores only).
+    scales : sizes in pixels from 0, such as [0, 5, 15]; default ()
+        Sizes of the components of deconvolver='multiscale', in pixels; 0 is a point. Empty for a point, the beam, and three
+        times the scale before, up to a sixth of the image.
+    smallscalebias : a number from -1 to 1; default 0.0
+        For deconvolver='multiscale': components of the largest scale count 1 - smallscalebias times as much as points,
+        those of other scales in proportion. Above 0 small scales are preferred.
     minorcycle : 'activeset' or 'textbook'; default 'activeset'
         'activeset' updates only those pixels of the residual that may become peaks, 'textbook' the whole image.
     majorcycle : 'auto', 'visibility' or 'image'; default 'auto'

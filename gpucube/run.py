@@ -158,9 +158,14 @@ def plan(
 
 def hardware_for(parameters: Parameters, tuning: Tuning = DEFAULT_TUNING) -> Hardware:
     """Choose the hardware: what `parameters` ask for, out of what this machine or the workers of the scheduler have."""
+    device = parameters.device
+    if parameters.deconvolver == "multiscale":
+        if device == "cuda":
+            raise GpucubeError("`deconvolver='multiscale'` runs on CPU cores only: use `device='cpu'`")
+        device = "cpu"
     if parameters.scheduler:
-        return hardware_of_workers(parameters.device, parameters.scheduler, tuning.cluster)
-    return find_hardware(parameters.device)
+        return hardware_of_workers(device, parameters.scheduler, tuning.cluster)
+    return find_hardware(device)
 
 
 def prepare(
@@ -208,7 +213,13 @@ def image_job(job: Job, store: VisibilityStore, journal: Journal) -> ImageJob:
     uv_max, w_max = store.max_uvw_wavelengths(0.5 / geometry.cell_x, 0.5 / geometry.cell_y)
     w_term = needs_w(geometry.w_phase(w_max), parameters.gridder, parameters.epsilon)
     settings = settings_of(
-        parameters, geometry, w_term=w_term, samples=store.most_samples(), uv_max=uv_max, w_max=w_max
+        parameters,
+        geometry,
+        w_term=w_term,
+        samples=store.most_samples(),
+        uv_max=uv_max,
+        w_max=w_max,
+        scales=job.plan.scales,
     )
     return ImageJob(
         store=store,
@@ -283,7 +294,13 @@ def summarize(
         parameters=job.parameters.as_json_dict(),
         fingerprint=job.identity,
         versions=versions(),
-        plan=dict(chunksize=plan.chunksize, chunks=plan.chunks, workers=plan.workers, device=job.hardware.kind.name),
+        plan=dict(
+            chunksize=plan.chunksize,
+            chunks=plan.chunks,
+            workers=plan.workers,
+            device=job.hardware.kind.name,
+            scales=plan.scales,
+        ),
         products=job.products,
         ms_bytes_selected=plan.ms_bytes,
         memory_predicted=plan.memory_predicted,

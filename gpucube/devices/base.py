@@ -37,6 +37,8 @@ class ImagingSettings:
     ] = ()  # half widths at half maximum along and across an angle, wavelengths; the angle, degrees
     epsilon: float = 1e-4  # accuracy of gridding
     w_term: bool = False  # whether the residual takes account of w (n - 1)
+    scales: tuple[float, ...] = ()  # sizes in pixels for multiscale CLEAN; none for points only (Högbom)
+    smallscalebias: float = 0.0  # lowers the strengths of large scales
     minorcycle: Literal["activeset", "textbook"] = "activeset"
     majorcycle: Literal["auto", "visibility", "image"] = "auto"
     samples: int = 0  # largest number of samples of any plane of the job

@@ -24,6 +24,7 @@ from gpucube.devices.base import Resources
 from gpucube.devices.choice import Hardware
 from gpucube.devices.cpu.kind import PROCESS_BYTES, CpuKind
 from gpucube.devices.cycle_rules import needs_w
+from gpucube.devices.scales import automatic_scales
 from gpucube.errors import GpucubeError
 from gpucube.execution.machine import core_limits, least, memory_limits, process_memory_limits, why_no_processes
 from gpucube.execution.progress import duration
@@ -90,6 +91,8 @@ class Plan:
         Beam, noise and recommended cell.
     gridder : str
         ``"standard"`` or ``"wgridder"``.
+    scales : tuple of float
+        Scales of multiscale CLEAN in pixels; none for another deconvolver.
     seconds : float or None
         Rough estimate of the duration of the run; None where it is not known.
     warnings : tuple of str
@@ -115,6 +118,7 @@ class Plan:
     continuum: str
     forecast: Forecast
     gridder: str
+    scales: tuple[float, ...]
     seconds: float | None
     warnings: tuple[str, ...]
 
@@ -185,6 +189,8 @@ class Plan:
                 f"noise      {flux_text(expected.noise)}/beam expected, assuming weights of 1 / sigma^2",
             ]
         phase = g.w_phase(expected.w_max)
+        if self.scales:
+            lines.append(f"scales     {', '.join(f'{scale:g}' for scale in self.scales)} pixels")
         lines.append(f"gridder    {self.gridder}; neglecting w changes phases by up to {phase:.2g} rad")
         return lines
 
@@ -210,8 +216,15 @@ def make_plan(
     samples = max((p.nrow for p in partitions), default=0)
     expected = forecast(selection, settings_of(parameters, geometry, w_term=False, samples=samples))
     w_term = needs_w(geometry.w_phase(expected.w_max), parameters.gridder, parameters.epsilon)
+    scales = _scales(parameters, geometry, expected)
     settings = settings_of(
-        parameters, geometry, w_term=w_term, samples=samples, uv_max=expected.uv_max or math.inf, w_max=expected.w_max
+        parameters,
+        geometry,
+        w_term=w_term,
+        samples=samples,
+        uv_max=expected.uv_max or math.inf,
+        w_max=expected.w_max,
+        scales=scales,
     )
     resources = kind.resources(settings, hardware.gpu_memory)
     ms_bytes = sum(s.bytes_selected() for s in selection.sources)
@@ -279,6 +292,7 @@ def make_plan(
         continuum=_continuum(selection, ms_bytes),
         forecast=expected,
         gridder="wgridder" if w_term else "standard",
+        scales=scales,
         seconds=None if seconds is None else seconds / workers + ms_bytes / BYTES_A_SECOND,
         warnings=(
             *_processes(no_processes),
@@ -308,6 +322,23 @@ def _continuum(selection: Selection, ms_bytes: int) -> str:
     extra = ms_bytes - sum(replace(source, continuum=None).bytes_selected() for _, source in fits)
     outside = f"; {size_text(extra)} more are read for them" if extra else ""
     return f"order {order} is fitted to {' or '.join(sorted(channels))} channels of each row and subtracted{outside}"
+
+
+def _scales(parameters: Parameters, geometry: ImageGeometry, expected: Forecast) -> tuple[float, ...]:
+    """Scales of multiscale CLEAN in pixels: those that were given, or by the expected beam; none for another deconvolver."""
+    if parameters.deconvolver != "multiscale":
+        return ()
+    smaller = min(geometry.nx, geometry.ny)
+    if parameters.scales:
+        if parameters.scales[-1] > smaller / 2:
+            raise GpucubeError(
+                f"a scale of {parameters.scales[-1]:g} pixels is more than half of the image: choose smaller `scales`"
+            )
+        return parameters.scales
+    if expected.beam is None:
+        return (0.0,)
+    beam = math.sqrt(expected.beam.bmaj * expected.beam.bmin / (geometry.cell_x * geometry.cell_y))
+    return automatic_scales(beam, smaller)
 
 
 def host_memory(resources: Resources, workers: int, in_process: bool, block: int = 0) -> int:

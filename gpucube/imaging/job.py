@@ -28,6 +28,7 @@ def settings_of(
     samples: int,
     uv_max: float = math.inf,
     w_max: float = 0.0,
+    scales: tuple[float, ...] = (),
 ) -> ImagingSettings:
     """The settings of a device for a job; `uv_max` and `w_max` are not known before the data have been read."""
     return ImagingSettings(
@@ -37,6 +38,8 @@ def settings_of(
         taper=tuple(parameters.uvtaper),
         epsilon=parameters.epsilon,
         w_term=w_term,
+        scales=scales,
+        smallscalebias=parameters.smallscalebias,
         minorcycle=parameters.minorcycle,
         majorcycle=parameters.majorcycle,
         samples=samples,

@@ -30,6 +30,10 @@ removed. Measured: half as many major cycles, the same model within 2 %, nearer 
 ROUNDING = 1e-6
 """Peaks of float32 images that differ by no more than this fraction are the same."""
 
+MULTISCALE_CYCLEFACTOR = 2.0
+"""Minor cycles of multiscale CLEAN are shallower by this factor: extended components reach beyond the active pixels.
+Measured: models nearer to the truth, with as many major cycles (docs/decisions.md, D30)."""
+
 _UNLIMITED = 2**62
 
 
@@ -53,7 +57,10 @@ class CleanParameters:
     @classmethod
     def of(cls, parameters: Parameters) -> CleanParameters:
         """Take the parameters of iteration control from those of the run."""
-        return cls(**{field.name: getattr(parameters, field.name) for field in fields(cls)})
+        given = {field.name: getattr(parameters, field.name) for field in fields(cls)}
+        if parameters.deconvolver == "multiscale":
+            given["cyclefactor"] *= MULTISCALE_CYCLEFACTOR
+        return cls(**given)
 
 
 class Action(Enum):

@@ -9,6 +9,7 @@ of the type's `Written` say enough. `gpucube.schema.validation` makes the messag
 from __future__ import annotations
 
 import ast
+import math
 import os
 import re
 import unicodedata
@@ -475,6 +476,14 @@ def parse_uvtaper(value: Any) -> tuple[float, float, float] | tuple[()]:
     return along, across, parse_position_angle(values[2]) if len(values) > 2 else 0.0
 
 
+def parse_scales(value: Any) -> tuple[float, ...]:
+    """Turn scales into their sizes in pixels, ascending."""
+    sizes = [parse_number(item) for item in as_list(value)]
+    if not all(isinstance(size, int | float) and not isinstance(size, bool) and 0 <= size < math.inf for size in sizes):
+        raise refused()
+    return tuple(sorted({float(size) for size in sizes}))
+
+
 def parse_threshold(value: Any) -> float:
     """Read a threshold such as "3mJy"; return it in Jy/beam."""
     threshold = quantities.parse_quantity(value, quantities.FLUX_DENSITY)
@@ -507,6 +516,10 @@ Uvtaper = Annotated[
         "bmaj, or bmaj, bmin, bpa as in ['5klambda', '3klambda', '45deg']",
         parse_uvtaper,
     ),
+]
+Scales = Annotated[
+    tuple[float, ...],
+    Written("float | Sequence[float]", "N[,N]", "sizes in pixels from 0, such as [0, 5, 15]", parse_scales),
 ]
 Threshold = Annotated[
     float, Written("QuantityLike", "FLUX", "a flux density (Jy/beam) such as '3mJy'", parse_threshold)

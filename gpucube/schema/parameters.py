@@ -163,8 +163,17 @@ class Parameters(BaseModel):
     """Gaussian taper of the weights. Angles are full widths at half maximum on the sky, lengths in wavelengths half widths at
     half maximum in the aperture; bpa is the position angle."""
 
-    deconvolver: Annotated[Literal["hogbom"], Choice()] = _parameter("hogbom", "Deconvolution")
-    """Algorithm of the minor cycle."""
+    deconvolver: Annotated[Literal["hogbom", "multiscale"], Choice()] = _parameter("hogbom", "Deconvolution")
+    """Algorithm of the minor cycle: points ('hogbom'), or components of several scales for extended emission
+    ('multiscale', on CPU cores only)."""
+
+    scales: fields.Scales = _parameter((), "Deconvolution")
+    """Sizes of the components of deconvolver='multiscale', in pixels; 0 is a point. Empty for a point, the beam, and three
+    times the scale before, up to a sixth of the image."""
+
+    smallscalebias: Annotated[float, Field(ge=-1, le=1)] = _parameter(0.0, "Deconvolution")
+    """For deconvolver='multiscale': components of the largest scale count 1 - smallscalebias times as much as points, those of
+    other scales in proportion. Above 0 small scales are preferred."""
 
     minorcycle: Annotated[Literal["activeset", "textbook"], Choice()] = _parameter(
         "activeset", "Deconvolution", tclean=None
@@ -296,6 +305,9 @@ class Parameters(BaseModel):
             )
         if self.weighting != "briggs" and self.robust != type(self).model_fields["robust"].default:
             found.append(f"`robust={self.robust:g}` is not used, because it belongs to `weighting='briggs'`")
+        if self.deconvolver != "multiscale" and (self.scales or self.smallscalebias):
+            name = "scales" if self.scales else "smallscalebias"
+            found.append(f"`{name}` is not used, because it belongs to `deconvolver='multiscale'`")
         return tuple(found)
 
     @property

@@ -66,10 +66,10 @@ ABSENT_PARAMETERS: dict[str, Absent] = {
     **_absent(f"gpucube opens no viewer: {DRAW}", interactive=False),
     **_absent("every run starts afresh; leave it out", calcres=True, calcpsf=True),
     **_absent("the model becomes a FITS cube, which CASA's ft can write to the MeasurementSet", savemodel="none"),
-    # of continua, mosaics, wide fields, multiscale, automatic masks and briggsabs
+    # of continua, mosaics, wide fields, automatic masks and briggsabs
     **_absent(reffreq="", nterms=2, wprojplanes=1, psfphasecenter="", mosweight=True, aterm=True, psterm=False),
     **_absent(wbawp=True, conjbeams=False, cfcache="", usepointing=False, computepastep=360.0, rotatepastep=360.0),
-    **_absent(pointingoffsetsigdev=[], scales=[], smallscalebias=0.0, fusedthreshold=0.0, largestscale=-1),
+    **_absent(pointingoffsetsigdev=[], fusedthreshold=0.0, largestscale=-1),
     **_absent(pbmask=0.0, sidelobethreshold=3.0, noisethreshold=5.0, lownoisethreshold=1.5, negativethreshold=0.0),
     **_absent(smoothfactor=1.0, minbeamfrac=0.3, cutthreshold=0.01, growiterations=75, dogrowprune=True),
     **_absent(minpercentchange=-1.0, fastnoise=True, noise="1.0Jy"),
@@ -81,8 +81,8 @@ ABSENT_PARAMETERS: dict[str, Absent] = {
 ABSENT_VALUES: dict[str, tuple[tuple[str, ...], str]] = {
     "specmode": (("mfs", "cont", "mtmfs", "mvc"), "gpucube makes cubes only; use `specmode='cube'`"),
     "deconvolver": (
-        ("multiscale", "mtmfs", "clarkstokes", "clarkstokes_exp", "asp", "mem"),
-        "use `deconvolver='hogbom'`",
+        ("mtmfs", "clarkstokes", "clarkstokes_exp", "asp", "mem"),
+        "use `deconvolver='hogbom'` or `deconvolver='multiscale'`",
     ),
     "gridder": (
         ("mosaic", "mosaicft", "ftmosaic", "imagemosaic", "awproject", "awprojectft", "awp2", "awphpg", "widefield"),

@@ -24,6 +24,7 @@ from gpucube.constants import LIGHT_SPEED
 from gpucube.data.store import Samples
 from gpucube.devices.base import DeviceArray, ImagingSettings, MinorCycle, Product
 from gpucube.devices.cpu import loops
+from gpucube.devices.cpu.multiscale import PlaneScales, Scales
 from gpucube.devices.cycle_rules import ACTIVE_SET_CUT, SPARSE_COMPONENTS, MajorCycleCost, major_in_image
 from gpucube.devices.psf_fit import fit_beam, psf_sidelobe
 from gpucube.sky.beam import Beam, taper_form
@@ -55,6 +56,7 @@ class CpuPlane:
     subtracted: np.ndarray  # the model that `residual` belongs to
     psf: np.ndarray = field(default_factory=lambda: _NO_IMAGE)  # (ny, nx), or once it is cleaned (2 ny, 2 nx), float32
     spectrum: np.ndarray | None = None  # (2 ny, nx + 1) float32, of the PSF, if major cycles are done in the image
+    scales: PlaneScales | None = None  # once it is cleaned with several scales
     best_model: np.ndarray = field(default_factory=lambda: _NO_IMAGE)  # (ny, nx) float32
     best_residual: np.ndarray = field(default_factory=lambda: _NO_IMAGE)  # (ny, nx) float32
 
@@ -73,6 +75,7 @@ class CpuDevice:
         self._complex = np.dtype("complex64" if single else "complex128")
         ny, nx = settings.geometry.shape
         self._buffers = np.empty((2, ny * nx), np.float32)  # scratch space of `loops.noise`
+        self._scales: Scales | None = None  # made for the first minor cycle
         self.substage_seconds: dict[str, float] = {}
 
     @contextmanager
@@ -161,9 +164,7 @@ class CpuDevice:
             plane.psf = self._grid(plane.samples, ones, plane.weight, plane.sum_weights, shape, w=False)
             if wide and major_in_image(self.settings, plane.visibilities, MAJOR_CYCLE):
                 with self._substage("fft"):
-                    transform = ducc0.fft.r2c(plane.psf, axes=(0, 1), nthreads=1)
-                    plane.spectrum = np.empty(transform.shape, np.float32)
-                    loops.psf_spectrum(transform, plane.spectrum)
+                    plane.spectrum = psf_spectrum(plane.psf)
 
     def measure(self, planes: Sequence[CpuPlane]) -> list[tuple[float, float]]:
         return [(loops.peak(p.residual, p.mask)[0], loops.noise(p.residual, *self._buffers)) for p in planes]
@@ -171,12 +172,30 @@ class CpuDevice:
     def minor(self, planes: Sequence[CpuPlane], cycles: Sequence[MinorCycle]) -> list[int]:
         done = []
         for p, cycle in zip(planes, cycles, strict=True):
+            if self.settings.scales:
+                done.append(self._multiscale(p, cycle))
+                continue
             arguments = (p.residual, p.psf, p.mask, p.model, cycle.gain, cycle.threshold, cycle.max_iterations)
             if self.settings.minorcycle == "textbook":
                 done.append(loops.hogbom_textbook(*arguments))
             else:
                 done.append(loops.hogbom_active_set(*arguments, ACTIVE_SET_CUT * cycle.threshold))
         return done
+
+    def _multiscale(self, p: CpuPlane, cycle: MinorCycle) -> int:
+        if self._scales is None:
+            shape = self.settings.geometry.shape
+            self._scales = Scales(
+                self.settings.scales,
+                self.settings.smallscalebias,
+                lambda kernel: sampled_spectrum(kernel, shape),
+                convolve,
+            )
+        if p.scales is None or p.scales.mask is not p.mask:
+            spectrum = psf_spectrum(p.psf) if p.spectrum is None else p.spectrum
+            p.scales = PlaneScales(self._scales, p.psf, spectrum, p.mask)
+        cut = -1.0 if self.settings.minorcycle == "textbook" else ACTIVE_SET_CUT
+        return p.scales.minor(p.residual, p.model, cycle, cut)
 
     def major(self, planes: Sequence[CpuPlane]) -> None:
         for p in planes:
@@ -276,6 +295,14 @@ def imaging_weights(samples: Samples, settings: ImagingSettings) -> tuple[np.nda
     weight, taper = np.empty(len(given), np.float32), taper_form(settings.taper) * per_metre**2
     total = loops.weigh(lookup, given, density, slope, constant, samples.uvw, taper, weight)
     return weight, total, inside
+
+
+def psf_spectrum(psf: np.ndarray) -> np.ndarray:
+    """Compute the spectrum, for `convolve`, of a PSF (2 ny, 2 nx) with its peak at (ny, nx)."""
+    transform = ducc0.fft.r2c(psf, axes=(0, 1), nthreads=1)
+    spectrum = np.empty(transform.shape, np.float32)
+    loops.psf_spectrum(transform, spectrum)
+    return spectrum
 
 
 def sampled_spectrum(kernel: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

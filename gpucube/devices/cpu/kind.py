@@ -24,6 +24,12 @@ spectrum, and what ducc0 and the FFTs need meanwhile. Measured."""
 BYTES_A_SAMPLE = 100
 """The same for each sample of a plane: uvw, visibilities and weights, and their copies in ducc0."""
 
+BYTES_A_PAIR_OF_SCALES = 16
+"""For each pixel of the image and pair of scales: the PSF of twice the size, convolved with both."""
+
+BYTES_A_SCALE = 20
+"""For each pixel and scale: spectrum of twice the size, convolved residual, components, mask."""
+
 
 @dataclass(frozen=True)
 class CpuKind:
@@ -45,7 +51,9 @@ class CpuKind:
 
     def resources(self, settings: ImagingSettings, device_memory: int = 0) -> Resources:
         pixels = settings.geometry.nx * settings.geometry.ny
-        host_bytes = pixels * BYTES_A_PIXEL + settings.samples * BYTES_A_SAMPLE
+        nscale = len(settings.scales)
+        of_scales = BYTES_A_PAIR_OF_SCALES * nscale * (nscale + 1) // 2 + BYTES_A_SCALE * nscale
+        host_bytes = pixels * (BYTES_A_PIXEL + of_scales) + settings.samples * BYTES_A_SAMPLE
         return Resources(
             process_bytes=PROCESS_BYTES, host_bytes=host_bytes, planes=sys.maxsize, device_bytes=lambda planes: 0
         )

@@ -1,4 +1,4 @@
-"""Compiled loops of the CPU device: weight density, peak and noise, Högbom minor cycles, sparse restoring.
+"""Compiled loops of the CPU device: weight density, peak and noise, minor cycles, sparse restoring.
 
 In: plain numpy arrays of one plane. Out: numbers, or arrays changed in place. All loops run without the interpreter lock
 and in a fixed order, so results repeat bit for bit, however many threads run side by side.
@@ -303,6 +303,93 @@ def hogbom_active_set(
         offset = centre - place[at]
         for k in range(size):
             value[k] -= flux * flat[place[k] + offset]
+    return limit
+
+
+@njit()
+def multiscale_active_set(
+    smooth: np.ndarray,
+    cross: np.ndarray,
+    allowed: np.ndarray,
+    merit: np.ndarray,
+    level: np.ndarray,
+    step: np.ndarray,
+    found: np.ndarray,
+    limit: int,
+    cut: float,
+    growth: float,
+) -> int:
+    """Find the best component over all scales, subtract its response from the active pixels, and repeat.
+
+    Parameters
+    ----------
+    smooth : numpy.ndarray
+        The residual convolved with each scale, float32 (nscale, ny, nx).
+    cross : numpy.ndarray
+        The PSF convolved with pairs of scales, float32 (npair, 2 ny, 2 nx), peaks at (ny, nx). The pair (a, b), a <= b, is
+        at b (b + 1) / 2 + a.
+    allowed : numpy.ndarray
+        Where components may lie, bool (nscale, ny, nx), or of size 0 for everywhere.
+    merit, level, step : numpy.ndarray
+        Of each scale, float32 (nscale,). The best component has the largest |smooth| * merit among those with
+        |smooth| > level; its flux is step * smooth.
+    found : numpy.ndarray
+        Receives the components, float32 (nscale, ny, nx).
+    limit : int
+        Largest number of iterations.
+    cut : float
+        Pixels with |smooth| > cut * level are active.
+    growth : float
+        The loop ends once the merit has grown to so many times that of the first component.
+
+    Returns
+    -------
+    int
+        The iterations done.
+    """
+    nscale, ny, nx = smooth.shape
+    begin = np.zeros(nscale + 1, np.int64)  # of each scale's active pixels
+    for s in range(nscale):
+        begin[s + 1] = begin[s]
+        for y in range(ny):
+            for x in range(nx):
+                if abs(smooth[s, y, x]) > cut * level[s] and (allowed.size == 0 or allowed[s, y, x]):
+                    begin[s + 1] += 1
+    size = begin[nscale]
+    place, value = np.empty(size, np.int32), np.empty(size, np.float32)
+    k = 0
+    for s in range(nscale):
+        for y in range(ny):
+            for x in range(nx):
+                if abs(smooth[s, y, x]) > cut * level[s] and (allowed.size == 0 or allowed[s, y, x]):
+                    place[k], value[k] = y * 2 * nx + x, smooth[s, y, x]
+                    k += 1
+    bits = value.view(np.uint32)
+    centre = ny * 2 * nx + nx
+    most = np.float32(np.inf)
+    for iteration in range(limit):
+        best, scale, at = np.float32(0.0), -1, -1
+        for s in range(nscale):
+            top = np.uint32(0)
+            for k in range(begin[s], begin[s + 1]):
+                top = max(top, bits[k] & np.uint32(0x7FFFFFFF))
+            for k in range(begin[s], begin[s + 1]):
+                if bits[k] & np.uint32(0x7FFFFFFF) == top:
+                    if abs(value[k]) > level[s] and abs(value[k]) * merit[s] > best:
+                        best, scale, at = abs(value[k]) * merit[s], s, k
+                    break
+        if at < 0 or best > most:
+            return iteration
+        if iteration == 0:
+            most = growth * best
+        flux = step[scale] * value[at]
+        found[scale, place[at] // (2 * nx), place[at] % (2 * nx)] += flux
+        offset = centre - place[at]
+        for t in range(nscale):
+            high, low = max(scale, t), min(scale, t)
+            flat = cross[high * (high + 1) // 2 + low].ravel()
+            for k in range(begin[t], begin[t + 1]):
+                value[k] -= flux * flat[place[k] + offset]
     return limit
 
 
