@@ -4,7 +4,7 @@ In: a MeasurementSet and a few of tclean's own parameters. Out: the CASA images 
 OUT.image, OUT.sumwt ..., the log OUT.casa.log, and one line of JSON (version, stop code, major cycles, iterations).
 It runs with the CASA python made by setup_peers.sh and uses nothing of gpucube. Everything that makes the images comparable
 channel by channel is fixed here: the data's own channel grid (LSRK, nearest), weight density per channel, no mask at
-the primary beam's edge (negative pblimit), Hogbom, gain 0.1.
+the primary beam's edge (negative pblimit), Hogbom or multiscale, gain 0.1.
 
     CASA_PYTHON bench/peers/run_tclean.py --ms small.ms --out out/tclean --imsize 256 --cell 10arcsec --nsigma 3
     CASA_PYTHON bench/peers/run_tclean.py ... --niter 0                  # dirty image and PSF only
@@ -71,7 +71,8 @@ def tclean(options: argparse.Namespace, out: Path, start: int, nchan: int) -> di
         weighting=options.weighting,
         robust=options.robust,
         perchanweightdensity=True,
-        deconvolver="hogbom",
+        deconvolver="multiscale" if options.scales else "hogbom",
+        scales=options.scales,
         niter=options.niter,
         gain=0.1,
         nsigma=options.nsigma,
@@ -138,6 +139,7 @@ def main() -> None:
     parser.add_argument("--robust", type=float, default=0.5)
     parser.add_argument("--niter", type=int, default=1_000_000, help="over all channels, as tclean counts")
     parser.add_argument("--nsigma", type=float, default=0.0)
+    parser.add_argument("--scales", type=int, nargs="*", default=[], help="of multiscale CLEAN, pixels; none: Hogbom")
     parser.add_argument("--processes", type=int, default=0, help="run blocks of channels in this many processes")
     parser.add_argument("--block", type=int, default=1, help="with --processes: channels per tclean call")
     options = parser.parse_args()

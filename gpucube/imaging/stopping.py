@@ -32,7 +32,7 @@ ROUNDING = 1e-6
 
 MULTISCALE_CYCLEFACTOR = 2.0
 """Minor cycles of multiscale CLEAN are shallower by this factor: extended components reach beyond the active pixels.
-Measured: models nearer to the truth, with as many major cycles (docs/decisions.md, D30)."""
+Measured: models nearer to the truth, with as many major cycles (docs/decisions.md, D33)."""
 
 _UNLIMITED = 2**62
 

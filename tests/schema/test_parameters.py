@@ -284,7 +284,7 @@ def test_what_is_required_is_named(name: str) -> None:
     [
         ("usemask", "auto-multithresh"),
         ("specmode", "mfs"),
-        ("deconvolver", "multiscale"),
+        ("deconvolver", "mtmfs"),
         ("gridder", "mosaic"),
         ("weighting", "briggsbwtaper"),
         ("outframe", "SOURCE"),
@@ -315,7 +315,6 @@ def test_what_only_tclean_has_comes_with_advice(name: str, value: Any) -> None:
         ("startmodel", None),
         ("outlierfile", ""),
         ("psfcutoff", 0.35),
-        ("scales", [0, 5]),
         ("reffreq", "43GHz"),
         ("chanchunks", -1),
         ("verbose", True),

@@ -9,7 +9,7 @@ residuals: the PSF convolved with both scales.
 The best component is the one that lowers chi squared most: the convolved residual R over its noise, which is as the root of
 P, the peak of the PSF convolved twice with the scale. Its flux is R / P, and a minor cycle ends when no R over its noise is
 above the threshold. tclean compares R over the peak of the PSF convolved once, and compares this flux with the threshold:
-large scales are then cleaned far below their noise, until the minor cycle diverges (docs/decisions.md, D30).
+large scales are then cleaned far below their noise, until the minor cycle diverges (docs/decisions.md, D33).
 
 As in `loops.hogbom_active_set`, only pixels that may become peaks are updated. The next major cycle gives the exact residual.
 """
