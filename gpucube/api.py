@@ -80,6 +80,9 @@ def image_cube(
     usemask: Literal["user"] = "user",
     mask: MaskLike | Sequence[MaskLike] = "",
     restoringbeam: QuantityLike | Sequence[QuantityLike] = "",
+    pbcor: bool = False,
+    pblimit: float = 0.2,
+    dish_diameter: QuantityLike | None = None,
     chunksize: int | str = "auto",
     device: Literal["auto", "cpu", "cuda"] = "auto",
     workers: int | None = None,
@@ -216,6 +219,14 @@ def image_cube(
     restoringbeam : '', 'common', '1arcsec' or ['1arcsec', '0.8arcsec', '30deg']; default ''
         Beam of the restored image. Empty for each channel's own, 'common' for the smallest that fits all channels;
         otherwise full widths at half maximum bmaj and bmin, and the position angle bpa.
+    pbcor : True or False; default False
+        Also write the primary beam, OUT.pb.fits, and the image divided by it, OUT.image.pbcor.fits.
+    pblimit : a number from -1 to 1; default 0.2
+        Level of the primary beam below which the products pb and image.pbcor are blank, whatever its sign. It does not
+        affect other products (tclean blanks image and residual too, if it is positive).
+    dish_diameter : a length (m) such as '12m'; default None
+        Diameter of the antennas, for primary beams of telescopes that gpucube does not know: that of any dish of this size.
+        By default the telescope of the MeasurementSet decides.
     chunksize : 'auto', a number of channels from 1, or -1; default 'auto'
         How many channels are imaged together. -1 for one chunk per worker. The cube does not depend on it.
     device : 'auto', 'cpu' or 'cuda'; default 'auto'
@@ -232,8 +243,8 @@ def image_cube(
         Replace the products of an earlier run.
     resume : True or False; default False
         Finish a run that was cut off, with the same bits. Channels that are safe on disk are not imaged again.
-    products : one or several of image, residual, model, psf, dirty, mask; default ('image', 'residual', 'model')
-        Which cubes to write.
+    products : one or several of image, residual, model, psf, dirty, mask, pb, image.pbcor; default ('image', 'residual', 'model')
+        Which cubes to write. pbcor adds pb and image.pbcor.
     quiet : True or False; default False
         Show no progress.
     **unknown

@@ -35,7 +35,7 @@ from gpucube.imaging.stopping import CleanParameters
 from gpucube.imaging.warm_up import warm_up
 from gpucube.output.fingerprint import fingerprint
 from gpucube.output.fits_cube import sync, write_beams, write_single_beam
-from gpucube.output.fits_header import has_fitted_beams
+from gpucube.output.fits_header import RESTORED, has_fitted_beams
 from gpucube.output.journal import Journal, resumable
 from gpucube.output.records import ChannelRecord
 from gpucube.output.summary import SpectralSummary, Summary
@@ -230,6 +230,7 @@ def image_job(job: Job, store: VisibilityStore, journal: Journal) -> ImageJob:
         cubes=journal.cubes,
         mask=job.mask,
         restoring_beam=parameters.beam,
+        primary_beam=job.selection.primary_beam,
         seconds_between_syncs=job.tuning.seconds_between_syncs,
         may_write=journal.lease.check,
     )
@@ -267,16 +268,18 @@ def finish(job: Job, work: ImageJob, workers: Workers, records: Sequence[Channel
         if has_fitted_beams(name, work.restoring_beam):
             write_beams(cube, table)
     target = work.restoring_beam if isinstance(work.restoring_beam, Beam) else None
-    if work.restoring_beam == "common" and "image" in work.cubes:
+    images = [work.cubes[name] for name in RESTORED if name in work.cubes]
+    if work.restoring_beam == "common" and images:
         # programs that read cubes refuse a beam of 0, so a cube without data gets a beam of one pixel
         cell = job.selection.geometry.cell_y
         pixel = Beam(bmaj=cell, bmin=cell, bpa=0.0)
         target = common_beam(list(fitted.values())) if fitted else pixel
         workers.restore(work, target, fitted, make_chunks(job.plan.chunksize, work.store.channel_power))
-        write_single_beam(work.cubes["image"], target)
-    for name in job.parameters.products:
+        for cube in images:
+            write_single_beam(cube, target)
+    for name in job.parameters.cubes:
         sync(work.cubes[name])
-    return target if "image" in work.cubes else None
+    return target if images else None
 
 
 def summarize(

@@ -60,7 +60,7 @@ class Job:
     @property
     def products(self) -> dict[str, str]:
         """Paths of the products and of the summary, by name."""
-        return {name: self.paths.product(name) for name in self.parameters.products} | {"summary": self.paths.summary}
+        return {name: self.paths.product(name) for name in self.parameters.cubes} | {"summary": self.paths.summary}
 
 
 class Footprint(ExitStack):
@@ -128,7 +128,7 @@ def finished_before(parameters: Parameters, identity: dict[str, Any], *, ours: b
             f"cannot resume {imagename}, which is finished: {changed}; "
             "give another `imagename`, or start again with `overwrite=True`"
         )
-    products = {name: paths.product(name) for name in parameters.products}
+    products = {name: paths.product(name) for name in parameters.cubes}
     for path in products.values():
         if not os.path.isfile(path):
             raise GpucubeError(
@@ -196,11 +196,11 @@ def make_store(
         journal.clear()
         cubes = create_cubes(
             os.path.abspath(parameters.imagename),
-            parameters.products,
+            parameters.cubes,
             _describe_cubes(job),
             overwrite=parameters.overwrite or parameters.resume,
         )
-    for name in parameters.products:
+    for name in parameters.cubes:
         footprint.made_product(cubes[name].path)
     if store is None:
         reading = Ingest(job.selection, scratch, owner=parameters.imagename)
@@ -230,7 +230,7 @@ def _check_sight(job: Job, workers: Workers, journal: Journal, cubes: dict[str, 
     """Refuse workers that cannot see the MeasurementSets, or cannot write to the folders of scratch files and cubes."""
     to_read = [os.path.join(source.path, "table.dat") for source in job.selection.sources]
     to_write = [os.path.join(job.plan.scratch, OWNER_FILE), journal.lease.path]
-    to_write += [cubes[name].path for name in job.parameters.products]
+    to_write += [cubes[name].path for name in job.parameters.cubes]
     for node, problem in workers.everywhere(functools.partial(disk.out_of_sight, to_read, to_write)):
         if problem:
             raise GpucubeError(
@@ -242,7 +242,10 @@ def _check_sight(job: Job, workers: Workers, journal: Journal, cubes: dict[str, 
 def _describe_cubes(job: Job) -> CubeDescription:
     """Describe what the headers of all products have in common. The history lists every parameter that changes the cube."""
     parameters, selection = job.parameters, job.selection
-    shown = {name: value for name, value in parameters.as_json_dict().items() if name not in NOT_IN_FINGERPRINT}
+    unused = NOT_IN_FINGERPRINT
+    if not parameters.needs_primary_beam:
+        unused |= {"pbcor", "pblimit", "dish_diameter"}
+    shown = {name: value for name, value in parameters.as_json_dict().items() if name not in unused}
     return CubeDescription(
         geometry=selection.geometry,
         axis=selection.axis,
@@ -250,6 +253,7 @@ def _describe_cubes(job: Job) -> CubeDescription:
         restoring_beam=parameters.beam,
         observation=selection.observation,
         object_name=selection.object_name,
+        primary_beam=selection.primary_beam,
         history=(
             f"gpucube {__version__}",
             *(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in shown.items()),
@@ -260,7 +264,7 @@ def _describe_cubes(job: Job) -> CubeDescription:
 def _working_cubes(job: Job) -> dict[str, CubeFile]:
     """Create residual and model in the scratch folder if a common beam needs them and the user did not ask for them."""
     needed = ("residual", "model") if job.parameters.beam == "common" else ()
-    hidden = [name for name in needed if name not in job.parameters.products]
+    hidden = [name for name in needed if name not in job.parameters.cubes]
     return create_cubes(job.paths.working.imagename, hidden, replace(_describe_cubes(job), history=()), overwrite=True)
 
 
@@ -268,7 +272,7 @@ def _check_cubes(job: Job, cubes: dict[str, CubeFile]) -> dict[str, CubeFile]:
     """Return the cubes of the resumed run at the paths of this run, whatever paths the journal names."""
     found = {}
     for name, cube in cubes.items():
-        if name in job.parameters.products:
+        if name in job.parameters.cubes:
             path = job.paths.product(name)
             if os.path.islink(path) or not os.path.isfile(path) or os.path.getsize(path) < cube.data_end:
                 raise GpucubeError(f"cannot resume: {path} is gone or cut short; start again with `overwrite=True`")

@@ -31,6 +31,7 @@ from gpucube.data.msselect.rows import ROW_PARAMETERS
 from gpucube.data.msselect.windows import select_channels
 from gpucube.data.observation import Band, Observation, check_rest_frequency, choose_rest_frequency, merged, observe
 from gpucube.data.placing import CubeChannels, Placed, place_channels
+from gpucube.data.pointing import beam_on_sky
 from gpucube.data.rows import (
     LARGEST_BLOCK,
     BlockReader,
@@ -47,6 +48,7 @@ from gpucube.schema.parameters import Parameters
 from gpucube.sky.directions import CELESTIAL_FRAMES, EQUINOX, Direction, uvw_rotation
 from gpucube.sky.frames import FRAMES, SpectralFrame
 from gpucube.sky.geometry import ImageGeometry
+from gpucube.sky.primary_beams import BeamOnSky
 from gpucube.sky.spectral import SpectralAxis
 from gpucube.text import angle_text, counted
 
@@ -66,6 +68,7 @@ class Window:
 
     ms: MeasurementSet
     field: Field
+    field_id: int
     track: Track  # where the field is
     column: str  # data column
     spw: int  # number of the spectral window
@@ -176,6 +179,7 @@ class Selection:
     stokes: tuple[str, ...]  # the Stokes planes of the cube: ("pseudoI",) or single letters
     object_name: str  # name of the field
     observation: Observation  # for the headers
+    primary_beam: BeamOnSky | None = None  # None if no product needs one
     warnings: tuple[str, ...] = ()
 
     @property
@@ -241,6 +245,11 @@ def select(parameters: Parameters) -> Selection:
     imaged = dict.fromkeys(window.ms.path for window in contributing)
     observation, unsaid = merged([observations[path] for path in imaged], channels.frame)
     motion = frame_motion(contributing, {path: places[path] for path in imaged}, axis)
+    primary_beam: BeamOnSky | None = None
+    unsure: tuple[str, ...] = ()
+    if parameters.needs_primary_beam:
+        middle = float(np.median(axis.frequency))
+        primary_beam, unsure = beam_on_sky(parameters, contributing, observations, geometry, middle)
     for path in vis:
         if path in places and path not in imaged:
             warnings.append(
@@ -256,6 +265,7 @@ def select(parameters: Parameters) -> Selection:
         stokes=parameters.stokes_names,
         object_name=first.field.name,
         observation=observation,
+        primary_beam=primary_beam,
         warnings=(
             *warnings,
             *channels.warnings,
@@ -265,6 +275,7 @@ def select(parameters: Parameters) -> Selection:
             *doubts,
             *unsaid,
             *motion,
+            *unsure,
         ),
     )
 
@@ -344,6 +355,7 @@ def _find_windows(path: str, asked: Mapping[str, str], parameters: Parameters) -
         window = Window(
             ms=ms,
             field=ms.fields[field_id],
+            field_id=field_id,
             track=of_field[0].track if of_field else read_track(path, field_id),
             column=column,
             spw=description.spw,

@@ -18,6 +18,7 @@ from gpucube.output.records import ChannelRecord
 from gpucube.schema.parameters import Parameters
 from gpucube.sky.beam import RestoringBeam
 from gpucube.sky.geometry import ImageGeometry
+from gpucube.sky.primary_beams import BeamOnSky
 
 
 def settings_of(
@@ -97,6 +98,8 @@ class ImageJob:
         Product name -> `CubeFile`. It holds ``"residual"`` and ``"model"`` in any case if the restoring beam is common.
     mask : CleanMask or None
     restoring_beam : "channel", "common" or Beam
+    primary_beam : BeamOnSky or None
+        None if no cube needs it.
     seconds_between_syncs : float
         How often finished planes are brought to disk.
     may_write : callable
@@ -112,6 +115,7 @@ class ImageJob:
     cubes: dict[str, CubeFile] = field(default_factory=dict)
     mask: CleanMask | None = None
     restoring_beam: RestoringBeam = "channel"
+    primary_beam: BeamOnSky | None = None
     seconds_between_syncs: float = 5.0
     may_write: Callable[[], None] = _always
 

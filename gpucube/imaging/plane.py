@@ -18,6 +18,7 @@ from gpucube.devices.base import Device, DevicePlane
 from gpucube.imaging.job import ImageJob
 from gpucube.imaging.restore import restored
 from gpucube.imaging.stopping import LoopState, stop_level
+from gpucube.output.fits_header import RESTORED
 from gpucube.output.records import ChannelRecord, PlaneRecord, StopCode
 from gpucube.sky.beam import Beam
 
@@ -80,16 +81,20 @@ def write_products(job: ImageJob, device: Device[DevicePlane], plane: ActivePlan
     products: dict[str, np.ndarray] = {
         name: device.fetch(plane.data, name) for name in ("dirty", "psf", "residual", "model") if name in job.cubes
     }
-    if "image" in job.cubes and job.restoring_beam != "common":
+    if job.cubes.keys() & set(RESTORED) and job.restoring_beam != "common":
         target = plane.beam if job.restoring_beam == "channel" else job.restoring_beam
         model, residual = device.resident(plane.data, "model"), device.resident(plane.data, "residual")
         products["image"] = restored(device, job.settings.geometry, model, residual, plane.beam, target)
+    if job.primary_beam is not None:
+        products["pb"] = job.primary_beam.plane(float(job.frequency[plane.key.channel]))
+        if "image" in products:
+            products["image.pbcor"] = products["image"] / products["pb"]
     charge([plane], device, "restore", begin)
     begin = time.perf_counter()
     if "mask" in job.cubes:
         products["mask"] = _mask_plane(job, plane.key)
-    for name, values in products.items():
-        plane.checksums[name] = job.write(name, plane.key, values)
+    for name in (name for name in job.cubes if name in products):
+        plane.checksums[name] = job.write(name, plane.key, products[name])
     charge([plane], device, "write", begin)
     plane.model_flux = float(device.fetch(plane.data, "model").sum(dtype=np.float64))
 
@@ -139,7 +144,7 @@ def _channel_record(
     job: ImageJob, channel: int, planes: Sequence[PlaneRecord], checksums: Sequence[dict[str, str]]
 ) -> ChannelRecord:
     """Planes and checksums are in the order of Stokes. An image that is still to be restored has no checksum."""
-    names = [name for name in job.cubes if name != "image" or job.restoring_beam != "common"]
+    names = [name for name in job.cubes if name not in RESTORED or job.restoring_beam != "common"]
     return ChannelRecord(
         channel=channel,
         frequency_hz=float(job.frequency[channel]),

@@ -43,4 +43,7 @@ def restore_chunk(
         if (beam := fitted.get(key)) is not None:
             model = read_plane(job.cubes["model"], key.stokes, key.channel)
             image = restored(device, job.settings.geometry, model, image, beam, target)
-        job.write("image", key, image)
+        if "image" in job.cubes:
+            job.write("image", key, image)
+        if "image.pbcor" in job.cubes and job.primary_beam is not None:
+            job.write("image.pbcor", key, image / job.primary_beam.plane(float(job.frequency[key.channel])))

@@ -24,6 +24,7 @@ from gpucube.errors import GpucubeError
 from gpucube.sky.beam import Beam, RestoringBeam
 from gpucube.sky.directions import EQUINOX
 from gpucube.sky.geometry import ImageGeometry
+from gpucube.sky.primary_beams import BeamOnSky
 from gpucube.sky.spectral import SpectralAxis
 from gpucube.version import __version__
 
@@ -33,8 +34,13 @@ if TYPE_CHECKING:
 BLOCK = 2880
 """Bytes of a FITS block."""
 
-PRODUCT_UNITS = dict(image="Jy/beam", residual="Jy/beam", model="Jy/pixel", psf="", dirty="Jy/beam", mask="")
+PRODUCT_UNITS = dict(image="Jy/beam", residual="Jy/beam", model="Jy/pixel", psf="", dirty="Jy/beam", mask="", pb="") | {
+    "image.pbcor": "Jy/beam"
+}
 """Brightness unit of every product."""
+
+RESTORED = ("image", "image.pbcor")
+"""Products in Jy per restoring beam."""
 
 STOKES_CODES = {"I": 1, "pseudoI": 1, "Q": 2, "U": 3, "V": 4}
 """FITS value of each Stokes parameter."""
@@ -79,6 +85,7 @@ class CubeDescription:
     restoring_beam: RestoringBeam = "channel"
     observation: Observation = field(default_factory=Observation)
     object_name: str = ""
+    primary_beam: BeamOnSky | None = None
     history: tuple[str, ...] = ()
 
     @property
@@ -94,7 +101,7 @@ def padded(size: int) -> int:
 
 def has_fitted_beams(product: str, restoring_beam: RestoringBeam) -> bool:
     """Whether each plane has its fitted beam. Models and masks have no beam, and an image may have one for all channels."""
-    return product in ("residual", "psf", "dirty") or (product == "image" and restoring_beam == "channel")
+    return product in ("residual", "psf", "dirty") or (product in RESTORED and restoring_beam == "channel")
 
 
 def primary_header(product: str, cube: CubeDescription) -> bytes:
@@ -121,10 +128,21 @@ def primary_header(product: str, cube: CubeDescription) -> bytes:
     )
     for line in () if cube.axis.is_regular() else _UNEVEN:
         header.add_comment(line)
+    if cube.primary_beam is not None and product in ("pb", "image.pbcor"):
+        for line in textwrap.wrap(_beam_in_words(cube.primary_beam), 72):
+            header.add_comment(line)
     for line in cube.history:
         for part in textwrap.wrap(_printable(line), 72, subsequent_indent="  ", break_on_hyphens=False):
             header.add_history(part)
     return _encoded(header)
+
+
+def _beam_in_words(primary_beam: BeamOnSky) -> str:
+    at = primary_beam.pointing
+    return (
+        f"Primary beam of {primary_beam.beam.name}, centred on {math.degrees(at.ra) % 360:.6f} {math.degrees(at.dec):+.6f} deg "
+        f"({at.frame}), blank below {primary_beam.limit:g}."
+    )
 
 
 def _shape_cards(cube: CubeDescription) -> list[Card]:
@@ -137,7 +155,7 @@ def _beam_cards(product: str, cube: CubeDescription) -> list[Card]:
     fitted = has_fitted_beams(product, cube.restoring_beam)
     if fitted and cube.nplane > 1:
         return [("CASAMBM", True, "CASA multiple BEAMS table present")]
-    if not fitted and product != "image":
+    if not fitted and product not in RESTORED:
         return []
     given = None if fitted or not isinstance(cube.restoring_beam, Beam) else cube.restoring_beam
     beam = given or Beam(bmaj=0.0, bmin=0.0, bpa=0.0)  # filled in at the end

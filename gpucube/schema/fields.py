@@ -37,7 +37,7 @@ MaskLike: TypeAlias = "PathLike | np.ndarray | Sequence[float]"
 
 SMALLEST_IMAGE = 32
 LARGEST_IMAGE = 65536
-PRODUCTS = ("image", "residual", "model", "psf", "dirty", "mask")
+PRODUCTS = ("image", "residual", "model", "psf", "dirty", "mask", "pb", "image.pbcor")
 """Every cube that can be written."""
 
 
@@ -548,6 +548,11 @@ def parse_chunksize(value: Any) -> int | Literal["auto"]:
     return size
 
 
+def parse_diameter(value: Any) -> float:
+    """Turn the diameter of a dish into metres."""
+    return parse_positive(value, quantities.LENGTH)
+
+
 def parse_memory(value: Any) -> int:
     """Turn a memory size into whole bytes."""
     return max(1, int(parse_positive(value, quantities.MEMORY)))
@@ -564,6 +569,9 @@ def parse_products(value: Any) -> tuple[str, ...]:
     return tuple(name for name in PRODUCTS if name in named)
 
 
+DishDiameter = Annotated[
+    float | None, Written("QuantityLike | None", "LENGTH", "a length (m) such as '12m'", or_default(parse_diameter))
+]
 Chunksize = Annotated[
     int | Literal["auto"], Written("int | str", "auto|N", "'auto', a number of channels from 1, or -1", parse_chunksize)
 ]

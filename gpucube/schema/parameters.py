@@ -225,6 +225,17 @@ class Parameters(BaseModel):
     """Beam of the restored image. Empty for each channel's own, 'common' for the smallest that fits all channels; otherwise
     full widths at half maximum bmaj and bmin, and the position angle bpa."""
 
+    pbcor: bool = _parameter(False, "Output")
+    """Also write the primary beam, OUT.pb.fits, and the image divided by it, OUT.image.pbcor.fits."""
+
+    pblimit: fields.Real = _parameter(0.2, "Output", ge=-1, le=1)
+    """Level of the primary beam below which the products pb and image.pbcor are blank, whatever its sign. It does not
+    affect other products (tclean blanks image and residual too, if it is positive)."""
+
+    dish_diameter: fields.DishDiameter = _parameter(None, "Output", tclean=None)
+    """Diameter of the antennas, for primary beams of telescopes that gpucube does not know: that of any dish of this size.
+    By default the telescope of the MeasurementSet decides."""
+
     chunksize: fields.Chunksize = _parameter("auto", "Resources", tclean=None)
     """How many channels are imaged together. -1 for one chunk per worker. The cube does not depend on it."""
 
@@ -252,7 +263,7 @@ class Parameters(BaseModel):
     """Finish a run that was cut off, with the same bits. Channels that are safe on disk are not imaged again."""
 
     products: fields.Products = _parameter(("image", "residual", "model"), "Output", tclean=None)
-    """Which cubes to write."""
+    """Which cubes to write. pbcor adds pb and image.pbcor."""
 
     quiet: bool = _parameter(False, "Output", tclean=None)
     """Show no progress."""
@@ -308,7 +319,25 @@ class Parameters(BaseModel):
         if self.deconvolver != "multiscale" and (self.scales or self.smallscalebias):
             name = "scales" if self.scales else "smallscalebias"
             found.append(f"`{name}` is not used, because it belongs to `deconvolver='multiscale'`")
+        given = {
+            f"pblimit={self.pblimit:g}": self.pblimit > 0
+            and self.pblimit != type(self).model_fields["pblimit"].default,
+            f"dish_diameter={self.dish_diameter}": self.dish_diameter is not None,
+        }
+        for text in (text for text, is_given in given.items() if is_given and not self.needs_primary_beam):
+            found.append(f"`{text}` is not used, because no primary beam is made: give `pbcor=True`")
         return tuple(found)
+
+    @property
+    def cubes(self) -> tuple[str, ...]:
+        """The products to be written, in the usual order."""
+        with_beam = ("pb", "image.pbcor") if self.pbcor else ()
+        return tuple(name for name in fields.PRODUCTS if name in self.products or name in with_beam)
+
+    @property
+    def needs_primary_beam(self) -> bool:
+        """Whether a product is made from the primary beam."""
+        return "pb" in self.cubes or "image.pbcor" in self.cubes
 
     @property
     def stokes_names(self) -> tuple[str, ...]:

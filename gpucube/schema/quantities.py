@@ -82,6 +82,13 @@ _LAMBDA = {"lambda": 1.0, "klambda": 1e3, "Mlambda": 1e6}
 WAVELENGTHS = Kind(
     name="a length in wavelengths", example="5klambda", base="", units=_LAMBDA, usual=("klambda", "lambda")
 )
+LENGTH = Kind(
+    name="a length",
+    example="12m",
+    base="m",
+    units={"m": 1.0, "cm": 1e-2, "mm": 1e-3, "km": 1e3},
+    usual=("m",),
+)
 MEMORY = Kind(
     name="a memory size",
     example="8GB",

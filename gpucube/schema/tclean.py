@@ -58,8 +58,6 @@ ABSENT_PARAMETERS: dict[str, Absent] = {
     **_absent("use `weighting='briggs'` with `robust`", npixels=0),
     **_absent("gpucube images one field without primary-beam terms; leave it out", facets=1, vptable=""),
     **_absent("gpucube images one field without primary-beam terms; leave it out", normtype="flatnoise"),
-    **_absent("images are not cut at a primary-beam level; give a `mask` instead", pblimit=0.2),
-    **_absent("divide the image by a primary beam afterwards; leave it out", pbcor=False),
     **_absent("leave 'image' out of `products` instead", restoration=True),
     **_absent("the beam is fitted without such a setting; leave it out", psfcutoff=0.35),
     **_absent("image each outlier field in a run of its own", outlierfile=""),

@@ -82,7 +82,7 @@ ONE_OF_EACH = [
     ("ways", "changes"),
     [
         (ONE_OF_EACH, {}),
-        ([("threads", "main")] * 3, {"restoringbeam": "common", "products": "image"}),
+        ([("threads", "main")] * 3, {"restoringbeam": "common", "products": "image", "pbcor": True}),
     ],
     ids=["each way", "common beam"],
 )

@@ -244,7 +244,7 @@ def test_frozen() -> None:
          "`vis='a.ms,b.ms'`: 'a.ms,b.ms' does not exist; name several MeasurementSets one by one, without commas"),
         ({"products": "residuals"},
          "`products='residuals'`: 'residuals' is not a product; "
-         "expected 'image', 'residual', 'model', 'psf', 'dirty' or 'mask': did you mean 'residual'?"),
+         "expected 'image', 'residual', 'model', 'psf', 'dirty', 'mask', 'pb' or 'image.pbcor': did you mean 'residual'?"),
         ({"chunksize": 0}, "`chunksize=0`: expected 'auto', a number of channels from 1, or -1"),
         ({"overwrite": "perhaps"}, "`overwrite='perhaps'`: expected True or False"),
         ({"scratch": 3}, "`scratch=3`: expected the path of a folder"),
@@ -254,6 +254,9 @@ def test_frozen() -> None:
          "`usemask='pb'` is not available: give a `mask`, or limit the depth with `nsigma` or `threshold`"),
         ({"facets": 2},
          "`facets=2` is not available: gpucube images one field without primary-beam terms; leave it out"),
+        ({"pblimit": 1.2}, "`pblimit=1.2`: expected a number from -1 to 1"),
+        ({"dish_diameter": "25"}, "`dish_diameter='25'`: '25' has no unit; write e.g. '25m'"),
+        ({"dish_diameter": 0}, "`dish_diameter=0`: 0 is not positive; expected a length such as '12m'"),
     ],
 )  # fmt: skip
 def test_one_line_names_what_is_wrong_and_what_would_be_right(values: dict[str, Any], message: str) -> None:
@@ -294,6 +297,7 @@ def test_what_is_required_is_named(name: str) -> None:
         ("projection", "TAN"),
         ("outlierfile", "outliers.txt"),
         ("psfcutoff", 0.5),
+        ("startmodel", "a.model"),
     ],
 )
 def test_what_only_tclean_has_comes_with_advice(name: str, value: Any) -> None:
