@@ -17,6 +17,7 @@ from typing import Any
 
 from gpucube import disk
 from gpucube.data.clean_mask import CleanMask, load_clean_mask
+from gpucube.data.proposal import propose
 from gpucube.data.selection import Selection, select
 from gpucube.data.store import PlaneKey, VisibilityStore
 from gpucube.devices.choice import Hardware, find_hardware
@@ -153,7 +154,8 @@ def plan(
         identity = fingerprint(parameters.as_json_dict(), hardware.kind.name, __version__)
         if not resumable(parameters.imagename, identity):
             finished_before(parameters, identity, ours=True)
-    return _plan_and_mask(parameters, selection, hardware, tuning)[0], hardware
+    planned = _plan_and_mask(parameters, selection, hardware, tuning)[0]
+    return planned if parameters.contsubspw else replace(planned, line_free=propose(selection)), hardware
 
 
 def hardware_for(parameters: Parameters, tuning: Tuning = DEFAULT_TUNING) -> Hardware:

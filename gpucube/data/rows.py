@@ -63,10 +63,16 @@ class RowSelection:
 
     def part(self, first: int, count: int) -> RowSelection:
         """Return `count` of the rows, from the `first`-th; fewer at the end."""
-        span = slice(first, first + count)
-        factor = None if self.factor is None else self.factor[span]
+        return self.at(slice(first, first + count))
+
+    def at(self, which: slice | np.ndarray) -> RowSelection:
+        """Return some of the rows, by their places in this selection."""
         return RowSelection(
-            number=self.number[span], cross=self.cross[span], keep=self.keep[span], time=self.time[span], factor=factor
+            number=self.number[which],
+            cross=self.cross[which],
+            keep=self.keep[which],
+            time=self.time[which],
+            factor=None if self.factor is None else self.factor[which],
         )
 
 

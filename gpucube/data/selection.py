@@ -91,6 +91,7 @@ class Source(Placed):
     """Where the rows of one partition of the store come from, and what becomes of them."""
 
     path: str  # the MeasurementSet
+    spw: int  # number of the spectral window
     column: str  # data column
     weight: str  # WEIGHT or WEIGHT_SPECTRUM
     input_shape: tuple[int, int]  # (channels, correlations) of a data cell
@@ -415,6 +416,7 @@ def _make_source(window: Window, placed: Placed, fit: ContinuumFit | None, centr
         rotation = window.track.rotations(times, centre, follow=follow)
     source = Source(
         path=window.ms.path,
+        spw=window.spw,
         column=window.column,
         weight=weight_column(window.ms, window.rows),
         rows=placed.rows,

@@ -17,6 +17,7 @@ import numpy as np
 
 from gpucube import disk
 from gpucube.data.ingest import plan_partitions
+from gpucube.data.proposal import Proposal
 from gpucube.data.scratch import belongs_to
 from gpucube.data.selection import Selection
 from gpucube.data.store import Partition
@@ -87,6 +88,8 @@ class Plan:
     axis : SpectralAxis
     continuum : str
         The continuum that is subtracted, in words; empty if none is.
+    line_free : Proposal or None
+        Line-free channels that the data propose; None if nobody looked for them.
     forecast : Forecast
         Beam, noise and recommended cell.
     gridder : str
@@ -121,6 +124,7 @@ class Plan:
     scales: tuple[float, ...]
     seconds: float | None
     warnings: tuple[str, ...]
+    line_free: Proposal | None = None
 
     @property
     def chunks(self) -> int:
@@ -151,6 +155,7 @@ class Plan:
             f"chunks     {self.chunks} of up to {counted(self.chunksize, 'channel')}",
             f"workers    {self.workers} ({how})",
             *([f"continuum  {self.continuum}"] if self.continuum else []),
+            *self._line_free(),
             f"read       {size_text(self.ms_bytes)} from the MeasurementSet, once",
             f"scratch    {size_text(self.scratch_bytes)} in {self.scratch}",
             f"memory     {size_text(self.memory_predicted)} expected, {size_text(self.memory_budget)} allowed",
@@ -164,6 +169,16 @@ class Plan:
         lines += [f"           {path}" for path in self.products]
         lines += [f"warning    {text}" for text in self.warnings]
         return "\n".join(lines)
+
+    def _line_free(self) -> list[str]:
+        """Line-free channels that are proposed, and why."""
+        if self.line_free is None:
+            return []
+        lines = [f"continuum  {words}" for words in self.line_free.words]
+        if self.line_free.contsubspw:
+            order = self.line_free.contsuborder
+            lines.append(f"line-free  {self.line_free} proposed for contsubspw, with contsuborder {order}")
+        return lines
 
     def _what_comes_out(self) -> list[str]:
         """What an astronomer wants to know of the cube."""

@@ -1,0 +1,371 @@
+"""Propose line-free channels from a sample of the data.
+
+In: a selection. Out: a `Proposal`: text for `contsubspw`, the order of the polynomial, and how they were found, in words.
+
+For each window some thousand spectra from all over its rows are read, all channels of them. A straight line in frequency is
+subtracted from every spectrum, as continuum subtraction would. What is left has two marks of a spectral line: power,
+sum w |V|^2, above that of the noise, which shows lines of any place; and a mean at the centre of the image, which shows faint
+lines there. The noise is that of second differences between channels some way apart, which neither continuum nor broad lines
+have, and which does not mind that neighbouring channels are correlated. Channels, and runs of 2, 4, 8 ... channels, stand out
+if a mark is more than `LIMIT` of its standard deviations. They are left out of the fit, the strongest first, until nothing
+changes. This begins once with all channels and once with the ends of the window alone: if both ways end well and differ, the
+data do not tell lines from continuum, and nothing is proposed. What is line-free keeps a margin from each line, in all
+windows that see the same frequencies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpucube.data.continuum import continuum_fit
+from gpucube.data.ingest import to_phase_centre, usable_uvw
+from gpucube.data.measurementset import describe
+from gpucube.data.rows import BlockReader
+from gpucube.data.selection import Selection, Source
+from gpucube.data.stokes import Rule
+from gpucube.errors import GpucubeError
+from gpucube.sky.spectral_types import velocity_of
+from gpucube.text import counted, ranges
+
+SAMPLE_BYTES = 16 * 2**20
+"""Bytes of visibilities that are read at most, of all windows together."""
+
+RUNS = 16
+"""Runs of rows, spread over all rows, that a sample is made of."""
+
+FEWEST_CHANNELS, FEWEST_SPECTRA = 16, 50
+"""A sample with fewer says nothing."""
+
+LIMIT = 6.0
+SHARE, HALF_WIDTH = 0.3, 0.3853
+"""Half of the shortest interval that holds this share of a normal distribution, in standard deviations."""
+
+STRENGTHS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.0, 0.0, 0.0)
+"""Channels must have this part of the strongest mark to be left out, pass after pass."""
+
+FEWEST_FREE = 0.25
+"""Part of a window that must be free of lines."""
+
+ENDS = 0.15
+"""Part of a window at each end with which the second way begins."""
+
+MARGIN = 1 / 6
+"""Part of its own width by which line-free channels keep away from a line; two channels at least."""
+
+SAME = 0.1
+"""Part of the channels in which the two ways may differ."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """Line-free channels."""
+
+    contsubspw: tuple[str, ...]  # for each MeasurementSet that is imaged; empty if none can be proposed
+    contsuborder: int
+    words: tuple[str, ...]  # what was seen, or why nothing is proposed
+
+    def __str__(self) -> str:
+        if not self.contsubspw:
+            return ""
+        texts = [f'"{text}"' for text in self.contsubspw]
+        same = len(set(texts)) == 1
+        return texts[0] if same else "'[" + ", ".join(texts) + "]'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sample:
+    """Spectra of one source: those of the hands of the first Stokes parameter, one after the other."""
+
+    source: Source
+    window: np.ndarray  # (nchan,) frequencies of the window in the frame of the data, Hz
+    vis: np.ndarray  # (nspectrum, nchan) complex64, 0 where nothing counts
+    weight: np.ndarray  # (nspectrum, nchan) float32
+    turn: np.ndarray  # (nspectrum, nchan) complex64, takes the phase to the centre of the image
+    usual: np.ndarray  # (nchan,) bool, channels of which half of the spectra have a sample, or more
+
+    @property
+    def frequency(self) -> np.ndarray:
+        """Channels in the frame of the cube, Hz, (nchan,)."""
+        factor: np.ndarray | None = self.source.rows.factor
+        return self.window * (1.0 if factor is None else float(np.median(factor)))
+
+
+def propose(selection: Selection) -> Proposal:
+    """Read a sample and propose line-free channels for the windows that are imaged."""
+    try:
+        samples = [s for source in selection.sources if (s := _read(source, SAMPLE_BYTES // len(selection.sources)))]
+    except GpucubeError as error:
+        return _nothing(f"no line-free channels are proposed: {error}")
+    if len(samples) < len(selection.sources):
+        return _nothing(
+            f"no line-free channels are proposed: this takes windows of {FEWEST_CHANNELS} channels and {FEWEST_SPECTRA} spectra "
+            "with unflagged samples, or more"
+        )
+    found = []
+    for sample in samples:
+        lines = _lines(sample)
+        if lines is None:
+            return _nothing(
+                f"no line-free channels are proposed: a sample of {_label(sample)} does not tell lines from continuum"
+            )
+        found.append(lines)
+    free = _without_lines(samples, found)
+    for sample, channels in zip(samples, free, strict=True):
+        if (channels & sample.usual).sum() < FEWEST_FREE * sample.usual.sum() or not _reaches_an_end(channels):
+            return _nothing(
+                "no line-free channels are proposed: lines, or a continuum that is no straight line, fill most of "
+                f"{_label(sample)}"
+            )
+    spectra = counted(sum(len(s.vis) for s in samples), "spectrum", "spectra")
+    level, sure = _continuum([(s, s.usual & ~f) for s, f in zip(samples, found, strict=True)])
+    if not sure:
+        return _nothing(
+            f"no continuum stands out in a sample of {spectra}: more than {level:.2g} Jy, as the root of its mean square, would"
+        )
+    words = [f"continuum of {level:.3g} Jy (root of the mean square over a sample of {spectra})"]
+    if not any(_inside(f, s.usual) for s, f in zip(samples, found, strict=True)):
+        return _nothing(
+            *words, "no line stands out, so no line-free channels are proposed: name channels away from the line"
+        )
+    texts: dict[str, dict[int, np.ndarray]] = {}
+    for sample, channels in zip(samples, free, strict=True):
+        of_path = texts.setdefault(sample.source.path, {})
+        of_path[sample.source.spw] = of_path.get(sample.source.spw, channels) & channels
+    words += _seen(samples, found, selection.axis.restfreq)
+    order = _order(samples, [channels & s.usual for s, channels in zip(samples, free, strict=True)])
+    written = tuple(
+        ",".join(
+            f"{spw}:" + ranges(np.flatnonzero(channels)).replace(", ", ";") for spw, channels in sorted(of.items())
+        )
+        for of in texts.values()
+    )
+    return Proposal(contsubspw=written, contsuborder=order, words=tuple(words))
+
+
+def _nothing(*words: str) -> Proposal:
+    return Proposal(contsubspw=(), contsuborder=0, words=words)
+
+
+def _label(sample: _Sample) -> str:
+    return f"{sample.source.path} spectral window {sample.source.spw}"
+
+
+def _reaches_an_end(channels: np.ndarray) -> bool:
+    """Whether half of the channels at one end of the window are line-free: what only its middle has is hardly continuum."""
+    end = math.ceil(ENDS * len(channels))
+    return bool(max(channels[:end].mean(), channels[-end:].mean()) >= 0.5)
+
+
+def _read(source: Source, most: int) -> _Sample | None:
+    """Read spectra of a source; None if there are too few."""
+    nchan, ncorr = source.input_shape
+    combination = source.combinations[0]
+    hands = [hand for hand in combination.hands if hand >= 0]
+    kept = np.flatnonzero(source.rows.keep)
+    if combination.rule == Rule.NONE or nchan < FEWEST_CHANNELS or not len(kept):
+        return None
+    runs = np.array_split(kept, min(RUNS, len(kept)))
+    each = max(1, most // (8 * nchan * ncorr * len(runs)))
+    rows = source.rows.at(np.concatenate([run[:each] for run in runs]))
+    reader = BlockReader(source.path, rows, source.column, source.weight, source.input_shape, None)
+    try:
+        block = reader.read(0, len(rows))
+    finally:
+        reader.close()
+    window = describe(source.path).spectral_windows[source.spw].frequency
+    uvw, usable = usable_uvw(block.uvw)
+    _, delay = to_phase_centre(uvw, source.rotation_at(rows.time))
+    turn = np.exp(2j * np.pi * np.modf(delay[:, None] * window)[0]).astype(np.complex64)
+    vis = np.concatenate([block.data[:, :, hand] for hand in hands])
+    weight = np.concatenate([np.broadcast_to(block.weight[:, :, hand], turn.shape) for hand in hands])
+    flag = np.concatenate([block.flag[:, :, hand] | ~usable[:, None] for hand in hands])
+    good = ~flag & (weight > 0) & np.isfinite(weight) & np.isfinite(vis)
+    vis, weight, turn = np.where(good, vis, 0), np.where(good, weight, 0), np.concatenate([turn] * len(hands))
+    there = (weight > 0).sum(axis=1) > nchan / 2
+    if there.sum() < FEWEST_SPECTRA:
+        return None
+    vis, weight, turn = vis[there], weight[there], turn[there]
+    often = (weight > 0).mean(axis=0)
+    return _Sample(
+        source=source, window=window, vis=vis, weight=weight, turn=turn, usual=often >= 0.5 * np.median(often)
+    )
+
+
+def _fit(sample: _Sample, channels: np.ndarray, order: int) -> np.ndarray:
+    """Coefficients of a polynomial through some channels of every spectrum, (nspectrum, order + 1) complex."""
+    powers = np.vander(_abscissa(sample), order + 1, increasing=True) * channels[:, None]  # (nchan, terms)
+    products = powers[:, :, None] * powers[:, None, :]
+    normal = (sample.weight @ products.reshape(len(powers), -1)).reshape(-1, order + 1, order + 1)
+    right = (sample.weight * sample.vis) @ powers
+    # a spectrum without enough channels gets the polynomial that is least in the others
+    normal += 1e-6 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(order + 1) + 1e-30 * np.eye(order + 1)
+    solved: np.ndarray = np.linalg.solve(normal, right[:, :, None])[:, :, 0]
+    return solved
+
+
+def _abscissa(sample: _Sample) -> np.ndarray:
+    frequency = sample.window
+    return (2 * frequency - frequency.max() - frequency.min()) / np.ptp(frequency)
+
+
+def _lines(sample: _Sample) -> np.ndarray | None:
+    """Channels in which anything but noise and continuum stands out, bool, (nchan,); None if the data do not tell."""
+    nchan = len(sample.usual)
+    end = math.ceil(ENDS * nchan)
+    middle = (np.arange(nchan) >= end) & (np.arange(nchan) < nchan - end)
+    noise = _noise(sample)
+    ways = [_leave_out(sample, noise, start) for start in (np.zeros(nchan, bool), middle)]
+    good = [found for found in ways if (sample.usual & ~found).sum() >= FEWEST_FREE * sample.usual.sum()]
+    if len(good) == 2 and (good[0] ^ good[1]).sum() > max(4, SAME * nchan):
+        return None
+    return good[0] if good else np.ones(nchan, bool)
+
+
+def _noise(sample: _Sample) -> np.ndarray:
+    """Mean of w |V|^2 / 2 that the noise of each channel has, (nchan,)."""
+    vis, weight = sample.vis, sample.weight
+    lag = 4 if len(sample.usual) >= 32 else 2
+    low, here, high = slice(0, -2 * lag), slice(lag, -lag), slice(2 * lag, None)
+    with np.errstate(divide="ignore"):
+        together = 6 / (1 / weight[:, low] + 4 / weight[:, here] + 1 / weight[:, high])  # 0 if one of them is
+    second = vis[:, low] - 2 * vis[:, here] + vis[:, high]
+    power = (together * np.abs(second) ** 2).sum(axis=0) / (12 * np.maximum((together > 0).sum(axis=0), 1))
+    width = max(9, len(power) // 4)
+    near = [power[max(0, k - width // 2) : k + width // 2 + 1] for k in range(len(power))]
+    level = np.array([np.median(part[part > 0]) if (part > 0).any() else 0.0 for part in near])
+    return np.pad(level, lag, mode="edge")
+
+
+def _leave_out(sample: _Sample, noise: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Leave channels that stand out of the fit until nothing changes, beginning with `found`; return them."""
+    usual, number = sample.usual, np.maximum((sample.weight > 0).sum(axis=0), 1)
+    powers = np.vander(_abscissa(sample), 2, increasing=True)
+    floor = np.maximum(noise, 1e-30)
+    for strength in STRENGTHS:
+        channels = usual & ~found
+        if channels.sum() < 4:
+            break
+        left = sample.vis - (_fit(sample, channels, 1) @ powers.T).astype(np.complex64)
+        # noise that the fit takes away from its own channels, and adds to the others
+        inverse = np.linalg.pinv(powers[channels].T @ powers[channels])
+        expected = 1 + np.einsum("ci,ij,cj->c", powers, inverse, powers) * np.where(channels, -1, 1)
+        expected = floor * np.maximum(expected, 0.05)
+        power = (sample.weight * np.abs(left) ** 2).sum(axis=0) / (2 * number)
+        centre = (sample.weight * (left * sample.turn).real).sum(axis=0)
+        deviation = np.sqrt(np.maximum(sample.weight.sum(axis=0) * expected, 1e-30))
+        excess = (power / expected - 1) * np.sqrt(number)
+        before, found = found, np.zeros(len(usual), bool)
+        for mark in (excess, centre / deviation, -centre / deviation):
+            found |= _standing_out(mark, usual, strength * float(np.abs(mark[usual]).max()))
+        if strength == 0 and np.array_equal(before, found):
+            break
+    return found
+
+
+def _standing_out(mark: np.ndarray, usual: np.ndarray, least: float) -> np.ndarray:
+    """Channels, or runs of channels, whose mark is beyond `LIMIT` and `least`."""
+    found, width = np.zeros(len(usual), bool), 1
+    while width <= max(1, len(mark) // 8):
+        free, box = usual & ~found, np.ones(width)
+        number = np.convolve(free, box, "valid")
+        sums = np.convolve(np.where(free, mark, 0), box, "valid") / np.sqrt(np.maximum(number, 1))
+        enough = number >= width / 2
+        if not enough.any():
+            break
+        spread = max(1.0, _spread(sums[enough]))  # neighbouring channels may be correlated
+        for first in np.flatnonzero(enough & (sums > max(LIMIT * spread, least))):
+            found[first : first + width] |= usual[first : first + width]
+        width *= 2
+    return found
+
+
+def _spread(values: np.ndarray) -> float:
+    """Standard deviation of most of the values: from the shortest interval that holds `SHARE` of them."""
+    ordered = np.sort(values)
+    inside = max(2, math.ceil(SHARE * len(ordered)))
+    if len(ordered) < inside:
+        return 0.0
+    return float((ordered[inside - 1 :] - ordered[: len(ordered) - inside + 1]).min()) / (2 * HALF_WIDTH)
+
+
+def _inside(found: np.ndarray, usual: np.ndarray) -> bool:
+    """Whether something stands out that is more than a bad edge of the window."""
+    return any(last - first > 3 or (first > 1 and last < len(found) - 2) for first, last in _runs(found & usual))
+
+
+def _runs(found: np.ndarray) -> list[tuple[int, int]]:
+    """First and last channel of each run."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], found, [False]]).astype(np.int8)))
+    return [(int(a), int(b) - 1) for a, b in edges.reshape(-1, 2)]
+
+
+def _without_lines(samples: Sequence[_Sample], found: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Channels of each window away from all lines, which every window that covers their frequencies leaves out."""
+    spans = []
+    for sample, lines in zip(samples, found, strict=True):
+        frequency = sample.frequency
+        step = abs(float(np.median(np.diff(frequency))))
+        for first, last in _runs(lines):
+            margin = max(2, math.ceil(MARGIN * (last - first + 1))) + 0.5
+            ends = sorted((float(frequency[first]), float(frequency[last])))
+            spans.append((ends[0] - margin * step, ends[1] + margin * step))
+    free = []
+    for sample in samples:
+        frequency, channels = sample.frequency, np.ones(len(sample.usual), bool)  # flags take care of themselves
+        for low, high in spans:
+            channels &= (frequency < low) | (frequency > high)
+        for first, last in _runs(channels):
+            if last - first < 2:  # too short to be worth its ends
+                channels[first : last + 1] = False
+        free.append(channels)
+    return free
+
+
+def _crossed(sample: _Sample, channels: np.ndarray, order: int) -> np.ndarray:
+    """Square of the last coefficient of a polynomial for every spectrum, without the bias of noise.
+
+    Channels with even and with odd numbers have noise of their own, so the product of their coefficients has none on average.
+    """
+    even = np.arange(len(channels)) % 2 == 0
+    first, second = (_fit(sample, channels & half, order)[:, order] for half in (even, ~even))
+    crossed: np.ndarray = (first * second.conj()).real
+    return crossed
+
+
+def _continuum(parts: Sequence[tuple[_Sample, np.ndarray]]) -> tuple[float, bool]:
+    """Root of the mean square of the continuum, Jy, and whether it is more than noise; if not, the level that would be."""
+    crossed = np.concatenate([_crossed(sample, channels, 0) for sample, channels in parts])
+    mean, error = float(crossed.mean()), float(crossed.std()) / math.sqrt(len(crossed))
+    sure = mean > LIMIT * error
+    return math.sqrt(mean if sure else LIMIT * error), sure
+
+
+def _order(samples: Sequence[_Sample], free: Sequence[np.ndarray]) -> int:
+    """Largest order up to 2 that the data ask for and the channels allow."""
+    for order in (2, 1):
+        crossed = np.concatenate([_crossed(s, channels, order) for s, channels in zip(samples, free, strict=True)])
+        asked = crossed.mean() > LIMIT * crossed.std() / math.sqrt(len(crossed))
+        fits = [continuum_fit(s.window, c, order) for s, c in zip(samples, free, strict=True)]
+        if asked and all(fit.leverage <= 1 for fit in fits):
+            return order
+    return 0
+
+
+def _seen(samples: Sequence[_Sample], found: Sequence[np.ndarray], restfreq: float | None) -> list[str]:
+    """Say which channels stand out."""
+    words = []
+    for sample, lines in zip(samples, found, strict=True):
+        if not lines.any():
+            continue
+        text = f"channels {ranges(np.flatnonzero(lines))} of spectral window {sample.source.spw} stand out"
+        if restfreq:
+            velocity = velocity_of(sample.frequency[lines], restfreq)
+            text += f", {velocity.min():.1f} to {velocity.max():.1f} km/s"
+        if len({s.source.path for s in samples}) > 1:
+            text += f", in {sample.source.path}"
+        words.append(text)
+    return list(dict.fromkeys(words))
