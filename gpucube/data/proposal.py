@@ -2,14 +2,16 @@
 
 In: a selection. Out: a `Proposal`: text for `contsubspw`, the order of the polynomial, and how they were found, in words.
 
-For each window some thousand spectra from all over its rows are read, all channels of them. A straight line in frequency is
-subtracted from every spectrum, as continuum subtraction would. What is left has two marks of a spectral line: power,
-sum w |V|^2, above that of the noise, which shows lines of any place; and a mean at the centre of the image, which shows faint
-lines there. The noise is that of second differences between channels some way apart, which neither continuum nor broad lines
-have, and which does not mind that neighbouring channels are correlated. Channels, and runs of 2, 4, 8 ... channels, stand out
-if a mark is more than `LIMIT` of its standard deviations. They are left out of the fit, the strongest first, until nothing
-changes. This begins once with all channels and once with the ends of the window alone: if both ways end well and differ, the
-data do not tell lines from continuum, and nothing is proposed. What is line-free keeps a margin from each line, in all
+Some thousand spectra from all rows of each window are read, with all their channels. A straight line in frequency is
+subtracted from every spectrum, as continuum subtraction would do. A spectral line then shows in two ways: by power,
+sum w |V|^2, above that of the noise, wherever it is; and by a mean at the centre of the image, if it is faint and lies there.
+The noise of a channel is that of the difference between two parallel hands, in which unpolarized sources cancel. If there is
+one hand only, the noise is that of second differences between channels some way apart. Channels, and runs of 2, 4, 8 ...
+channels, stand out if they are more than `LIMIT` standard deviations above the noise. They are left out of the fit, the
+strongest first, until nothing changes.
+
+This is done twice, beginning with all channels and with the ends of the window alone. If both end well and differ, the data do
+not tell lines from continuum, and nothing is proposed. The channels that are proposed keep a margin from each line, in all
 windows that see the same frequencies.
 """
 
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -84,6 +86,7 @@ class _Sample:
     window: np.ndarray  # (nchan,) frequencies of the window in the frame of the data, Hz
     vis: np.ndarray  # (nspectrum, nchan) complex64, 0 where nothing counts
     weight: np.ndarray  # (nspectrum, nchan) float32
+    pairs: bool  # whether the second half of the spectra is the other hand of the first half
     turn: np.ndarray  # (nspectrum, nchan) complex64, takes the phase to the centre of the image
     usual: np.ndarray  # (nchan,) bool, channels of which half of the spectra have a sample, or more
 
@@ -186,13 +189,15 @@ def _read(source: Source, most: int) -> _Sample | None:
     good = ~flag & (weight > 0) & np.isfinite(weight) & np.isfinite(vis)
     vis, weight, turn = np.where(good, vis, 0), np.where(good, weight, 0), np.concatenate([turn] * len(hands))
     there = (weight > 0).sum(axis=1) > nchan / 2
+    both = np.tile(there[: len(rows)] & there[-len(rows) :], len(hands))
+    pairs = len(hands) == 2 and both.sum() >= FEWEST_SPECTRA
+    there = both if pairs else there
     if there.sum() < FEWEST_SPECTRA:
         return None
     vis, weight, turn = vis[there], weight[there], turn[there]
     often = (weight > 0).mean(axis=0)
-    return _Sample(
-        source=source, window=window, vis=vis, weight=weight, turn=turn, usual=often >= 0.5 * np.median(often)
-    )
+    usual = often >= 0.5 * np.median(often)
+    return _Sample(source=source, window=window, vis=vis, weight=weight, pairs=pairs, turn=turn, usual=usual)
 
 
 def _fit(sample: _Sample, channels: np.ndarray, order: int) -> np.ndarray:
@@ -227,6 +232,12 @@ def _lines(sample: _Sample) -> np.ndarray | None:
 
 def _noise(sample: _Sample) -> np.ndarray:
     """Mean of w |V|^2 / 2 that the noise of each channel has, (nchan,)."""
+    if sample.pairs:
+        half = len(sample.vis) // 2
+        with np.errstate(divide="ignore"):
+            together = 1 / (1 / sample.weight[:half] + 1 / sample.weight[half:])  # 0 if one of them is
+        hands = replace(sample, vis=sample.vis[:half] - sample.vis[half:], weight=together)
+        return _power(hands, sample.usual)
     vis, weight = sample.vis, sample.weight
     lag = 4 if len(sample.usual) >= 32 else 2
     low, here, high = slice(0, -2 * lag), slice(lag, -lag), slice(2 * lag, None)
@@ -240,26 +251,42 @@ def _noise(sample: _Sample) -> np.ndarray:
     return np.pad(level, lag, mode="edge")
 
 
+def _power(sample: _Sample, channels: np.ndarray) -> np.ndarray:
+    """Mean of w |V|^2 / 2 of each channel beside a straight line through some of them, over that of noise of 1, (nchan,)."""
+    left = _left(sample, channels)
+    number = np.maximum((sample.weight > 0).sum(axis=0), 1)
+    power: np.ndarray = (sample.weight * np.abs(left) ** 2).sum(axis=0) / (2 * number * _expected(sample, channels))
+    return power
+
+
+def _left(sample: _Sample, channels: np.ndarray) -> np.ndarray:
+    """Spectra without the straight line through some channels, (nspectrum, nchan)."""
+    powers = np.vander(_abscissa(sample), 2, increasing=True)
+    return sample.vis - (_fit(sample, channels, 1) @ powers.T).astype(np.complex64)
+
+
+def _expected(sample: _Sample, channels: np.ndarray) -> np.ndarray:
+    """Power of noise of 1: the fit takes some from its own channels, and adds some to the others, (nchan,)."""
+    powers = np.vander(_abscissa(sample), 2, increasing=True)
+    inverse = np.linalg.pinv(powers[channels].T @ powers[channels])
+    fitted = np.einsum("ci,ij,cj->c", powers, inverse, powers)
+    return np.maximum(1 + np.where(channels, -fitted, fitted), 0.05)
+
+
 def _leave_out(sample: _Sample, noise: np.ndarray, found: np.ndarray) -> np.ndarray:
     """Leave channels that stand out of the fit until nothing changes, beginning with `found`; return them."""
     usual, number = sample.usual, np.maximum((sample.weight > 0).sum(axis=0), 1)
-    powers = np.vander(_abscissa(sample), 2, increasing=True)
-    floor = np.maximum(noise, 1e-30)
+    noise = np.maximum(noise, 1e-30)
     for strength in STRENGTHS:
         channels = usual & ~found
         if channels.sum() < 4:
             break
-        left = sample.vis - (_fit(sample, channels, 1) @ powers.T).astype(np.complex64)
-        # noise that the fit takes away from its own channels, and adds to the others
-        inverse = np.linalg.pinv(powers[channels].T @ powers[channels])
-        expected = 1 + np.einsum("ci,ij,cj->c", powers, inverse, powers) * np.where(channels, -1, 1)
-        expected = floor * np.maximum(expected, 0.05)
-        power = (sample.weight * np.abs(left) ** 2).sum(axis=0) / (2 * number)
-        centre = (sample.weight * (left * sample.turn).real).sum(axis=0)
-        deviation = np.sqrt(np.maximum(sample.weight.sum(axis=0) * expected, 1e-30))
-        excess = (power / expected - 1) * np.sqrt(number)
+        excess = (_power(sample, channels) / noise - 1) * np.sqrt(number)
+        centre = (sample.weight * (_left(sample, channels) * sample.turn).real).sum(axis=0)
+        variance = sample.weight.sum(axis=0) * noise * _expected(sample, channels)
+        centre /= np.sqrt(np.maximum(variance, 1e-30))
         before, found = found, np.zeros(len(usual), bool)
-        for mark in (excess, centre / deviation, -centre / deviation):
+        for mark in (excess, centre, -centre):
             found |= _standing_out(mark, usual, strength * float(np.abs(mark[usual]).max()))
         if strength == 0 and np.array_equal(before, found):
             break
@@ -276,7 +303,7 @@ def _standing_out(mark: np.ndarray, usual: np.ndarray, least: float) -> np.ndarr
         enough = number >= width / 2
         if not enough.any():
             break
-        spread = max(1.0, _spread(sums[enough]))  # neighbouring channels may be correlated
+        spread = max(1.0, _spread(sums[enough]))  # the noise is uncertain, and neighbouring channels may be correlated
         for first in np.flatnonzero(enough & (sums > max(LIMIT * spread, least))):
             found[first : first + width] |= usual[first : first + width]
         width *= 2
@@ -328,10 +355,13 @@ def _without_lines(samples: Sequence[_Sample], found: Sequence[np.ndarray]) -> l
 def _crossed(sample: _Sample, channels: np.ndarray, order: int) -> np.ndarray:
     """Square of the last coefficient of a polynomial for every spectrum, without the bias of noise.
 
-    Channels with even and with odd numbers have noise of their own, so the product of their coefficients has none on average.
+    It is the product of two coefficients whose noise is independent: those of two hands, or of alternate groups of channels.
     """
-    even = np.arange(len(channels)) % 2 == 0
-    first, second = (_fit(sample, channels & half, order)[:, order] for half in (even, ~even))
+    if sample.pairs:
+        first, second = np.split(_fit(sample, channels, order)[:, order], 2)
+    else:
+        even = np.arange(len(channels)) // max(1, len(channels) // 16) % 2 == 0
+        first, second = (_fit(sample, channels & half, order)[:, order] for half in (even, ~even))
     crossed: np.ndarray = (first * second.conj()).real
     return crossed
 
