@@ -214,7 +214,8 @@ def _fit(sample: _Sample, channels: np.ndarray, order: int) -> np.ndarray:
 
 def _abscissa(sample: _Sample) -> np.ndarray:
     frequency = sample.window
-    return (2 * frequency - frequency.max() - frequency.min()) / np.ptp(frequency)
+    abscissa: np.ndarray = (2 * frequency - frequency.max() - frequency.min()) / np.ptp(frequency)
+    return abscissa
 
 
 def _lines(sample: _Sample) -> np.ndarray | None:
@@ -248,7 +249,8 @@ def _noise(sample: _Sample) -> np.ndarray:
     width = max(9, len(power) // 4)
     near = [power[max(0, k - width // 2) : k + width // 2 + 1] for k in range(len(power))]
     level = np.array([np.median(part[part > 0]) if (part > 0).any() else 0.0 for part in near])
-    return np.pad(level, lag, mode="edge")
+    padded: np.ndarray = np.pad(level, lag, mode="edge")
+    return padded
 
 
 def _power(sample: _Sample, channels: np.ndarray) -> np.ndarray:
@@ -262,7 +264,8 @@ def _power(sample: _Sample, channels: np.ndarray) -> np.ndarray:
 def _left(sample: _Sample, channels: np.ndarray) -> np.ndarray:
     """Spectra without the straight line through some channels, (nspectrum, nchan)."""
     powers = np.vander(_abscissa(sample), 2, increasing=True)
-    return sample.vis - (_fit(sample, channels, 1) @ powers.T).astype(np.complex64)
+    left: np.ndarray = sample.vis - (_fit(sample, channels, 1) @ powers.T).astype(np.complex64)
+    return left
 
 
 def _expected(sample: _Sample, channels: np.ndarray) -> np.ndarray:
