@@ -1,6 +1,6 @@
-"""CASA images as masks: their coordinates as a FITS header, and their planes.
+"""CASA images: their coordinates as a FITS header, and their planes.
 
-In: the folder of an image that CASA wrote. Out: what `gpucube.data.mask` reads from a FITS file.
+In: the folder of an image that CASA wrote. Out: what `gpucube.data.given_image` reads from a FITS file.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 _RADESYS = {"J2000": ("FK5", 2000.0), "B1950": ("FK4", 1950.0), "ICRS": ("ICRS", None)}
 
 
-def _open(path: str) -> Any:
+def _open(label: str, path: str) -> Any:
     from casacore.images import image
 
     try:
         return image(path)
     except RuntimeError as error:
-        raise GpucubeError(f"cannot read mask {path} as a CASA image: {str(error).splitlines()[0]}") from None
+        raise GpucubeError(f"cannot read {label} as a CASA image: {str(error).splitlines()[0]}") from None
 
 
-def describe_image(path: str) -> tuple[fits.Header, tuple[int, ...], np.ndarray | None]:
+def describe_image(label: str, path: str) -> tuple[fits.Header, tuple[int, ...], np.ndarray | None]:
     """Read an image's coordinates.
 
     Returns
@@ -41,7 +41,7 @@ def describe_image(path: str) -> tuple[fits.Header, tuple[int, ...], np.ndarray 
     """
     from astropy.io import fits
 
-    opened = _open(path)
+    opened = _open(label, path)
     shape = tuple(int(length) for length in opened.shape())
     coordinates = opened.coordinates().dict()
     header, listed = fits.Header({"NAXIS": len(shape)}), None
@@ -99,9 +99,9 @@ def _put_spectral(header: fits.Header, spectral: dict[str, Any], number: int, le
     return None
 
 
-def read_planes(path: str, indices: list[tuple[int, ...]]) -> Iterator[np.ndarray]:
+def read_casa_planes(label: str, path: str, indices: list[tuple[int, ...]]) -> Iterator[np.ndarray]:
     """Read planes (ny, nx) at positions along the other axes, slowest first. Pixels that the image masks are NaN."""
-    opened = _open(path)
+    opened = _open(label, path)
     ny, nx = opened.shape()[-2:]
     for index in indices:
         corners = ([*index, 0, 0], [*index, ny - 1, nx - 1])

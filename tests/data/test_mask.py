@@ -441,7 +441,7 @@ def test_planes_without_a_spectral_coordinate_are_placed_by_index(tmp_path: Path
 
 @pytest.mark.parametrize("specsys", ["TOPOCENT", "BARYCENT", "LSRD"])
 def test_frequencies_of_another_frame_are_refused(tmp_path: Path, specsys: str) -> None:
-    with pytest.raises(GpucubeError, match=f"in the frame {specsys}, but the cube is in LSRK: regrid the mask to LSRK"):
+    with pytest.raises(GpucubeError, match=f"in the frame {specsys}, but the cube is in LSRK: regrid it to LSRK"):
         placed(tmp_path, SPECSYS=specsys)
     with pytest.raises(GpucubeError, match="in the frame BARYCENT"):
         placed(tmp_path, SPECSYS="", VELREF=258)  # AIPS's older keyword

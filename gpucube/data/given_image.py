@@ -1,0 +1,371 @@
+"""An image that a user gives for the cube: its header, its place on the sky, and which of its planes belong to which channel.
+
+In: a FITS or CASA image with two to four axes, and the axes of the cube. Out: its header, shape and coordinates, checked against
+the cube, and the planes of each channel. Planes are placed by frequency, and by index only where the header has no spectral
+axis. Messages begin with a label, such as ``"mask a.fits"``.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpucube.constants import LIGHT_SPEED
+from gpucube.data.casa_image import describe_image, read_casa_planes
+from gpucube.errors import GpucubeError
+from gpucube.sky.directions import EQUINOX, Direction, frame_rotation, unit_vectors
+from gpucube.sky.geometry import ImageGeometry
+from gpucube.sky.spectral import SpectralAxis
+from gpucube.sky.spectral_types import NEEDS_REST_FREQUENCY, SPECTRAL_TYPES, frequency_of
+from gpucube.text import counted, ranges, with_prefix
+
+if TYPE_CHECKING:
+    from astropy.io import fits
+    from astropy.wcs import WCS
+
+REFERENCE_TOLERANCE = 0.1
+"""Largest distance in pixels between its grid and the cube's."""
+
+CHANNEL_TOLERANCE = 0.1
+"""A plane counts for a channel that it overlaps by more than this fraction of the narrower of the two."""
+
+_PLAIN_AXES = frozenset({"", "LINEAR", "PIXEL", "CHANNEL", "CHAN", "INDEX"})
+"""CTYPE of an axis that has no coordinate: its planes are placed by index."""
+
+_OTHER_NAMES = {"LGROUP": "LOCALGRP", "REST": "SOURCE", "HELIO": "HELIOCEN", "BARY": "BARYCENT", "TOPO": "TOPOCENT"}
+"""SPECSYS as some writers spell it -> as FITS does."""
+
+_LARGEST_SHIFT = {frozenset({"BARYCENT", "HELIOCEN"}): 20.0, frozenset({"TOPOCENT", "GEOCENTR"}): 470.0}
+"""m/s by which two frames can differ: the Sun's motion about the barycentre, and the rotation of the Earth. Frames
+that are not here differ by kilometres per second."""
+
+
+def described(label: str, path: str) -> tuple[fits.Header, tuple[int, ...], np.ndarray | None, int | None]:
+    """Header and shape of an image, the edges of its channels if they are listed, and its extension in a FITS file."""
+    from astropy.io import fits
+
+    if os.path.isdir(path):
+        return (*describe_image(label, path), None)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # whatever is wrong is reported below
+            with fits.open(path) as hdus:
+                images = [index for index, hdu in enumerate(hdus) if hdu.is_image and hdu.header["NAXIS"] > 0]
+                if not images:
+                    raise GpucubeError(f"{label} contains no image: give a FITS image")
+                image = hdus[images[0]]
+                if not _reaches_its_end(image):
+                    raise GpucubeError(f"{label} is cut short: its header announces {_shape_text(image.shape)} pixels")
+                return image.header.copy(), image.shape, _listed_channels(hdus), images[0]
+    except OSError as error:
+        raise GpucubeError(f"cannot read {label} as FITS: {error.strerror or error}") from error
+
+
+def read_planes(label: str, path: str, hdu: int | None, indices: list[tuple[int, ...]]) -> Iterator[np.ndarray]:
+    """Read planes (ny, nx), one after the other: of a CASA image if `hdu` is None. Indices go along the other axes."""
+    from astropy.io import fits
+
+    if hdu is None:
+        yield from read_casa_planes(label, path, indices)
+        return
+    with fits.open(path) as hdus:
+        image = hdus[hdu]
+        for index in indices:
+            yield image.section[index] if index else image.data
+
+
+def _reaches_its_end(image: fits.PrimaryHDU) -> bool:
+    """Return False if the file ends before the last pixel."""
+    try:
+        image.section[(-1,) * len(image.shape)]
+    except (TypeError, ValueError, OSError, EOFError):
+        return False
+    return True
+
+
+def _listed_channels(hdus: fits.HDUList) -> np.ndarray | None:
+    """Edges in Hz, shape (nplane, 2), from gpucube's own table of channels that no straight line describes."""
+    if "CHANNELS" not in hdus or not {"FREQ", "WIDTH"} <= set(hdus["CHANNELS"].columns.names):
+        return None
+    centre, width = (np.array(hdus["CHANNELS"].data[name], np.float64) for name in ("FREQ", "WIDTH"))
+    return np.stack([centre - width / 2, centre + width / 2], axis=1)
+
+
+def check_shape(
+    label: str,
+    shape: tuple[int, ...],
+    header: fits.Header,
+    geometry: ImageGeometry,
+    axis: SpectralAxis,
+) -> None:
+    """Refuse anything but one plane, or one axis of planes, of the size of the image."""
+    fits_cube = 2 <= len(shape) <= 4 and shape[-2:] == geometry.shape and long_axis(shape) is not None
+    number = long_axis(shape) or 0
+    if not fits_cube or (number and kind_of(header, number) == "STOKES"):
+        raise _wrong_shape(label, shape, geometry, axis)
+
+
+def _wrong_shape(label: str, shape: tuple[int, ...], geometry: ImageGeometry, axis: SpectralAxis) -> GpucubeError:
+    return GpucubeError(
+        f"{label} has shape {_shape_text(shape)} (slowest axis first) and the cube is"
+        f" {_shape_text((axis.nchan, *geometry.shape))}: it must be one plane of"
+        f" {_shape_text(geometry.shape)} or one such plane per channel"
+    )
+
+
+def long_axis(shape: tuple[int, ...]) -> int | None:
+    """FITS number of the only axis of planes that is longer than 1; 0 if there is none, None if there are several."""
+    numbers = [len(shape) - index for index, length in enumerate(shape[:-2]) if length > 1]
+    return None if len(numbers) > 1 else (numbers or [0])[0]
+
+
+def kind_of(header: fits.Header, number: int) -> str:
+    """CTYPE of an axis in upper case, without blanks around it."""
+    return str(header.get(f"CTYPE{number}", "")).strip().upper()
+
+
+def _shape_text(shape: tuple[int, ...]) -> str:
+    """A shape for a message, ``"5x24x32"``."""
+    return "x".join(map(str, shape))
+
+
+def coordinates(label: str, header: fits.Header, axis: SpectralAxis) -> WCS:
+    """The coordinates of the header. The cube's rest frequency stands in where the image names none."""
+    from astropy.wcs import WCS
+
+    header = header.copy()
+    for number in range(1, header["NAXIS"] + 1):
+        if f"CTYPE{number}" in header:
+            header[f"CTYPE{number}"] = kind_of(header, number)
+        if str(header.get(f"CUNIT{number}", "")).strip().upper() in ("M/S", "KM/S"):
+            header[f"CUNIT{number}"] = str(header[f"CUNIT{number}"]).strip().lower()
+    if not _rest_frequency(header) and axis.restfreq:
+        header["RESTFRQ"] = axis.restfreq
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on dates and old keywords
+            return WCS(header)
+    except (ValueError, AssertionError, MemoryError) as error:
+        raise _unreadable(label, error) from error
+
+
+def _rest_frequency(header: fits.Header) -> float:
+    """Rest frequency in Hz that the header names, 0 if none."""
+    for name in ("RESTFRQ", "RESTFREQ"):
+        if header.get(name):
+            return float(header[name])
+    return LIGHT_SPEED / float(header["RESTWAV"]) if header.get("RESTWAV") else 0.0
+
+
+def _unreadable(label: str, error: Exception) -> GpucubeError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip(" .")
+    return GpucubeError(f"{label} has coordinates that cannot be read ({reason}): correct its header")
+
+
+def sky_frame(label: str, header: fits.Header, wcs: WCS, geometry: ImageGeometry) -> str:
+    """Name the frame of the image's sky axes; that of the cube if the image does not say."""
+    try:
+        wcs = wcs.celestial
+    except ValueError as error:
+        raise _unreadable(label, error) from error
+    names_frame = any(name in header for name in ("RADESYS", "RADECSYS", "EQUINOX", "EPOCH"))
+    written = wcs.wcs.radesys.strip().upper()
+    frame = {"J2000": "FK5", "": geometry.centre.frame}.get(written, written) if names_frame else geometry.centre.frame
+    own_equinox = EQUINOX.get(frame) or wcs.wcs.equinox
+    equinox = (
+        "" if wcs.wcs.equinox == own_equinox or math.isnan(wcs.wcs.equinox) else f" of equinox {wcs.wcs.equinox:g}"
+    )
+    if wcs.wcs.lngtyp != "RA" or frame not in ("FK5", "ICRS", geometry.centre.frame) or equinox:
+        raise GpucubeError(
+            f"{label} has sky axes {wcs.wcs.lngtyp} {wcs.wcs.lattyp} {frame}{equinox};"
+            f" the cube's are RA DEC {geometry.centre.frame}: regrid it"
+        )
+    return frame
+
+
+def off_grid(wcs: WCS, frame: str, geometry: ImageGeometry) -> float:
+    """Compare the phase centre and the middles of two image edges: largest distance of a pixel from the cube's, in pixels."""
+    x = np.array([geometry.nx // 2, 0, geometry.nx // 2])
+    y = np.array([geometry.ny // 2, geometry.ny // 2, 0])
+    ra, dec = geometry.sky_position(x, y)
+    there_ra, there_dec = np.radians(wcs.celestial.wcs_pix2world(x, y, 0))
+    here = unit_vectors(ra, dec) @ frame_rotation(geometry.centre, Direction(ra=0.0, dec=0.0, frame=frame)).T
+    there = unit_vectors(there_ra, there_dec)
+    off = np.linalg.norm(here - there, axis=1)[np.isfinite(ra)] / min(geometry.cell_x, geometry.cell_y)
+    # NaN: the projection of the image does not reach this pixel of the cube
+    return float(np.max(np.nan_to_num(off, nan=np.inf)))
+
+
+def check_place(label: str, header: fits.Header, wcs: WCS, geometry: ImageGeometry) -> None:
+    """Refuse an image that has sky coordinates and does not lie on the cube's grid."""
+    if not wcs.has_celestial:
+        return
+    frame = sky_frame(label, header, wcs, geometry)
+    distance = off_grid(wcs, frame, geometry)
+    if distance > REFERENCE_TOLERANCE:
+        frames = f" ({frame} against {geometry.centre.frame})" if frame != geometry.centre.frame else ""
+        raise GpucubeError(
+            f"{label} lies elsewhere on the sky: its pixels are up to {distance:.3g} pixels off the cube's grid"
+            f"{frames}; regrid it to the cube's phase centre and cell"
+        )
+
+
+Planes = tuple[tuple[int, ...], ...]
+
+
+def planes_of_channels(
+    label: str,
+    shape: tuple[int, ...],
+    header: fits.Header,
+    wcs: WCS,
+    geometry: ImageGeometry,
+    axis: SpectralAxis,
+    listed: np.ndarray | None,
+) -> tuple[Planes, tuple[str, ...]]:
+    """Find the planes of every channel of the cube, and what to say about them."""
+    number = long_axis(shape)
+    if not number:
+        return ((0,),) * axis.nchan, ()
+    nplane = shape[len(shape) - number]
+    if wcs.wcs.spec != number - 1:
+        if kind_of(header, number) not in _PLAIN_AXES:
+            raise GpucubeError(
+                f"{label} has an axis of {nplane} planes along {kind_of(header, number)}, which is no spectral"
+                f" coordinate of FITS: call it FREQ, VRAD, VOPT or WAVE, or remove CTYPE{number} to place planes by index"
+            )
+        if nplane != axis.nchan:
+            raise _wrong_shape(label, shape, geometry, axis)
+        return tuple((channel,) for channel in range(axis.nchan)), ()
+    remarks = _check_frame(label, wcs, axis)
+    if listed is not None and len(listed) == nplane:
+        edges = listed
+    else:
+        found, more = _edges(label, header, wcs, nplane, axis)
+        if _is_straight_line_of(found, axis):
+            return tuple((channel,) for channel in range(axis.nchan)), remarks
+        edges, remarks = found, remarks + more
+    planes, more = _overlaps(label, edges, axis)
+    return planes, remarks + more
+
+
+def is_frame_of(axis: SpectralAxis, name: str) -> bool:
+    """Whether a spectral frame is the cube's, or differs from it by less than can matter."""
+    given, cube = (_OTHER_NAMES.get(frame, frame) for frame in (name.upper(), axis.frame.specsys))
+    shift = _LARGEST_SHIFT.get(frozenset({given, cube}), np.inf) / LIGHT_SPEED
+    return given == cube or shift * float(np.max(axis.frequency / axis.width)) <= CHANNEL_TOLERANCE
+
+
+def _check_frame(label: str, wcs: WCS, axis: SpectralAxis) -> tuple[str, ...]:
+    """Refuse frequencies of another frame, unless the two differ by less than can matter."""
+    written = wcs.wcs.specsys.strip().upper()
+    if not written:
+        cube = _OTHER_NAMES.get(axis.frame.specsys, axis.frame.specsys)
+        return (f"{label} names no spectral frame (SPECSYS): its channels are taken to be in the cube's, {cube}",)
+    if not is_frame_of(axis, written):
+        raise GpucubeError(
+            f"{label} has frequencies in the frame {written}, but the cube is in {axis.frame.specsys}: regrid it to"
+            f" {axis.frame.specsys}"
+        )
+    return ()
+
+
+def _edges(
+    label: str, header: fits.Header, wcs: WCS, nplane: int, axis: SpectralAxis
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Lower and upper edge of every plane in Hz, shape (nplane, 2), and what to say about them."""
+    spectral = wcs.wcs.spec
+    kind = wcs.wcs.ctype[spectral][:4]
+    remarks: tuple[str, ...] = ()
+    if kind not in SPECTRAL_TYPES:
+        raise GpucubeError(f"{label} has a spectral axis {kind}, which gpucube cannot read: regrid it to FREQ")
+    restfreq = _rest_frequency(header)
+    if kind in NEEDS_REST_FREQUENCY and not restfreq:
+        if not axis.restfreq:
+            raise GpucubeError(
+                f"{label} has a velocity axis ({kind}) and no rest frequency: add RESTFRQ to its header, or give"
+                " `restfreq`"
+            )
+        restfreq = axis.restfreq
+        remarks = (f"{label} has a velocity axis and no RESTFRQ: the cube's is taken, {_hertz(restfreq)}",)
+    try:
+        world = wcs.sub([spectral + 1]).wcs_pix2world(np.arange(nplane + 1) - 0.5, 0)[0]
+    except ValueError as error:
+        raise _unreadable(label, error) from error
+    frequency = frequency_of(kind, world, restfreq)
+    step = np.diff(frequency)
+    if not (np.all(np.isfinite(frequency)) and (np.all(step > 0) or np.all(step < 0))):
+        raise GpucubeError(
+            f"{label} has a spectral axis {kind} that does not rise or fall throughout: correct its header"
+        )
+    return np.sort(np.stack([frequency[:-1], frequency[1:]], axis=1), axis=1), remarks
+
+
+def _is_straight_line_of(edges: np.ndarray, axis: SpectralAxis) -> bool:
+    """Whether these are the frequencies that a cube with uneven channels names in its header: a straight line."""
+    if axis.is_regular() or len(edges) != axis.nchan:
+        return False
+    line = axis.frequency[0] + axis.increment() * np.arange(axis.nchan)
+    return bool(np.all(np.abs(edges.mean(axis=1) - line) <= CHANNEL_TOLERANCE * abs(axis.increment())))
+
+
+def _overlaps(label: str, edges: np.ndarray, axis: SpectralAxis) -> tuple[Planes, tuple[str, ...]]:
+    """For every channel the planes that overlap it by more than `CHANNEL_TOLERANCE`, and what to say about them.
+
+    Parameters
+    ----------
+    path : path
+    edges : numpy.ndarray
+        Lower and upper edge of every plane, Hz, shape (nplane, 2), in any order.
+    axis : SpectralAxis
+    """
+    order = np.argsort(edges.mean(axis=1), kind="stable")
+    low, high = edges[order].T  # (nplane,), rising
+    bottom, top = axis.frequency - axis.width / 2, axis.frequency + axis.width / 2  # (nchan,)
+    planes: list[tuple[int, ...]] = []
+    across = []
+    for channel in range(axis.nchan):
+        near = slice(np.searchsorted(high, bottom[channel], "right"), np.searchsorted(low, top[channel], "left"))
+        below, above = low[near] - bottom[channel], high[near] - top[channel]
+        least = CHANNEL_TOLERANCE * np.minimum(high[near] - low[near], axis.width[channel])
+        overlap = np.minimum(high[near], top[channel]) - np.maximum(low[near], bottom[channel])
+        counts = overlap > least
+        inside = (below >= -least) & (above <= least)
+        around = (below <= least) & (above >= -least)
+        if np.any(counts & ~inside & ~around):
+            across.append(channel)
+        planes.append(tuple(sorted(int(number) for number in order[near][counts])))
+    covered = [channel for channel, numbers in enumerate(planes) if numbers]
+    if not covered:
+        raise GpucubeError(
+            f"{label} covers {_hertz(low[0])} to {_hertz(high[-1])} and the cube {_hertz(bottom.min())} to"
+            f" {_hertz(top.max())}: they have no channel in common"
+        )
+    remarks = []
+    if len(covered) < axis.nchan:
+        remarks.append(
+            f"{label} covers {len(covered)} of the cube's {axis.nchan} channels ({_listed(covered)}): the others are"
+            " not cleaned"
+        )
+    if across:
+        remarks.append(
+            f"{label} has planes of {with_prefix(float(np.median(high - low)), 'Hz')} that are not aligned with the"
+            f" cube's channels of {with_prefix(float(np.median(axis.width)), 'Hz')}: {counted(len(across), 'channel')}"
+            f" ({_listed(across)}) may be cleaned where any of the planes that overlap allows"
+        )
+    return tuple(planes), tuple(remarks)
+
+
+def _listed(channels: list[int]) -> str:
+    """Channels for a message: as ranges, or the first and the last if there are many ranges."""
+    text = ranges(channels)
+    return text if len(text) < 60 else f"between {channels[0]} and {channels[-1]}"
+
+
+def _hertz(frequency: float) -> str:
+    """A frequency for a message, with enough digits to tell channels apart."""
+    return f"{frequency / 1e9:.6f} GHz"
