@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,17 @@ if TYPE_CHECKING:
     from gpucube.simulate import SimulationResult
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+NEEDS_A_GPU = re.compile(r"\b(ON_GPU|ORDERS|device_kind|backend)\b")
+"""What tests that also run on a GPU mention."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``-m gpu``, import the files that have such tests and no others: a machine with a GPU may lack what others need."""
+    if config.option.markexpr != "gpu" or collection_path.suffix != ".py":
+        return None
+    return None if NEEDS_A_GPU.search(collection_path.read_text()) else True
+
 
 TINY: dict[str, Any] = {
     "array": "vla-d",

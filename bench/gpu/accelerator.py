@@ -26,6 +26,9 @@ from gpucube.errors import GpucubeError
 SAMPLING = 0.1
 """Seconds between two looks at whether the GPU is busy."""
 
+L2_FETCH_LIMIT = 5
+"""cudaLimitMaxL2FetchGranularity, which CuPy does not name."""
+
 LOOKS_BACK = 1.0
 """Seconds: a look may tell of that time before it."""
 
@@ -64,9 +67,13 @@ class Gpu:
 
     least_seconds = 0.05
 
-    def __init__(self) -> None:
+    def __init__(self, l2_fetch: int | None = None) -> None:
         if reason := why_not():
             raise GpucubeError(f"no GPU to measure: {reason}")
+        if l2_fetch:
+            import cupy
+
+            cupy.cuda.runtime.deviceSetLimit(L2_FETCH_LIMIT, l2_fetch)
         self.kind: DeviceKind = CudaKind()
         self.backend = cupy_backend()
         self._cupy = self.backend.xp

@@ -4,8 +4,10 @@ In: which parts to measure. Out: tables as Markdown on standard output, and JSON
 is the median of some repeats with its spread, (largest - smallest) / median. Floors are measured in the same run, most of them
 with the bandwidth of a copy on the device. A part that fails is reported in its place and does not stop the others.
 
-    python bench/gpu/gpu_speed.py --json out/gpu-speed.json > out/gpu-speed.md
+    python bench/gpu/gpu_speed.py --json out/gpu-speed.json --markdown out/gpu-speed.md
     python bench/gpu/gpu_speed.py --parts copy,hogbom
+
+What a figure must reach is a share of its floor, or of the bandwidth of a copy, so that it holds for any GPU.
 
 The docstring of each part says what it does. No MeasurementSet is read, so casacore is not needed.
 """
@@ -92,6 +94,15 @@ def page(result: dict[str, Any], parts: Mapping[str, Part], figures: Sequence[Fi
     return "\n".join(lines)
 
 
+def host_accelerator() -> tuple[Accelerator, Sizes]:
+    """The kernels on the host, as the tests run them."""
+    tests = Path(__file__).resolve().parents[2] / "tests"
+    sys.path += [str(tests), str(tests / "bench")]
+    from host_accelerator import TINY, HostAccelerator
+
+    return HostAccelerator(), TINY
+
+
 def main(
     arguments: Sequence[str] | None = None,
     *,
@@ -105,6 +116,14 @@ def main(
     parser.add_argument("--repeat", type=int, default=5, help="timings of each figure (default 5)")
     parser.add_argument("--seconds", type=float, default=400.0, help="no part begins after these (default 400)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures and the hardware too")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables to a file too")
+    parser.add_argument("--lanes", type=int, help="threads that share the GPU in part busy (default: as in a job)")
+    parser.add_argument(
+        "--l2-fetch", type=int, metavar="BYTES", help="what the L2 cache fetches at least (32, 64 or 128)"
+    )
+    parser.add_argument(
+        "--on-host", action="store_true", help="kernels on the host, tiny sizes: tries the procedure only"
+    )
     options = parser.parse_args(arguments)
     names = options.parts.split(",")
     if unknown := [name for name in names if name not in parts]:
@@ -113,11 +132,13 @@ def main(
         parser.error("--repeat should be at least 1")
     begin, busy = time.perf_counter(), busy_percent(0.5)
     try:
-        here = here or Gpu()
+        if options.on_host:
+            here, sizes = host_accelerator()
+        here = here or Gpu(options.l2_fetch)
     except GpucubeError as error:
         parser.error(str(error))
     chosen = {name: parts[name] for name in names}
-    bench = Bench(here, sizes or Sizes(), options.repeat)
+    bench = Bench(here, sizes or Sizes(), options.repeat, options.lanes or here.kind.lanes)
     try:
         figures, errors = run(bench, chosen, options.seconds)
     finally:
@@ -129,7 +150,10 @@ def main(
         "figures": [asdict(f) | {"median": f.median, "spread": f.spread, "reached": f.reached} for f in figures],
         "errors": errors,
     }
-    print(page(result, chosen, figures))
+    text = page(result, chosen, figures)
+    print(text)
+    if options.markdown:
+        options.markdown.write_text(text + "\n")
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n")
     return 1 if errors else 0

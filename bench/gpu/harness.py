@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from accelerator import Accelerator
@@ -35,6 +36,9 @@ FILL = 0.45
 """Longest baseline, in units of 1 / cell."""
 
 FREQUENCY = 1.4e9
+
+COPIES = 8
+"""Of an array that a call destroys, so that a synchronisation does not count."""
 
 PLAIN_UNITS = ("s", "x", "%", "runs", "channels", "channels/s", "of 1")
 """Units that take no metric prefix."""
@@ -115,10 +119,10 @@ def say(text: str) -> None:
 
 
 class Bench:
-    """What the parts share; `repeat` is the number of timings of each figure."""
+    """What the parts share; `repeat` is the number of timings of each figure, `lanes` that of threads in part busy."""
 
-    def __init__(self, here: Accelerator, sizes: Sizes, repeat: int):
-        self.here, self.sizes, self.repeat = here, sizes, repeat
+    def __init__(self, here: Accelerator, sizes: Sizes, repeat: int, lanes: int):
+        self.here, self.sizes, self.repeat, self.lanes = here, sizes, repeat, lanes
         self.backend, self.xp = here.backend, here.backend.xp
         self.rng = np.random.default_rng(1)
         self._folder = tempfile.TemporaryDirectory(prefix="gpucube-gpu-speed-")
@@ -134,6 +138,20 @@ class Bench:
         once = self._timed(call, 1)
         count = max(1, min(1000, math.ceil(self.here.least_seconds / once)))
         return [self._timed(call, count) for _ in range(repeat or self.repeat)]
+
+    def seconds_consuming(self, call: Callable[[Any], object], original: Any) -> list[float]:
+        """Seconds of a call that destroys its argument: each gets a copy, made outside the clock."""
+        call(original.copy())
+        values = []
+        for _ in range(self.repeat):
+            given = [original.copy() for _ in range(COPIES)]
+            self.here.synchronise()
+            begin = time.perf_counter()
+            for array in given:
+                call(array)
+            self.here.synchronise()
+            values.append((time.perf_counter() - begin) / COPIES)
+        return values
 
     def _timed(self, call: Callable[[], object], count: int) -> float:
         begin = time.perf_counter()
