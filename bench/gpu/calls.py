@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -58,7 +58,7 @@ class Outcome:
 
     name: str
     command: str
-    status: str  # "ok", "failed" or "out of time"
+    status: str  # "ok", "failed", "out of time" or "no time left"
     seconds: float
     note: str
     output: str
@@ -139,8 +139,9 @@ def carry_out(step: Step, environment: dict[str, str]) -> Outcome:
     shown = " ".join(("python3", *step.command))
     print(f"{step.name}: {shown}", flush=True)
     begin = time.perf_counter()
-    if note:
-        return Outcome(name=step.name, command=shown, status="failed", seconds=0.0, note=note, output="")
+    if note or step.seconds <= 0:
+        status = "failed" if note else "no time left"
+        return Outcome(name=step.name, command=shown, status=status, seconds=0.0, note=note, output="")
     try:
         run = subprocess.run(
             command,
@@ -224,8 +225,10 @@ def main() -> int:
     parser.add_argument("call", type=int, choices=(1, 2, 3))
     parser.add_argument("--wheels", type=Path, metavar="FOLDER", help="install these first, offline")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder of the results (default: out)")
+    parser.add_argument("--seconds", type=float, default=570.0, help="the call ends after these (default 570)")
     parser.add_argument("--on-host", action="store_true", help="run kernels on the host: proves the procedure alone")
     options = parser.parse_args()
+    begin = time.perf_counter()
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     site = Path(os.environ.get("TMPDIR", "/tmp")) / f"gpucube-wheels-{platform.python_version()}"
@@ -242,7 +245,9 @@ def main() -> int:
     machine = hardware(environment)
     outcomes: list[Outcome] = []
     for step in steps_of(options.call, out):
-        outcomes.append(carry_out(on_host(step) if options.on_host else step, environment))
+        left = int(options.seconds - (time.perf_counter() - begin))
+        short = on_host(step) if options.on_host else replace(step, seconds=min(step.seconds, left))
+        outcomes.append(carry_out(short, environment))
         # after each step, so that a call that is cut off has told what it found
         stem = out / f"call{options.call}"
         stem.with_suffix(".md").write_text(page(options.call, machine, outcomes))
