@@ -1,6 +1,6 @@
 """The main job on the CUDA device, from a MeasurementSet to cubes: it agrees with the CPU device, whatever the batch.
 
-Without a GPU the kernels run on the host: everything is the same except CuPy itself (docs/cuda.md).
+Without a GPU the kernels run on the host: everything is the same except CuPy itself (docs/gpu.md).
 """
 
 from __future__ import annotations

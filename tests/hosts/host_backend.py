@@ -1,6 +1,6 @@
 """The backend of the CUDA device for machines without a GPU: numpy arrays, kernels run on the host, scipy's FFTs.
 
-docs/cuda.md says what it cannot show. `budget` limits only what the device believes it may take.
+docs/gpu.md says what it cannot show. `budget` limits only what the device believes it may take.
 """
 
 from __future__ import annotations
