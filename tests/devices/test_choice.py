@@ -91,3 +91,20 @@ def test_while_a_process_works_it_keeps_the_memory_that_it_frees() -> None:
     outside, inside = map(int, result.stdout.split())
     assert outside > 1000
     assert inside < 0.02 * outside
+
+
+def test_a_driver_that_does_not_answer_dask_cuda_is_reported_in_one_line(tmp_path, monkeypatch) -> None:
+    """Some containers have no NVML. Stand-ins for dask-cuda and its access to the driver fail as those packages do."""
+    (tmp_path / "pynvml.py").write_text("class NVMLError(Exception): pass\n")
+    (tmp_path / "dask_cuda.py").write_text(
+        "import pynvml\ndef LocalCUDACluster(**options): raise pynvml.NVMLError('NVML Shared Library Not Found')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("pynvml", "dask_cuda"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(
+        GpucubeError, match=r"cannot ask the driver .*Library Not Found\): use one GPU with `workers=1`"
+    ):
+        CudaKind().cluster_factory()(n_workers=2)
+    for name in ("pynvml", "dask_cuda"):
+        monkeypatch.delitem(sys.modules, name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -70,9 +69,19 @@ class CudaKind:
         return int(cupy.get_default_memory_pool().total_bytes()) if cupy else 0
 
     def cluster_factory(self) -> Callable[..., Any]:
-        # a process for each of the first GPUs of CUDA_VISIBLE_DEVICES; CuPy's pool bounds the device's memory
         try:
             from dask_cuda import LocalCUDACluster
+            from pynvml import NVMLError
         except ImportError as error:
             raise GpucubeError(f"a worker for each GPU needs dask-cuda ({error}): {ADVICE}") from None
-        return functools.partial(LocalCUDACluster, device_memory_limit=0)
+
+        def start(**options: Any) -> Any:
+            # a process for each of the GPUs of lowest number in CUDA_VISIBLE_DEVICES; CuPy's pool bounds the device's memory
+            try:
+                return LocalCUDACluster(device_memory_limit=0, **options)
+            except NVMLError as error:  # in some containers
+                raise GpucubeError(
+                    f"dask-cuda cannot ask the driver about the GPUs (NVML: {error}): use one GPU with `workers=1`"
+                ) from None
+
+        return start
