@@ -80,6 +80,9 @@ def image_cube(
     usemask: Literal["user"] = "user",
     mask: MaskLike | Sequence[MaskLike] = "",
     restoringbeam: QuantityLike | Sequence[QuantityLike] = "",
+    restoration: bool = True,
+    calcres: bool = True,
+    calcpsf: bool = True,
     pbcor: bool = False,
     pblimit: float = 0.2,
     dish_diameter: QuantityLike | None = None,
@@ -219,6 +222,12 @@ def image_cube(
     restoringbeam : '', 'common', '1arcsec' or ['1arcsec', '0.8arcsec', '30deg']; default ''
         Beam of the restored image. Empty for each channel's own, 'common' for the smallest that fits all channels;
         otherwise full widths at half maximum bmaj and bmin, and the position angle bpa.
+    restoration : True or False; default True
+        Make the restored image. False leaves the products image and image.pbcor out.
+    calcres : True or False; default True
+        Make dirty image and residual. False, with niter=0, makes the PSF alone.
+    calcpsf : True or False; default True
+        Write the PSF where products ask for it. False is for niter=0.
     pbcor : True or False; default False
         Also write the primary beam, OUT.pb.fits, and the image divided by it, OUT.image.pbcor.fits.
     pblimit : a number from -1 to 1; default 0.2
@@ -243,8 +252,10 @@ def image_cube(
         Replace the products of an earlier run.
     resume : True or False; default False
         Finish a run that was cut off, with the same bits. Channels that are safe on disk are not imaged again.
-    products : one or several of image, residual, model, psf, dirty, mask, pb, image.pbcor; default ('image', 'residual', 'model')
-        Which cubes to write. pbcor adds pb and image.pbcor.
+    products : one or several names of products; default ('image', 'residual', 'model')
+        Which cubes to write, of image, residual, model, psf, dirty, mask, pb, image.pbcor, sumwt and startmodel. pbcor adds
+        pb and image.pbcor. sumwt has the sum of weights of each plane, startmodel the model with its axes in CASA's order:
+        importfits turns it into a startmodel for tclean.
     quiet : True or False; default False
         Show no progress.
     **unknown

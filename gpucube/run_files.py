@@ -242,7 +242,7 @@ def _check_sight(job: Job, workers: Workers, journal: Journal, cubes: dict[str, 
 def _describe_cubes(job: Job) -> CubeDescription:
     """Describe what the headers of all products have in common. The history lists every parameter that changes the cube."""
     parameters, selection = job.parameters, job.selection
-    unused = NOT_IN_FINGERPRINT
+    unused = NOT_IN_FINGERPRINT | {"restoration", "calcres", "calcpsf"}
     if not parameters.needs_primary_beam:
         unused |= {"pbcor", "pblimit", "dish_diameter"}
     shown = {name: value for name, value in parameters.as_json_dict().items() if name not in unused}

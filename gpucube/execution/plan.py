@@ -32,6 +32,7 @@ from gpucube.execution.progress import duration
 from gpucube.execution.tuning import DEFAULT_TUNING, Tuning
 from gpucube.imaging.forecast import Forecast, forecast
 from gpucube.imaging.job import settings_of
+from gpucube.output.fits_header import ONE_PIXEL
 from gpucube.output.paths import RunPaths
 from gpucube.output.summary import SpectralSummary
 from gpucube.schema.parameters import Parameters
@@ -295,7 +296,7 @@ def make_plan(
         paths=paths,
         product_names=tuple(parameters.cubes),
         scratch_bytes=sum(p.nbytes() for p in partitions),
-        product_bytes=len(parameters.cubes) * nchan * nstokes * geometry.nx * geometry.ny * 4,
+        product_bytes=len(set(parameters.cubes) - set(ONE_PIXEL)) * nchan * nstokes * geometry.nx * geometry.ny * 4,
         ms_bytes=ms_bytes,
         memory_budget=budget,
         memory_predicted=predicted,

@@ -93,6 +93,9 @@ def write_products(job: ImageJob, device: Device[DevicePlane], plane: ActivePlan
     begin = time.perf_counter()
     if "mask" in job.cubes:
         products["mask"] = _mask_plane(job, plane.key)
+    if "startmodel" in job.cubes:
+        products["startmodel"] = device.fetch(plane.data, "model")
+    products["sumwt"] = np.full((1, 1), plane.data.sum_weights, np.float32)
     for name in (name for name in job.cubes if name in products):
         plane.checksums[name] = job.write(name, plane.key, products[name])
     charge([plane], device, "write", begin)
@@ -100,11 +103,10 @@ def write_products(job: ImageJob, device: Device[DevicePlane], plane: ActivePlan
 
 
 def _write_blank(job: ImageJob, key: PlaneKey) -> dict[str, str]:
-    """Write NaN to every image product; returns the checksums."""
+    """Write NaN to every image product, 0 to what adds up; returns the checksums."""
     checksums = {}
-    blank = np.full(job.settings.geometry.shape, np.nan, np.float32)
-    for name in job.cubes:
-        values = blank
+    for name, cube in job.cubes.items():
+        values = np.full((cube.ny, cube.nx), 0.0 if name in ("sumwt", "startmodel") else np.nan, np.float32)
         if name == "mask":
             # an unreadable mask may be why the channel failed
             with suppress(OSError, TypeError, ValueError):

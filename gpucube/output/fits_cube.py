@@ -19,7 +19,15 @@ import numpy as np
 
 from gpucube import disk
 from gpucube.errors import GpucubeError
-from gpucube.output.fits_header import BEAM_ROW, CubeDescription, extensions, padded, primary_header
+from gpucube.output.fits_header import (
+    BEAM_ROW,
+    CHANNEL_SLOWEST,
+    ONE_PIXEL,
+    CubeDescription,
+    extensions,
+    padded,
+    primary_header,
+)
 from gpucube.output.paths import RunPaths
 from gpucube.sky.beam import Beam
 
@@ -34,6 +42,7 @@ class CubeFile:
     nchan: int
     ny: int
     nx: int
+    channel_slowest: bool = False  # whether the first two have changed places
 
     @property
     def plane_bytes(self) -> int:
@@ -48,7 +57,8 @@ class CubeFile:
         """Find the first byte of a plane."""
         if not (0 <= stokes_index < self.nstokes and 0 <= channel < self.nchan):
             raise IndexError(f"plane (stokes {stokes_index}, channel {channel}) is outside {self.path}")
-        return self.data_offset + (stokes_index * self.nchan + channel) * self.plane_bytes
+        number = channel * self.nstokes + stokes_index if self.channel_slowest else stokes_index * self.nchan + channel
+        return self.data_offset + number * self.plane_bytes
 
 
 def write_plane(cube: CubeFile, stokes_index: int, channel: int, plane: np.ndarray) -> str:
@@ -110,8 +120,9 @@ def create_cubes(
             data_offset=len(head),
             nstokes=len(description.stokes),
             nchan=description.axis.nchan,
-            ny=description.geometry.ny,
-            nx=description.geometry.nx,
+            ny=1 if product in ONE_PIXEL else description.geometry.ny,
+            nx=1 if product in ONE_PIXEL else description.geometry.nx,
+            channel_slowest=product in CHANNEL_SLOWEST,
         )
         for product, head in heads.items()
     }

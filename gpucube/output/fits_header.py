@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,9 +35,17 @@ BLOCK = 2880
 """Bytes of a FITS block."""
 
 PRODUCT_UNITS = dict(image="Jy/beam", residual="Jy/beam", model="Jy/pixel", psf="", dirty="Jy/beam", mask="", pb="") | {
-    "image.pbcor": "Jy/beam"
+    "image.pbcor": "Jy/beam",
+    "sumwt": "",
+    "startmodel": "Jy/pixel",
 }
 """Brightness unit of every product."""
+
+CHANNEL_SLOWEST = ("startmodel",)
+"""Products whose axes are RA, DEC, STOKES, FREQ, as those of CASA's images."""
+
+ONE_PIXEL = ("sumwt",)
+"""Products with one number for each plane."""
 
 RESTORED = ("image", "image.pbcor")
 """Products in Jy per restoring beam."""
@@ -108,17 +116,19 @@ def primary_header(product: str, cube: CubeDescription) -> bytes:
     """The primary header of a product. An error if the Stokes parameters are not evenly spaced."""
     from astropy.io import fits
 
+    if product in ONE_PIXEL:
+        cube = replace(cube, geometry=replace(cube.geometry, nx=1, ny=1))
+
     # Card by card: astropy.wcs.WCS.to_header leaves out cards that have default values and formats others as the
     # installed wcslib does, but the bytes of a header must not depend on that.
     header = fits.Header(
         [
-            *_shape_cards(cube),
+            *_shape_cards(product, cube),
             *_beam_cards(product, cube),
             ("BTYPE", "Intensity"),
             ("BUNIT", PRODUCT_UNITS[product]),
             *_sky_cards(cube.geometry),
-            *_axis_cards(3, "FREQ", float(cube.axis.frequency[0]), cube.axis.increment(), 1.0, "Hz"),
-            *_axis_cards(4, "STOKES", *_stokes_axis(cube.stokes), 1.0, ""),
+            *_spectral_and_stokes_cards(product, cube),
             ("PV2_1", 0.0),
             ("PV2_2", 0.0),
             *_frame_cards(cube.axis),
@@ -145,8 +155,9 @@ def _beam_in_words(primary_beam: BeamOnSky) -> str:
     )
 
 
-def _shape_cards(cube: CubeDescription) -> list[Card]:
-    axes = (cube.geometry.nx, cube.geometry.ny, cube.axis.nchan, len(cube.stokes))
+def _shape_cards(product: str, cube: CubeDescription) -> list[Card]:
+    planes = (cube.axis.nchan, len(cube.stokes))
+    axes = (cube.geometry.nx, cube.geometry.ny, *(planes[::-1] if product in CHANNEL_SLOWEST else planes))
     sizes: list[Card] = [(f"NAXIS{number}", size) for number, size in enumerate(axes, 1)]
     return [("SIMPLE", True), ("BITPIX", -32), ("NAXIS", len(axes)), *sizes, ("EXTEND", True)]
 
@@ -176,6 +187,14 @@ def _sky_cards(g: ImageGeometry) -> list[Card]:
         ("LATPOLE", dec),
         *_axis_cards(1, "RA---SIN", ra, -math.degrees(g.cell_x), g.nx // 2 + 1.0, "deg"),
         *_axis_cards(2, "DEC--SIN", dec, math.degrees(g.cell_y), g.ny // 2 + 1.0, "deg"),
+    ]
+
+
+def _spectral_and_stokes_cards(product: str, cube: CubeDescription) -> list[Card]:
+    spectral, stokes = (4, 3) if product in CHANNEL_SLOWEST else (3, 4)
+    return [
+        *_axis_cards(spectral, "FREQ", float(cube.axis.frequency[0]), cube.axis.increment(), 1.0, "Hz"),
+        *_axis_cards(stokes, "STOKES", *_stokes_axis(cube.stokes), 1.0, ""),
     ]
 
 

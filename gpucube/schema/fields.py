@@ -37,7 +37,7 @@ MaskLike: TypeAlias = "PathLike | np.ndarray | Sequence[float]"
 
 SMALLEST_IMAGE = 32
 LARGEST_IMAGE = 65536
-PRODUCTS = ("image", "residual", "model", "psf", "dirty", "mask", "pb", "image.pbcor")
+PRODUCTS = ("image", "residual", "model", "psf", "dirty", "mask", "pb", "image.pbcor", "sumwt", "startmodel")
 """Every cube that can be written."""
 
 
@@ -583,5 +583,5 @@ Memory = Annotated[
 ]
 Products = Annotated[
     tuple[str, ...],
-    Written("str | Sequence[str]", "NAME[,NAME]", f"one or several of {', '.join(PRODUCTS)}", parse_products),
+    Written("str | Sequence[str]", "NAME[,NAME]", "one or several names of products", parse_products),
 ]

@@ -225,6 +225,15 @@ class Parameters(BaseModel):
     """Beam of the restored image. Empty for each channel's own, 'common' for the smallest that fits all channels; otherwise
     full widths at half maximum bmaj and bmin, and the position angle bpa."""
 
+    restoration: bool = _parameter(True, "Output")
+    """Make the restored image. False leaves the products image and image.pbcor out."""
+
+    calcres: bool = _parameter(True, "Output")
+    """Make dirty image and residual. False, with niter=0, makes the PSF alone."""
+
+    calcpsf: bool = _parameter(True, "Output")
+    """Write the PSF where products ask for it. False is for niter=0."""
+
     pbcor: bool = _parameter(False, "Output")
     """Also write the primary beam, OUT.pb.fits, and the image divided by it, OUT.image.pbcor.fits."""
 
@@ -263,7 +272,9 @@ class Parameters(BaseModel):
     """Finish a run that was cut off, with the same bits. Channels that are safe on disk are not imaged again."""
 
     products: fields.Products = _parameter(("image", "residual", "model"), "Output", tclean=None)
-    """Which cubes to write. pbcor adds pb and image.pbcor."""
+    """Which cubes to write, of image, residual, model, psf, dirty, mask, pb, image.pbcor, sumwt and startmodel. pbcor adds
+    pb and image.pbcor. sumwt has the sum of weights of each plane, startmodel the model with its axes in CASA's order:
+    importfits turns it into a startmodel for tclean."""
 
     quiet: bool = _parameter(False, "Output", tclean=None)
     """Show no progress."""
@@ -284,6 +295,13 @@ class Parameters(BaseModel):
             )
         if isinstance(self.width, tuple) and self.width[1] == 0:
             raise ValueError("`width` is 0: leave it out for channels as wide as those of the data")
+        for name in ("calcres", "calcpsf"):
+            if self.niter and not getattr(self, name):
+                raise ValueError(f"`{name}=False` is for `niter=0`, because every run starts afresh: leave it out")
+        if not self.cubes:
+            raise ValueError(
+                "no product is left: leave out `restoration`, `calcres` and `calcpsf`, or name other `products`"
+            )
         if self.resume and self.overwrite:
             raise ValueError("`resume` and `overwrite` are mutually exclusive: give one of them")
         if self.minpsffraction > self.maxpsffraction:
@@ -319,6 +337,8 @@ class Parameters(BaseModel):
         if self.deconvolver != "multiscale" and (self.scales or self.smallscalebias):
             name = "scales" if self.scales else "smallscalebias"
             found.append(f"`{name}` is not used, because it belongs to `deconvolver='multiscale'`")
+        if self.pbcor and not self.restoration:
+            found.append("`pbcor=True` corrects no image, because `restoration=False` makes none")
         given = {
             f"pblimit={self.pblimit:g}": self.pblimit > 0
             and self.pblimit != type(self).model_fields["pblimit"].default,
@@ -331,8 +351,14 @@ class Parameters(BaseModel):
     @property
     def cubes(self) -> tuple[str, ...]:
         """The products to be written, in the usual order."""
-        with_beam = ("pb", "image.pbcor") if self.pbcor else ()
-        return tuple(name for name in fields.PRODUCTS if name in self.products or name in with_beam)
+        wanted = {*self.products, *(("pb", "image.pbcor") if self.pbcor else ())}
+        if not self.restoration:
+            wanted -= {"image", "image.pbcor"}
+        if not self.calcres:
+            wanted = (wanted & {"mask", "pb", "sumwt"}) | {"psf"}
+        if not self.calcpsf:
+            wanted -= {"psf"}
+        return tuple(name for name in fields.PRODUCTS if name in wanted)
 
     @property
     def needs_primary_beam(self) -> bool:

@@ -58,11 +58,9 @@ ABSENT_PARAMETERS: dict[str, Absent] = {
     **_absent("use `weighting='briggs'` with `robust`", npixels=0),
     **_absent("gpucube images one field without primary-beam terms; leave it out", facets=1, vptable=""),
     **_absent("gpucube images one field without primary-beam terms; leave it out", normtype="flatnoise"),
-    **_absent("leave 'image' out of `products` instead", restoration=True),
     **_absent("the beam is fitted without such a setting; leave it out", psfcutoff=0.35),
     **_absent("image each outlier field in a run of its own", outlierfile=""),
     **_absent(f"gpucube opens no viewer: {DRAW}", interactive=False),
-    **_absent("every run starts afresh; leave it out", calcres=True, calcpsf=True),
     **_absent("the model becomes a FITS cube, which CASA's ft can write to the MeasurementSet", savemodel="none"),
     # of continua, mosaics, wide fields, automatic masks and briggsabs
     **_absent(reffreq="", nterms=2, wprojplanes=1, psfphasecenter="", mosweight=True, aterm=True, psterm=False),

@@ -86,7 +86,7 @@ def read_spectral_cube(path: str) -> SpectralCube:
         return SpectralCube.read(path)
 
 
-@pytest.mark.parametrize("product", PRODUCT_UNITS)
+@pytest.mark.parametrize("product", [name for name in PRODUCT_UNITS if name not in ("sumwt", "startmodel")])
 def test_every_product_is_standard_fits_with_its_unit_and_its_beams(tmp_path: Path, product: str) -> None:
     axis = make_axis()
     cube = create_cubes(

@@ -244,7 +244,8 @@ def test_frozen() -> None:
          "`vis='a.ms,b.ms'`: 'a.ms,b.ms' does not exist; name several MeasurementSets one by one, without commas"),
         ({"products": "residuals"},
          "`products='residuals'`: 'residuals' is not a product; "
-         "expected 'image', 'residual', 'model', 'psf', 'dirty', 'mask', 'pb' or 'image.pbcor': did you mean 'residual'?"),
+         "expected 'image', 'residual', 'model', 'psf', 'dirty', 'mask', 'pb', 'image.pbcor', "
+         "'sumwt' or 'startmodel': did you mean 'residual'?"),
         ({"chunksize": 0}, "`chunksize=0`: expected 'auto', a number of channels from 1, or -1"),
         ({"overwrite": "perhaps"}, "`overwrite='perhaps'`: expected True or False"),
         ({"scratch": 3}, "`scratch=3`: expected the path of a folder"),
