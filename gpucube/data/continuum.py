@@ -178,58 +178,84 @@ def _subtract(
     """Change `data` and `flag` in place; return the spectra with a lower order, and those without a fit."""
     nchan, per_channel = data.shape[1], weight.shape[1] > 1
     lowered, lost = 0, 0
-    taken = line_free.copy()
-    sums, re, im = np.empty(2 * order + 1), np.empty(order + 1), np.empty(order + 1)
+    taken = np.flatnonzero(line_free)
+    sums, re, im = np.empty(max(3, 2 * order + 1)), np.empty(max(2, order + 1)), np.empty(max(2, order + 1))
     for place in range(len(rows)):
         row = rows[place]
         if len(ranges):
-            for k in range(nchan):
-                seen = frequency[k] * factors[place]
-                taken[k] = line_free[k]
-                for r in range(len(ranges)):
-                    taken[k] |= ranges[r, 0] <= seen <= ranges[r, 1]
+            seen = frequency * factors[place]
+            inside = line_free.copy()
+            for r in range(len(ranges)):
+                inside |= (seen >= ranges[r, 0]) & (seen <= ranges[r, 1])
+            taken = np.flatnonzero(inside)
         for corr in hands:
-            sums[:], re[:], im[:] = 0.0, 0.0, 0.0
+            # moments of the weights and of the weighted values, first those that a straight line needs
+            w0, w1, w2, re0, re1, im0, im1 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
             counted = 0
-            for k in range(nchan):
-                if not taken[k] or flag[row, k, corr]:
-                    continue
-                w = np.float64(weight[row, k if per_channel else 0, corr])
-                value = np.complex128(data[row, k, corr])
-                if not (w > 0.0 and _finite(w) and _finite(value.real) and _finite(value.imag)):
-                    continue
-                counted += 1
-                for m in range(order + 1):  # moments of the weights and of the weighted values
-                    sums[m] += w
-                    re[m] += w * value.real
-                    im[m] += w * value.imag
-                    w *= abscissa[k]
-                for m in range(order + 1, 2 * order + 1):
-                    sums[m] += w
-                    w *= abscissa[k]
+            for k in taken:
+                w, value, counts = _sample(data, flag, weight, row, k, corr, per_channel)
+                if counts:
+                    counted += 1
+                    x = abscissa[k]
+                    w0 += w
+                    re0 += w * value.real
+                    im0 += w * value.imag
+                    w *= x
+                    w1 += w
+                    w2 += w * x
+                    re1 += w * value.real
+                    im1 += w * value.imag
+            if counted == 0:
+                for k in range(nchan):
+                    if _sample(data, flag, weight, row, k, corr, per_channel)[2]:
+                        lost += 1
+                        break
+                flag[row, :, corr] = True
+                continue
+            sums[:], re[:], im[:] = 0.0, 0.0, 0.0
+            sums[0], sums[1], sums[2], re[0], re[1], im[0], im[1] = w0, w1, w2, re0, re1, im0, im1
+            if order > 1:
+                for k in taken:
+                    w, value, counts = _sample(data, flag, weight, row, k, corr, per_channel)
+                    if counts:
+                        x = abscissa[k]
+                        w *= x * x
+                        for m in range(2, order + 1):
+                            re[m] += w * value.real
+                            im[m] += w * value.imag
+                            w *= x
+                            sums[m + 1] += w
+                        for m in range(order + 2, 2 * order + 1):
+                            w *= x
+                            sums[m] += w
             terms = min(order + 1, counted)
-            while terms > 1 and not _fits(sums, terms, re, im, probes, most * counted / sums[0]):
+            while terms > 1 and not _fits(sums, terms, re, im, probes, most * counted / w0):
                 terms -= 1
-            if terms < order + 1:
-                if counted == 0:
-                    for k in range(nchan):
-                        w = np.float64(weight[row, k if per_channel else 0, corr])
-                        if not flag[row, k, corr] and w > 0.0 and _finite(w) and _finite(abs(data[row, k, corr])):
-                            lost += 1
-                            break
-                    flag[row, :, corr] = True
-                    continue
-                lowered += 1
+            lowered += terms < order + 1
             if terms == 1:
-                re[0] /= sums[0]
-                im[0] /= sums[0]
+                re[0] /= w0
+                im[0] /= w0
+            re0, im0, re1, im1 = re[0], im[0], re[1] if terms > 1 else 0.0, im[1] if terms > 1 else 0.0
             for k in range(nchan):
-                x, fitted_re, fitted_im = abscissa[k], re[terms - 1], im[terms - 1]
-                for m in range(terms - 2, -1, -1):
-                    fitted_re = fitted_re * x + re[m]
-                    fitted_im = fitted_im * x + im[m]
-                data[row, k, corr] -= complex(fitted_re, fitted_im)
+                x = abscissa[k]
+                fitted = complex(re0 + re1 * x, im0 + im1 * x)
+                if terms > 2:
+                    power = x
+                    for m in range(2, terms):
+                        power *= x
+                        fitted += complex(re[m] * power, im[m] * power)
+                data[row, k, corr] -= fitted
     return lowered, lost
+
+
+@njit(inline="always")
+def _sample(
+    data: np.ndarray, flag: np.ndarray, weight: np.ndarray, row: int, k: int, corr: int, per_channel: bool
+) -> tuple[float, complex, bool]:
+    """Weight and value of a sample, and whether it counts."""
+    w = np.float64(weight[row, k if per_channel else 0, corr])
+    value = np.complex128(data[row, k, corr])
+    return w, value, not flag[row, k, corr] and w > 0.0 and _finite(w) and _finite(value.real) and _finite(value.imag)
 
 
 @njit()

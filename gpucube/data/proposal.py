@@ -273,7 +273,8 @@ def _expected(sample: _Sample, channels: np.ndarray) -> np.ndarray:
     powers = np.vander(_abscissa(sample), 2, increasing=True)
     inverse = np.linalg.pinv(powers[channels].T @ powers[channels])
     fitted = np.einsum("ci,ij,cj->c", powers, inverse, powers)
-    return np.maximum(1 + np.where(channels, -fitted, fitted), 0.05)
+    expected: np.ndarray = np.maximum(1 + np.where(channels, -fitted, fitted), 0.05)
+    return expected
 
 
 def _leave_out(sample: _Sample, noise: np.ndarray, found: np.ndarray) -> np.ndarray:
