@@ -20,6 +20,7 @@ import numpy as np
 
 from gpucube.caches import njit
 from gpucube.data.rows import Block
+from gpucube.data.transpose import hand
 
 PROBES = 9
 """Frequencies at which the noise of a fit is judged, spread evenly over the channels that are imaged."""
@@ -176,10 +177,11 @@ def _subtract(
     most: float,
 ) -> tuple[int, int]:
     """Change `data` and `flag` in place; return the spectra with a lower order, and those without a fit."""
-    nchan, per_channel = data.shape[1], weight.shape[1] > 1
+    nchan = data.shape[1]
     lowered, lost = 0, 0
-    taken = np.flatnonzero(line_free)
+    taken: np.ndarray = np.flatnonzero(line_free)
     sums, re, im = np.empty(max(3, 2 * order + 1)), np.empty(max(2, order + 1)), np.empty(max(2, order + 1))
+    work = np.empty((5, nchan))
     for place in range(len(rows)):
         row = rows[place]
         if len(ranges):
@@ -189,53 +191,21 @@ def _subtract(
                 inside |= (seen >= ranges[r, 0]) & (seen <= ranges[r, 1])
             taken = np.flatnonzero(inside)
         for corr in hands:
-            # moments of the weights and of the weighted values, first those that a straight line needs
-            w0, w1, w2, re0, re1, im0, im1 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-            counted = 0
-            for k in taken:
-                w, value, counts = _sample(data, flag, weight, row, k, corr, per_channel)
-                if counts:
-                    counted += 1
-                    x = abscissa[k]
-                    w0 += w
-                    re0 += w * value.real
-                    im0 += w * value.imag
-                    w *= x
-                    w1 += w
-                    w2 += w * x
-                    re1 += w * value.real
-                    im1 += w * value.imag
+            counted = _moments(data, flag, weight, row, corr, taken, abscissa, order, sums, re, im, work)
             if counted == 0:
                 for k in range(nchan):
-                    if _sample(data, flag, weight, row, k, corr, per_channel)[2]:
+                    if hand(data, flag, weight, row, k, corr)[1] > 0.0:
                         lost += 1
                         break
                 flag[row, :, corr] = True
                 continue
-            sums[:], re[:], im[:] = 0.0, 0.0, 0.0
-            sums[0], sums[1], sums[2], re[0], re[1], im[0], im[1] = w0, w1, w2, re0, re1, im0, im1
-            if order > 1:
-                for k in taken:
-                    w, value, counts = _sample(data, flag, weight, row, k, corr, per_channel)
-                    if counts:
-                        x = abscissa[k]
-                        w *= x * x
-                        for m in range(2, order + 1):
-                            re[m] += w * value.real
-                            im[m] += w * value.imag
-                            w *= x
-                            sums[m + 1] += w
-                        for m in range(order + 2, 2 * order + 1):
-                            w *= x
-                            sums[m] += w
             terms = min(order + 1, counted)
-            while terms > 1 and not _fits(sums, terms, re, im, probes, most * counted / w0):
+            while terms > 1 and not _fits(sums, terms, re, im, probes, most * counted / sums[0]):
                 terms -= 1
             lowered += terms < order + 1
             if terms == 1:
-                re[0] /= w0
-                im[0] /= w0
-            re0, im0, re1, im1 = re[0], im[0], re[1] if terms > 1 else 0.0, im[1] if terms > 1 else 0.0
+                re[0], im[0], re[1], im[1] = re[0] / sums[0], im[0] / sums[0], 0.0, 0.0
+            re0, im0, re1, im1 = re[0], im[0], re[1], im[1]
             for k in range(nchan):
                 x = abscissa[k]
                 fitted = complex(re0 + re1 * x, im0 + im1 * x)
@@ -248,19 +218,56 @@ def _subtract(
     return lowered, lost
 
 
-@njit(inline="always")
-def _sample(
-    data: np.ndarray, flag: np.ndarray, weight: np.ndarray, row: int, k: int, corr: int, per_channel: bool
-) -> tuple[float, complex, bool]:
-    """Weight and value of a sample, and whether it counts."""
-    w = np.float64(weight[row, k if per_channel else 0, corr])
-    value = np.complex128(data[row, k, corr])
-    return w, value, not flag[row, k, corr] and w > 0.0 and _finite(w) and _finite(value.real) and _finite(value.imag)
-
-
 @njit()
-def _finite(x: float) -> bool:
-    return x - x == 0.0  # quicker than isfinite
+def _moments(
+    data: np.ndarray,
+    flag: np.ndarray,
+    weight: np.ndarray,
+    row: int,
+    corr: int,
+    taken: np.ndarray,
+    abscissa: np.ndarray,
+    order: int,
+    sums: np.ndarray,
+    re: np.ndarray,
+    im: np.ndarray,
+    work: np.ndarray,
+) -> int:
+    """Fill the moments of the weights of a spectrum, and of its weighted values; return how many samples count.
+
+    ``sums[m]`` is the sum of w x^m, m = 0 to 2 `order`; ``re[m]`` and ``im[m]`` are the parts of the sum of w x^m V, m = 0 to
+    `order`; at least those of a straight line. `work` is for the samples that count: w x^m, x^(m - 1), x, and the parts of V.
+    """
+    w0, w1, w2, re0, re1, im0, im1 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    counted = 0
+    for k in taken:
+        value, w = hand(data, flag, weight, row, k, corr)
+        if w > 0.0:
+            x, wx = abscissa[k], w * abscissa[k]
+            w0 += w
+            re0 += w * value.real
+            im0 += w * value.imag
+            w1 += wx
+            w2 += wx * x
+            re1 += wx * value.real
+            im1 += wx * value.imag
+            if order > 1:
+                work[0, counted], work[1, counted], work[2, counted] = wx * x, x, x
+                work[3, counted], work[4, counted] = value.real, value.imag
+            counted += 1
+    sums[0], sums[1], sums[2], re[0], re[1], im[0], im[1] = w0, w1, w2, re0, re1, im0, im1
+    for m in range(2, order + 1):
+        w1, w2, re0, im0 = 0.0, 0.0, 0.0, 0.0
+        for n in range(counted):
+            w, wx, x = work[0, n], work[0, n] * work[1, n], work[2, n]
+            re0 += w * work[3, n]
+            im0 += w * work[4, n]
+            w1 += wx
+            w2 += wx * x
+            work[0, n] *= x
+            work[1, n] *= x
+        re[m], im[m], sums[2 * m - 1], sums[2 * m] = re0, im0, w1, w2
+    return counted
 
 
 @njit()

@@ -112,9 +112,9 @@ def _transpose(block: Block, rows: KeptRows, slots: _Slots, combinations: _Hands
                 for k in range(first_row, min(first_row + _ROWS, nrow)):
                     re, im, total = 0.0, 0.0, 0.0
                     for j in range(begin, end if usable[k] and can_be_made else begin):
-                        vis, w = _hand(data, flag, weight, number[k], members[j], a)
+                        vis, w = hand(data, flag, weight, number[k], members[j], a)
                         if b >= 0:
-                            vis_b, w_b = _hand(data, flag, weight, number[k], members[j], b)
+                            vis_b, w_b = hand(data, flag, weight, number[k], members[j], b)
                             vis, w = _combined(rule[s], factor_a, factor_b, vis, w, vis_b, w_b)
                         if w > 0.0:
                             vis = _shifted(vis, delay[k], frequency[j])
@@ -134,13 +134,13 @@ def _transpose(block: Block, rows: KeptRows, slots: _Slots, combinations: _Hands
 
 
 @_inlined
-def _hand(
-    data: np.ndarray, flag: np.ndarray, weight: np.ndarray, row: int, channel: int, hand: int
+def hand(
+    data: np.ndarray, flag: np.ndarray, weight: np.ndarray, row: int, channel: int, place: int
 ) -> tuple[complex, float]:
     """Value and weight of one correlation; weight 0 if it does not count."""
-    vis = np.complex128(data[row, channel, hand])
-    w = np.float64(weight[row, channel if weight.shape[1] > 1 else 0, hand])
-    counts = not flag[row, channel, hand] and w > 0.0 and _finite(w) and _finite(vis.real) and _finite(vis.imag)
+    vis = np.complex128(data[row, channel, place])
+    w = np.float64(weight[row, channel if weight.shape[1] > 1 else 0, place])
+    counts = not flag[row, channel, place] and w > 0.0 and _finite(w) and _finite(vis.real) and _finite(vis.imag)
     return vis, w if counts else 0.0
 
 
