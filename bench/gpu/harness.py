@@ -56,6 +56,8 @@ class Sizes:
     textbook: tuple[int, int, int] = (64, 1024, 200)  # minor cycles: planes, pixels on a side, iterations
     active_set: tuple[int, int, int] = (128, 512, 20_000)
     active: int = 2000  # pixels of the active sets
+    large_set: tuple[int, int, int] = (1, 1024, 2000)
+    large_active: int = 200_000
     large: tuple[int, int, int] = (1, 4096, 4000)
     workload: Workload = WORKLOADS["vla-hi"]
     busy_seconds: float = 8.0  # how long the GPU is kept busy

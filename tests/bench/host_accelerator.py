@@ -24,6 +24,8 @@ TINY = Sizes(
     textbook=(2, 24, 3),
     active_set=(2, 24, 5),
     active=20,
+    large_set=(1, 24, 5),
+    large_active=200,
     large=(1, 24, 3),
     workload=Workload(
         name="tiny", array="vla-d", channels=3, integrations=1, imsize=32, cell=60.0, bright=0.3, sources=2
