@@ -2,7 +2,7 @@
 
 In: a checkout of gpucube, and a folder of wheels made by `wheels.sh`. The machine needs Python, numpy, scipy, numba, psutil,
 PyYAML and CuPy; it needs no network and no installed gpucube. Out: ``call1.md`` and ``call1.json`` (2, 3) in a folder, with the
-hardware, and for each step whether it succeeded, its seconds and the end of what it printed; beside them what the steps wrote.
+hardware, and for each step whether it succeeded, its seconds, the end of what it printed, and in the JSON its figures.
 
     python3 bench/gpu/calls.py 1 --wheels .whl --out out
     python3 bench/gpu/calls.py 1 --wheels .whl --out out --on-host      # the same without a GPU: shows that nothing is missing
@@ -19,10 +19,12 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -38,18 +40,19 @@ KERNELS = [
 ]
 """Tests that need neither casacore nor a MeasurementSet."""
 
-TAIL = 4000
+TAIL = 12_000
 """Characters of a step's output that are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One command; `tool` is put before it where there is one."""
+    """One command; `tool` is put before it where there is one. With `figures` it takes ``--json FILE``."""
 
     name: str
     command: tuple[str, ...]
     seconds: int  # it is stopped after these
     tool: tuple[str, ...] = ()
+    figures: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,7 @@ class Outcome:
     seconds: float
     note: str
     output: str
+    figures: Any = None  # what it wrote as JSON
 
 
 def tests(name: str, seconds: int, *arguments: str, tool: tuple[str, ...] = ()) -> Step:
@@ -70,15 +74,13 @@ def tests(name: str, seconds: int, *arguments: str, tool: tuple[str, ...] = ()) 
     return Step(name=name, command=(*program, "-m", "gpu", "-q", *arguments), seconds=seconds, tool=tool)
 
 
-def speed(name: str, seconds: int, out: Path, *arguments: str) -> Step:
+def speed(name: str, seconds: int, *arguments: str) -> Step:
     """A step of `gpu_speed.py`, which begins no part when half of its time is over."""
-    stem = out / f"{name.replace(' ', '-').replace(',', '')}"
-    files = ("--json", f"{stem}.json", "--markdown", f"{stem}.md")
-    command = ("bench/gpu/gpu_speed.py", *arguments, *files, "--seconds", str(seconds // 2))
-    return Step(name=name, command=command, seconds=seconds)
+    command = ("bench/gpu/gpu_speed.py", *arguments, "--seconds", str(seconds // 2))
+    return Step(name=name, command=command, seconds=seconds, figures=True)
 
 
-def steps_of(call: int, out: Path) -> list[Step]:
+def steps_of(call: int) -> list[Step]:
     """The steps of a call, the most telling first."""
     where = "from gpucube.devices.choice import gpus_here; print(gpus_here())"
     sanitizer = ("compute-sanitizer", "--report-api-errors", "no", "--error-exitcode", "9", "--tool")
@@ -89,15 +91,14 @@ def steps_of(call: int, out: Path) -> list[Step]:
             Step(name="GPUs that gpucube finds", command=("-c", where), seconds=60),
             tests("does CuPy take what it is given", 100, "-x", grid, "-k", "ragged or edges"),
             tests("kernels and device", 270, "--maxfail=30", "--durations=15", *KERNELS),
-            speed("speed of kernels", 200, out, "--parts", "copy,repeat,hogbom,grid,fft"),
+            speed("speed of kernels", 200, "--parts", "copy,repeat,hogbom,grid,fft"),
         ]
     if call == 2:
-        job = ("bench/gpu/main_job.py", "--json", f"{out / 'main-job.json'}")
-        lanes = [speed(f"busy with {n} lanes", 60, out, "--parts", "busy", "--lanes", f"{n}") for n in (1, 2, 4)]
+        lanes = [speed(f"busy with {n} lanes", 60, "--parts", "busy", "--lanes", f"{n}") for n in (1, 2, 4)]
         return [
             tests("whole runs", 180, "--maxfail=10", "tests/devices/test_cuda.py"),
-            speed("speed of chunks", 150, out, "--parts", "copy,chunk,busy,memory,sort"),
-            Step(name="one job on both devices", command=job, seconds=90),
+            speed("speed of chunks", 150, "--parts", "copy,chunk,busy,memory,sort"),
+            Step(name="one job on both devices", command=("bench/gpu/main_job.py",), seconds=90, figures=True),
             *lanes,
         ]
     edges = (grid, "-k", "edges or without")
@@ -116,7 +117,7 @@ def steps_of(call: int, out: Path) -> list[Step]:
             for kernel, part in (("grid_samples", "grid"), ("hogbom_active_set", "hogbom"), ("hogbom_step", "hogbom"))
             for profiled in [("bench/gpu/gpu_speed.py", "--repeat", "1", "--parts", part)]
         ),
-        speed("minor cycles with small fetches of the L2 cache", 60, out, "--parts", "copy,hogbom", "--l2-fetch", "32"),
+        speed("minor cycles with small fetches of the L2 cache", 60, "--parts", "copy,hogbom", "--l2-fetch", "32"),
     ]
 
 
@@ -125,12 +126,19 @@ def on_host(step: Step) -> Step:
     command = tuple("not gpu" if word == "gpu" else word for word in step.command)
     if command[0].startswith("bench/gpu/") and command[0] != "bench/gpu/without_pool.py":
         command = (*command, "--on-host")
-    return Step(name=step.name, command=command, seconds=20 * step.seconds)
+    return replace(step, command=command, seconds=20 * step.seconds, tool=())
 
 
 def carry_out(step: Step, environment: dict[str, str]) -> Outcome:
     """Run a step."""
-    note, command = "", [sys.executable, *step.command]
+    with tempfile.TemporaryDirectory() as folder:
+        figures = Path(folder) / "figures.json"
+        outcome = _run(step, ("--json", str(figures)) if step.figures else (), environment)
+        return replace(outcome, figures=json.loads(figures.read_text()) if figures.exists() else None)
+
+
+def _run(step: Step, more: tuple[str, ...], environment: dict[str, str]) -> Outcome:
+    note, command = "", [sys.executable, *step.command, *more]
     if step.tool:
         if path := shutil.which(step.tool[0]):
             command = [path, *step.tool[1:], *command]
@@ -185,11 +193,20 @@ def install(wheels: Path, environment: dict[str, str]) -> None:
     subprocess.run([*command, "--target", str(target), *map(str, sorted(wheels.glob("*.whl")))], check=True)
 
 
+IMPORT_ALL = """
+import importlib, sys
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        print(f"{name} ({type(error).__name__}: {error})")
+"""
+
+
 def missing(environment: dict[str, str]) -> list[str]:
-    """The modules that are needed and not there."""
-    code = "import importlib.util as u, sys; print(*[m for m in sys.argv[1:] if u.find_spec(m) is None])"
-    command = [sys.executable, "-c", code, *NEEDED]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+    """The modules that are needed and cannot be imported, and why."""
+    command = [sys.executable, "-c", IMPORT_ALL, *NEEDED]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def hardware(environment: dict[str, str]) -> dict[str, str]:
@@ -233,7 +250,9 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     site = Path(os.environ.get("TMPDIR", "/tmp")) / f"gpucube-wheels-{platform.python_version()}"
     places = [str(REPOSITORY), str(REPOSITORY / "tests"), *([str(site)] if options.wheels else [])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(places), "PYTHONUNBUFFERED": "1"}
+    # plugins of pytest that the machine has may be older than the pytest that is carried
+    settings = {"PYTHONUNBUFFERED": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    environment = os.environ | settings | {"PYTHONPATH": os.pathsep.join(places)}
     if options.wheels:
         install(options.wheels, environment)
     if lacking := missing(environment):
@@ -244,7 +263,7 @@ def main() -> int:
         return 2
     machine = hardware(environment)
     outcomes: list[Outcome] = []
-    for step in steps_of(options.call, out):
+    for step in steps_of(options.call):
         left = int(options.seconds - (time.perf_counter() - begin))
         short = on_host(step) if options.on_host else replace(step, seconds=min(step.seconds, left))
         outcomes.append(carry_out(short, environment))

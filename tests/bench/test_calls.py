@@ -11,10 +11,12 @@ from calls import Step, carry_out, on_host, page, steps_of
 from conftest import REPOSITORY
 from model import GPUS, jobs, stages
 
+WRITES = "import json, sys; json.dump({'speed': 3}, open(sys.argv[2], 'w')); print('done')"
+
 
 @pytest.mark.parametrize("call", [1, 2, 3])
-def test_the_steps_name_files_that_exist(call, tmp_path) -> None:
-    steps = steps_of(call, tmp_path)
+def test_the_steps_name_files_that_exist(call) -> None:
+    steps = steps_of(call)
     for step in steps:
         for word in step.command:
             if word.endswith(".py"):
@@ -25,7 +27,7 @@ def test_the_steps_name_files_that_exist(call, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("step", "status", "note"),
     [
-        (Step(name="works", command=("-c", "print('done')"), seconds=60), "ok", ""),
+        (Step(name="works", command=("-c", WRITES), seconds=60, figures=True), "ok", ""),
         (Step(name="fails", command=("-c", "raise SystemExit('why')"), seconds=60), "failed", ""),
         (Step(name="hangs", command=("-c", "import time; time.sleep(60)"), seconds=1), "out of time", ""),
         (
@@ -40,6 +42,7 @@ def test_the_steps_name_files_that_exist(call, tmp_path) -> None:
 def test_what_becomes_of_a_step_is_recorded(step, status, note) -> None:
     outcome = carry_out(step, dict(os.environ))
     assert (outcome.status, outcome.note) == (status, note)
+    assert outcome.figures == ({"speed": 3} if step.figures else None)
     assert {"works": "done", "fails": "why"}.get(step.name, "") in outcome.output
     assert f"| {step.name} | {status} |" in page(1, {"gpu": "none"}, [outcome])
 
@@ -50,7 +53,7 @@ def test_a_machine_that_lacks_a_module_is_told_what_to_carry(tmp_path) -> None:
     command = [sys.executable, "-c", without, "1", "--out", str(tmp_path)]
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert run.returncode == 2
-    assert run.stderr.splitlines()[-1].startswith("calls.py: no_such_module cannot be imported: carry the wheels")
+    assert run.stderr.splitlines()[-1].startswith("calls.py: no_such_module (ModuleNotFoundError: ")
 
 
 def test_the_model_is_positive_and_more_bandwidth_takes_no_stage_longer() -> None:
