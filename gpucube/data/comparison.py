@@ -1,6 +1,7 @@
 """Whether several MeasurementSets belong into one image: fields, columns and weights are compared before they are read.
 
-In: the windows of all MeasurementSets. Out: warnings that name what differs, or `GpucubeError`. Telescopes, dates and
+In: the windows of all MeasurementSets. Out: warnings that name what differs, or what is far from the centre of the image,
+or `GpucubeError`. Telescopes, dates and
 numbers of channels or antennas may differ. Frequencies are compared where the channels are chosen.
 """
 
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpucube.constants import LIGHT_SPEED
 from gpucube.data.fields import read_track
 from gpucube.data.measurementset import open_table
 from gpucube.errors import GpucubeError
@@ -30,6 +32,12 @@ WEIGHT_RATIO = 10.0
 """Median weights that differ by more are reported."""
 
 SAMPLED_ROWS = 32
+
+PRIMARY_BEAM = 1.2
+"""Width of a dish's primary beam at half power, in units of wavelength over diameter."""
+
+UNKNOWN_BEAM = math.radians(1.0)
+"""Distance of the image from a field that is not warned of where the diameter of the antennas is unknown."""
 
 
 def compare(
@@ -65,6 +73,30 @@ def compare(
         *_compare_columns(windows),
         *_compare_weights(sources),
     )
+
+
+def outside_of_fields(windows: Sequence[Window], geometry: ImageGeometry) -> tuple[str, ...]:
+    """Warn of a centre of the image that the antennas hardly see, because the user chose it far from a field.
+
+    Raises
+    ------
+    GpucubeError
+        It is 90 degrees or more from the nearest field.
+    """
+    side = min(geometry.nx * geometry.cell_x, geometry.ny * geometry.cell_y)
+    window = min(windows, key=lambda w: separation(w.centre, geometry.centre))
+    apart = separation(window.centre, geometry.centre)
+    where = f"`phasecenter` is {angle_text(apart)} from field {_field_text(window)}"
+    if apart >= math.pi / 2:
+        raise GpucubeError(f"{where}: expected a direction less than 90 degrees from it")
+    if any(separation(window.centre, other.centre) > APART * side for other in windows):
+        return ()  # `compare` warns of fields that are imaged together from far away
+    dish = window.ms.dish_diameter
+    beam = PRIMARY_BEAM * LIGHT_SPEED / (dish * float(window.channels.frequency.mean())) if dish else UNKNOWN_BEAM
+    if apart <= max(beam, side / 2):
+        return ()
+    seen = f"see {angle_text(beam)} (the primary beam of {dish:g} m at half power)" if dish else "may not see it"
+    return (f"{where}, which lies outside the image, and the antennas {seen}",)
 
 
 def separation(one: Direction, other: Direction) -> float:

@@ -37,6 +37,9 @@ from gpucube.sky.doppler import frequency_factor, rest_factor
 if TYPE_CHECKING:
     from casacore import tables
 
+LARGEST_OFFSET = 1.0
+"""Degrees from an ephemeris to the phase centre. The Sun has a radius of 0.27; a larger offset is a direction by itself."""
+
 
 _ICRS = Direction(ra=0.0, dec=0.0, frame="ICRS")
 
@@ -92,6 +95,15 @@ class Track:
     def knows_recession(self) -> bool:
         """True if the radial velocity of the object is known."""
         return self.ephemeris is not None and self.ephemeris.recession is not None
+
+    def check_offset(self) -> None:
+        """Refuse an offset from an ephemeris that is a direction by itself."""
+        offset = float(np.degrees(np.hypot(*self.polynomial[0])))
+        if self.ephemeris is not None and offset > LARGEST_OFFSET:
+            raise GpucubeError(
+                f"{self.label} follows an ephemeris, and its PHASE_DIR, an offset from it, is {offset:.4g} degrees long: "
+                f"expected at most {LARGEST_OFFSET:g}; set PHASE_DIR to 0, or EPHEMERIS_ID to -1 if PHASE_DIR is where it is"
+            )
 
     def at(self, time: float) -> Direction:
         """Return the direction at a time."""

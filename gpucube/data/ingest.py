@@ -11,8 +11,8 @@ Stokes parameters mix the correlations.
 
 Reading holds the interpreter lock, because casacore does. Transposing and writing do not, and run beside it in threads.
 
-A sample counts if neither FLAG nor FLAG_ROW is set, its weight is above 0 and finite, its value and uvw are finite (and uvw
-below `LONGEST_BASELINE`), and it is not an autocorrelation.
+A sample counts if neither FLAG nor FLAG_ROW is set, its weight is above 0 and its value finite (both below `LARGEST`), its
+uvw is not 0 and shorter than `LONGEST_BASELINE`, and it is not an autocorrelation.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 
 import numpy as np
 
@@ -31,13 +32,21 @@ from gpucube.data.rows import Block, RowSelection
 from gpucube.data.scratch import allocate
 from gpucube.data.selection import Selection, Source
 from gpucube.data.store import Partition, VisibilityStore, sort_rows, write_rows
-from gpucube.data.transpose import KeptRows, transpose
+from gpucube.data.transpose import LARGEST, KeptRows, transpose
+from gpucube.errors import GpucubeError
 from gpucube.text import counted
 
 LONGEST_BASELINE = 1e10
 """Metres, thirty times the longest baseline so far. A longer one is garbage, and its w is too large for any gridder."""
 
+UNFILLED = 0.01
+"""Share of a partition's rows that can be exactly 0 without a warning. Rows count that are 0 in all channels and hands: single
+zeros are usual where a correlator writes small integers, and channels of zeros where a simulated line has no continuum."""
+
 BLOCKS_A_JOB = 16
+
+NOTHING_COUNTS = "each selected sample is an autocorrelation, is flagged, or has no usable weight, value or uvw"
+"""Why there are no data, for messages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +63,18 @@ class IngestJob:
         return replace(self, partition=replace(self.partition, folder=folder))
 
 
+class Remark(Enum):
+    """What rows can have that the user should know."""
+
+    LOST_UVW = auto()  # left out because of uvw that no array has
+    GARBAGE = auto()  # values or weights that no array measures
+    BY_WEIGHT = auto()  # no WEIGHT_SPECTRUM, and WEIGHT instead
+    LOST_CONTINUUM = auto()  # spectra whose continuum is not known
+    LOWERED = auto()  # spectra whose continuum has a lower order
+    SEEN = auto()  # a sample that counts
+    ZERO = auto()  # these, where each is exactly 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class BlockReport:
     """What one block of rows held."""
@@ -63,9 +84,8 @@ class BlockReport:
     power: np.ndarray  # (nstokes, nslot) float64, sum of w |V|^2 over them
     nrow: int  # rows read
     nbytes: int  # bytes read
-    lost_uvw: int  # rows that are left out because of uvw that no array has
-    by_weight: int  # rows without WEIGHT_SPECTRUM, which have WEIGHT instead
-    remains: Remains  # what became of the continuum of its spectra
+    lacking: np.ndarray  # (nstokes, nslot) int64, input channels of these samples that do not count
+    rows: Counter[Remark]  # rows, and spectra of rows, that the user should know of
 
 
 def plan_partitions(selection: Selection, folder: str) -> list[Partition]:
@@ -119,12 +139,10 @@ class Ingest:
         self._partitions = plan_partitions(selection, folder)
         allocate(self._partitions, owner)
         self._counts, self._power = np.zeros(selection.shape, np.int64), np.zeros(selection.shape)
+        self._lacking, self._whole = np.zeros(selection.shape), np.zeros(selection.shape)  # input channels
         self._nbytes = self.rows_done = 0
-        self._lost_uvw: Counter[str] = Counter()
-        self._by_weight: Counter[str] = Counter()
-        self._counted: Counter[str] = Counter()  # samples that count
-        self._lowered: Counter[str] = Counter()  # spectra whose continuum has a lower order
-        self._lost: Counter[str] = Counter()  # spectra whose continuum is not known
+        self._rows: list[Counter[Remark]] = [Counter() for _ in selection.sources]
+        self._members = [source.members for source in selection.sources]
         self.nrow = sum(source.nrow for source in selection.sources)
         self.jobs = [
             job
@@ -138,18 +156,23 @@ class Ingest:
         self._counts[partition.pointing][:, partition.output] += report.counts
         self._power[partition.pointing][:, partition.output] += report.power
         self._nbytes += report.nbytes
-        path = self._selection.sources[report.partition].path
-        self._lost_uvw[path] += report.lost_uvw
-        self._by_weight[path] += report.by_weight
-        self._counted[path] += int(report.counts.sum())
-        self._lowered[path] += report.remains.lowered
-        self._lost[path] += report.remains.lost
+        self._lacking[partition.pointing][:, partition.output] += report.lacking
+        self._whole[partition.pointing][:, partition.output] += report.counts * self._members[report.partition]
+        self._rows[report.partition] += report.rows
         self.rows_done += report.nrow
 
     def finish(self, reports: Iterable[BlockReport] = ()) -> VisibilityStore:
-        """Add the reports that are still to come, sort the rows and return the store, which is then complete."""
+        """Add the reports that are still to come, sort the rows and return the store, which is then complete.
+
+        Raises
+        ------
+        GpucubeError
+            No sample counts.
+        """
         for report in reports:
             self.add(report)
+        if not self._counts.any():
+            raise GpucubeError("; ".join([f"no data are left: {NOTHING_COUNTS}", *self._warnings()]))
         npointing, _, nchan = self._selection.shape
         selected = np.zeros((npointing, nchan), np.int64)
         for source in self._selection.sources:
@@ -163,39 +186,48 @@ class Ingest:
             counts=self._counts,
             selected=selected,
             power=np.divide(self._power, 2.0 * self._counts, out=np.zeros_like(self._power), where=self._counts > 0),
+            lacking=np.divide(self._lacking, self._whole, out=np.zeros_like(self._power), where=self._whole > 0),
             ms_bytes_read=self._nbytes,
             warnings=tuple(self._warnings()),
         )
 
     def _warnings(self) -> Iterator[str]:
         """What the rows had that the user should know."""
-        for path, counted_samples in self._counted.items():
-            if not counted_samples and any(self._counted.values()):
+        sources = self._selection.sources
+        for path in dict.fromkeys(source.path for source in sources):
+            mine = [number for number, source in enumerate(sources) if source.path == path]
+            rows = sum((self._rows[number] for number in mine), Counter[Remark]())
+            if not rows[Remark.SEEN] and self._counts.any():
+                yield f"{path} adds nothing to the cube: {NOTHING_COUNTS}"
+            if lost := rows[Remark.LOST_UVW]:
                 yield (
-                    f"{path} adds nothing to the cube: each of its selected samples is an autocorrelation, is flagged, or has "
-                    "no positive weight or no usable value"
-                )
-        for path, lost in self._lost_uvw.items():
-            if lost:
-                yield (
-                    f"{path}: {counted(lost, 'row')} left out, because uvw is not finite or longer than "
+                    f"{path}: {counted(lost, 'row')} left out, because uvw is 0, not finite or longer than "
                     f"{LONGEST_BASELINE:g} m"
                 )
-        for path, rows in self._by_weight.items():
-            if rows:
-                of_ms = sum(source.nrow for source in self._selection.sources if source.path == path)
+            if garbage := rows[Remark.GARBAGE]:
                 yield (
-                    f"{path}: WEIGHT_SPECTRUM is 0 or not written in {rows} of {counted(of_ms, 'row')}: these rows have the "
-                    "weights of WEIGHT"
+                    f"{path}: {counted(garbage, 'row')} with values above {LARGEST:g} Jy or weights above {LARGEST:g} / Jy^2, "
+                    "which no array measures: these samples do not count"
                 )
-        for path, lost in self._lost.items():
-            if lost:
+            if by_weight := rows[Remark.BY_WEIGHT]:
+                yield (
+                    f"{path}: WEIGHT_SPECTRUM is not written or nowhere above 0 in {by_weight} of "
+                    f"{counted(sum(sources[number].nrow for number in mine), 'row')}: these rows have the weights of WEIGHT"
+                )
+            zero = [n for n in mine if self._rows[n][Remark.ZERO] > UNFILLED * self._rows[n][Remark.SEEN]]
+            if zero:
+                column = sources[zero[0]].column
+                yield (
+                    f"{path}: {column} is exactly 0, in every channel and correlation that is imaged, in "
+                    f"{sum(self._rows[n][Remark.ZERO] for n in zero)} of {counted(rows[Remark.SEEN], 'unflagged row')}: flag "
+                    f"these rows{', or choose another `datacolumn`, if it has not been filled' if column != 'DATA' else ''}"
+                )
+            if lost := rows[Remark.LOST_CONTINUUM]:
                 yield (
                     f"{path}: {counted(lost, 'spectrum', 'spectra')} of a row and correlation left out, because no line-free "
                     "channel counts, so that the continuum is not known"
                 )
-        for path, lowered in self._lowered.items():
-            if lowered:
+            if lowered := rows[Remark.LOWERED]:
                 yield (
                     f"{path}: flags leave {counted(lowered, 'spectrum', 'spectra')} of a row and correlation too few line-free "
                     "channels, or on one side only: their continuum has a lower order than `contsuborder`"
@@ -289,15 +321,33 @@ def ingest_block(job: IngestJob, block: Block, rows: RowSelection, first_row: in
         power=planes.power,
         nrow=len(rows),
         nbytes=block.nbytes,
-        lost_uvw=int(np.count_nonzero(~block.flag[lost].all(axis=(1, 2)))) if len(lost) else 0,
-        by_weight=block.by_weight,
-        remains=remains,
+        lacking=planes.lacking,
+        rows=Counter(
+            {
+                Remark.LOST_UVW: int(np.count_nonzero(_may_count(block, lost))) if len(lost) else 0,
+                Remark.GARBAGE: int(np.count_nonzero(planes.garbage)),
+                Remark.BY_WEIGHT: block.by_weight,
+                Remark.LOWERED: remains.lowered,
+                Remark.LOST_CONTINUUM: remains.lost,
+                Remark.SEEN: int(np.count_nonzero(planes.seen)),
+                Remark.ZERO: int(np.count_nonzero(planes.strength == 0)),
+            }
+        ),
     )
 
 
+def _may_count(block: Block, rows: np.ndarray) -> np.ndarray:
+    """Which rows of a block have an unflagged sample of positive weight: bool, (nrows,)."""
+    may: np.ndarray = (~block.flag[rows] & (block.weight[rows] > 0)).any(axis=(1, 2))
+    return may
+
+
 def usable_uvw(uvw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Put 0 in the place of uvw that no gridder can take; also return where uvw is usable, bool, shape (nrow,)."""
-    usable = (np.abs(uvw) < LONGEST_BASELINE).all(axis=1)  # NaN compares as False
+    """Put 0 in the place of uvw that no gridder can take; also return where uvw is usable, bool, shape (nrow,).
+
+    Two antennas are not in one place: where uvw is 0 it has not been filled in.
+    """
+    usable = (np.abs(uvw) < LONGEST_BASELINE).all(axis=1) & uvw.any(axis=1)  # NaN compares as False
     return np.where(usable[:, None], uvw, 0.0), usable
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from gpucube import disk
 from gpucube.data.column_keywords import reference_word, unit_factors
-from gpucube.data.observation import antenna_positions, observation_rows, rest_frequency_rows
+from gpucube.data.observation import antenna_positions, dish_diameter, observation_rows, rest_frequency_rows
 from gpucube.errors import GpucubeError
 from gpucube.sky.frames import FRAMES, SpectralFrame, frame_of_code
 
@@ -32,6 +32,7 @@ Rows = TypeVar("Rows")
 
 _NEEDED_COLUMNS = {"UVW", "DATA_DESC_ID", "FIELD_ID", "ANTENNA1", "ANTENNA2", "FLAG", "FLAG_ROW", "TIME", "WEIGHT"}
 _NEEDED_SUBTABLES = ("SPECTRAL_WINDOW", "POLARIZATION", "DATA_DESCRIPTION", "FIELD")
+_OPTIONAL_SUBTABLES = {"SOURCE", "OBSERVATION", "ANTENNA"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,10 @@ class SpectralWindow:
 
 @dataclass(frozen=True, kw_only=True)
 class DataDescription:
-    """A row of DATA_DESCRIPTION: the spectral window and the correlations (casacore's codes) of a kind of rows."""
+    """A row of DATA_DESCRIPTION: the spectral window and the correlations (casacore's codes) of a kind of rows.
+
+    The window is -1, or there are no correlations, if the subtables lack the row that it names.
+    """
 
     spw: int
     correlations: tuple[int, ...]
@@ -79,6 +83,12 @@ class MeasurementSet:
     rest_frequencies: tuple[tuple[int, int, float], ...] = ()  # SOURCE_ID, spectral window or -1 for all, Hz
     observations: tuple[tuple[str, str], ...] = ()  # by OBSERVATION_ID: telescope, observer
     antenna_positions: np.ndarray  # (nantenna, 3), ITRF, metres
+    dish_diameter: float = 0.0  # median of the antennas, metres; 0 if unknown
+
+    @property
+    def usable_descriptions(self) -> list[int]:
+        """DATA_DESC_IDs that have a spectral window and correlations."""
+        return [number for number, d in enumerate(self.data_descriptions) if d.spw >= 0 and d.correlations]
 
     def rest_frequencies_of(self, field: Field, spw: int) -> list[float]:
         """Return the rest frequencies of a field in a spectral window, Hz; those for this window alone come first."""
@@ -104,6 +114,7 @@ def describe(path: str) -> MeasurementSet:
         raise GpucubeError(f"{path} is not a MeasurementSet (it holds no table.dat)")
     with open_table(path) as main:
         columns, keywords = frozenset(main.colnames()), set(main.keywordnames())
+        there = {name for name in _OPTIONAL_SUBTABLES & keywords if os.path.isdir(_place_of(main, name))}
         if "UVW" in columns and (unit_factors(main, "UVW", "m") != 1).any():
             raise GpucubeError(f"{path}: column UVW is not in metres")
     if missing := _NEEDED_COLUMNS - columns:
@@ -111,23 +122,28 @@ def describe(path: str) -> MeasurementSet:
     for name in _NEEDED_SUBTABLES:
         if name not in keywords:
             raise GpucubeError(f"{path} is not a complete MeasurementSet: subtable {name} is missing")
-    # only headers need the antennas
-    antennas = keywords if os.path.isdir(os.path.join(path, "ANTENNA")) else set()
     try:
+        windows = _spectral_windows(path)
         ms = MeasurementSet(
             path=path,
             columns=columns,
-            spectral_windows=_spectral_windows(path),
-            data_descriptions=_data_descriptions(path),
+            spectral_windows=windows,
+            data_descriptions=_data_descriptions(path, len(windows)),
             fields=_fields(path),
-            rest_frequencies=_read(path, "SOURCE", rest_frequency_rows, keywords, ()),
-            observations=_read(path, "OBSERVATION", observation_rows, keywords, ()),
-            antenna_positions=_read(path, "ANTENNA", antenna_positions, antennas, np.empty((0, 3))),
+            rest_frequencies=_read(path, "SOURCE", rest_frequency_rows, there, ()),
+            observations=_read(path, "OBSERVATION", observation_rows, there, ()),
+            antenna_positions=_read(path, "ANTENNA", antenna_positions, there, np.empty((0, 3))),
+            dish_diameter=_read(path, "ANTENNA", dish_diameter, there, 0.0),
         )
     except (RuntimeError, KeyError, IndexError, ValueError, TypeError) as error:
         raise GpucubeError(f"{path}: a subtable cannot be read: {first_line(error)}") from None
     _check(ms)
     return ms
+
+
+def _place_of(main: tables.table, subtable: str) -> str:
+    """Path of a subtable, which may lie outside the MeasurementSet."""
+    return str(main.getkeyword(subtable)).removeprefix("Table: ")
 
 
 def _spectral_windows(path: str) -> tuple[SpectralWindow, ...]:
@@ -160,13 +176,18 @@ def _frame(windows: tables.table, row: int) -> tuple[SpectralFrame | None, str]:
     return FRAMES.get(name), there
 
 
-def _data_descriptions(path: str) -> tuple[DataDescription, ...]:
+def _data_descriptions(path: str, nwindow: int) -> tuple[DataDescription, ...]:
     with open_table(f"{path}::POLARIZATION") as t:
         correlations = [tuple(int(c) for c in t.getcell("CORR_TYPE", row)) for row in range(t.nrows())]
+    if not correlations:
+        raise GpucubeError(f"{path} is not a complete MeasurementSet: subtable POLARIZATION has no rows")
     with open_table(f"{path}::DATA_DESCRIPTION") as t:
         spws, polarizations = t.getcol("SPECTRAL_WINDOW_ID"), t.getcol("POLARIZATION_ID")
     return tuple(
-        DataDescription(spw=int(spw), correlations=correlations[polarization])
+        DataDescription(
+            spw=int(spw) if 0 <= spw < nwindow else -1,
+            correlations=correlations[polarization] if 0 <= polarization < len(correlations) else (),
+        )
         for spw, polarization in zip(spws, polarizations, strict=True)
     )
 

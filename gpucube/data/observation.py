@@ -79,6 +79,15 @@ def antenna_positions(t: tables.table) -> np.ndarray:
     return t.getcol("POSITION") * unit_factors(t, "POSITION", "m") if t.nrows() else np.empty((0, 3))
 
 
+def dish_diameter(t: tables.table) -> float:
+    """Median diameter of the antennas, metres; 0 if it is unknown."""
+    if not t.nrows() or "DISH_DIAMETER" not in t.colnames():
+        return 0.0
+    diameters = t.getcol("DISH_DIAMETER") * unit_factors(t, "DISH_DIAMETER", "m")
+    known = diameters[np.isfinite(diameters) & (diameters > 0)]
+    return float(np.median(known)) if len(known) else 0.0
+
+
 def observe(ms: MeasurementSet, main: tables.table, rows: np.ndarray, centre: Direction) -> Observation:
     """Describe the observations that some rows of the main table belong to; `centre` is the phase centre of their field.
 

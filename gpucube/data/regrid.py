@@ -74,13 +74,15 @@ def regrid(planes: Planes, factors: np.ndarray, how: Regridding) -> Planes:
         np.zeros(shape, np.float32),
         np.zeros(shape[:2], np.int64),
         np.zeros(shape[:2]),
-        planes.seen,
+        np.zeros(shape[:2], np.int64),
+        planes.strength,
+        planes.garbage,
     )
+    samples = how.samples(factors.mean() if nrow else 1.0)
     weight = np.where(how.selected[None, :, None], planes.weight, np.float32(0))
     if len(how.frequency) == 1 or how.method == "nearest":
-        _nearest(planes.vis, weight, factors, how.frequency, how.spacing, how.centre, how.width, result)
+        _nearest(planes.vis, weight, factors, how.frequency, how.spacing, how.centre, how.width, samples, result)
     else:
-        samples = how.samples(factors.mean() if nrow else 1.0)
         ends = np.flatnonzero(how.selected)[[0, -1]]
         _interpolate(
             planes.vis,
@@ -119,7 +121,7 @@ def _interpolate(
     for slot in range(nslot):
         for row in range(nrow):
             for s in range(nstokes):
-                re, im, total = 0.0, 0.0, 0.0
+                re, im, total, used = 0.0, 0.0, 0.0, 0
                 for sample in range(samples[slot]):
                     # the frequency of the sample in the frame of the data
                     wanted = centre[slot] + width[slot] * ((sample + 0.5) / samples[slot] - 0.5)
@@ -149,17 +151,19 @@ def _interpolate(
                     re += w * value.real
                     im += w * value.imag
                     total += w
+                    used += 1
                 if total > 0.0:
-                    _put(result, s, slot, row, re / total, im / total, total)
+                    _put(result, s, slot, row, re / total, im / total, total, samples[slot] - used)
 
 
 @njit(inline="always")
-def _put(result: Planes, s: int, slot: int, row: int, re: float, im: float, weight: float) -> None:
+def _put(result: Planes, s: int, slot: int, row: int, re: float, im: float, weight: float, lacking: int) -> None:
     """Put a sample that counts into `result`."""
     result.vis[s, slot, row] = complex(re, im)
     result.weight[s, slot, row] = weight
     result.counts[s, slot] += 1
     result.power[s, slot] += weight * (re * re + im * im)
+    result.lacking[s, slot] += max(0, lacking)
 
 
 @njit()
@@ -220,6 +224,7 @@ def _nearest(
     spacing: float,
     centre: np.ndarray,
     width: np.ndarray,
+    samples: np.ndarray,
     result: Planes,
 ) -> None:
     """Fill `result`: each channel of the data counts for the channel of the cube that its centre lies in."""
@@ -233,12 +238,13 @@ def _nearest(
             near, far = _nearby(frequency, step, low), _nearby(frequency, step, high)
             first, last = min(near, far), min(nin - 1, max(near, far) + 1)
             for s in range(nstokes):
-                re, im, total = 0.0, 0.0, 0.0
+                re, im, total, used = 0.0, 0.0, 0.0, 0
                 for k in range(first, last + 1):
                     w = np.float64(weight[s, k, row])
                     if low <= frequency[k] < high and w > 0.0:
                         re += w * vis[s, k, row].real
                         im += w * vis[s, k, row].imag
                         total += w
+                        used += 1
                 if total > 0.0:
-                    _put(result, s, slot, row, re / total, im / total, total)
+                    _put(result, s, slot, row, re / total, im / total, total, samples[slot] - used)

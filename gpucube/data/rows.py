@@ -18,6 +18,7 @@ from gpucube.data.column_keywords import utc_seconds
 from gpucube.data.measurementset import MeasurementSet, first_line, open_table
 from gpucube.data.msselect.rows import select_by_rows
 from gpucube.errors import GpucubeError
+from gpucube.text import counted
 
 if TYPE_CHECKING:
     from casacore import tables
@@ -97,7 +98,7 @@ def select_rows(
     field_ids: Sequence[int],
     descriptions: Sequence[int],
     asked: Mapping[str, str] = MappingProxyType({}),
-) -> dict[tuple[int, int], RowSelection]:
+) -> tuple[dict[tuple[int, int], RowSelection], list[str]]:
     """Find the rows of some fields.
 
     Parameters
@@ -110,8 +111,10 @@ def select_rows(
 
     Returns
     -------
-    dict
+    rows : dict
         (FIELD_ID, DATA_DESC_ID) -> `RowSelection`, for those that have rows.
+    warnings : list of str
+        Rows that belong nowhere, and parts of expressions that select nothing.
 
     Raises
     ------
@@ -126,14 +129,22 @@ def select_rows(
         keep = cross & ~t.getcol("FLAG_ROW")
         time = utc_seconds(t, "TIME", t.getcol("TIME"))
         chosen = np.isin(field, field_ids) & np.isin(description, descriptions)
-        rows = np.flatnonzero(select_by_rows(ms, t, asked, chosen))
+        selected, doubts = select_by_rows(ms, t, asked, chosen)
+    rows = np.flatnonzero(selected)
+    nowhere = keep & ~(np.isin(field, np.arange(len(ms.fields))) & np.isin(description, ms.usable_descriptions))
+    if nowhere.any():
+        doubts.append(
+            f"{ms.path}: {counted(int(nowhere.sum()), 'row')} left out, because FIELD_ID or DATA_DESC_ID (first in row "
+            f"{int(nowhere.argmax())}: {int(field[nowhere][0])} and {int(description[nowhere][0])}) has no field, spectral "
+            "window or correlations in the subtables"
+        )
     rows = rows[np.lexsort((description[rows], field[rows]))]
     kinds = np.stack([field[rows], description[rows]], axis=1)
     found = {}
     for number in np.split(rows, np.flatnonzero(np.diff(kinds, axis=0).any(axis=1)) + 1) if len(rows) else ():
         kind = int(field[number[0]]), int(description[number[0]])
         found[kind] = RowSelection(number=number, cross=cross[number], keep=keep[number], time=time[number])
-    return found
+    return found, doubts
 
 
 def weight_column(ms: MeasurementSet, rows: RowSelection) -> str:
@@ -156,14 +167,36 @@ def weight_column(ms: MeasurementSet, rows: RowSelection) -> str:
 
 
 def _has_weight(t: tables.table, row: int) -> bool:
-    return t.iscelldefined("WEIGHT_SPECTRUM", row) and bool(np.any(t.getcell("WEIGHT_SPECTRUM", row) > 0))
+    return t.iscelldefined("WEIGHT_SPECTRUM", row) and _can_count(t.getcell("WEIGHT_SPECTRUM", row))
 
 
-def cell_shape(path: str, column: str, row: int) -> tuple[int, int]:
-    """Return the shape (nchan, ncorr) of a data cell; GpucubeError if it is not there or not two-dimensional."""
+def _can_count(weight: np.ndarray) -> bool:
+    return bool(np.any((weight > 0) & np.isfinite(weight)))
+
+
+def _without_weight(weight: np.ndarray) -> np.ndarray:
+    """Rows of a block of WEIGHT_SPECTRUM, (nrow, nchan, ncorr), without a weight that can count: bool, (nrow,)."""
+    largest = weight.max(axis=(1, 2))  # NaN or infinite also for a row with good weights besides
+    without: np.ndarray = ~((largest > 0) & (largest < np.inf))
+    for row in np.flatnonzero(without).tolist():
+        without[row] = not _can_count(weight[row])
+    return without
+
+
+def cell_shape(path: str, column: str, rows: RowSelection) -> tuple[int, int]:
+    """Return the shape (nchan, ncorr) of the first data cell that will be used.
+
+    Raises
+    ------
+    GpucubeError
+        It is not two-dimensional, or this cell or another of some from all over is not there.
+    """
+    numbers = rows.number[rows.keep] if rows.keep.any() else rows.number
+    row = int(numbers[0])
     with open_table(path) as t:
-        if not t.iscelldefined(column, row):
-            raise GpucubeError(f"{path}: column {column} is empty in row {row}: choose another `datacolumn`")
+        for looked_at in (*numbers[:: max(1, len(numbers) // 500)].tolist(), int(numbers[-1])):
+            if not t.iscelldefined(column, looked_at):
+                raise GpucubeError(f"{path}: {column} is not written in row {looked_at}: choose another `datacolumn`")
         shape = np.shape(t.getcell(column, row))
     if len(shape) != 2:
         raise GpucubeError(f"{path}: column {column} row {row} has shape {shape}, expected (channels, correlations)")
@@ -216,7 +249,7 @@ class BlockReader:
         channels: tuple[int, int] | None,
         slices: bool = False,
     ):
-        self._path, self._column, self._weight, self._number = path, column, weight, rows.number
+        self._path, self._column, self._weight, self._number, self._keep = path, column, weight, rows.number, rows.keep
         self._shape, self._channels, self._slices = shape, channels, slices and channels is not None
         self._table = open_table(path)
         if self._slices:  # casacore would keep every tile that slices have touched
@@ -259,9 +292,20 @@ class BlockReader:
                 if len(shape) == 2 and self._channels is not None and cells.shape[1:] == self._shape:
                     cells = np.ascontiguousarray(cells[:, first : last + 1])
         except RuntimeError as error:
-            raise self._unreadable(column, start, count, shape, error) from None
+            if self._keep[start : start + count].all():
+                raise self._unreadable(column, start, count, shape, error) from None
+            return self._kept_cells(column, start, count, shape, kind)
         if cells.shape[1:] != shape or cells.dtype.kind != kind:
             raise self._misshapen(column, int(self._number[start]), cells.shape[1:], cells.dtype, shape)
+        return cells
+
+    def _kept_cells(self, column: str, start: int, count: int, shape: tuple[int, ...], kind: str) -> np.ndarray:
+        """The same one by one, with 0 in the rows that are not used, whose cells may not be written."""
+        kept = np.flatnonzero(self._keep[start : start + count]).tolist()
+        found = [self._cells(column, start + row, 1, shape, kind)[0] for row in kept]
+        cells = np.zeros((count, *shape), found[0].dtype if found else {"b": bool, "c": np.complex64}.get(kind, float))
+        if kept:
+            cells[kept] = found
         return cells
 
     def _unreadable(
@@ -293,7 +337,7 @@ class BlockReader:
     def _weights(self, start: int, count: int, cell: tuple[int, int]) -> tuple[np.ndarray, int]:
         """Weights, float32, (count, nchan or 1, ncorr), and the number of rows that have WEIGHT.
 
-        These are the rows whose WEIGHT_SPECTRUM is 0 or not written.
+        These are the rows whose WEIGHT_SPECTRUM is not written, or nowhere above 0.
         """
         if self._weight == "WEIGHT":
             return self._plain_weights(start, count, cell), 0
@@ -306,11 +350,11 @@ class BlockReader:
             weight = np.zeros((count, *cell), np.float32)
             for row in written:
                 weight[row] = self._cells("WEIGHT_SPECTRUM", start + row, 1, cell, "f")[0]
-        empty: np.ndarray = np.logical_not(weight.any(axis=(1, 2)))  # (count,)
+        empty = _without_weight(weight)
         if cell[0] < self._shape[0]:  # the other channels of a row say, too, whether it has a WEIGHT_SPECTRUM
             for row in np.flatnonzero(empty).tolist():
                 if self._selection.iscelldefined("WEIGHT_SPECTRUM", start + row):
-                    empty[row] = not self._selection.getcell("WEIGHT_SPECTRUM", start + row).any()
+                    empty[row] = not _can_count(self._selection.getcell("WEIGHT_SPECTRUM", start + row))
         if empty.any():
             weight[empty] = self._plain_weights(start, count, cell)[empty]
         return weight, int(np.count_nonzero(empty))

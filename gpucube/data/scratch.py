@@ -98,6 +98,7 @@ def save_state(store: VisibilityStore, identity: dict[str, Any]) -> None:
         "selected": store.selected.tolist(),
         "power": store.power.tolist(),
         "ms_bytes_read": store.ms_bytes_read,
+        "lacking": None if store.lacking is None else store.lacking.tolist(),
         "warnings": store.warnings,
     }
     disk.write_whole(os.path.join(store.folder, _STATE_FILE), json.dumps(state))
@@ -120,6 +121,7 @@ def load_state(folder: str, identity: dict[str, Any]) -> VisibilityStore | None:
             selected=np.array(state["selected"], np.int64),
             power=np.array(state["power"], float),
             ms_bytes_read=int(state["ms_bytes_read"]),
+            lacking=None if state["lacking"] is None else np.array(state["lacking"], float),
             warnings=tuple(state["warnings"]),
         )
     except (OSError, ValueError, KeyError, TypeError):

@@ -20,7 +20,7 @@ import numpy as np
 
 from gpucube.constants import ARCSEC
 from gpucube.data.channels import WindowChannels
-from gpucube.data.comparison import compare, separation
+from gpucube.data.comparison import compare, outside_of_fields, separation
 from gpucube.data.continuum import ContinuumFit
 from gpucube.data.fields import Track, read_track
 from gpucube.data.frame_motion import frame_motion
@@ -125,11 +125,13 @@ class Source(Placed):
         needed = {hand for c in self.combinations if c.rule != Rule.NONE for hand in c.hands if hand >= 0}
         return tuple(sorted(needed))
 
-    def members(self, slot: int) -> int:
-        """Number of input channels that one of the channels `output` is made of."""
-        if self.regridding is None:
-            return int(np.diff(self.channel_map.offsets)[slot])
-        return int(self.regridding.samples()[slot])
+    @property
+    def members(self) -> np.ndarray:
+        """Number of input channels that each of the channels `output` is made of."""
+        members: np.ndarray = (
+            np.diff(self.channel_map.offsets) if self.regridding is None else self.regridding.samples()
+        )
+        return members
 
     def bytes_in_flight(self) -> int:
         """Bytes that a block takes while it is read, transposed and written."""
@@ -204,18 +206,20 @@ def select(parameters: Parameters) -> Selection:
     """
     vis = [os.path.abspath(path) for path in parameters.vis]
     asked = {name: _for_each(vis, name, getattr(parameters, name)) for name in ("field", "spw", *ROW_PARAMETERS)}
-    windows = [
-        window
-        for number, path in enumerate(vis)
-        for window in _find_windows(path, {name: of_ms[number] for name, of_ms in asked.items()}, parameters)
-    ]
+    windows: list[Window] = []
+    warnings: list[str] = []
+    for number, path in enumerate(vis):
+        mine, said = _find_windows(path, {name: of_ms[number] for name, of_ms in asked.items()}, parameters)
+        windows += mine
+        warnings += said
     if not windows:
         given = [name for name in asked if getattr(parameters, name)] or ["field", "spw"]
         selections = " and ".join(f"`{name}={getattr(parameters, name)!r}`" for name in given)
-        raise GpucubeError(f"no rows are left after selection: check {selections}")
+        raise GpucubeError("; ".join([f"no rows are left after selection: check {selections}", *warnings]))
     # windows of autocorrelations alone, such as ALMA's radiometers', have no say in the axis
     windows = [window for window in windows if window.rows.cross.any()] or windows
-    windows, warnings = _with_stokes(windows, parameters.stokes_names)
+    windows, lacking = _with_stokes(windows, parameters.stokes_names)
+    warnings += lacking
     first = windows[0]
     observations = _observations(windows)
     places = {path: observation.place for path, observation in observations.items()}
@@ -235,6 +239,8 @@ def select(parameters: Parameters) -> Selection:
     )
     contributing = [window for window, _ in used]
     differences = compare(contributing, sources, geometry, centre_given=parameters.centre is not None, follow=follow)
+    if parameters.centre:
+        warnings += outside_of_fields(contributing, geometry)
     restfreq, doubts = _rest_frequency(parameters.restfreq, used, channels)
     axis = SpectralAxis(
         frequency=channels.frequency,
@@ -339,14 +345,14 @@ def _for_each(vis: Sequence[str], name: str, selection: str | tuple[str, ...]) -
     return selection
 
 
-def _find_windows(path: str, asked: Mapping[str, str], parameters: Parameters) -> list[Window]:
-    """Find the windows of one MeasurementSet that have rows, once for each of its fields."""
+def _find_windows(path: str, asked: Mapping[str, str], parameters: Parameters) -> tuple[list[Window], list[str]]:
+    """Find the windows of one MeasurementSet that have rows, once for each of its fields; also return warnings."""
     ms = describe(path)
     column = choose_column(ms, parameters.datacolumn)
     try:
         chosen = select_channels(asked["spw"], ms.spectral_windows)
-        descriptions = [number for number, description in enumerate(ms.data_descriptions) if description.spw in chosen]
-        rows_of = select_rows(ms, choose_fields(ms, asked["field"]), descriptions, asked)
+        descriptions = [number for number in ms.usable_descriptions if ms.data_descriptions[number].spw in chosen]
+        rows_of, doubts = select_rows(ms, choose_fields(ms, asked["field"]), descriptions, asked)
     except WrongSelection as error:
         raise GpucubeError(f"{path}: {error}") from None
     windows: dict[int, list[Window]] = {}  # by FIELD_ID
@@ -366,9 +372,10 @@ def _find_windows(path: str, asked: Mapping[str, str], parameters: Parameters) -
             rows=rows,
             frame=_window_frame(ms, description.spw),
         )
+        window.track.check_offset()
         of_field.append(window)
     _refuse_fields_apart(path, asked["field"], {field_id: of_field[0] for field_id, of_field in windows.items()})
-    return [window for of_field in windows.values() for window in of_field]
+    return [window for of_field in windows.values() for window in of_field], doubts
 
 
 def _refuse_fields_apart(path: str, selected: str, fields: Mapping[int, Window]) -> None:
@@ -400,7 +407,7 @@ def _with_stokes(windows: Sequence[Window], stokes_names: Sequence[str]) -> tupl
 
 def _make_source(window: Window, placed: Placed, fit: ContinuumFit | None, centre: Direction, follow: bool) -> Source:
     """Turn a window into a source. Its first data cell must have the shape that the subtables say."""
-    shape = cell_shape(window.ms.path, window.column, int(window.rows.number[0]))
+    shape = cell_shape(window.ms.path, window.column, window.rows)
     expected = len(window.channels.frequency), len(window.correlations)
     if shape != expected:
         raise GpucubeError(
@@ -489,6 +496,10 @@ def choose_column(ms: MeasurementSet, datacolumn: str) -> str:
     else:
         column = COLUMN_OF[datacolumn]
     if column not in ms.columns:
+        if "FLOAT_DATA" in ms.columns:
+            raise GpucubeError(
+                f"{ms.path} has no column {column}, but FLOAT_DATA: it is of a single dish, and gpucube images visibilities"
+            )
         there = [name for name, c in COLUMN_OF.items() if c in ms.columns]
         raise GpucubeError(
             f"{ms.path} has no column {column}: `datacolumn` can be {' or '.join(there) or 'nothing here'}"

@@ -173,6 +173,9 @@ class VisibilityStore:
         data.
     ms_bytes_read : int
         Bytes read from the MeasurementSets to make the store.
+    lacking : numpy.ndarray or None
+        Share of the input channels of these samples that are flagged or missing, shape (npointing, nstokes, nchan); None if
+        it is not known.
     """
 
     folder: str
@@ -181,6 +184,7 @@ class VisibilityStore:
     selected: np.ndarray
     power: np.ndarray
     ms_bytes_read: int = 0
+    lacking: np.ndarray | None = None
     warnings: tuple[str, ...] = ()  # what the rows had that the user should know
 
     @property

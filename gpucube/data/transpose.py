@@ -4,7 +4,7 @@ In: a `Block` of rows as read, what becomes of its rows and channels, and how St
 the samples of every output channel. One pass over the block decides which samples count, forms the Stokes parameter,
 shifts the phase and averages channels; it runs tile by tile, so that both orders of the data stay in the cache.
 
-A sample counts if its FLAG is not set, its weight is above 0 and finite, and its value is finite.
+A sample counts if its FLAG is not set, its weight is above 0 and below `LARGEST`, and its value is below `LARGEST`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ from gpucube.data.stokes import Combination, Rule
 if TYPE_CHECKING:
     from gpucube.data.channels import ChannelMap
     from gpucube.data.rows import Block
+
+LARGEST = 1e20
+"""Jy, and 1/Jy^2. A value or weight that is not smaller is garbage: the Sun has 1e10 Jy at most, and one such sample would
+decide about a whole plane."""
 
 _ROWS, _SLOTS = 16, 64
 """Rows and slots of a tile: 16 rows of 64 channels and two hands are 16 KiB, half of an L1 cache."""
@@ -42,7 +46,15 @@ class Planes(NamedTuple):
     weight: np.ndarray  # (nstokes, nslot, nrow) float32, 1/Jy^2; 0 where the sample does not count
     counts: np.ndarray  # (nstokes, nslot) int64, samples that count
     power: np.ndarray  # (nstokes, nslot) float64, sum of w |V|^2 over them
-    seen: np.ndarray  # (nrow,) bool, rows with a sample that counts
+    lacking: np.ndarray  # (nstokes, nslot) int64, input channels of these samples that do not count
+    strength: np.ndarray  # (nrow,) float64, largest w |V|^2 of the samples of a row that count; -1 if none does
+    garbage: np.ndarray  # (nrow,) bool, rows with an unflagged value or weight that is too large
+
+    @property
+    def seen(self) -> np.ndarray:
+        """Rows with a sample that counts, bool, (nrow,)."""
+        seen: np.ndarray = self.strength >= 0
+        return seen
 
 
 class _Slots(NamedTuple):
@@ -79,6 +91,8 @@ def transpose(block: Block, rows: KeptRows, channels: ChannelMap, combinations: 
         np.empty(shape, np.float32),
         np.zeros(shape[:2], np.int64),
         np.zeros(shape[:2]),
+        np.zeros(shape[:2], np.int64),
+        np.full(shape[2], -1.0),
         np.zeros(shape[2], bool),
     )
     slots = _Slots(channels.offsets, channels.members - block.first_channel, channels.member_frequency)
@@ -99,7 +113,7 @@ def _transpose(block: Block, rows: KeptRows, slots: _Slots, combinations: _Hands
     number, usable, delay = rows
     offsets, members, frequency = slots
     rule, hands, factors = combinations
-    vis_out, weight_out, counts, power, seen = planes
+    vis_out, weight_out, counts, power, lacking, strength, garbage = planes
     nstokes, nslot, nrow = vis_out.shape
     for first_slot, first_row in [(i, k) for i in range(0, nslot, _SLOTS) for k in range(0, nrow, _ROWS)]:
         for s in range(nstokes):
@@ -108,9 +122,9 @@ def _transpose(block: Block, rows: KeptRows, slots: _Slots, combinations: _Hands
             can_be_made = rule[s] != Rule.NONE
             for slot in range(first_slot, min(first_slot + _SLOTS, nslot)):
                 begin, end = offsets[slot], offsets[slot + 1]
-                counted, weighted_power = 0, 0.0
+                counted, missing, weighted_power = 0, 0, 0.0
                 for k in range(first_row, min(first_row + _ROWS, nrow)):
-                    re, im, total = 0.0, 0.0, 0.0
+                    re, im, total, without = 0.0, 0.0, 0.0, 0
                     for j in range(begin, end if usable[k] and can_be_made else begin):
                         vis, w = hand(data, flag, weight, number[k], members[j], a)
                         if b >= 0:
@@ -121,16 +135,25 @@ def _transpose(block: Block, rows: KeptRows, slots: _Slots, combinations: _Hands
                             re += vis.real * w
                             im += vis.imag * w
                             total += w
+                        else:
+                            without += 1
+                            if _too_large(data, flag, weight, number[k], members[j], a) or (
+                                b >= 0 and _too_large(data, flag, weight, number[k], members[j], b)
+                            ):
+                                garbage[k] = True
                     if total > 0.0:
                         re /= total
                         im /= total
                         counted += 1
-                        seen[k] = True
-                        weighted_power += total * (re * re + im * im)
+                        missing += without
+                        p = total * (re * re + im * im)
+                        weighted_power += p
+                        strength[k] = max(strength[k], p)
                     vis_out[s, slot, k] = complex(re, im)
                     weight_out[s, slot, k] = total
                 counts[s, slot] += counted
                 power[s, slot] += weighted_power
+                lacking[s, slot] += missing
 
 
 @_inlined
@@ -140,13 +163,19 @@ def hand(
     """Value and weight of one correlation; weight 0 if it does not count."""
     vis = np.complex128(data[row, channel, place])
     w = np.float64(weight[row, channel if weight.shape[1] > 1 else 0, place])
-    counts = not flag[row, channel, place] and w > 0.0 and _finite(w) and _finite(vis.real) and _finite(vis.imag)
+    counts = not flag[row, channel, place] and 0.0 < w < LARGEST and abs(vis.real) < LARGEST and abs(vis.imag) < LARGEST
     return vis, w if counts else 0.0
 
 
 @_inlined
-def _finite(x: float) -> bool:
-    return x - x == 0.0  # quicker than isfinite
+def _too_large(data: np.ndarray, flag: np.ndarray, weight: np.ndarray, row: int, channel: int, hand: int) -> bool:
+    """Whether an unflagged value or weight is a number, but one that no array measures."""
+    if flag[row, channel, hand]:
+        return False
+    w = weight[row, channel if weight.shape[1] > 1 else 0, hand]
+    vis = data[row, channel, hand]
+    finite = np.isfinite(w) and np.isfinite(vis.real) and np.isfinite(vis.imag)
+    return finite and w > 0.0 and not (w < LARGEST and abs(vis.real) < LARGEST and abs(vis.imag) < LARGEST)
 
 
 @_inlined

@@ -18,6 +18,7 @@ from gpucube.data.measurementset import open_table
 from gpucube.data.selection import Selection, Source
 from gpucube.data.stokes import Combination, Rule
 from gpucube.data.store import Samples
+from gpucube.data.transpose import LARGEST
 from gpucube.devices.base import ImagingSettings
 from gpucube.devices.cpu.device import CpuDevice, imaging_weights
 from gpucube.errors import GpucubeError
@@ -82,7 +83,7 @@ def forecast(selection: Selection, settings: ImagingSettings) -> Forecast:
             reach = (np.abs(uvw[:, :2]) * (geometry.cell_x, geometry.cell_y)).max(axis=1)
             least, most = min(least, low * float(reach.min())), max(most, high * float(reach.max()))
             if len(slot):
-                members = source.members(int(slot[0]))
+                members = int(source.members[slot[0]])
                 parts.append((uvw[::step] * of_slot[slot[0]], weight[::step] * (step * members)))
     if 0.5 <= least < math.inf:
         raise GpucubeError(
@@ -128,7 +129,7 @@ def _blocks(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 def _combined(weight: np.ndarray, combination: Combination) -> np.ndarray:
     """Weights (n, ncorr) of the correlations -> those of a Stokes parameter, (n,); 0 where there is none."""
-    weight = np.where(np.isfinite(weight) & (weight > 0), weight, 0.0).astype(float)
+    weight = np.where((weight > 0) & (weight < LARGEST), weight, 0.0).astype(float)
     first: np.ndarray = weight[:, combination.hands[0]]
     second = weight[:, combination.hands[1]]
     if combination.rule == Rule.BOTH:

@@ -174,6 +174,7 @@ def _plane_record(job: ImageJob, plane: ActivePlane) -> PlaneRecord:
         visibilities=int(plane.data.visibilities),
         visibilities_off_grid=max(0, counted - int(plane.data.visibilities)),
         flagged_fraction=1.0 - counted / selected if selected else 1.0,
+        lacking_fraction=0.0 if job.store.lacking is None else float(job.store.lacking[key.index]),
         seconds={k: round(v, 6) for k, v in plane.seconds.items()},
         retried=state.retried,
         message="the residual is not finite" if stop is StopCode.FAILED else "",

@@ -14,9 +14,13 @@ from gpucube.constants import ARCSEC
 from gpucube.errors import GpucubeError
 from gpucube.imaging.forecast import largest_cell
 from gpucube.imaging.job import ImageJob
+from gpucube.imaging.plane import BLANK
 from gpucube.output.records import ChannelRecord, StopCode
 from gpucube.sky.beam import Beam
 from gpucube.text import ranges
+
+LACKING = 0.1
+"""Share of the channels averaged into one that can be flagged without a warning."""
 
 TIMES_USUAL_AREA = 2.0
 """A channel whose beam has more than this many times the median area decides a common beam that suits no other channel."""
@@ -50,8 +54,10 @@ def remarks(job: ImageJob, records: Sequence[ChannelRecord], target: Beam | None
     found = [
         *job.store.warnings,
         *_lost_samples(job, records),
-        *_without_weight(records),
-        *_threshold_above_all(job, records),
+        *_lacking(records),
+        *_blank_with_data(records),
+        *_nothing_cleaned(job, records),
+        *([] if isinstance(job.restoring_beam, Beam) else _beams_cut(job, records)),
     ]
     if target is not None:
         found += _unlike_beams(job, records, target)
@@ -67,24 +73,55 @@ def _lost_samples(job: ImageJob, records: Sequence[ChannelRecord]) -> list[str]:
             f"{lost} of {total} samples ({_percent(lost / total)}) are not imaged, because their baselines are too long for "
             f"this `cell`: a `cell` of at most {largest_cell(job.settings.uv_max)} keeps all of them (channels {channels})"
         ]
-    if not job.store.counts.any():
-        return [
-            "no channel has any data, and every plane is blank: each selected sample is an autocorrelation, is flagged, or has "
-            "no positive weight or no usable value"
-        ]
     return []
 
 
-def _without_weight(records: Sequence[ChannelRecord]) -> list[str]:
-    unweighted = [record for record in records if record.stop_code == StopCode.NO_DATA and record.visibilities]
-    if not unweighted:
+def _lacking(records: Sequence[ChannelRecord]) -> list[str]:
+    off = [record for record in records if record.lacking_fraction > LACKING and record.visibilities]
+    if not off:
         return []
-    channels = ranges(record.channel for record in unweighted)
-    return [f"channels {channels} are blank, because their samples have no imaging weight: `uvtaper` is too narrow"]
+    return [
+        f"up to {_percent(max(record.lacking_fraction for record in off))} of the channels that are averaged into one are "
+        f"flagged or missing (channels {ranges(record.channel for record in off)} of the cube): its values belong to the "
+        "frequencies of the others, not to its centre"
+    ]
 
 
-def _threshold_above_all(job: ImageJob, records: Sequence[ChannelRecord]) -> list[str]:
+def _blank_with_data(records: Sequence[ChannelRecord]) -> list[str]:
+    found = []
+    if failed := [record for record in records if record.stop_code == StopCode.FAILED]:
+        channels = ranges(record.channel for record in failed)
+        found.append(f"failed channels, which are blank: {channels} ({failed[0].message})")
+    unweighted = [record for record in records if record.stop_code == StopCode.NO_DATA and record.visibilities]
+    if unweighted:
+        channels = ranges(record.channel for record in unweighted)
+        found.append(
+            f"channels {channels} are blank, because their samples have no imaging weight: `uvtaper` is too narrow"
+        )
+    return found
+
+
+def _beams_cut(job: ImageJob, records: Sequence[ChannelRecord]) -> list[str]:
+    g = job.settings.geometry
+    width = max(g.nx * g.cell_x, g.ny * g.cell_y)
+    wide = [
+        record.channel
+        for record in records
+        if any(plane.beam and Beam.from_record(plane.beam).bmaj > 0.999 * width for plane in record.planes.values())
+    ]
+    if not wide:
+        return []
+    return [
+        f"the main lobe of the PSF is wider than the image in channels {ranges(wide)}: their beams are cut to its width of "
+        f"{width / ARCSEC:.4g} arcsec; choose a larger `imsize` or `cell`"
+    ]
+
+
+def _nothing_cleaned(job: ImageJob, records: Sequence[ChannelRecord]) -> list[str]:
     peaks = [record.peak_residual for record in records if record.peak_residual is not None]
+    imaged = [record.stop_code for record in records if record.stop_code not in BLANK]
+    if imaged and all(code == StopCode.ZERO_MASK for code in imaged):
+        return ["nothing was cleaned: `mask` allows no pixel in any channel that has data"]
     threshold = job.clean.threshold
     cleaned = any(record.iterations for record in records)
     if job.clean.niter == 0 or threshold == 0 or not peaks or threshold < max(peaks) or cleaned:

@@ -67,6 +67,8 @@ class PlaneRecord:
         Valid samples that are not imaged, because their baselines are too long for the cell.
     flagged_fraction : float
         Share of the selected samples that are flagged or invalid.
+    lacking_fraction : float
+        Share of the channels averaged into the samples imaged that are flagged or missing.
     seconds : dict
         Seconds per stage: ``upload weights grid psf fft measure minor major restore write`` (docs/performance.md).
     retried : bool
@@ -89,6 +91,7 @@ class PlaneRecord:
     visibilities: int = 0
     visibilities_off_grid: int = 0
     flagged_fraction: float = 1.0
+    lacking_fraction: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
     retried: bool = False
     message: str = ""
@@ -152,6 +155,7 @@ class ChannelRecord:
     visibilities = _OfPlanes(lambda planes: sum(plane.visibilities for plane in planes))
     visibilities_off_grid = _OfPlanes(lambda planes: sum(plane.visibilities_off_grid for plane in planes))
     flagged_fraction = _OfPlanes(lambda planes: _leading(planes).flagged_fraction)
+    lacking_fraction = _OfPlanes(lambda planes: _leading(planes).lacking_fraction)
     retried = _OfPlanes(lambda planes: any(plane.retried for plane in planes))
     message = _OfPlanes(lambda planes: _leading(planes).message)
 
@@ -187,6 +191,7 @@ def _plain(record: PlaneRecord | ChannelRecord) -> dict[str, Any]:
 _KEYS = (
     *("channel", "frequency_hz", "stop_code", "stop_reason", "iterations", "major_cycles", "peak_residual", "noise"),
     *("limit", "model_flux", "beam", "sum_weights", "visibilities", "visibilities_off_grid", "flagged_fraction"),
+    "lacking_fraction",
     *("seconds", "chunk", "worker", "device", "retried", "message", "checksums", "planes"),
 )
 """Keys of a channel in `summary.json`; its planes have those that `PlaneRecord` knows."""

@@ -78,7 +78,7 @@ def spectrum(rows: range, factor: float = 1.0, others: float | None = None, tile
 
 
 @pytest.mark.parametrize("tiled", [True, False], ids=["tiled", "standard"])
-@pytest.mark.parametrize("others", [0.0, None], ids=["zero", "not written"])
+@pytest.mark.parametrize("others", [0.0, None, -1.0, np.nan], ids=["zero", "not written", "negative", "NaN"])
 @pytest.mark.parametrize("rows", [range(450), range(450, 900), range(899, 900), range(2, 40)], ids=str)
 def test_rows_without_weight_spectrum_have_their_weight(
     rows: range, others: float | None, tiled: bool, tiny_ms: Any, plain: Any, tmp_path: Path
@@ -89,7 +89,8 @@ def test_rows_without_weight_spectrum_have_their_weight(
     kept = len(set(range(NROW)) - set(rows))
     (warning,) = store.warnings
     assert (
-        f"WEIGHT_SPECTRUM is 0 or not written in {kept} of 900 rows: these rows have the weights of WEIGHT" in warning
+        f"WEIGHT_SPECTRUM is not written or nowhere above 0 in {kept} of 900 rows: these rows have the weights of WEIGHT"
+        in warning
     )
 
 
@@ -203,7 +204,7 @@ def test_garbage_in_a_flagged_row_decides_nothing(length: float, tiny_ms: Any, p
     assert store.warnings == ()
 
 
-@pytest.mark.parametrize("length", [2e10, np.inf, np.nan])
+@pytest.mark.parametrize("length", [2e10, np.inf, np.nan, 0.0])
 def test_a_row_with_uvw_that_no_array_has_is_left_out_and_counted(
     length: float, tiny_ms: Any, plain: Any, tmp_path: Path
 ) -> None:
@@ -212,12 +213,13 @@ def test_a_row_with_uvw_that_no_array_has_is_left_out_and_counted(
     def change(t: tables.table) -> None:
         uvw = t.getcol("UVW")
         uvw[good, 1] = length
+        uvw[good] *= length != 0  # two antennas are not in one place
         t.putcol("UVW", uvw)
 
     _, store, sums = ingest(changed(tiny_ms.ms, tmp_path, change), tmp_path)
     assert store.max_uvw_wavelengths() == pytest.approx(plain[1], rel=0.05)
     (warning,) = store.warnings
-    assert "3 rows left out, because uvw is not finite or longer than" in warning
+    assert "3 rows left out, because uvw is 0, not finite or longer than" in warning
     assert (sums <= plain[0]).all() and sums.sum() < plain[0].sum()
 
 
@@ -277,3 +279,38 @@ def test_some_channels_are_the_same_whether_slices_or_whole_cells_are_read(
             )
             np.testing.assert_array_equal(found.in_order().vis, expected.in_order().vis)
             np.testing.assert_array_equal(found.in_order().weight, expected.in_order().weight)
+
+
+@pytest.mark.parametrize("tiled", [True, False], ids=["tiled", "standard"])
+@pytest.mark.parametrize("skipped", ["FLAG_ROW", "autocorrelation"])
+def test_cells_of_rows_that_are_not_used_need_not_be_written(
+    skipped: str, tiled: bool, tiny_ms: Any, tmp_path: Path
+) -> None:
+    """As after applycal on cross-correlations alone, or a calibration that failed for rows which it flagged."""
+    unused = np.zeros(NROW, bool)
+    unused[::7] = True
+
+    def change(t: tables.table) -> None:
+        if skipped == "FLAG_ROW":
+            t.putcol("FLAG_ROW", t.getcol("FLAG_ROW") | unused)
+        else:
+            t.putcol("ANTENNA2", np.where(unused, t.getcol("ANTENNA1"), t.getcol("ANTENNA2")))
+        new_column(t, "CORRECTED_DATA", "complex", tiled)
+        values = t.getcol("DATA")
+        for row in np.flatnonzero(~unused).tolist():
+            t.putcell("CORRECTED_DATA", row, values[row])
+
+    ms = changed(tiny_ms.ms, tmp_path, change)
+    _, corrected, _ = ingest(ms, tmp_path)
+    good = ~unused & ~column(ms, "FLAG_ROW")
+    flag = column(ms, "FLAG").any(2)[good]
+    assert corrected.counts[0, 0].tolist() == (~flag).sum(0).tolist()
+    assert corrected.warnings == ()
+
+
+def test_a_column_that_ends_early_is_refused_before_anything_is_read(tiny_ms: Any, tmp_path: Path) -> None:
+    ms = changed(tiny_ms.ms, tmp_path, unwritten("CORRECTED_DATA", "complex", True, "DATA"))
+    with pytest.raises(
+        GpucubeError, match=r"CORRECTED_DATA is not written in row 4[0-9]{2}: choose another `datacolumn`"
+    ):
+        select(make_parameters(vis=[ms], imagename="unused"))

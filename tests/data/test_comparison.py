@@ -113,3 +113,27 @@ def test_one_set_by_two_names_is_refused(tiny_ms: Any, tmp_path: Path) -> None:
     for other in (link, tiny_ms.ms.parent / "." / ".." / tiny_ms.ms.parent.name / tiny_ms.ms.name):
         with pytest.raises(GpucubeError, match="is named twice"):
             make_parameters(vis=[tiny_ms.ms, str(other)], imagename=tmp_path / "cube")
+
+
+def test_a_phase_centre_that_the_antennas_do_not_see_is_warned_of(tiny_ms: Any) -> None:
+    """25 m dishes at 21 cm: 1.2 * 0.211 / 25 rad are 34.8 arcmin. The image reaches to 10.7 arcmin."""
+    (warning,) = selected(tiny_ms.ms, phasecenter="J2000 187.5deg 30.6deg").warnings
+    assert warning.startswith("`phasecenter` is 36 arcmin from field 'SIMLINE' at 187.5000deg +30.0000deg")
+    assert "the antennas see 34.8 arcmin" in warning
+    assert selected(tiny_ms.ms, phasecenter="J2000 187.5deg 30.5deg").warnings == ()
+    assert selected(tiny_ms.ms, phasecenter="J2000 187.5deg 30.6deg", imsize=256).warnings == ()
+    with pytest.raises(
+        GpucubeError, match=r"`phasecenter` is 90.5 deg from .* expected a direction less than 90 degrees"
+    ):
+        selected(tiny_ms.ms, phasecenter="J2000 187.5deg -60.5deg")
+
+
+def test_without_diameters_a_phase_centre_more_than_a_degree_off_is_warned_of(tiny_ms: Any, tmp_path: Path) -> None:
+    def change(main: tables.table) -> None:
+        with subtable(main, "ANTENNA") as antennas:
+            antennas.putcol("DISH_DIAMETER", np.zeros(antennas.nrows()))
+
+    ms = altered(tiny_ms.ms, tmp_path, change)
+    assert selected(ms, phasecenter="J2000 187.5deg 30.9deg").warnings == ()
+    (warning,) = selected(ms, phasecenter="J2000 187.5deg 31.1deg").warnings
+    assert "1.1 deg from" in warning and "the antennas may not see it" in warning

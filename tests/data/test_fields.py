@@ -494,3 +494,13 @@ def test_phase_centres_in_icrs_and_j2000_are_where_casacore_sees_them(ms: Path) 
     east, north = (3.272492405419 - np.radians(187.5)) * np.cos(np.radians(30)), 0.523598859787 - np.radians(30)
     # the third column of the rotation is the direction (l, m, n) of the field; 0.001 mas of twelve digits
     assert source.rotation[:2, 2] == pytest.approx([east, north], abs=1e-6 * ARCSEC)
+
+
+def test_a_direction_beside_an_ephemeris_is_not_taken_as_an_offset(ms: Path) -> None:
+    rows = [(60370.0 + day, 187.5, 30.0, 1.0) for day in range(3)]
+    ephemeris(ms, *rows, offset=(float(np.radians(187.5)), float(np.radians(30.0))))
+    with pytest.raises(GpucubeError, match=r"is 189.9 degrees long: expected at most 1; set PHASE_DIR to 0, or EPHEM"):
+        chosen(ms)
+    shutil.rmtree(ms / "FIELD" / "EPHEM3_X_60371.0.tab")
+    ephemeris(ms, *rows, offset=(0.0, float(np.radians(0.9))))
+    assert centre_degrees(ms)[1] == pytest.approx(30.9)

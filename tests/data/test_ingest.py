@@ -360,10 +360,8 @@ def test_blocks_of_rows_join_without_a_seam(make_ms: Any, ingested: Ingested) ->
 
 def test_nothing_counts_where_every_row_is_flagged(tiny_ms: Any, tmp_path: Path, ingested: Ingested) -> None:
     ms = altered(tiny_ms.ms, tmp_path, lambda t: t.putcol("FLAG_ROW", np.ones(900, bool)))
-    _, store = ingested(ms)
-    assert not store.counts.any()
-    assert store.samples(plane(5)) is None
-    assert store.selected[0, 5] == 900
+    with pytest.raises(GpucubeError, match="no data are left"):
+        ingested(ms)
 
 
 # 0.4 degrees off: the rotation, w and the curvature of the sky all matter (0.1 turns of phase)
@@ -517,3 +515,85 @@ def test_a_measurement_set_that_adds_no_sample_is_warned_of(
     assert [text.startswith(f"{other} adds nothing to the cube") for text in store.warnings] == [True]
     _, alone = ingested(tiny_ms.ms)
     assert np.array_equal(store.counts, alone.counts)
+
+
+def add_corrected(t: tables.table, empty: np.ndarray) -> None:
+    """CORRECTED_DATA is DATA, and 0 in some rows, bool (nrow,)."""
+    t.addcols(tables.maketabdesc(tables.makearrcoldesc("CORRECTED_DATA", 0j, valuetype="complex", ndim=2)))
+    t.putcol("CORRECTED_DATA", t.getcol("DATA") * ~empty[:, None, None])
+
+
+ROW = np.arange(900)
+
+
+@pytest.mark.parametrize("empty", [ROW >= 0, ROW < 450, ROW % 50 == 0], ids=["all", "half", "one in 50"])
+def test_a_column_that_has_not_been_filled_is_warned_of(
+    empty: np.ndarray, tiny_ms: Any, tmp_path: Path, ingested: Ingested
+) -> None:
+    ms = altered(tiny_ms.ms, tmp_path, lambda t: add_corrected(t, empty))
+    good = np.zeros(900, bool)
+    good[kept_rows(ms)] = True
+    good &= ~column(ms, "FLAG").any(2).all(1)
+    _, store = ingested(tiny_ms.ms, ms)
+    assert store.warnings == (
+        f"{ms}: CORRECTED_DATA is exactly 0, in every channel and correlation that is imaged, in {(empty & good).sum()} of "
+        f"{good.sum()} unflagged rows: flag these rows, or choose another `datacolumn`, if it has not been filled",
+    )
+
+
+def test_a_window_without_corrected_data_is_warned_of_however_few_rows_it_has(
+    tiny_ms: Any, tmp_path: Path, ingested: Ingested
+) -> None:
+    """Eight of 908 rows are the only ones of the second description."""
+    ms = altered(tiny_ms.ms, tmp_path, lambda t: t.copyrows(t, 0, -1, 1), "DATA_DESCRIPTION")
+    with tables.table(str(ms), readonly=False, ack=False) as t:
+        t.copyrows(t, 0, -1, 8)
+        number = np.arange(t.nrows()) >= 900
+        t.putcol("DATA_DESC_ID", number.astype(np.int32))
+        t.putcol("FLAG_ROW", t.getcol("FLAG_ROW") & ~number)
+        t.putcol("FLAG", t.getcol("FLAG") & ~number[:, None, None])
+        add_corrected(t, number)
+    _, store = ingested(ms)
+    (warning,) = store.warnings
+    assert "that is imaged, in 8 of 878 unflagged rows" in warning
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [np.s_[::201], np.s_[:, :4], np.s_[:, :, 0], np.s_[::3, ::2]],
+    ids=["few rows", "channels", "hand", "samples"],
+)
+def test_zeros_that_may_be_measured_or_simulated_are_not_warned_of(
+    spoil: Any, make_ms: Any, tmp_path: Path, ingested: Ingested
+) -> None:
+    """A line without continuum and noise is 0 in the channels beside it."""
+
+    def change(t: tables.table) -> None:
+        data = t.getcol("DATA")
+        data[spoil] = 0
+        t.putcol("DATA", data)
+
+    ms = altered(make_ms(noise=0.0, sources=[(0.0, 0.0, 1.0)]).ms, tmp_path, change)
+    assert ingested(ms)[1].warnings == ()
+
+
+@pytest.mark.parametrize("stokes", ["I", "pseudoI"])
+@pytest.mark.parametrize("width", [1, 4, -3])
+def test_averages_say_how_many_of_their_channels_are_lacking(
+    width: int, stokes: str, tiny_ms: Any, tmp_path: Path, ingested: Ingested
+) -> None:
+    def change(t: tables.table) -> None:
+        flag = t.getcol("FLAG")
+        flag[:, 1:4] = True
+        flag[::3, 6:8, 0] = True
+        t.putcol("FLAG", flag)
+
+    ms = altered(tiny_ms.ms, tmp_path, change)
+    _, store = ingested(ms, width=width, stokes=stokes)
+    flag = column(ms, "FLAG")[kept_rows(ms)]
+    good = ~(flag.any(2) if stokes == "I" else flag.all(2))  # (nrow, nchan)
+    parts = good[:, :: int(np.sign(width))].reshape(len(good), -1, abs(width))
+    counts = parts.any(2)  # (nrow, nslot)
+    lacking = (~parts & counts[..., None]).sum((0, 2)) / np.maximum(1, counts.sum(0) * abs(width))
+    assert store.lacking is not None and store.lacking[0, 0] == pytest.approx(lacking)
+    assert (lacking.max() == 0.75) if width == 4 else (lacking.max() > 0) == (width != 1)

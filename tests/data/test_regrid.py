@@ -21,7 +21,8 @@ def planes(seed: int = 1, flagged: float = 0.0) -> Planes:
     weight = rng.uniform(1, 2, (2, NIN, NROW)).astype(np.float32)
     weight[rng.random(weight.shape) < flagged] = 0
     vis[weight == 0] = 1e4
-    return Planes(vis, weight, np.zeros((2, NIN), np.int64), np.zeros((2, NIN)), np.ones(NROW, bool))
+    none = np.zeros((2, NIN), np.int64)
+    return Planes(vis, weight, none, np.zeros((2, NIN)), none.copy(), np.zeros(NROW), np.zeros(NROW, bool))
 
 
 def how(
@@ -106,7 +107,7 @@ def test_a_gap_in_the_selection_stays_a_gap() -> None:
 def test_a_falling_window_gives_the_same_samples(method: Interpolation) -> None:
     given, centre = planes(flagged=0.1), np.array([103.3, 109.9, 114.2])
     rising = regrid(given, FACTORS, how(centre, width=2.2, method=method))
-    turned = Planes(given.vis[:, ::-1].copy(), given.weight[:, ::-1].copy(), given.counts, given.power, given.seen)
+    turned = given._replace(vis=given.vis[:, ::-1].copy(), weight=given.weight[:, ::-1].copy())
     falling = regrid(turned, FACTORS, how(centre, width=2.2, method=method, frequency=FREQUENCY[::-1].copy()))
     np.testing.assert_allclose(falling.weight, rising.weight, rtol=1e-6)
     np.testing.assert_allclose(falling.vis, rising.vis, atol=2e-6)
@@ -147,9 +148,21 @@ def test_nothing_is_made_up_within_a_gap_of_the_channels(method: Interpolation, 
     assert within.any()
     # far from the gap the values are those of a window without it
     whole = regrid(
-        Planes(given.vis[:, :12], given.weight[:, :12], given.counts[:, :12], given.power[:, :12], given.seen),
+        given._replace(vis=given.vis[:, :12], weight=given.weight[:, :12]),
         np.ones(NROW),
         how(centre[:8], method=method, frequency=frequency[:12]),
     )
     if not falling:
         np.testing.assert_array_equal(found.vis[:, :8], whole.vis)
+
+
+@pytest.mark.parametrize("method", ["linear", "nearest"])
+def test_wide_channels_count_what_they_lack(method: Interpolation) -> None:
+    """4 channels of 3: one of the first is flagged in all rows, two of the second in row 0, all of the third."""
+    given = planes()
+    given.weight[:, 3] = 0
+    given.weight[:, 6:8, 0] = 0
+    given.weight[:, 9:12] = 0
+    found = regrid(given, np.ones(NROW), how([104.0, 107.0, 110.0, 113.0], width=3.0, method=method))
+    np.testing.assert_array_equal(found.counts[0], [NROW, NROW, 0, NROW])
+    np.testing.assert_array_equal(found.lacking[0], [NROW, 2, 0, 0])

@@ -439,3 +439,81 @@ def test_the_order_of_rows_does_not_move_an_axis_in_another_frame(make_ms: Any, 
         turned.close()
     first, second = (select(make_parameters(vis=vis, imagename="unused", outframe="LSRK")) for vis in (ms, backwards))
     np.testing.assert_allclose(first.axis.frequency, second.axis.frequency, rtol=1e-15)
+
+
+# Rows that belong nowhere, subtables that lack rows
+
+
+@pytest.mark.parametrize(
+    ("column_name", "value", "first"),
+    [
+        ("FIELD_ID", 7, "7 and 0"),
+        ("FIELD_ID", -1, "-1 and 0"),
+        ("DATA_DESC_ID", 3, "0 and 3"),
+        ("DATA_DESC_ID", -1, "0 and -1"),
+    ],
+)
+def test_rows_whose_numbers_point_nowhere_are_left_out_and_counted(
+    column_name: str, value: int, first: str, tiny_ms: Any, tmp_path: Path
+) -> None:
+    def work(t: tables.table) -> None:
+        numbers = t.getcol(column_name)
+        numbers[::100] = value
+        t.putcol(column_name, numbers)
+
+    lost = int((~column(tiny_ms.ms, "FLAG_ROW"))[::100].sum())
+    ms = altered(tiny_ms.ms, tmp_path, work)
+    selection = selected(ms)
+    (warning,) = selection.warnings
+    assert warning.startswith(f"{ms}: {lost} rows left out, because FIELD_ID or DATA_DESC_ID (first in row ")
+    assert f": {first}) has no field" in warning
+    assert sum(source.nrow for source in selection.sources) == 891
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("POLARIZATION_ID", -1), ("POLARIZATION_ID", 4), ("SPECTRAL_WINDOW_ID", 9)]
+)
+def test_a_data_description_of_nothing_is_not_used(name: str, value: int, tiny_ms: Any, tmp_path: Path) -> None:
+    """The first correlations or window are not the last ones, as -1 would be in Python."""
+    ms = altered(tiny_ms.ms, tmp_path, lambda t: t.putcell(name, 0, value), "DATA_DESCRIPTION")
+    with pytest.raises(
+        GpucubeError, match=r"no rows are left .* has no field, spectral window or correlations in the sub"
+    ):
+        selected(ms)
+
+
+def test_an_empty_polarization_table_is_named(tiny_ms: Any, tmp_path: Path) -> None:
+    ms = altered(tiny_ms.ms, tmp_path, lambda t: t.removerows([0]), "POLARIZATION")
+    with pytest.raises(
+        GpucubeError, match=r"altered.ms is not a complete MeasurementSet: subtable POLARIZATION has no rows"
+    ):
+        selected(ms)
+
+
+@pytest.mark.parametrize("name", ["SOURCE", "OBSERVATION", "ANTENNA"])
+def test_subtables_that_only_headers_need_may_be_absent(name: str, tiny_ms: Any, tmp_path: Path) -> None:
+    ms = shutil.copytree(tiny_ms.ms, tmp_path / "copy.ms")
+    shutil.rmtree(ms / name)
+    assert selected(ms).axis.nchan == 12
+
+
+def test_data_of_a_single_dish_are_refused_by_name(tiny_ms: Any, tmp_path: Path) -> None:
+    ms = altered(tiny_ms.ms, tmp_path, lambda t: t.renamecol("DATA", "FLOAT_DATA"))
+    with pytest.raises(GpucubeError, match="has no column DATA, but FLOAT_DATA: it is of a single dish"):
+        selected(ms)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "absent"),
+    [
+        ("scan", "1,7", "7"),
+        ("scan", "0~3,5~9,12", "5~9, 12"),
+        ("observation", "0,4", "4"),
+        ("timerange", "2024/03/02~2024/03/03,2019/01/01", "2019/01/01"),
+    ],
+)
+def test_parts_of_a_selection_without_rows_are_warned_of(name: str, text: str, absent: str, tiny_ms: Any) -> None:
+    """CASA ignores them, too."""
+    selection = selected(tiny_ms.ms, **{name: text})
+    assert selection.warnings == (f"`{name}={text!r}`: {absent} selects no row",)
+    assert [source.nrow for source in selection.sources] == [900]

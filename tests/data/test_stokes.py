@@ -120,15 +120,16 @@ def test_the_weight_is_that_of_the_value(names: tuple[str, ...], wanted: str, av
         member_frequency=np.full(averaged, 1e9),
         frequency=np.array([1e9]),
     )
-    vis, weight_out, counts, power, seen = transpose(
+    found = transpose(
         block,
         KeptRows(np.arange(nrow), np.ones(nrow, bool), np.zeros(nrow)),
         channels,
         combinations(tuple(CODE[n] for n in names), (wanted,)),
     )
+    vis, weight_out = found.vis, found.weight
     assert np.ptp(weight_out) == 0
     # variance of nrow Gaussian numbers is known to sqrt(2 / nrow) = 0.7 %: five times that
     assert np.var(vis.real) * weight_out[0, 0, 0] == pytest.approx(1.0, abs=0.035)
     assert np.var(vis.imag) * weight_out[0, 0, 0] == pytest.approx(1.0, abs=0.035)
-    assert counts[0, 0] == nrow and seen.all()
-    assert power[0, 0] / (2 * nrow) == pytest.approx(1.0, abs=0.025)
+    assert found.counts[0, 0] == nrow and found.seen.all()
+    assert found.power[0, 0] / (2 * nrow) == pytest.approx(1.0, abs=0.025)

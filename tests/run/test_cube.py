@@ -793,19 +793,15 @@ def test_an_empty_channel_is_nan_and_has_a_valid_beam(tiny: gpucube.Result) -> N
 
 
 @pytest.mark.parametrize("restoringbeam", ["", "common", "30arcsec"])
-def test_a_cube_without_any_data_is_finished(
+def test_a_cube_without_any_data_is_refused(
     restoringbeam: str, tiny_ms: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ms = altered(tiny_ms.ms, tmp_path, lambda t: t.putcol("FLAG", np.ones_like(t.getcol("FLAG"))))
     options = f"--imsize 64 --cell 20arcsec --niter 10 --nsigma 3 --quiet --restoringbeam={restoringbeam}".split()
-    assert main(["image", str(ms), "--imagename", str(tmp_path / "cube"), *options]) == 0
+    assert main(["image", str(ms), "--imagename", str(tmp_path / "cube"), *options]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("gpucube: warning: no channel has any data") and said.count("\n") == 1
-    with fits.open(tmp_path / "cube.image.fits") as hdus:
-        assert np.isnan(hdus[0].data).all()
-        assert hdus[0].header["BMAJ"] > 0 if restoringbeam else (hdus["BEAMS"].data["BMAJ"] > 0).all()
-    summary = json.loads((tmp_path / "cube.summary.json").read_text())
-    assert {record["stop_code"] for record in summary["channels"]} == {StopCode.NO_DATA}
+    assert said.startswith("gpucube: error: no data are left: each selected sample is") and said.count("\n") == 1
+    assert list(tmp_path.glob("cube*")) == []
 
 
 def test_nothing_is_left_in_scratch(tiny_ms: Any, tmp_path: Path) -> None:

@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from jobs import altered, column, image, tree
 
 import gpucube
 from gpucube.cli import main
 from gpucube.constants import ARCSEC, LIGHT_SPEED
+from gpucube.devices.choice import Hardware
+from gpucube.devices.cpu.device import CpuDevice
+from gpucube.devices.cpu.kind import CpuKind
 
 FREQUENCY = 1420.405752e6 + (np.arange(12) - 6) * 15625.0
 
@@ -109,13 +113,6 @@ def test_a_beam_wider_than_the_image_is_warned_of(tiny_ms: Any, tmp_path: Path) 
     assert said == ["the beam of 1300 x 1300 arcsec is wider than the image, 1280 arcsec"]
 
 
-def test_no_positive_weight_is_warned_of(tiny_ms: Any, tmp_path: Path) -> None:
-    ms = altered(tiny_ms.ms, tmp_path, lambda t: t.putcol("WEIGHT", np.zeros_like(t.getcol("WEIGHT"))))
-    result, said = image_and_warnings(ms, tmp_path / "cube")
-    assert len(said) == 1 and "flagged, or has no positive weight" in said[0]
-    assert {r.stop_reason for r in result.channels} == {"no data"}
-
-
 def test_a_threshold_above_every_peak_is_warned_of(tiny_ms: Any, tmp_path: Path) -> None:
     """1 Jy is the brightest source; the user meant 3 mJy."""
     result, said = image_and_warnings(tiny_ms.ms, tmp_path / "cube", niter=100, nsigma=0, threshold=3)
@@ -137,3 +134,64 @@ def test_a_taper_that_leaves_no_weight_is_warned_of(tiny_ms: Any, tmp_path: Path
     result, said = image_and_warnings(tiny_ms.ms, tmp_path / "cube", uvtaper="0.001lambda")
     assert any(text.startswith("channels 0~1, 3~11 are blank") and "`uvtaper` is too narrow" in text for text in said)
     assert all(r.sum_weights == 0 and (r.visibilities > 0) == (r.channel != 2) for r in result.channels)
+
+
+def test_a_main_lobe_wider_than_the_image_is_warned_of(tiny_ms: Any, tmp_path: Path) -> None:
+    """The lobe has 55 by 41 arcsec. Channel 2 has no data."""
+    result, said = image_and_warnings(tiny_ms.ms, tmp_path / "cut", cell="1arcsec", imsize=32)
+    (warning,) = (text for text in said if "main lobe" in text)
+    assert "in channels 0~1, 3~11: their beams are cut to its width of 32 arcsec" in warning
+    assert result.channels[0].beam["bmaj_arcsec"] == pytest.approx(32.0)
+    _, said = image_and_warnings(tiny_ms.ms, tmp_path / "whole", cell="1arcsec", imsize=128)
+    assert not any("main lobe" in text for text in said)
+
+
+class FailingDevice(CpuDevice):
+    """Has no memory for the channel at one frequency."""
+
+    def begin(self, samples: Any, masks: Any) -> Any:
+        if any(s is not None and s.frequency == FREQUENCY[5] for s in samples):
+            raise MemoryError("out of device memory")
+        return super().begin(samples, masks)
+
+
+class FailingKind(CpuKind):
+    def make(self, settings: Any, lanes: int = 1) -> FailingDevice:
+        return FailingDevice(settings)
+
+
+def test_channels_that_fail_are_warned_of(tiny_ms: Any, tmp_path: Path) -> None:
+    result, said = image_and_warnings(tiny_ms.ms, tmp_path / "cube", hardware=Hardware(kind=FailingKind()), workers=1)
+    assert result.failed_channels == [5]
+    assert said == ["failed channels, which are blank: 5 (MemoryError: out of device memory)"]
+
+
+def test_averages_that_lack_their_channels_are_warned_of_with_the_share(tiny_ms: Any, tmp_path: Path) -> None:
+    def edit(main_table: Any) -> None:
+        flag = main_table.getcol("FLAG")
+        flag[:, 4:7] = True
+        main_table.putcol("FLAG", flag)
+
+    result, said = image_and_warnings(altered(tiny_ms.ms, tmp_path, edit), tmp_path / "cube", width=4)
+    assert [r.lacking_fraction for r in result.channels] == pytest.approx([0.25, 0.75, 0.0], abs=0.03)
+    assert [c["lacking_fraction"] for c in result.summary["channels"]] == [r.lacking_fraction for r in result.channels]
+    assert len(said) == 1 and said[0].startswith(
+        "up to 75.0 % of the channels that are averaged into one are flagged or missing (channels 0~1 of the cube)"
+    )
+    _, said = image_and_warnings(tiny_ms.ms, tmp_path / "single")
+    assert said == []
+
+
+def mask(folder: Path, allowed: np.ndarray) -> Path:
+    fits.PrimaryHDU(allowed.astype(np.uint8)).writeto(folder / "mask.fits", overwrite=True)
+    return folder / "mask.fits"
+
+
+def test_a_mask_that_allows_nothing_is_warned_of(tiny_ms: Any, tmp_path: Path) -> None:
+    result, said = image_and_warnings(
+        tiny_ms.ms, tmp_path / "cube", niter=100, nsigma=3, mask=mask(tmp_path, np.zeros((64, 64)))
+    )
+    assert said == ["nothing was cleaned: `mask` allows no pixel in any channel that has data"]
+    assert all(record.iterations == 0 for record in result.channels)
+    half = np.arange(12)[:, None, None] * np.ones((64, 64)) > 5
+    assert image_and_warnings(tiny_ms.ms, tmp_path / "half", niter=100, nsigma=3, mask=mask(tmp_path, half))[1] == []

@@ -94,6 +94,12 @@ def select_numbers(parameter: str, text: str, numbers: np.ndarray) -> np.ndarray
     return chosen
 
 
+def without_rows(parameter: str, items: Sequence[str], selected: Sequence[np.ndarray]) -> list[str]:
+    """Warn of items of an expression that select no row, where CASA ignores them, too."""
+    empty = [item for item, rows in zip(items, selected, strict=True) if not rows.any()]
+    return [f"`{parameter}={','.join(items)!r}`: {listed(empty)} selects no row"] if empty else []
+
+
 def pattern_to_regex(pattern: str) -> str:
     """Regular expression of a pattern of a shell: ``*``, ``?``, ``[abc]``, ``[!abc]`` and ``{this,that}``."""
     out, depth, place = "", 0, 0

@@ -14,7 +14,7 @@ import numpy as np
 from gpucube.constants import LIGHT_SPEED
 from gpucube.data.measurementset import MeasurementSet, open_table
 from gpucube.data.msselect.baselines import Antennas, select_baselines, select_uv
-from gpucube.data.msselect.lists import select_intents, select_numbers
+from gpucube.data.msselect.lists import select_intents, select_numbers, split_items, without_rows
 from gpucube.data.msselect.times import select_times
 
 if TYPE_CHECKING:
@@ -24,7 +24,9 @@ ROW_PARAMETERS = ("timerange", "uvrange", "antenna", "scan", "observation", "int
 """Parameters of which rows are selected by, beside `field` and `spw`."""
 
 
-def select_by_rows(ms: MeasurementSet, t: tables.table, asked: Mapping[str, str], otherwise: np.ndarray) -> np.ndarray:
+def select_by_rows(
+    ms: MeasurementSet, t: tables.table, asked: Mapping[str, str], otherwise: np.ndarray
+) -> tuple[np.ndarray, list[str]]:
     """Rows that expressions select.
 
     Parameters
@@ -39,13 +41,18 @@ def select_by_rows(ms: MeasurementSet, t: tables.table, asked: Mapping[str, str]
 
     Returns
     -------
-    numpy.ndarray
+    rows : numpy.ndarray
         bool, (nrow,): rows that everything selects.
+    warnings : list of str
+        Scans, observations and times that no row has.
     """
-    chosen = otherwise
+    chosen, doubts = otherwise, []
     for parameter, column in (("scan", "SCAN_NUMBER"), ("observation", "OBSERVATION_ID")):
         if asked.get(parameter):
-            chosen = chosen & select_numbers(parameter, asked[parameter], t.getcol(column))
+            numbers = t.getcol(column)
+            chosen = chosen & select_numbers(parameter, asked[parameter], numbers)
+            items = split_items(asked[parameter])
+            doubts += without_rows(parameter, items, [select_numbers(parameter, item, numbers) for item in items])
     if asked.get("intent"):
         with open_table(f"{ms.path}::STATE") as states:
             modes, flags = states.getcol("OBS_MODE"), states.getcol("FLAG_ROW")
@@ -65,11 +72,13 @@ def select_by_rows(ms: MeasurementSet, t: tables.table, asked: Mapping[str, str]
         time = t.getcol("TIME")
         rows = np.flatnonzero(chosen)
         if not len(rows):
-            return chosen
+            return chosen, doubts
         exposure = float(t.getcell("EXPOSURE", int(rows[0]))) if "EXPOSURE" in ms.columns else 0.0
         ranges = select_times(asked["timerange"], float(time[rows[0]]), exposure)
-        chosen = chosen & np.logical_or.reduce([(time >= low) & (time <= high) for low, high in ranges])
-    return chosen
+        selected = [(time >= low) & (time <= high) for low, high in ranges]
+        doubts += without_rows("timerange", split_items(asked["timerange"], quotes="", brackets="["), selected)
+        chosen = chosen & np.logical_or.reduce(selected)
+    return chosen, doubts
 
 
 def _in_uv_range(ms: MeasurementSet, t: tables.table, text: str) -> np.ndarray:
