@@ -43,6 +43,9 @@ FEWEST_CHANNELS, FEWEST_SPECTRA = 16, 50
 """A sample with fewer says nothing."""
 
 LIMIT = 6.0
+LARGEST_SPREAD = 4.0
+"""Marks of noise spread by 1.7 because the noise is uncertain, and by up to 1.6 times as much where channels are correlated."""
+
 SHARE, HALF_WIDTH = 0.3, 0.3853
 """Half of the shortest interval that holds this share of a normal distribution, in standard deviations."""
 
@@ -55,8 +58,8 @@ FEWEST_FREE = 0.25
 ENDS = 0.15
 """Part of a window at each end with which the second way begins."""
 
-MARGIN = 1 / 6
-"""Part of its own width by which line-free channels keep away from a line; two channels at least."""
+LEAST_MARGIN, WING = 1 / 6, 0.01
+"""Part of its own width by which line-free channels keep away from a line; and part of its peak that they may have."""
 
 SAME = 0.1
 """Part of the channels in which the two ways may differ."""
@@ -108,19 +111,20 @@ def propose(selection: Selection) -> Proposal:
             f"no line-free channels are proposed: this takes windows of {FEWEST_CHANNELS} channels and {FEWEST_SPECTRA} spectra "
             "with unflagged samples, or more"
         )
-    found = []
+    found, strengths = [], []
     for sample in samples:
-        lines = _lines(sample)
+        lines, strength = _lines(sample)
         if lines is None:
             return _nothing(
                 f"no line-free channels are proposed: a sample of {_label(sample)} does not tell lines from continuum"
             )
         found.append(lines)
-    free = _without_lines(samples, found)
+        strengths.append(strength)
+    free = _without_lines(samples, found, strengths)
     for sample, channels in zip(samples, free, strict=True):
-        if (channels & sample.usual).sum() < FEWEST_FREE * sample.usual.sum() or not _reaches_an_end(channels):
+        if (channels & sample.usual).sum() < FEWEST_FREE * sample.usual.sum() or not _reaches_the_ends(channels):
             return _nothing(
-                "no line-free channels are proposed: lines, or a continuum that is no straight line, fill most of "
+                "no line-free channels are proposed: lines, or a continuum that is no straight line, fill most or one end of "
                 f"{_label(sample)}"
             )
     spectra = counted(sum(len(s.vis) for s in samples), "spectrum", "spectra")
@@ -157,10 +161,10 @@ def _label(sample: _Sample) -> str:
     return f"{sample.source.path} spectral window {sample.source.spw}"
 
 
-def _reaches_an_end(channels: np.ndarray) -> bool:
-    """Whether half of the channels at one end of the window are line-free: what only its middle has is hardly continuum."""
+def _reaches_the_ends(channels: np.ndarray) -> bool:
+    """Whether half of the channels at each end of the window are line-free: otherwise the continuum would be extrapolated."""
     end = math.ceil(ENDS * len(channels))
-    return bool(max(channels[:end].mean(), channels[-end:].mean()) >= 0.5)
+    return bool(min(channels[:end].mean(), channels[-end:].mean()) >= 0.5)
 
 
 def _read(source: Source, most: int) -> _Sample | None:
@@ -218,17 +222,20 @@ def _abscissa(sample: _Sample) -> np.ndarray:
     return abscissa
 
 
-def _lines(sample: _Sample) -> np.ndarray | None:
-    """Channels in which anything but noise and continuum stands out, bool, (nchan,); None if the data do not tell."""
+def _lines(sample: _Sample) -> tuple[np.ndarray | None, np.ndarray]:
+    """Channels in which anything but noise and continuum stands out, bool, (nchan,); None if the data do not tell.
+
+    The second array says how strong each channel is: its amplitude over that which stands out.
+    """
     nchan = len(sample.usual)
     end = math.ceil(ENDS * nchan)
     middle = (np.arange(nchan) >= end) & (np.arange(nchan) < nchan - end)
     noise = _noise(sample)
     ways = [_leave_out(sample, noise, start) for start in (np.zeros(nchan, bool), middle)]
-    good = [found for found in ways if (sample.usual & ~found).sum() >= FEWEST_FREE * sample.usual.sum()]
-    if len(good) == 2 and (good[0] ^ good[1]).sum() > max(4, SAME * nchan):
-        return None
-    return good[0] if good else np.ones(nchan, bool)
+    good = [way for way in ways if (sample.usual & ~way[0]).sum() >= FEWEST_FREE * sample.usual.sum()]
+    if len(good) == 2 and (good[0][0] ^ good[1][0]).sum() > max(4, SAME * nchan):
+        return None, ways[0][1]
+    return good[0] if good else (np.ones(nchan, bool), ways[0][1])
 
 
 def _noise(sample: _Sample) -> np.ndarray:
@@ -277,8 +284,9 @@ def _expected(sample: _Sample, channels: np.ndarray) -> np.ndarray:
     return expected
 
 
-def _leave_out(sample: _Sample, noise: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Leave channels that stand out of the fit until nothing changes, beginning with `found`; return them."""
+def _leave_out(sample: _Sample, noise: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Leave channels that stand out of the fit until nothing changes, beginning with `found`; return them and all strengths."""
+    strengths = np.zeros(len(found))
     usual, number = sample.usual, np.maximum((sample.weight > 0).sum(axis=0), 1)
     noise = np.maximum(noise, 1e-30)
     for strength in STRENGTHS:
@@ -289,12 +297,13 @@ def _leave_out(sample: _Sample, noise: np.ndarray, found: np.ndarray) -> np.ndar
         centre = (sample.weight * (_left(sample, channels) * sample.turn).real).sum(axis=0)
         variance = sample.weight.sum(axis=0) * noise * _expected(sample, channels)
         centre /= np.sqrt(np.maximum(variance, 1e-30))
+        strengths = np.maximum(np.abs(centre), np.sqrt(LIMIT * np.maximum(excess, 0))) / LIMIT
         before, found = found, np.zeros(len(usual), bool)
         for mark in (excess, centre, -centre):
             found |= _standing_out(mark, usual, strength * float(np.abs(mark[usual]).max()))
         if strength == 0 and np.array_equal(before, found):
             break
-    return found
+    return found, strengths
 
 
 def _standing_out(mark: np.ndarray, usual: np.ndarray, least: float) -> np.ndarray:
@@ -307,7 +316,9 @@ def _standing_out(mark: np.ndarray, usual: np.ndarray, least: float) -> np.ndarr
         enough = number >= width / 2
         if not enough.any():
             break
-        spread = max(1.0, _spread(sums[enough]))  # the noise is uncertain, and neighbouring channels may be correlated
+        spread = min(
+            max(1.0, _spread(sums[enough])), LARGEST_SPREAD
+        )  # the noise is uncertain, and neighbouring channels may be correlated
         for first in np.flatnonzero(enough & (sums > max(LIMIT * spread, least))):
             found[first : first + width] |= usual[first : first + width]
         width *= 2
@@ -334,14 +345,21 @@ def _runs(found: np.ndarray) -> list[tuple[int, int]]:
     return [(int(a), int(b) - 1) for a, b in edges.reshape(-1, 2)]
 
 
-def _without_lines(samples: Sequence[_Sample], found: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Channels of each window away from all lines, which every window that covers their frequencies leaves out."""
+def _without_lines(
+    samples: Sequence[_Sample], found: Sequence[np.ndarray], strengths: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """Channels of each window away from all lines, which every window that covers their frequencies leaves out.
+
+    The margin is that of a Gaussian line, which stands out to where its strength is 1, to where it has `WING` of its peak.
+    """
     spans = []
-    for sample, lines in zip(samples, found, strict=True):
+    for sample, lines, strength in zip(samples, found, strengths, strict=True):
         frequency = sample.frequency
         step = abs(float(np.median(np.diff(frequency))))
         for first, last in _runs(lines):
-            margin = max(2, math.ceil(MARGIN * (last - first + 1))) + 0.5
+            wide, peak = last - first + 1, max(1.1, float(strength[first : last + 1].max()))
+            wing = 0.5 * (math.sqrt(math.log(WING) / -math.log(peak)) - 1)
+            margin = max(2, math.ceil(wide * min(max(wing, LEAST_MARGIN), 1.0))) + 0.5
             ends = sorted((float(frequency[first]), float(frequency[last])))
             spans.append((ends[0] - margin * step, ends[1] + margin * step))
     free = []
