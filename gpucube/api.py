@@ -79,6 +79,8 @@ def image_cube(
     nmajor: int = -1,
     usemask: Literal["user"] = "user",
     mask: MaskLike | Sequence[MaskLike] = "",
+    startmodel: PathLike = "",
+    restart: bool = False,
     restoringbeam: QuantityLike | Sequence[QuantityLike] = "",
     restoration: bool = True,
     calcres: bool = True,
@@ -219,6 +221,12 @@ def image_cube(
         Clean mask: where components may be found. Of an image these are the pixels that are not 0, or those that an
         expression such as 'out.image > 0.003' selects; one plane holds for all channels. Several masks add up, and numbers
         are pixels: [x0, y0, x1, y1] of a box, [x, y, r] of a circle. Empty for the whole image.
+    startmodel : the path of a FITS or CASA image; default ''
+        Model in Jy/pixel to start from, such as the model of an earlier run or of tclean. It is regridded to the pixels of
+        the cube, and its channels are found by frequency. Empty for none.
+    restart : True or False; default False
+        Go on from the model of the finished run with this imagename, for example with a lower threshold or another mask.
+        The products are replaced. Without such a run it makes no difference.
     restoringbeam : '', 'common', '1arcsec' or ['1arcsec', '0.8arcsec', '30deg']; default ''
         Beam of the restored image. Empty for each channel's own, 'common' for the smallest that fits all channels;
         otherwise full widths at half maximum bmaj and bmin, and the position angle bpa.

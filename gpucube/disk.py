@@ -248,6 +248,14 @@ def link(target: AnyPath, path: AnyPath) -> bool:
     return True
 
 
+def second_name(path: AnyPath, name: AnyPath) -> None:
+    """Give a file a second name, with the same times, or make a copy where the file system has no hard links."""
+    try:
+        _do(os.link, path, name)
+    except OSError:
+        _do(shutil.copy2, path, name)
+
+
 @contextmanager
 def opened(path: AnyPath) -> Iterator[int]:
     """Open an existing file for `write_all`. Links are not followed."""

@@ -19,6 +19,7 @@ from gpucube import disk
 from gpucube.data.clean_mask import CleanMask, load_clean_mask
 from gpucube.data.proposal import propose
 from gpucube.data.selection import Selection, select
+from gpucube.data.start_model import StartModel, load_start_model
 from gpucube.data.store import PlaneKey, VisibilityStore
 from gpucube.devices.choice import Hardware, find_hardware
 from gpucube.devices.cycle_rules import needs_w
@@ -41,7 +42,16 @@ from gpucube.output.journal import Journal, resumable
 from gpucube.output.records import ChannelRecord
 from gpucube.output.summary import SpectralSummary, Summary
 from gpucube.result import Result
-from gpucube.run_files import Job, check_outputs, claimed_outputs, finished_before, make_store, take_up_records
+from gpucube.run_files import (
+    Job,
+    check_outputs,
+    claimed_outputs,
+    finished_before,
+    goes_on,
+    make_store,
+    restarted,
+    take_up_records,
+)
 from gpucube.schema.fields import mask_items
 from gpucube.schema.parameters import Parameters
 from gpucube.sky.beam import Beam, common_beam
@@ -94,46 +104,47 @@ def image(
         Ctrl-C or SIGTERM came when some channels were safe on disk.
     """
     stopwatch = Stopwatch()
-    # check the data first: it takes a while to notice that a scheduler does not answer
-    selection = select(parameters)
-    hardware = hardware or hardware_for(parameters, tuning)
-    identity = fingerprint(parameters.as_json_dict(), hardware.kind.name, __version__)
-    check_outputs(parameters)
-    if finished := finished_before(parameters, identity):
-        return finished
-    job = prepare(parameters, selection, hardware, tuning, identity)
-    _warn(job.plan.warnings)
-    with claimed_outputs(job) as (journal, footprint):
-        if finished := finished_before(parameters, identity, ours=True):
+    with restarted(parameters) as parameters:
+        # check the data first: it takes a while to notice that a scheduler does not answer
+        selection = select(parameters)
+        hardware = hardware or hardware_for(parameters, tuning)
+        identity = fingerprint(parameters.as_json_dict(), hardware.kind.name, __version__)
+        check_outputs(parameters)
+        if finished := finished_before(parameters, identity):
             return finished
-        with (
-            progress_of(job) as progress,
-            closing(make_workers(job.plan, hardware.kind, parameters.scheduler, tuning.cluster)) as workers,
-        ):
-            reports = _Reports(progress=progress, journal=journal, observer=observer)
-            stopwatch.end_stage("plan")
-            reports.stage("reading")
-            store = make_store(job, workers, progress, journal, footprint)
-            stopwatch.end_stage("read")
-            work = image_job(job, store, journal)
-            workers.begin_imaging()
-            with progress.compiling("imaging"):
-                workers.everywhere(functools.partial(warm_up, hardware.kind, work.settings))
-            stopwatch.end_stage("compile")
-            reports.stage("imaging")
-            resumed = take_up_records(job, journal, progress)
-            records = image_channels(job, work, workers, reports, journal)
-            stopwatch.end_stage("image")
-            reports.stage("finishing")
-            target = finish(job, work, workers, records)
-            stopwatch.end_stage("finish")
-        found = remarks(work, records, target)
-        summary = summarize(job, work, workers, records, resumed, stopwatch, found)
-        disk.remove_if_possible(job.paths.report)  # it describes an older run, or this one when it was not finished
-        footprint.made_product(job.paths.summary)
-        summary.write(parameters.imagename)
-    _warn(found)  # the run is finished and safe, even where warnings are made errors
-    return Result(channels=records, products=summary.products, summary=summary.model_dump())
+        job = prepare(parameters, selection, hardware, tuning, identity)
+        _warn(job.plan.warnings)
+        with claimed_outputs(job) as (journal, footprint):
+            if finished := finished_before(parameters, identity, ours=True):
+                return finished
+            with (
+                progress_of(job) as progress,
+                closing(make_workers(job.plan, hardware.kind, parameters.scheduler, tuning.cluster)) as workers,
+            ):
+                reports = _Reports(progress=progress, journal=journal, observer=observer)
+                stopwatch.end_stage("plan")
+                reports.stage("reading")
+                store = make_store(job, workers, progress, journal, footprint)
+                stopwatch.end_stage("read")
+                work = image_job(job, store, journal)
+                workers.begin_imaging()
+                with progress.compiling("imaging"):
+                    workers.everywhere(functools.partial(warm_up, hardware.kind, work.settings))
+                stopwatch.end_stage("compile")
+                reports.stage("imaging")
+                resumed = take_up_records(job, journal, progress)
+                records = image_channels(job, work, workers, reports, journal)
+                stopwatch.end_stage("image")
+                reports.stage("finishing")
+                target = finish(job, work, workers, records)
+                stopwatch.end_stage("finish")
+            found = remarks(work, records, target)
+            summary = summarize(job, work, workers, records, resumed, stopwatch, found)
+            disk.remove_if_possible(job.paths.report)  # it describes an older run, or this one when it was not finished
+            footprint.made_product(job.paths.summary)
+            summary.write(parameters.imagename)
+        _warn(found)  # the run is finished and safe, even where warnings are made errors
+        return Result(channels=records, products=summary.products, summary=summary.model_dump())
 
 
 def _warn(texts: Sequence[str]) -> None:
@@ -149,12 +160,13 @@ def plan(
     """Predict what `image` would do and need, without doing it. GpucubeError if `image` would refuse."""
     selection = select(parameters)
     hardware = hardware or hardware_for(parameters, tuning)
-    check_outputs(parameters)
-    if parameters.resume:
+    if not goes_on(parameters):
+        check_outputs(parameters)
+    if parameters.resume and not parameters.restart:
         identity = fingerprint(parameters.as_json_dict(), hardware.kind.name, __version__)
         if not resumable(parameters.imagename, identity):
             finished_before(parameters, identity, ours=True)
-    planned = _plan_and_mask(parameters, selection, hardware, tuning)[0]
+    planned = _plan_and_images(parameters, selection, hardware, tuning)[0]
     return planned if parameters.contsubspw else replace(planned, line_free=propose(selection)), hardware
 
 
@@ -174,7 +186,7 @@ def prepare(
     parameters: Parameters, selection: Selection, hardware: Hardware, tuning: Tuning, identity: dict[str, Any]
 ) -> Job:
     """Plan the run, read the mask, and try the folders."""
-    plan, mask = _plan_and_mask(parameters, selection, hardware, tuning)
+    plan, mask, start_model = _plan_and_images(parameters, selection, hardware, tuning)
     lacks = disk.rehearse(parameters.imagename, plan.scratch, links=bool(parameters.scheduler))
     plan = replace(plan, warnings=(*plan.warnings, *lacks))
     return Job(
@@ -185,18 +197,25 @@ def prepare(
         identity=identity,
         plan=plan,
         mask=mask,
+        start_model=start_model,
     )
 
 
-def _plan_and_mask(
+def _plan_and_images(
     parameters: Parameters, selection: Selection, hardware: Hardware, tuning: Tuning
-) -> tuple[Plan, CleanMask | None]:
-    """The plan, with the warnings of the mask, and the mask."""
+) -> tuple[Plan, CleanMask | None, StartModel | None]:
+    """Make the plan, open the mask and the start model, and add their warnings to those of the plan."""
     plan = make_plan(parameters, selection, hardware, tuning)
-    if not parameters.mask:
-        return plan, None
-    mask = load_clean_mask(mask_items(parameters.mask), selection.geometry, selection.axis)
-    return replace(plan, warnings=(*plan.warnings, *mask.warnings)), mask
+    mask, start_model = None, None
+    if parameters.mask:
+        mask = load_clean_mask(mask_items(parameters.mask), selection.geometry, selection.axis)
+        plan = replace(plan, warnings=(*plan.warnings, *mask.warnings))
+    if parameters.startmodel:
+        start_model = load_start_model(
+            parameters.startmodel, selection.geometry, selection.axis, parameters.stokes_names
+        )
+        plan = replace(plan, warnings=(*plan.warnings, *start_model.warnings))
+    return plan, mask, start_model
 
 
 @contextmanager
@@ -231,6 +250,7 @@ def image_job(job: Job, store: VisibilityStore, journal: Journal) -> ImageJob:
         stokes=job.selection.stokes,
         cubes=journal.cubes,
         mask=job.mask,
+        start_model=job.start_model,
         restoring_beam=parameters.beam,
         primary_beam=job.selection.primary_beam,
         seconds_between_syncs=job.tuning.seconds_between_syncs,

@@ -22,6 +22,7 @@ from gpucube.data.clean_mask import CleanMask
 from gpucube.data.ingest import Ingest, warm_up
 from gpucube.data.scratch import OWNER_FILE, clear_leftover, load_state, save_state
 from gpucube.data.selection import Selection
+from gpucube.data.start_model import StartModel
 from gpucube.data.store import VisibilityStore
 from gpucube.devices.choice import Hardware
 from gpucube.errors import GpucubeError, Interrupted
@@ -52,6 +53,7 @@ class Job:
     identity: dict[str, Any]
     plan: Plan
     mask: CleanMask | None
+    start_model: StartModel | None
 
     @property
     def paths(self) -> RunPaths:
@@ -85,6 +87,48 @@ class Footprint(ExitStack):
         """End a run that can be resumed: keep everything."""
         self._scratch.pop_all()
         self.pop_all()
+
+
+def goes_on(parameters: Parameters) -> bool:
+    """Whether there is an earlier run that `restart` goes on from, and no other run in the way."""
+    paths = RunPaths.of(parameters)
+    in_the_way = os.path.exists(paths.journal) and not (parameters.resume or parameters.overwrite)
+    earlier = os.path.exists(paths.start_model) or os.path.exists(paths.summary)
+    return parameters.restart and earlier and not in_the_way and not is_locked(parameters.imagename)
+
+
+@contextmanager
+def restarted(parameters: Parameters) -> Iterator[Parameters]:
+    """Turn `restart` into a start model: the model of the earlier run under a second name, which the new run does not replace.
+
+    If the new run fails before any channel is safe, the model gets its name back.
+    """
+    paths = RunPaths.of(parameters)
+    model, aside = paths.product("model"), paths.start_model
+    if not goes_on(parameters):
+        yield parameters
+        return
+    if parameters.startmodel:
+        raise GpucubeError(
+            "`startmodel` cannot be used with `restart=True`, which goes on from the model that is there"
+        )
+    if not os.path.exists(aside):
+        if not os.path.exists(model):
+            raise GpucubeError(f"cannot go on from {parameters.imagename}: {model} does not exist")
+        with disk.explain(f"cannot keep {model}"):
+            disk.second_name(model, aside)
+    resume = parameters.resume and os.path.exists(paths.journal)
+    try:
+        yield parameters.model_copy(
+            update={"startmodel": aside, "resume": resume, "overwrite": parameters.overwrite or not resume}
+        )
+    except BaseException:
+        if not os.path.exists(paths.journal):
+            if os.path.exists(model):
+                disk.remove_if_possible(aside)
+            else:
+                disk.replace(aside, model)
+        raise
 
 
 def check_outputs(parameters: Parameters) -> None:
@@ -161,6 +205,7 @@ def claimed_outputs(job: Job) -> Iterator[tuple[Journal, Footprint]]:
             raise
         footprint.keep_products()
         clear_leftover(job.plan.scratch, parameters.imagename)
+        disk.remove_if_possible(job.paths.start_model)
         try:
             journal.remove()
         except GpucubeError as error:

@@ -58,7 +58,9 @@ def describe_image(label: str, path: str) -> tuple[fits.Header, tuple[int, ...],
         elif kind == "spectral":
             listed = _put_spectral(header, of_axes, numbers[0], shape[len(shape) - numbers[0]])
         elif kind == "stokes":
-            header[f"CTYPE{numbers[0]}"] = "STOKES"
+            codes = ["IQUV".find(str(name)) + 1 for name in of_axes["stokes"]]
+            header[f"CTYPE{numbers[0]}"], header[f"CRVAL{numbers[0]}"] = "STOKES", codes[0]
+            header[f"CDELT{numbers[0]}"] = codes[1] - codes[0] if len(codes) > 1 else 1
     return header, shape, listed
 
 

@@ -11,6 +11,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,6 +37,9 @@ CHANNEL_TOLERANCE = 0.1
 
 _PLAIN_AXES = frozenset({"", "LINEAR", "PIXEL", "CHANNEL", "CHAN", "INDEX"})
 """CTYPE of an axis that has no coordinate: its planes are placed by index."""
+
+_STOKES = dict(enumerate("IQUV", 1))
+"""FITS codes -> Stokes parameters."""
 
 _OTHER_NAMES = {"LGROUP": "LOCALGRP", "REST": "SOURCE", "HELIO": "HELIOCEN", "BARY": "BARYCENT", "TOPO": "TOPOCENT"}
 """SPECSYS as some writers spell it -> as FITS does."""
@@ -129,13 +133,24 @@ def kind_of(header: fits.Header, number: int) -> str:
     return str(header.get(f"CTYPE{number}", "")).strip().upper()
 
 
+def stokes_of(header: fits.Header, shape: tuple[int, ...]) -> tuple[tuple[str, ...], int | None]:
+    """Names along the axis of Stokes parameters, and its index in the shape; no names and None without such an axis."""
+    for index, length in enumerate(shape[:-2]):
+        number = len(shape) - index
+        if kind_of(header, number) == "STOKES":
+            first, step, reference = (header.get(f"{key}{number}", 1.0) for key in ("CRVAL", "CDELT", "CRPIX"))
+            codes = [round(first + (plane + 1 - reference) * step) for plane in range(length)]
+            return tuple(_STOKES.get(code, f"code {code}") for code in codes), index
+    return (), None
+
+
 def _shape_text(shape: tuple[int, ...]) -> str:
     """A shape for a message, ``"5x24x32"``."""
     return "x".join(map(str, shape))
 
 
-def coordinates(label: str, header: fits.Header, axis: SpectralAxis) -> WCS:
-    """The coordinates of the header. The cube's rest frequency stands in where the image names none."""
+def coordinates(label: str, header: fits.Header, restfreq: float | None) -> WCS:
+    """The coordinates of the header. `restfreq`, the cube's, stands in where the image names none."""
     from astropy.wcs import WCS
 
     header = header.copy()
@@ -144,8 +159,8 @@ def coordinates(label: str, header: fits.Header, axis: SpectralAxis) -> WCS:
             header[f"CTYPE{number}"] = kind_of(header, number)
         if str(header.get(f"CUNIT{number}", "")).strip().upper() in ("M/S", "KM/S"):
             header[f"CUNIT{number}"] = str(header[f"CUNIT{number}"]).strip().lower()
-    if not _rest_frequency(header) and axis.restfreq:
-        header["RESTFRQ"] = axis.restfreq
+    if not _rest_frequency(header) and restfreq:
+        header["RESTFRQ"] = restfreq
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on dates and old keywords
@@ -218,6 +233,15 @@ def check_place(label: str, header: fits.Header, wcs: WCS, geometry: ImageGeomet
 Planes = tuple[tuple[int, ...], ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Use:
+    """What an image is used for, for the warnings about its planes."""
+
+    uncovered: str  # what happens to channels without a plane
+    misaligned: str  # and to those whose planes are not aligned with them
+    one_plane_has_a_frequency: bool  # whether a single plane with a spectral axis belongs to its own frequency only
+
+
 def planes_of_channels(
     label: str,
     shape: tuple[int, ...],
@@ -226,9 +250,14 @@ def planes_of_channels(
     geometry: ImageGeometry,
     axis: SpectralAxis,
     listed: np.ndarray | None,
+    use: Use,
 ) -> tuple[Planes, tuple[str, ...]]:
-    """Find the planes of every channel of the cube, and what to say about them."""
-    number = long_axis(shape)
+    """Find the planes of every channel of the cube, and what to say about them.
+
+    A channel has the planes that overlap it by more than `CHANNEL_TOLERANCE`. Without a spectral axis planes are numbered as
+    the channels, and a single plane belongs to all of them.
+    """
+    number = long_axis(shape) or (wcs.wcs.spec + 1 if use.one_plane_has_a_frequency else 0)
     if not number:
         return ((0,),) * axis.nchan, ()
     nplane = shape[len(shape) - number]
@@ -249,7 +278,7 @@ def planes_of_channels(
         if _is_straight_line_of(found, axis):
             return tuple((channel,) for channel in range(axis.nchan)), remarks
         edges, remarks = found, remarks + more
-    planes, more = _overlaps(label, edges, axis)
+    planes, more = _overlaps(label, edges, axis, use)
     return planes, remarks + more
 
 
@@ -313,7 +342,7 @@ def _is_straight_line_of(edges: np.ndarray, axis: SpectralAxis) -> bool:
     return bool(np.all(np.abs(edges.mean(axis=1) - line) <= CHANNEL_TOLERANCE * abs(axis.increment())))
 
 
-def _overlaps(label: str, edges: np.ndarray, axis: SpectralAxis) -> tuple[Planes, tuple[str, ...]]:
+def _overlaps(label: str, edges: np.ndarray, axis: SpectralAxis, use: Use) -> tuple[Planes, tuple[str, ...]]:
     """For every channel the planes that overlap it by more than `CHANNEL_TOLERANCE`, and what to say about them.
 
     Parameters
@@ -322,6 +351,7 @@ def _overlaps(label: str, edges: np.ndarray, axis: SpectralAxis) -> tuple[Planes
     edges : numpy.ndarray
         Lower and upper edge of every plane, Hz, shape (nplane, 2), in any order.
     axis : SpectralAxis
+    use : Use
     """
     order = np.argsort(edges.mean(axis=1), kind="stable")
     low, high = edges[order].T  # (nplane,), rising
@@ -348,14 +378,14 @@ def _overlaps(label: str, edges: np.ndarray, axis: SpectralAxis) -> tuple[Planes
     remarks = []
     if len(covered) < axis.nchan:
         remarks.append(
-            f"{label} covers {len(covered)} of the cube's {axis.nchan} channels ({_listed(covered)}): the others are"
-            " not cleaned"
+            f"{label} covers {len(covered)} of the cube's {axis.nchan} channels ({_listed(covered)}): the others "
+            f"{use.uncovered}"
         )
     if across:
         remarks.append(
             f"{label} has planes of {with_prefix(float(np.median(high - low)), 'Hz')} that are not aligned with the"
             f" cube's channels of {with_prefix(float(np.median(axis.width)), 'Hz')}: {counted(len(across), 'channel')}"
-            f" ({_listed(across)}) may be cleaned where any of the planes that overlap allows"
+            f" ({_listed(across)}) {use.misaligned}"
         )
     return tuple(planes), tuple(remarks)
 

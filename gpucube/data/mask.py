@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpucube.data.given_image import (
+    Use,
     check_place,
     check_shape,
     coordinates,
@@ -73,6 +74,12 @@ class Mask:
         return allowed
 
 
+_USE = Use(
+    uncovered="are not cleaned",
+    misaligned="may be cleaned where any of the planes that overlap allows",
+    one_plane_has_a_frequency=False,
+)
+
 _COMPARISONS = {">": np.greater, ">=": np.greater_equal, "<": np.less, "<=": np.less_equal, "!=": np.not_equal}
 
 
@@ -103,9 +110,9 @@ def load_mask(
     label = f"mask {path}"
     header, shape, listed, hdu = described(label, os.fspath(path))
     check_shape(label, shape, header, geometry, axis)
-    wcs = coordinates(label, header, axis)
+    wcs = coordinates(label, header, axis.restfreq)
     check_place(label, header, wcs, geometry)
-    planes, remarks = planes_of_channels(label, shape, header, wcs, geometry, axis, listed)
+    planes, remarks = planes_of_channels(label, shape, header, wcs, geometry, axis, listed, _USE)
     return Mask(
         path=str(path),
         hdu=hdu,

@@ -109,6 +109,9 @@ class Device(Protocol[PlaneT]):
     def major(self, planes: Sequence[PlaneT]) -> None:
         """Recompute each residual from the plane's model."""
 
+    def set_model(self, planes: Sequence[PlaneT], models: Sequence[np.ndarray]) -> None:
+        """Replace each plane's model by an image (ny, nx) in Jy/pixel. The next major cycle makes its residual."""
+
     def keep_model(self, planes: Sequence[PlaneT]) -> None:
         """Remember each plane's model as its best."""
 

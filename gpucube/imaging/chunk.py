@@ -211,12 +211,30 @@ def _begin_planes(job: ImageJob, device: Device[DevicePlane], channels: Sequence
     for p in planes:
         if p.data.sum_weights == 0:
             p.state = LoopState(stop=StopCode.NO_DATA)
+    _start_from_model(job, device, [p for p in planes if not p.stopped])
     _judge(job, device, [p for p in planes if not p.stopped])
     # planes that are going to be cleaned need the PSF of twice the field
-    with_data = [p for p in planes if p.state.stop is not StopCode.NO_DATA]
+    with_data = [p for p in planes if p.state.stop is not StopCode.NO_DATA and p.beam is None]
     _make_psfs(device, [p for p in with_data if p.stopped], wide=False)
     _make_psfs(device, [p for p in with_data if not p.stopped], wide=True)
     return planes
+
+
+def _start_from_model(job: ImageJob, device: Device[DevicePlane], planes: Sequence[ActivePlane]) -> None:
+    """Give fresh planes the model that cleaning starts from, and its residual."""
+    if job.start_model is None:
+        return
+    read = [(p, job.start_model.plane(p.key.channel, job.stokes[p.key.stokes])) for p in planes]
+    found = [(p, model) for p, model in read if model is not None]
+    if not found:
+        return
+    planes, models = [p for p, _ in found], [model for _, model in found]
+    _make_psfs(device, planes, wide=True)  # of twice the field, because the model may have a component in any pixel
+    begin = time.perf_counter()
+    data = [p.data for p in planes]
+    device.set_model(data, models)
+    device.major(data)
+    charge(planes, device, "major", begin)
 
 
 def _make_psfs(device: Device[DevicePlane], planes: Sequence[ActivePlane], wide: bool) -> None:

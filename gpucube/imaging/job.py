@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from gpucube.data.clean_mask import CleanMask
+from gpucube.data.start_model import StartModel
 from gpucube.data.store import PlaneKey, VisibilityStore
 from gpucube.devices.base import ImagingSettings
 from gpucube.imaging.stopping import CleanParameters
@@ -97,6 +98,8 @@ class ImageJob:
     cubes : dict
         Product name -> `CubeFile`. It holds ``"residual"`` and ``"model"`` in any case if the restoring beam is common.
     mask : CleanMask or None
+    start_model : StartModel or None
+        What cleaning starts from; None for nothing.
     restoring_beam : "channel", "common" or Beam
     primary_beam : BeamOnSky or None
         None if no cube needs it.
@@ -114,6 +117,7 @@ class ImageJob:
     stokes: tuple[str, ...] = ("I",)
     cubes: dict[str, CubeFile] = field(default_factory=dict)
     mask: CleanMask | None = None
+    start_model: StartModel | None = None
     restoring_beam: RestoringBeam = "channel"
     primary_beam: BeamOnSky | None = None
     seconds_between_syncs: float = 5.0

@@ -17,7 +17,7 @@ from gpucube import disk
 from gpucube.schema.fields import is_region_text, mask_file, mask_items
 
 NOT_IN_FINGERPRINT = frozenset(
-    {"resume", "overwrite", "workers", "memory", "scheduler", "scratch", "chunksize", "device", "quiet"}
+    {"resume", "restart", "overwrite", "workers", "memory", "scheduler", "scratch", "chunksize", "device", "quiet"}
 )
 """Parameters that do not change a bit of the cube."""
 
@@ -34,7 +34,8 @@ def fingerprint(parameters: dict[str, Any], device: str, version: str) -> dict[s
     found["imagename"] = os.path.abspath(parameters["imagename"])
     found |= {"device": device, "gpucube version": version}
     masks = [mask_file(item)[0] for item in mask_items(parameters.get("mask", "")) if not is_region_text(item)]
-    for path in [*parameters["vis"], *masks]:
+    start = [parameters["startmodel"]] if parameters.get("startmodel") else []
+    for path in [*parameters["vis"], *masks, *start]:
         found[_CONTENTS + os.path.abspath(path)] = tree_state(path)
     plain: dict[str, Any] = json.loads(json.dumps(found))  # as it will be when it is read again
     return plain

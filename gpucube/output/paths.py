@@ -46,6 +46,11 @@ class RunPaths:
         return f"{self.imagename}.mask-{digest}.fits"
 
     @property
+    def start_model(self) -> str:
+        """The model of an earlier run that `restart` goes on from, while the run lasts."""
+        return f"{self.imagename}.startmodel.fits"
+
+    @property
     def scratch_folder(self) -> str:
         """Folder of the visibility store, absolute: a worker of an existing cluster may run in another folder."""
         return os.path.abspath(self.scratch or f"{self.imagename}.scratch")

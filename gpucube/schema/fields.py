@@ -268,6 +268,7 @@ Mask = Annotated[
         parse_mask,
     ),
 ]
+ImageFile = Annotated[str, Written("PathLike", "IMAGE", "the path of a FITS or CASA image", or_default(parse_path, ""))]
 Folder = Annotated[str, Written("PathLike", "DIR", "the path of a folder", parse_path)]
 Address = Annotated[
     str,

@@ -28,7 +28,9 @@ GROUPS = ("Data", "Image", "Spectral axis", "Gridding", "Weighting", "Deconvolut
 """Headings under which help and the reference page list the parameters."""
 
 
-def _parameter(default: Any, group: str, *, usual: bool = False, tclean: str | None = "same", **limits: float) -> Any:
+def _parameter(
+    default: Any, group: str, *, usual: bool = False, tclean: str | bool | None = "same", **limits: float
+) -> Any:
     """Make a field of the schema. Users write `default` like this. `gpucube.schema.validation.About` explains the rest."""
     extra: dict[str, Any] = {"group": group, "usual": usual, "tclean": tclean}
     return Field(default, json_schema_extra=extra, **limits)  # type: ignore[call-overload]  # ge, gt, le
@@ -220,6 +222,14 @@ class Parameters(BaseModel):
     """Clean mask: where components may be found. Of an image these are the pixels that are not 0, or those that an
     expression such as 'out.image > 0.003' selects; one plane holds for all channels. Several masks add up, and numbers
     are pixels: [x0, y0, x1, y1] of a box, [x, y, r] of a circle. Empty for the whole image."""
+
+    startmodel: fields.ImageFile = _parameter("", "Deconvolution")
+    """Model in Jy/pixel to start from, such as the model of an earlier run or of tclean. It is regridded to the pixels of the
+    cube, and its channels are found by frequency. Empty for none."""
+
+    restart: bool = _parameter(False, "Deconvolution", tclean=True)
+    """Go on from the model of the finished run with this imagename, for example with a lower threshold or another mask. The
+    products are replaced. Without such a run it makes no difference."""
 
     restoringbeam: fields.Restoringbeam = _parameter("", "Output")
     """Beam of the restored image. Empty for each channel's own, 'common' for the smallest that fits all channels; otherwise

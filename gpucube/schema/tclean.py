@@ -53,7 +53,6 @@ def _absent(advice: str = "", **defaults: Any) -> dict[str, Absent]:
 ABSENT_PARAMETERS: dict[str, Absent] = {
     **_absent("with False tclean ignores selections; leave those out instead", selectdata=True),
     **_absent("the projection is always SIN; leave it out", projection="SIN"),
-    **_absent("every run starts from an empty model; leave it out", startmodel=""),
     **_absent("channels always have their own weights; leave it out", perchanweightdensity=True),
     **_absent("use `weighting='briggs'` with `robust`", npixels=0),
     **_absent("gpucube images one field without primary-beam terms; leave it out", facets=1, vptable=""),
@@ -70,7 +69,7 @@ ABSENT_PARAMETERS: dict[str, Absent] = {
     **_absent(smoothfactor=1.0, minbeamfrac=0.3, cutthreshold=0.01, growiterations=75, dogrowprune=True),
     **_absent(minpercentchange=-1.0, fastnoise=True, noise="1.0Jy"),
     # of how tclean works
-    **_absent(restart=True, parallel=False, chanchunks=1, fullsummary=False, verbose=False),
+    **_absent(parallel=False, chanchunks=1, fullsummary=False, verbose=False),
 }
 """tclean's parameters that gpucube does not have: their defaults, and what to do instead of other values."""
 

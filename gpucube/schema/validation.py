@@ -68,7 +68,7 @@ class About(Written):
     default: str = ""  # as Python writes it; empty for a required parameter
     group: str = ""  # heading; empty in a model without groups
     usual: bool = False  # most users set it
-    tclean: str | None = None  # tclean's default if it differs, "same", or None if tclean has no such parameter
+    tclean: str | bool | None = None  # tclean's default if it differs, "same", or None if tclean has no such parameter
 
 
 def about(field: FieldInfo) -> About:

@@ -353,6 +353,27 @@ def test_rolling_back_restores_the_plane_that_was_kept(device_kind, bright_sky, 
         assert device.fetch(plane, "residual") == pytest.approx(expected, abs=2e-5)
 
 
+@pytest.mark.parametrize("way", ["visibility", "image"])
+def test_a_given_model_has_its_exact_residual_after_a_major_cycle(device_kind, bright_sky, way):
+    """Components in some pixels, and a model that fills the image: both ways of an image-space major cycle."""
+    g, s, _, _ = bright_sky
+    rng = np.random.default_rng(5)
+    sparse = np.zeros(g.shape, np.float32)
+    sparse[rng.integers(0, g.ny, 9), rng.integers(0, g.nx, 9)] = 0.3
+    full = (rng.random(g.shape) * 3 / sparse.size).astype(np.float32)
+    for model in (sparse, full):
+        device, plane = begin(device_kind, s, g=g, wide=True, majorcycle=way)
+        device.set_model([plane], [model])
+        device.major([plane])
+        assert np.array_equal(device.fetch(plane, "model"), model)
+        expected = dft_image(s, g, s.weight, s.vis - dft_predict(s, g, model))
+        # epsilon 1e-6 of 3 Jy of sources and of as much of components
+        assert device.fetch(plane, "residual") == pytest.approx(expected, abs=2e-5)
+        before = model.sum()
+        assert device.minor([plane], [MinorCycle(threshold=0.0, max_iterations=5, gain=0.1)]) == [5]
+        assert device.fetch(plane, "model").sum() != before, "components are added to it"
+
+
 def test_a_plane_does_not_depend_on_its_neighbours_in_the_batch(device_kind):
     each = [samples(RECTANGLE, seed=seed, n=500 + 100 * seed) for seed in range(4)]
 

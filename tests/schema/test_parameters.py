@@ -298,7 +298,6 @@ def test_what_is_required_is_named(name: str) -> None:
         ("projection", "TAN"),
         ("outlierfile", "outliers.txt"),
         ("psfcutoff", 0.5),
-        ("startmodel", "a.model"),
     ],
 )
 def test_what_only_tclean_has_comes_with_advice(name: str, value: Any) -> None:
@@ -313,11 +312,9 @@ def test_what_only_tclean_has_comes_with_advice(name: str, value: Any) -> None:
         ("parallel", True),
         ("savemodel", "none"),
         ("savemodel", ""),
-        ("restart", True),
         ("projection", "sin"),
         ("facets", "1"),
         ("selectdata", True),
-        ("startmodel", None),
         ("outlierfile", ""),
         ("psfcutoff", 0.35),
         ("reffreq", "43GHz"),

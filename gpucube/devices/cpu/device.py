@@ -216,6 +216,10 @@ class CpuDevice:
             with self._substage("fft"):
                 p.residual = p.dirty - convolve(p.model, spectrum)
 
+    def set_model(self, planes: Sequence[CpuPlane], models: Sequence[np.ndarray]) -> None:
+        for p, model in zip(planes, models, strict=True):
+            p.model = np.array(model, np.float32)
+
     def keep_model(self, planes: Sequence[CpuPlane]) -> None:
         for p in planes:
             p.best_model, p.best_residual = p.model.copy(), p.residual.copy()

@@ -368,6 +368,11 @@ class CudaDevice:
             to = Target(planes=numbers, scale=scale, slot=self._slots(together), images=stacks.residual)
             self._gridder.residual(placed, stacks.model, to)
 
+    def set_model(self, planes: Sequence[CudaPlane], models: Sequence[np.ndarray]) -> None:
+        for p, model in zip(planes, models, strict=True):
+            self._stacks.model[p.slot] = self._backend.xp.asarray(np.ascontiguousarray(model, np.float32))
+            p.changed = model.size  # so that the major cycle takes the whole model
+
     def keep_model(self, planes: Sequence[CudaPlane]) -> None:
         slots, stacks = self._slots(planes), self._stacks
         if planes:

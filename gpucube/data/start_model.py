@@ -1,0 +1,173 @@
+"""The model that cleaning starts from: components that an earlier run, tclean or a calculation has found.
+
+In: a FITS or CASA image in Jy/pixel, one plane for all channels or planes along a spectral axis, with or without Stokes
+parameters, on any pixel grid. Out: a `StartModel`, which travels to workers as a path and reads one plane at a time.
+
+On the grid of the cube, pixels are taken as they are. From another grid they are interpolated linearly, and multiplied
+by the ratio of the pixels' solid angles, so that flux is kept.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from gpucube.data.given_image import (
+    REFERENCE_TOLERANCE,
+    Use,
+    coordinates,
+    described,
+    off_grid,
+    planes_of_channels,
+    read_planes,
+    sky_frame,
+    stokes_of,
+)
+from gpucube.errors import GpucubeError
+from gpucube.sky.directions import Direction, frame_rotation, unit_vectors
+from gpucube.sky.geometry import ImageGeometry
+from gpucube.sky.spectral import SpectralAxis
+
+_NAMES = {"pseudoI": "I"}
+"""Stokes parameters of the cube -> their names in headers."""
+
+_USE = Use(
+    uncovered="start from an empty model",
+    misaligned="start from the middle one of the planes that overlap",
+    one_plane_has_a_frequency=True,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartModel:
+    """A checked model.
+
+    Attributes
+    ----------
+    path : str
+        The FITS file, or the folder of a CASA image.
+    hdu : int or None
+        Number of the extension that holds the image; None for a CASA image.
+    indices : tuple of tuple
+        For each channel of the cube its place along the axes before y and x; None for a channel that the model does not
+        cover.
+    stokes : dict
+        Stokes parameter -> its number along the axis `stokes_axis` (an index of `indices`).
+    geometry : ImageGeometry
+        The pixels of the cube.
+    regrid : bool
+        True if the pixels are not those of the cube.
+    """
+
+    path: str
+    hdu: int | None
+    indices: tuple[tuple[int, ...] | None, ...]
+    stokes: dict[str, int]
+    stokes_axis: int | None
+    geometry: ImageGeometry
+    regrid: bool
+    warnings: tuple[str, ...] = ()
+
+    def plane(self, channel: int, stokes: str) -> np.ndarray | None:
+        """Read the model of one plane in Jy/pixel, float32 (ny, nx); None if it has none."""
+        index = self.indices[channel]
+        if index is None or stokes not in self.stokes:
+            return None
+        if self.stokes_axis is not None:
+            place = list(index)
+            place[self.stokes_axis] = self.stokes[stokes]
+            index = tuple(place)
+        (plane,) = read_planes(f"startmodel {self.path}", self.path, self.hdu, [index])
+        values = np.nan_to_num(np.asarray(plane, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+        if self.regrid:
+            values = self._regridded(values)
+        return values if values.any() else None
+
+    def _regridded(self, values: np.ndarray) -> np.ndarray:
+        from scipy.ndimage import map_coordinates
+
+        y, x, area = _mapping(self.path, self.geometry)
+        moved: np.ndarray = map_coordinates(values, [y, x], order=1, mode="constant", cval=0.0, output=np.float32)
+        return area * moved
+
+
+@lru_cache(maxsize=1)
+def _mapping(path: str, geometry: ImageGeometry) -> tuple[np.ndarray, np.ndarray, np.float32]:
+    """Pixels (y, x) of the model at the pixels of the cube, each (ny, nx), and the ratio of their solid angles."""
+    label = f"startmodel {path}"
+    header, _, _, _ = described(label, path)
+    wcs = coordinates(label, header, None)
+    frame = sky_frame(label, header, wcs, geometry)
+    celestial = wcs.celestial
+    x, y = np.meshgrid(np.arange(geometry.nx), np.arange(geometry.ny))
+    ra, dec = geometry.sky_position(x.ravel(), y.ravel())
+    seen = np.isfinite(ra)
+    rotation = frame_rotation(geometry.centre, Direction(ra=0.0, dec=0.0, frame=frame))
+    there = unit_vectors(np.where(seen, ra, 0.0), np.where(seen, dec, 0.0)) @ rotation.T
+    longitude, latitude = np.degrees(np.arctan2(there[:, 1], there[:, 0])), np.degrees(np.arcsin(there[:, 2]))
+    px, py = celestial.wcs_world2pix(longitude, latitude, 0)
+    for axis_of_pixels in (px, py):
+        axis_of_pixels[~(seen & np.isfinite(axis_of_pixels))] = -10.0  # beyond the image
+    area = geometry.cell_x * geometry.cell_y / np.radians(1.0) ** 2 / abs(np.linalg.det(celestial.pixel_scale_matrix))
+    return py.reshape(geometry.shape), px.reshape(geometry.shape), np.float32(area)
+
+
+def load_start_model(
+    path: str | os.PathLike[str], geometry: ImageGeometry, axis: SpectralAxis, stokes: tuple[str, ...]
+) -> StartModel:
+    """Open a model, check it against the cube and find each channel's plane.
+
+    A channel takes the middle one of the planes that overlap it.
+
+    Raises
+    ------
+    GpucubeError
+        No such file, no image in it, another unit than Jy/pixel, no sky coordinates on another grid, another spectral frame,
+        or no channel or Stokes parameter in common.
+    """
+    path = os.path.abspath(path)
+    label = f"startmodel {path}"
+    header, shape, listed, hdu = described(label, path)
+    if len(shape) < 2:
+        raise GpucubeError(f"{label} has {len(shape)} axes: expected an image")
+    unit = str(header.get("BUNIT", "")).strip().lower().replace(" ", "")
+    if unit not in ("", "jy/pixel", "jy.pixel-1", "jypixel-1", "jy/pix"):
+        raise GpucubeError(f"{label} is in {header['BUNIT']}: expected a model in Jy/pixel")
+    names, stokes_axis = stokes_of(header, shape)
+    # without an axis of Stokes parameters the model is that of the first one
+    known = {s: names.index(_NAMES.get(s, s)) for s in stokes if _NAMES.get(s, s) in names}
+    known = known if names else {stokes[0]: 0}
+    if not known:
+        raise GpucubeError(f"{label} has Stokes {', '.join(names)} and the cube {', '.join(stokes)}")
+    wcs = coordinates(label, header, axis.restfreq)
+    leading = tuple(1 if number == stokes_axis else length for number, length in enumerate(shape[:-2]))
+    planes, remarks = planes_of_channels(label, (*leading, *shape[-2:]), header, wcs, geometry, axis, listed, _USE)
+    long_axis = next((number for number, length in enumerate(leading) if length > 1), None)
+    indices: list[tuple[int, ...] | None] = []
+    for numbers in planes:
+        if not numbers:
+            indices.append(None)
+            continue
+        middle = numbers[len(numbers) // 2]
+        indices.append(tuple(middle if number == long_axis else 0 for number in range(len(leading))))
+    regrid = shape[-2:] != geometry.shape
+    if wcs.has_celestial:
+        regrid = regrid or off_grid(wcs, sky_frame(label, header, wcs, geometry), geometry) > REFERENCE_TOLERANCE
+    elif regrid:
+        raise GpucubeError(
+            f"{label} has {shape[-1]} x {shape[-2]} pixels and no sky coordinates, and the cube {geometry.nx} x "
+            f"{geometry.ny}: give its header RA and DEC"
+        )
+    return StartModel(
+        path=path,
+        hdu=hdu,
+        indices=tuple(indices),
+        stokes=known,
+        stokes_axis=stokes_axis,
+        geometry=geometry,
+        regrid=regrid,
+        warnings=remarks,
+    )

@@ -1,0 +1,217 @@
+"""Cleaning that starts from a model: of an earlier run, on other pixels and channels, and in the place of that run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jobs
+import numpy as np
+import pytest
+from astropy.io import fits
+
+import gpucube
+from gpucube.errors import Interrupted
+from gpucube.simulate import SimulationParameters, simulate_ms
+
+SIZE, CELL, NCHAN = 64, 20.0, 4
+SKY = [(1e-4, 2e-4, [0.0, 1.0, 2.0, 1.0]), (-8e-4, 3e-4, [0.5, 0.5, 0.5, 0.5])]
+
+
+@pytest.fixture(scope="module")
+def ms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("start") / "points.ms"
+    simulate_ms(
+        SimulationParameters(out=out, array="vla-d", antennas=12, ntime=20, nchan=NCHAN, noise=0.05, flag_channels=[]),
+        SKY,
+    )
+    return out
+
+
+def image(ms: Path, imagename: Path, **changes: Any) -> gpucube.Result:
+    return jobs.image(
+        ms, imagename, **({"imsize": SIZE, "cell": f"{CELL}arcsec", "niter": 2000, "nsigma": 3} | changes)
+    )
+
+
+def write_model(path: Path, like: str, values: np.ndarray, **cards: Any) -> Path:
+    header = fits.getheader(like)
+    header.update(cards)
+    fits.writeto(path, values.astype(np.float32), header)
+    return path
+
+
+@pytest.mark.parametrize("gridder", ["standard", "wgridder"])
+def test_the_residual_of_a_given_model_is_exact(gridder, ms, tmp_path):
+    """Without iterations the products are those with which the earlier run ended, to the accuracy of the major cycle."""
+    first = image(ms, tmp_path / "first", gridder=gridder)
+    again = image(ms, tmp_path / "again", gridder=gridder, niter=0, startmodel=first.products["model"])
+    assert jobs.planes(again, "model") == pytest.approx(jobs.planes(first, "model"), abs=0)
+    peak = float(np.abs(jobs.planes(first, "image")).max())
+    for product in ("residual", "image"):
+        assert jobs.planes(again, product) == pytest.approx(jobs.planes(first, product), abs=1e-4 * peak)
+    assert [r.iterations for r in again.channels] == [0] * NCHAN
+    assert [r.model_flux for r in again.channels] == pytest.approx([r.model_flux for r in first.channels])
+
+
+def test_a_clean_in_two_steps_ends_where_one_deep_clean_ends(ms, tmp_path):
+    deep = image(ms, tmp_path / "deep", nsigma=3)
+    shallow = image(ms, tmp_path / "two", nsigma=20)
+    two = image(ms, tmp_path / "two", nsigma=3, restart=True)
+    noise = np.array([r.noise for r in deep.channels])
+    for of_two, of_deep, of_shallow in zip(two.channels, deep.channels, shallow.channels, strict=True):
+        assert of_two.stop_reason == of_deep.stop_reason
+        assert of_two.iterations < of_deep.iterations, "the components of the first step are not found again"
+        assert of_two.model_flux == pytest.approx(of_deep.model_flux, abs=3 * of_deep.noise)
+        assert of_two.peak_residual < of_shallow.peak_residual
+    # both are clean to three sigma; where they differ, both are within it
+    difference = np.abs(jobs.planes(two, "image") - jobs.planes(deep, "image")).max(axis=(1, 2))
+    assert np.all(difference < 3 * noise)
+    assert not (tmp_path / "two.startmodel.fits").exists()
+
+
+def test_an_unchanged_model_stays_as_it_is(ms, tmp_path):
+    """A run that goes on although it was clean: nothing is left to do, and no bit of the model changes."""
+    first = image(ms, tmp_path / "x")
+    before = jobs.planes(first, "model").copy()
+    again = image(ms, tmp_path / "x", restart=True)
+    assert np.array_equal(jobs.planes(again, "model"), before)
+    assert [r.iterations for r in again.channels] == [0] * NCHAN
+
+
+def test_restart_without_an_earlier_run_begins_anew(ms, tmp_path):
+    assert jobs.payload(image(ms, tmp_path / "a")) == jobs.payload(image(ms, tmp_path / "b", restart=True))
+
+
+def test_another_mask_goes_on_where_the_first_did_not_clean(ms, tmp_path):
+    mask = np.zeros((SIZE, SIZE))
+    # the second source lies at l = -8e-4, 8 pixels to the right of the centre
+    mask[:, : SIZE // 2] = 1
+    fits.writeto(tmp_path / "left.fits", mask)
+    left = image(ms, tmp_path / "x", mask=tmp_path / "left.fits")
+    assert left.channels[0].model_flux < 0.2, "its sidelobes are all that the mask shows"
+    both = image(ms, tmp_path / "x", restart=True)
+    assert both.channels[0].model_flux == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_restart_that_fails_gives_the_model_its_name_back(ms, tmp_path):
+    first = image(ms, tmp_path / "x")
+    before = Path(first.products["model"]).read_bytes()
+
+    from gpucube import run
+
+    class Stops(run.Observer):
+        def stage(self, name: str) -> None:
+            if name == "imaging":
+                raise gpucube.GpucubeError("stopped on purpose")
+
+    with pytest.raises(gpucube.GpucubeError, match="stopped on purpose"):
+        image(ms, tmp_path / "x", restart=True, observer=Stops())
+    assert Path(first.products["model"]).read_bytes() == before
+    assert not (tmp_path / "x.startmodel.fits").exists()
+
+
+def test_a_restart_that_is_cut_off_is_resumed_with_the_same_bits(ms, tmp_path):
+    from gpucube import run
+    from gpucube.execution.tuning import Tuning
+
+    image(ms, tmp_path / "whole", nsigma=20)
+    whole = image(ms, tmp_path / "whole", nsigma=3, restart=True)
+    image(ms, tmp_path / "cut", nsigma=20)
+
+    class Stops(run.Observer):
+        def safe(self, records: Any) -> None:
+            if records:
+                raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        image(
+            ms,
+            tmp_path / "cut",
+            nsigma=3,
+            restart=True,
+            workers=1,
+            observer=Stops(),
+            tuning=Tuning(seconds_between_syncs=0),
+        )
+    assert (tmp_path / "cut.startmodel.fits").exists()
+    resumed = image(ms, tmp_path / "cut", nsigma=3, restart=True, resume=True)
+    assert resumed.summary["resumed_channels"] > 0
+    assert jobs.payload(resumed) == jobs.payload(whole)
+    assert not (tmp_path / "cut.startmodel.fits").exists()
+
+
+def test_a_model_on_other_pixels_keeps_its_flux_and_place(ms, tmp_path):
+    """A smooth model on half as large pixels, as tclean's `imsize` and `cell` may have been others."""
+    half = image(ms, tmp_path / "half", imsize=2 * SIZE, cell=f"{CELL / 2}arcsec", niter=0)
+    y, x = np.mgrid[: 2 * SIZE, : 2 * SIZE]
+    blob = np.exp(-(np.hypot(y - 80, x - 50) ** 2) / (2 * 6.0**2))
+    blob *= 3.0 / blob.sum()
+    model = np.tile(blob, (1, NCHAN, 1, 1))
+    path = write_model(tmp_path / "m.fits", half.products["model"], model)
+    result = image(ms, tmp_path / "x", niter=0, startmodel=path)
+    got = jobs.planes(result, "model")[1]
+    assert got.sum() == pytest.approx(3.0, rel=1e-3)
+    # pixel 64 of the fine grid is pixel 32 of the coarse one
+    y, x = np.mgrid[:SIZE, :SIZE]
+    assert (got * y).sum() / got.sum() == pytest.approx(32 + (80 - 64) / 2, abs=0.02)
+    assert (got * x).sum() / got.sum() == pytest.approx(32 + (50 - 64) / 2, abs=0.02)
+
+
+def test_channels_are_found_by_frequency(ms, tmp_path):
+    """A cube in the reverse order and with one channel less starts the channels of the same frequencies."""
+    first = image(ms, tmp_path / "first")
+    header = fits.getheader(first.products["model"])
+    planes = jobs.planes(first, "model")
+    turned = planes[:0:-1][None]  # channels 3, 2, 1
+    cards = {"CRVAL3": header["CRVAL3"] + 3 * header["CDELT3"], "CDELT3": -header["CDELT3"]}
+    path = write_model(tmp_path / "turned.fits", first.products["model"], turned, **cards)
+    with pytest.warns(UserWarning, match=r"startmodel .*turned\.fits covers 3 of the cube's 4 channels \(1~3\)"):
+        again = image(ms, tmp_path / "again", niter=0, startmodel=path)
+    assert np.array_equal(jobs.planes(again, "model")[1:], planes[1:])
+    assert not jobs.planes(again, "model")[0].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"BUNIT": "Jy/beam"}, "is in Jy/beam: expected a model in Jy/pixel"),
+        ({"CRVAL3": 5e9}, "they have no channel in common"),
+        ({"CTYPE4": "STOKES", "CRVAL4": 4.0}, "has Stokes V and the cube I"),
+        ({"SPECSYS": "BARYCENT"}, "has frequencies in the frame BARYCENT"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused_in_one_line(change, line, ms, tmp_path):
+    dirty = image(ms, tmp_path / "dirty", niter=0)
+    path = write_model(tmp_path / "m.fits", dirty.products["model"], np.ones((1, NCHAN, SIZE, SIZE)), **change)
+    with pytest.raises(gpucube.GpucubeError) as refusal:
+        image(ms, tmp_path / "x", startmodel=path)
+    assert line in str(refusal.value)
+    assert str(path) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert not list(tmp_path.glob("x.*"))
+
+
+def test_missing_models_are_named(ms, tmp_path):
+    with pytest.raises(gpucube.GpucubeError, match=r"cannot read startmodel .*none\.fits"):
+        image(ms, tmp_path / "x", startmodel=tmp_path / "none.fits")
+    first = image(ms, tmp_path / "x")
+    os.remove(first.products["model"])
+    with pytest.raises(gpucube.GpucubeError, match=r"cannot go on from .*x: .*x\.model\.fits does not exist"):
+        image(ms, tmp_path / "x", restart=True)
+
+
+def test_tclean_goes_on_by_default(ms, tmp_path):
+    call = {
+        "vis": str(ms),
+        "imagename": str(tmp_path / "x"),
+        "specmode": "cube",
+        "imsize": SIZE,
+        "cell": f"{CELL}arcsec",
+    }
+    call |= {"niter": 2000, "interactive": False, "quiet": True}
+    with pytest.warns(UserWarning, match="counts for each channel"):
+        gpucube.tclean(**call, nsigma=20)
+        again = gpucube.tclean(**call, nsigma=3)
+    assert again["result"].channels[2].model_flux == pytest.approx(2.5, abs=0.05)
