@@ -14,10 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 from casacore import tables
+from events import WhenSafe, interrupt
 from jobs import altered, column, image, payload, planes
 from oracles import LIGHT_SPEED
 
 import gpucube
+from gpucube.data.ingest import Ingest, ingest_rows
+from gpucube.data.selection import select
+from gpucube.schema.parameters import make_parameters
 
 REST, CHANNEL, NCHAN = 1420.405752e6, 15625.0, 40  # 3.3 km/s
 CELL = np.deg2rad(20 / 3600)
@@ -174,9 +178,6 @@ def test_velocities_are_those_of_the_frame_of_the_cube_at_the_time_of_each_row(l
         t.putcol("TIME", times + np.where(np.arange(len(times)) < 450, 0, 182 * 86400.0))
 
     ms = altered(line_ms, tmp_path, later)
-    from gpucube.data.selection import select
-    from gpucube.schema.parameters import make_parameters
-
     factor = select(make_parameters(vis=ms, imagename="unused", **LSRK)).sources[0].rows.factor
     assert factor is not None and np.ptp(factor) * REST > 3 * CHANNEL
     frequency = column(ms / "SPECTRAL_WINDOW", "CHAN_FREQ")[0]
@@ -291,7 +292,14 @@ def test_rows_that_cannot_be_fitted_are_left_out_or_have_a_lower_order_and_are_c
             r"in '3GHz~4GHz': no line-free channel lies there: .* from 1.4200\d+ to 1.4207\d+ GHz",
         ),
         ({"contsubspw": "0:900~990km/s"}, r"in '900~990km/s': no line-free channel lies there"),
-        ({"contsubspw": "0:90~-90km/s"}, "write -90~90km/s"),
+        ({"contsubspw": "0:90~-90km/s"}, "write -90km/s~90km/s"),
+        ({"contsubspw": "0:1km/s~500m/s"}, "write 500m/s~1km/s"),
+        ({"contsubspw": "0:3~13;"}, "in '': expected"),
+        ({"contsubspw": "0:"}, "in '': expected"),
+        ({"contsubspw": "0:3~13,"}, "in '': expected"),
+        ({"contsubspw": "0:3~13;*"}, "expected"),
+        ({"contsubspw": "0:>13"}, "expected channels"),
+        ({"contsubspw": "0:>5km/s"}, "expected a range of velocities"),
         ({"contsubspw": "0:5km/s"}, "expected a range of velocities"),
         ({"contsubspw": "0:5~6lightyears"}, "expected"),
         (
@@ -343,6 +351,44 @@ def test_bits_do_not_depend_on_workers_or_chunk_size(line_ms: Path, tmp_path: Pa
     one = image(line_ms, tmp_path / "one", **wanted, workers=1)
     other = image(line_ms, tmp_path / "other", **wanted, **settings)
     assert payload(other) == payload(one)
+
+
+def test_bits_do_not_depend_on_the_rows_of_a_block(line_ms: Path, tmp_path: Path) -> None:
+    wanted = LSRK | {"contsubspw": "0:3~13;25~60km/s", "contsuborder": 2}
+    selection = select(make_parameters(vis=line_ms, imagename="unused", **wanted))
+    stores = []
+    for rows in (7, 100, 900):
+        reading = Ingest(selection, str(tmp_path / f"blocks of {rows}"), block_rows=rows)
+        stores.append(
+            reading.finish(report for job in reading.jobs for report in ingest_rows(job, threads=rows % 3 + 1))
+        )
+    for store in stores[1:]:
+        for name in ("uvw", "vis", "weight"):
+            (one,), (other,) = stores[0].partitions, store.partitions
+            assert one.array(name).tobytes() == other.array(name).tobytes()
+        np.testing.assert_array_equal(store.counts, stores[0].counts)
+        assert store.warnings == stores[0].warnings
+
+
+def test_a_run_that_is_cut_off_takes_up_its_visibilities_without_continuum_and_its_warnings(
+    line_ms: Path, tmp_path: Path
+) -> None:
+    def spoil(t: tables.table) -> None:
+        flag = t.getcol("FLAG")
+        flag[3:10, SIDES] = True
+        t.putcol("FLAG", flag)
+
+    ms = altered(line_ms, tmp_path, spoil)
+    wanted = DIRTY | {"contsubspw": "0:3~13;27~37", "contsuborder": 1, "workers": 1, "chunksize": 4}
+    with pytest.warns(UserWarning, match="left out"):
+        whole = image(ms, tmp_path / "whole", **wanted)
+    with pytest.raises(KeyboardInterrupt):
+        image(ms, tmp_path / "cube", **wanted, observer=WhenSafe(8, interrupt))
+    with pytest.warns(UserWarning, match="left out"):
+        resumed = image(ms, tmp_path / "cube", **wanted, resume=True)
+    assert payload(resumed) == payload(whole)
+    assert resumed.summary["warnings"] == whole.summary["warnings"]
+    assert resumed.summary["resumed_channels"] >= 8
 
 
 def test_resume_refuses_another_fit(line_ms: Path, tmp_path: Path) -> None:

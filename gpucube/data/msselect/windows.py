@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -119,23 +119,25 @@ def _line_free(
         named, colon, channels = _split_at_colon(item)
         numbers = [number for number in _windows(asked, named, windows) if number in imaged]
         named_ones.update(numbers)
-        for part in split_items(channels, ";") if colon and channels.strip() != "*" else [""]:
+        if not colon or channels.strip() == "*":
+            for number in numbers:
+                chosen[number] = replace(chosen[number], channels=np.arange(len(windows[number].frequency)))
+            continue
+        for part in split_items(channels, ";"):
             velocity = _velocity_range(asked, part, to_hertz)
             hit = False
             for number in numbers:
                 frequency, of = windows[number].frequency, chosen[number]
-                if velocity is not None:
-                    inside = (frequency * imaged[number].largest >= velocity[0]) & (
-                        frequency * imaged[number].least <= velocity[1]
+                if velocity is None:
+                    found = _channels(asked, part, number, windows[number], miss=False)
+                    chosen[number] = replace(of, channels=np.union1d(of.channels, found))
+                else:
+                    low, high = velocity
+                    found = np.flatnonzero(
+                        (frequency * imaged[number].largest >= low) & (frequency * imaged[number].least <= high)
                     )
-                    hit |= bool(inside.any())
-                    chosen[number] = LineFree(channels=of.channels, ranges=np.vstack([of.ranges, velocity]))
-                    continue
-                found = (
-                    _channels(asked, part, number, windows[number], miss=False) if part else np.arange(len(frequency))
-                )
+                    chosen[number] = replace(of, ranges=np.vstack([of.ranges, velocity]))
                 hit |= bool(len(found))
-                chosen[number] = LineFree(channels=np.union1d(of.channels, found), ranges=of.ranges)
             if numbers and not hit:
                 edges = [edge for n in numbers for edge in np.sort(windows[n].frequency[[0, -1]]) / 1e9]
                 where = "no line-free channel lies there: the spectral windows go"
@@ -154,7 +156,8 @@ def _velocity_range(asked: _Asked, item: str, to_hertz: Callable[[float], float]
         raise wrong(*asked, item, "it is in velocity, and no rest frequency is known: give `restfreq`")
     low, high = (float(match[k]) * (1e3 if (match[k + 1] or match[4])[0] == "k" else 1.0) for k in (1, 3))
     if high < low:
-        raise wrong(*asked, item, f"the range ends before it begins: write {match[3]}~{match[1]}{match[4]}")
+        ends = f"{match[3]}{match[4]}~{match[1]}{match[2] or match[4]}"
+        raise wrong(*asked, item, f"the range ends before it begins: write {ends}")
     return to_hertz(high), to_hertz(low)
 
 
