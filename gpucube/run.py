@@ -167,7 +167,7 @@ def plan(
         if not resumable(parameters.imagename, identity):
             finished_before(parameters, identity, ours=True)
     planned = _plan_and_images(parameters, selection, hardware, tuning)[0]
-    return planned if parameters.contsubspw else replace(planned, line_free=propose(selection)), hardware
+    return replace(planned, line_free=propose(selection)), hardware
 
 
 def hardware_for(parameters: Parameters, tuning: Tuning = DEFAULT_TUNING) -> Hardware:

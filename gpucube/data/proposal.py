@@ -18,7 +18,7 @@ windows that see the same frequencies.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -101,11 +101,16 @@ class _Sample:
 
 
 def propose(selection: Selection) -> Proposal:
-    """Read a sample and propose line-free channels for the windows that are imaged."""
+    """Read a sample and propose line-free channels for the windows that are imaged.
+
+    Where the continuum is subtracted already, nothing is proposed, and the words say which of the channels of its fit stand out.
+    """
     try:
         samples = [s for source in selection.sources if (s := _read(source, SAMPLE_BYTES // len(selection.sources)))]
     except GpucubeError as error:
         return _nothing(f"no line-free channels are proposed: {error}")
+    if any(source.continuum is not None for source in selection.sources):
+        return _nothing(*_doubts(samples))
     if len(samples) < len(selection.sources):
         return _nothing(
             f"no line-free channels are proposed: this takes windows of {FEWEST_CHANNELS} channels and {FEWEST_SPECTRA} spectra "
@@ -151,6 +156,18 @@ def propose(selection: Selection) -> Proposal:
         for of in texts.values()
     )
     return Proposal(contsubspw=written, contsuborder=order, words=tuple(words))
+
+
+def _doubts(samples: Sequence[_Sample]) -> Iterator[str]:
+    """Say which channels that the user has named stand out beside the fit to all of them."""
+    for sample in samples:
+        fit = sample.source.continuum
+        if fit is not None:
+            lines, _ = _lines(sample)
+            if lines is not None and not lines.all():
+                among = np.flatnonzero(lines & fit.at(sample.source.rows.factor_span[0]))
+                if len(among):
+                    yield f"channels {ranges(among)} of {_label(sample)} stand out, and `contsubspw` takes them as free of lines"
 
 
 def _nothing(*words: str) -> Proposal:

@@ -186,7 +186,10 @@ def test_a_cell_that_cannot_be_read_is_said_and_ends_nothing(simulated: Any, tmp
     assert words.startswith("no line-free channels are proposed: ") and "FLAG is not written in row 0" in words
 
 
-def test_a_plan_with_channels_proposes_none(simulated: Any, tmp_path: Path) -> None:
+def test_a_plan_says_where_the_channels_that_were_named_have_a_line(simulated: Any, tmp_path: Path) -> None:
     ms = simulated((0, 0, gaussian(1.0)), CONTINUUM)
-    plan = gpucube.plan_cube(ms, tmp_path / "cube", imsize=64, cell="20arcsec", contsubspw="0:0~20;44~63")
-    assert plan.line_free is None and "line-free" not in str(plan)
+    settings = {"imsize": 64, "cell": "20arcsec"}
+    good = gpucube.plan_cube(ms, tmp_path / "cube", **settings, contsubspw="0:0~20;44~63")
+    assert good.line_free == Proposal(contsubspw=(), contsuborder=0, words=()) and "line-free" not in str(good)
+    bad = gpucube.plan_cube(ms, tmp_path / "cube", **settings, contsubspw="0:0~26;44~63")
+    assert re.search(r"continuum  channels 2[345]~26 of .* stand out, and `contsubspw` takes them as free of", str(bad))
