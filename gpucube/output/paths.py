@@ -48,7 +48,7 @@ class RunPaths:
     @property
     def start_model(self) -> str:
         """The model of an earlier run that `restart` goes on from, while the run lasts."""
-        return f"{self.imagename}.startmodel.fits"
+        return f"{self.imagename}.earlier-model.fits"
 
     @property
     def scratch_folder(self) -> str:

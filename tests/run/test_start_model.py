@@ -68,7 +68,7 @@ def test_a_clean_in_two_steps_ends_where_one_deep_clean_ends(ms, tmp_path):
     # both are clean to three sigma; where they differ, both are within it
     difference = np.abs(jobs.planes(two, "image") - jobs.planes(deep, "image")).max(axis=(1, 2))
     assert np.all(difference < 3 * noise)
-    assert not (tmp_path / "two.startmodel.fits").exists()
+    assert not (tmp_path / "two.earlier-model.fits").exists()
 
 
 def test_an_unchanged_model_stays_as_it_is(ms, tmp_path):
@@ -109,7 +109,7 @@ def test_a_restart_that_fails_gives_the_model_its_name_back(ms, tmp_path):
     with pytest.raises(gpucube.GpucubeError, match="stopped on purpose"):
         image(ms, tmp_path / "x", restart=True, observer=Stops())
     assert Path(first.products["model"]).read_bytes() == before
-    assert not (tmp_path / "x.startmodel.fits").exists()
+    assert not (tmp_path / "x.earlier-model.fits").exists()
 
 
 def test_a_restart_that_is_cut_off_is_resumed_with_the_same_bits(ms, tmp_path):
@@ -135,11 +135,11 @@ def test_a_restart_that_is_cut_off_is_resumed_with_the_same_bits(ms, tmp_path):
             observer=Stops(),
             tuning=Tuning(seconds_between_syncs=0),
         )
-    assert (tmp_path / "cut.startmodel.fits").exists()
+    assert (tmp_path / "cut.earlier-model.fits").exists()
     resumed = image(ms, tmp_path / "cut", nsigma=3, restart=True, resume=True)
     assert resumed.summary["resumed_channels"] > 0
     assert jobs.payload(resumed) == jobs.payload(whole)
-    assert not (tmp_path / "cut.startmodel.fits").exists()
+    assert not (tmp_path / "cut.earlier-model.fits").exists()
 
 
 def test_a_model_on_other_pixels_keeps_its_flux_and_place(ms, tmp_path):
