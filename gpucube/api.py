@@ -77,10 +77,22 @@ def image_cube(
     minpsffraction: float = 0.05,
     maxpsffraction: float = 0.8,
     nmajor: int = -1,
-    usemask: Literal["user"] = "user",
+    usemask: Literal["user", "pb", "auto-multithresh"] = "user",
     mask: MaskLike | Sequence[MaskLike] = "",
     startmodel: PathLike = "",
     restart: bool = False,
+    pbmask: float = 0.0,
+    sidelobethreshold: float = 3.0,
+    noisethreshold: float = 5.0,
+    lownoisethreshold: float = 1.5,
+    negativethreshold: float = 0.0,
+    smoothfactor: float = 1.0,
+    minbeamfrac: float = 0.3,
+    cutthreshold: float = 0.01,
+    growiterations: int = 75,
+    dogrowprune: bool = True,
+    minpercentchange: float = -1.0,
+    fastnoise: bool = True,
     restoringbeam: QuantityLike | Sequence[QuantityLike] = "",
     restoration: bool = True,
     calcres: bool = True,
@@ -215,8 +227,9 @@ def image_cube(
         A minor cycle always goes down at least to this fraction of the peak it began with.
     nmajor : a whole number from 0, or -1; default -1
         Largest number of major cycles per channel. -1 for no limit.
-    usemask : 'user'; default 'user'
-        The clean mask always comes from the user (see mask).
+    usemask : 'user', 'pb' or 'auto-multithresh'; default 'user'
+        Where the clean mask comes from: from mask; from the primary beam (pbmask), inside mask if there is one; or made
+        anew for every cycle of every channel from its residual, beginning with mask if there is one (Kepley et al. 2020).
     mask : an image (FITS or CASA), a file or a text of regions (CRTF or DS9), in Python an array, or several of these; default ''
         Clean mask: where components may be found. Of an image these are the pixels that are not 0, or those that an
         expression such as 'out.image > 0.003' selects; one plane holds for all channels. Several masks add up, and numbers
@@ -227,6 +240,32 @@ def image_cube(
     restart : True or False; default False
         Go on from the model of the finished run with this imagename, for example with a lower threshold or another mask.
         The products are replaced. Without such a run it makes no difference.
+    pbmask : a number from 0 to 1; default 0.0
+        Level of the primary beam above which usemask='pb' allows components, and, if it is above 0, usemask='auto-
+        multithresh' too.
+    sidelobethreshold : a number from 0; default 3.0
+        Masks begin at this many times the sidelobe level of the PSF times the peak of the residual.
+    noisethreshold : a number from 0; default 5.0
+        Masks begin at this many times the noise, if that is more.
+    lownoisethreshold : a number from 0; default 1.5
+        Masks grow down to this many times the noise, but not below sidelobethreshold.
+    negativethreshold : a number from 0; default 0.0
+        Negative features are masked below minus this many times the noise. 0 for none.
+    smoothfactor : a number from 0; default 1.0
+        Masks are smoothed with the beam, enlarged by this factor.
+    minbeamfrac : a number; default 0.3
+        Regions of fewer beams than this are dropped. 0 or less for none.
+    cutthreshold : a number from 0 to 1; default 0.01
+        Smoothed masks are cut at this fraction of their maximum.
+    growiterations : a whole number from 0; default 75
+        By how many pixels a mask may grow in a cycle.
+    dogrowprune : True or False; default True
+        Whether minbeamfrac holds for what has grown, too.
+    minpercentchange : a number; default -1.0
+        A channel keeps its mask once a cycle down to its stop level has changed it by less than this percentage. Below 0
+        for never.
+    fastnoise : True or False; default True
+        Whether the noise for masks is that of the whole residual. Otherwise it is that outside the mask.
     restoringbeam : '', 'common', '1arcsec' or ['1arcsec', '0.8arcsec', '30deg']; default ''
         Beam of the restored image. Empty for each channel's own, 'common' for the smallest that fits all channels;
         otherwise full widths at half maximum bmaj and bmin, and the position angle bpa.

@@ -31,6 +31,7 @@ from gpucube.execution.progress import Progress
 from gpucube.execution.signals import signals_interrupt
 from gpucube.execution.tuning import DEFAULT_TUNING, Tuning
 from gpucube.execution.workers import Workers, make_workers
+from gpucube.imaging.automask import AutoMask
 from gpucube.imaging.job import Events, ImageJob, NoEvents, settings_of
 from gpucube.imaging.remarks import refuse_if_all_off_grid, remarks
 from gpucube.imaging.stopping import CleanParameters
@@ -252,7 +253,9 @@ def image_job(job: Job, store: VisibilityStore, journal: Journal) -> ImageJob:
         mask=job.mask,
         start_model=job.start_model,
         restoring_beam=parameters.beam,
+        automask=AutoMask.of(parameters),
         primary_beam=job.selection.primary_beam,
+        pb_mask=parameters.pbmask if parameters.masks_with_beam else None,
         seconds_between_syncs=job.tuning.seconds_between_syncs,
         may_write=journal.lease.check,
     )

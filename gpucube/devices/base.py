@@ -97,6 +97,9 @@ class Device(Protocol[PlaneT]):
         A mask is a bool array (ny, nx). None for a plane's samples means no data, None for its mask no mask.
         """
 
+    def set_masks(self, planes: Sequence[PlaneT], masks: Sequence[np.ndarray]) -> None:
+        """Replace the masks of planes, bool arrays (ny, nx)."""
+
     def make_psf(self, planes: Sequence[PlaneT], wide: bool) -> None:
         """Make each plane's PSF, of the image's size, or of twice that (`wide`) if the plane is going to be cleaned."""
 

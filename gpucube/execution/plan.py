@@ -30,6 +30,7 @@ from gpucube.errors import GpucubeError
 from gpucube.execution.machine import core_limits, least, memory_limits, process_memory_limits, why_no_processes
 from gpucube.execution.progress import duration
 from gpucube.execution.tuning import DEFAULT_TUNING, Tuning
+from gpucube.imaging.automask import BYTES_OF_MASKS
 from gpucube.imaging.forecast import Forecast, forecast
 from gpucube.imaging.job import settings_of
 from gpucube.output.fits_header import ONE_PIXEL
@@ -243,6 +244,9 @@ def make_plan(
         scales=scales,
     )
     resources = kind.resources(settings, hardware.gpu_memory)
+    if parameters.usemask == "auto-multithresh":
+        of_masks = BYTES_OF_MASKS * geometry.nx * geometry.ny * kind.lanes
+        resources = replace(resources, host_bytes=resources.host_bytes + of_masks)
     ms_bytes = sum(s.bytes_selected() for s in selection.sources)
 
     here, whose = least(core_limits())

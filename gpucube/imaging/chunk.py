@@ -16,12 +16,23 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from gpucube.data.store import PlaneKey
 from gpucube.devices.base import Device, DevicePlane
 from gpucube.errors import GpucubeError
 from gpucube.imaging.job import NO_EVENTS, Events, ImageJob
 from gpucube.imaging.plane import ActivePlane, channel_record, charge, fail_channel, write_products
-from gpucube.imaging.stopping import Action, LoopState, after_cycle, next_cycle, observe
+from gpucube.imaging.stopping import (
+    Action,
+    LoopState,
+    after_cycle,
+    has_grown,
+    next_cycle,
+    observe,
+    stop_level,
+    with_new_mask,
+)
 from gpucube.output.fits_cube import sync
 from gpucube.output.records import ChannelRecord, StopCode
 from gpucube.text import one_line
@@ -200,7 +211,7 @@ def _begin_planes(job: ImageJob, device: Device[DevicePlane], channels: Sequence
     """Load and grid fresh channels, judge their dirty images and make their PSFs."""
     begin = time.perf_counter()
     keys = [PlaneKey(channel=c, stokes=s) for c in channels for s in range(len(job.stokes))]
-    masks = [job.mask_plane(key) for key in keys]
+    masks = [job.mask_plane(key) if job.automask is None else None for key in keys]
     samples = [job.store.samples(key) for key in keys]
     gathered = time.perf_counter()
     data = device.begin(samples, masks)
@@ -212,7 +223,11 @@ def _begin_planes(job: ImageJob, device: Device[DevicePlane], channels: Sequence
         if p.data.sum_weights == 0:
             p.state = LoopState(stop=StopCode.NO_DATA)
     _start_from_model(job, device, [p for p in planes if not p.stopped])
+    if job.automask is not None:  # its first mask depends on the PSF
+        _make_psfs(device, [p for p in planes if not p.stopped and p.beam is None], wide=job.clean.niter > 0)
     _judge(job, device, [p for p in planes if not p.stopped])
+    if job.automask is not None:
+        return planes
     # planes that are going to be cleaned need the PSF of twice the field
     with_data = [p for p in planes if p.state.stop is not StopCode.NO_DATA and p.beam is None]
     _make_psfs(device, [p for p in with_data if p.stopped], wide=False)
@@ -249,6 +264,7 @@ def _make_psfs(device: Device[DevicePlane], planes: Sequence[ActivePlane], wide:
 def _judge(job: ImageJob, device: Device[DevicePlane], planes: Sequence[ActivePlane]) -> None:
     """Measure exact residuals and decide what becomes of each plane; roll back those that diverged."""
     begin = time.perf_counter()
+    _renew_masks(job, device, planes)
     rolling, improved = [], []
     for p, (peak, noise) in zip(planes, device.measure([p.data for p in planes]), strict=True):
         before = p.state
@@ -262,11 +278,45 @@ def _judge(job: ImageJob, device: Device[DevicePlane], planes: Sequence[ActivePl
     charge(planes, device, "measure", begin)
 
 
+def _renew_masks(job: ImageJob, device: Device[DevicePlane], planes: Sequence[ActivePlane]) -> None:
+    """Let automatic masks follow the residuals. A plane that has diverged keeps its mask: it is going to be rolled back."""
+    changed = []
+    for p in planes if job.automask is not None else ():
+        residual = device.fetch(p.data, "residual")
+        before = p.mask
+        if before is None:
+            given = None if job.mask is None else job.mask_plane(p.key)
+            mask = np.zeros(residual.shape, bool) if given is None else given
+        elif p.mask_final or has_grown(p.state, float(np.abs(residual[before]).max(initial=0.0))):
+            continue
+        else:
+            mask = before
+        assert job.automask is not None and p.beam is not None
+        p.mask, p.mask_final = job.automask.renew(
+            mask,
+            residual,
+            beam=p.beam,
+            sidelobe=p.sidelobe,
+            geometry=job.settings.geometry,
+            valid=job.beam_plane(p.key),
+            grow=p.state.iterations > 0,
+            threshold_reached=p.at_stop_level,
+        )
+        if before is None or not np.array_equal(before, p.mask):
+            changed.append(p)
+            p.state = with_new_mask(p.state)
+    device.set_masks([p.data for p in changed], [p.mask for p in changed if p.mask is not None])
+
+
 def _cycle_planes(job: ImageJob, device: Device[DevicePlane], planes: Sequence[ActivePlane]) -> None:
     """Run one minor and one major cycle of every plane, and judge the residuals."""
     begin = time.perf_counter()
     data = [p.data for p in planes]
-    iterations = device.minor(data, [next_cycle(p.state, p.sidelobe, job.clean) for p in planes])
+    cycles = [next_cycle(p.state, p.sidelobe, job.clean) for p in planes]
+    for p, cycle in zip(planes, cycles, strict=True):
+        p.at_stop_level = cycle.threshold <= stop_level(p.state.noise, job.clean)
+        p.last_mask = p.mask
+    iterations = device.minor(data, cycles)
     charge(planes, device, "minor", begin)
     begin = time.perf_counter()
     device.major(data)

@@ -13,6 +13,7 @@ from gpucube.data.clean_mask import CleanMask
 from gpucube.data.start_model import StartModel
 from gpucube.data.store import PlaneKey, VisibilityStore
 from gpucube.devices.base import ImagingSettings
+from gpucube.imaging.automask import AutoMask
 from gpucube.imaging.stopping import CleanParameters
 from gpucube.output.fits_cube import CubeFile, write_plane
 from gpucube.output.records import ChannelRecord
@@ -101,8 +102,12 @@ class ImageJob:
     start_model : StartModel or None
         What cleaning starts from; None for nothing.
     restoring_beam : "channel", "common" or Beam
+    automask : AutoMask or None
+        The parameters of automatic masks; None if there are none.
     primary_beam : BeamOnSky or None
-        None if no cube needs it.
+        None if neither a cube nor a mask needs it.
+    pb_mask : float or None
+        Response of the primary beam above which components may be found; None for everywhere.
     seconds_between_syncs : float
         How often finished planes are brought to disk.
     may_write : callable
@@ -119,13 +124,24 @@ class ImageJob:
     mask: CleanMask | None = None
     start_model: StartModel | None = None
     restoring_beam: RestoringBeam = "channel"
+    automask: AutoMask | None = None
     primary_beam: BeamOnSky | None = None
+    pb_mask: float | None = None
     seconds_between_syncs: float = 5.0
     may_write: Callable[[], None] = _always
 
     def mask_plane(self, key: PlaneKey) -> np.ndarray | None:
-        """Where components of a plane may be found, bool (ny, nx); None for everywhere."""
-        return None if self.mask is None else self.mask.plane(key.channel, self.stokes[key.stokes])
+        """Where the user's mask and the primary beam allow components of a plane, bool (ny, nx); None for everywhere."""
+        allowed = None if self.mask is None else self.mask.plane(key.channel, self.stokes[key.stokes])
+        within = self.beam_plane(key)
+        return allowed if within is None else within if allowed is None else allowed & within
+
+    def beam_plane(self, key: PlaneKey) -> np.ndarray | None:
+        """Where the primary beam is above the level of the mask, bool (ny, nx); None for everywhere."""
+        if self.primary_beam is None or self.pb_mask is None:
+            return None
+        within: np.ndarray = self.primary_beam.plane(float(self.frequency[key.channel])) > self.pb_mask
+        return within
 
     def write(self, product: str, key: PlaneKey, values: np.ndarray) -> str:
         """Write a plane, (ny, nx), to its cube; returns its checksum."""

@@ -40,6 +40,14 @@ class ActivePlane:
         Fitted to the PSF; None before, and without data.
     sidelobe : float
         Largest |PSF| outside the main lobe.
+    mask : numpy.ndarray or None
+        The automatic mask, bool (ny, nx); None before the first, and without automatic masks.
+    last_mask : numpy.ndarray or None
+        The automatic mask of the last minor cycle.
+    mask_final : bool
+        Whether the automatic mask stays as it is.
+    at_stop_level : bool
+        Whether the last minor cycle went down to the stop level.
     model_flux : float
         Jy.
     checksums : dict
@@ -53,6 +61,10 @@ class ActivePlane:
     state: LoopState = field(default_factory=LoopState)
     beam: Beam | None = None
     sidelobe: float = 0.0
+    mask: np.ndarray | None = None
+    last_mask: np.ndarray | None = None
+    mask_final: bool = False
+    at_stop_level: bool = False
     model_flux: float = 0.0
     checksums: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -92,7 +104,7 @@ def write_products(job: ImageJob, device: Device[DevicePlane], plane: ActivePlan
     charge([plane], device, "restore", begin)
     begin = time.perf_counter()
     if "mask" in job.cubes:
-        products["mask"] = _mask_plane(job, plane.key)
+        products["mask"] = _mask_plane(job, plane.key, plane.mask if plane.last_mask is None else plane.last_mask)
     if "startmodel" in job.cubes:
         products["startmodel"] = device.fetch(plane.data, "model")
     products["sumwt"] = np.full((1, 1), plane.data.sum_weights, np.float32)
@@ -115,8 +127,10 @@ def _write_blank(job: ImageJob, key: PlaneKey) -> dict[str, str]:
     return checksums
 
 
-def _mask_plane(job: ImageJob, key: PlaneKey) -> np.ndarray:
+def _mask_plane(job: ImageJob, key: PlaneKey, automatic: np.ndarray | None = None) -> np.ndarray:
     """1 where components may lie, 0 elsewhere, float32 (ny, nx)."""
+    if job.automask is not None:
+        return np.zeros(job.settings.geometry.shape, np.float32) if automatic is None else automatic.astype(np.float32)
     allowed = job.mask_plane(key)
     return np.ones(job.settings.geometry.shape, np.float32) if allowed is None else allowed.astype(np.float32)
 

@@ -151,7 +151,7 @@ def _stop_code(state: LoopState, peak: float, noise: float, clean: CleanParamete
         return StopCode.THRESHOLD if clean.threshold >= clean.nsigma * noise else StopCode.NSIGMA
     if state.iterations >= clean.niter:
         return StopCode.ITERATION_LIMIT
-    if state.majors > 0 and abs(peak - state.peak) <= ROUNDING * state.peak:
+    if state.majors > 0 and math.isfinite(state.peak) and abs(peak - state.peak) <= ROUNDING * state.peak:
         return StopCode.NO_CHANGE
     if 0 <= clean.nmajor <= state.majors:
         return StopCode.MAJOR_LIMIT
@@ -170,6 +170,16 @@ def next_cycle(state: LoopState, sidelobe: float, clean: CleanParameters) -> Min
         max_iterations=min(clean.niter - state.iterations, cycleniter),
         gain=gain,
     )
+
+
+def has_grown(state: LoopState, peak: float) -> bool:
+    """Whether a peak means divergence, as in `observe`."""
+    return not math.isfinite(peak) or peak > GROWTH * min(state.peak, state.best_peak)
+
+
+def with_new_mask(state: LoopState) -> LoopState:
+    """Forget the peaks inside another mask. What they were says nothing about divergence inside the new one."""
+    return replace(state, peak=math.inf, best_peak=math.inf)
 
 
 def after_cycle(state: LoopState, iterations: int) -> LoopState:

@@ -24,7 +24,18 @@ if TYPE_CHECKING:
     from gpucube.sky.beam import RestoringBeam
     from gpucube.sky.directions import Direction
 
-GROUPS = ("Data", "Image", "Spectral axis", "Gridding", "Weighting", "Deconvolution", "Stopping", "Output", "Resources")
+GROUPS = (
+    "Data",
+    "Image",
+    "Spectral axis",
+    "Gridding",
+    "Weighting",
+    "Deconvolution",
+    "Automatic masks",
+    "Stopping",
+    "Output",
+    "Resources",
+)
 """Headings under which help and the reference page list the parameters."""
 
 
@@ -215,8 +226,9 @@ class Parameters(BaseModel):
     nmajor: fields.FromZeroOrAll = _parameter(-1, "Stopping")
     """Largest number of major cycles per channel. -1 for no limit."""
 
-    usemask: Annotated[Literal["user"], Choice()] = _parameter("user", "Deconvolution")
-    """The clean mask always comes from the user (see mask)."""
+    usemask: Annotated[Literal["user", "pb", "auto-multithresh"], Choice()] = _parameter("user", "Deconvolution")
+    """Where the clean mask comes from: from mask; from the primary beam (pbmask), inside mask if there is one; or made anew
+    for every cycle of every channel from its residual, beginning with mask if there is one (Kepley et al. 2020)."""
 
     mask: fields.Mask = _parameter("", "Deconvolution")
     """Clean mask: where components may be found. Of an image these are the pixels that are not 0, or those that an
@@ -230,6 +242,44 @@ class Parameters(BaseModel):
     restart: bool = _parameter(False, "Deconvolution", tclean=True)
     """Go on from the model of the finished run with this imagename, for example with a lower threshold or another mask. The
     products are replaced. Without such a run it makes no difference."""
+
+    pbmask: fields.Real = _parameter(0.0, "Deconvolution", ge=0, le=1)
+    """Level of the primary beam above which usemask='pb' allows components, and, if it is above 0,
+    usemask='auto-multithresh' too."""
+
+    sidelobethreshold: fields.Real = _parameter(3.0, "Automatic masks", ge=0)
+    """Masks begin at this many times the sidelobe level of the PSF times the peak of the residual."""
+
+    noisethreshold: fields.Real = _parameter(5.0, "Automatic masks", ge=0)
+    """Masks begin at this many times the noise, if that is more."""
+
+    lownoisethreshold: fields.Real = _parameter(1.5, "Automatic masks", ge=0)
+    """Masks grow down to this many times the noise, but not below sidelobethreshold."""
+
+    negativethreshold: fields.Real = _parameter(0.0, "Automatic masks", ge=0)
+    """Negative features are masked below minus this many times the noise. 0 for none."""
+
+    smoothfactor: fields.Real = _parameter(1.0, "Automatic masks", ge=0)
+    """Masks are smoothed with the beam, enlarged by this factor."""
+
+    minbeamfrac: fields.Real = _parameter(0.3, "Automatic masks")
+    """Regions of fewer beams than this are dropped. 0 or less for none."""
+
+    cutthreshold: fields.Real = _parameter(0.01, "Automatic masks", ge=0, le=1)
+    """Smoothed masks are cut at this fraction of their maximum."""
+
+    growiterations: fields.Integer = _parameter(75, "Automatic masks", ge=0)
+    """By how many pixels a mask may grow in a cycle."""
+
+    dogrowprune: bool = _parameter(True, "Automatic masks")
+    """Whether minbeamfrac holds for what has grown, too."""
+
+    minpercentchange: fields.Real = _parameter(-1.0, "Automatic masks")
+    """A channel keeps its mask once a cycle down to its stop level has changed it by less than this percentage. Below 0
+    for never."""
+
+    fastnoise: bool = _parameter(True, "Automatic masks")
+    """Whether the noise for masks is that of the whole residual. Otherwise it is that outside the mask."""
 
     restoringbeam: fields.Restoringbeam = _parameter("", "Output")
     """Beam of the restored image. Empty for each channel's own, 'common' for the smallest that fits all channels; otherwise
@@ -373,7 +423,12 @@ class Parameters(BaseModel):
     @property
     def needs_primary_beam(self) -> bool:
         """Whether a product is made from the primary beam."""
-        return "pb" in self.cubes or "image.pbcor" in self.cubes
+        return self.masks_with_beam or "pb" in self.cubes or "image.pbcor" in self.cubes
+
+    @property
+    def masks_with_beam(self) -> bool:
+        """Whether the clean mask depends on the primary beam."""
+        return self.usemask == "pb" or (self.usemask == "auto-multithresh" and self.pbmask > 0)
 
     @property
     def stokes_names(self) -> tuple[str, ...]:

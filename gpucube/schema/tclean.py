@@ -14,7 +14,6 @@ from typing import Any
 
 from gpucube.errors import GpucubeError
 
-_NO_AUTOMASK = "give a `mask`, or limit the depth with `nsigma` or `threshold`"
 DRAW = (
     "draw regions on the dirty cube (`niter=0`) in CARTA, save them as a CRTF or DS9 file, and give this file as `mask`"
 )
@@ -61,13 +60,11 @@ ABSENT_PARAMETERS: dict[str, Absent] = {
     **_absent("image each outlier field in a run of its own", outlierfile=""),
     **_absent(f"gpucube opens no viewer: {DRAW}", interactive=False),
     **_absent("the model becomes a FITS cube, which CASA's ft can write to the MeasurementSet", savemodel="none"),
-    # of continua, mosaics, wide fields, automatic masks and briggsabs
+    # of continua, mosaics, wide fields and briggsabs
     **_absent(reffreq="", nterms=2, wprojplanes=1, psfphasecenter="", mosweight=True, aterm=True, psterm=False),
     **_absent(wbawp=True, conjbeams=False, cfcache="", usepointing=False, computepastep=360.0, rotatepastep=360.0),
     **_absent(pointingoffsetsigdev=[], fusedthreshold=0.0, largestscale=-1),
-    **_absent(pbmask=0.0, sidelobethreshold=3.0, noisethreshold=5.0, lownoisethreshold=1.5, negativethreshold=0.0),
-    **_absent(smoothfactor=1.0, minbeamfrac=0.3, cutthreshold=0.01, growiterations=75, dogrowprune=True),
-    **_absent(minpercentchange=-1.0, fastnoise=True, noise="1.0Jy"),
+    **_absent(noise="1.0Jy"),
     # of how tclean works
     **_absent(parallel=False, chanchunks=1, fullsummary=False, verbose=False),
 }
@@ -88,7 +85,6 @@ ABSENT_VALUES: dict[str, tuple[tuple[str, ...], str]] = {
         ("briggsabs", "briggsbwtaper", "superuniform", "radial"),
         "use `weighting='natural'`, `weighting='uniform'` or `weighting='briggs'`",
     ),
-    "usemask": (("auto-multithresh", "pb"), _NO_AUTOMASK),
     "outframe": (("SOURCE",), "use `specmode='cubesource'`, or `outframe='LSRK'`"),
 }
 """Values that tclean takes and gpucube does not, and what to do instead."""

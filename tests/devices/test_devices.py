@@ -249,6 +249,18 @@ def test_the_peak_is_measured_inside_the_mask_and_the_noise_on_the_whole_image(d
     assert [n for _, n in device.measure(planes)] == pytest.approx([noise] * 3, rel=1e-7)
 
 
+def test_a_mask_that_is_set_anew_counts_from_then_on(device_kind):
+    s = samples(RECTANGLE)
+    first, second = np.zeros((2, *RECTANGLE.shape), bool)
+    first[10:14, 50:60] = second[30:40, 3:9] = True
+    device = device_kind.make(settings(RECTANGLE))
+    planes = device.begin([s, s, s], [None, first, first])
+    residual = np.abs(device.fetch(planes[0], "residual"))
+    device.set_masks(planes[:2], [second, second])
+    expected = [float(residual[mask].max()) for mask in (second, second, first)]
+    assert [peak for peak, _ in device.measure(planes)] == expected
+
+
 def clean_by_hand(residual, psf, gain: float, threshold: float, limit: int, mask=None):
     """Högbom 1974 in float64, written as plainly as possible: a list of (y, x, flux), and the residual."""
     residual = residual.astype(float).copy()

@@ -251,8 +251,8 @@ def test_frozen() -> None:
         ({"scratch": 3}, "`scratch=3`: expected the path of a folder"),
         ({"scratch": "a`b\n"}, "`scratch='a\'b\\n'`: expected text without line breaks or other control characters"),
         ({"scheduler": "0\r0"}, "`scheduler='0\\r0'`: expected text without line breaks or other control characters"),
-        ({"usemask": "pb"},
-         "`usemask='pb'` is not available: give a `mask`, or limit the depth with `nsigma` or `threshold`"),
+        ({"usemask": "automask"},
+         "`usemask='automask'`: expected 'user', 'pb' or 'auto-multithresh': did you mean 'auto-multithresh'?"),
         ({"facets": 2},
          "`facets=2` is not available: gpucube images one field without primary-beam terms; leave it out"),
         ({"pblimit": 1.2}, "`pblimit=1.2`: expected a number from -1 to 1"),
@@ -286,7 +286,6 @@ def test_what_is_required_is_named(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("usemask", "auto-multithresh"),
         ("specmode", "mfs"),
         ("deconvolver", "mtmfs"),
         ("gridder", "mosaic"),

@@ -153,6 +153,10 @@ class CpuDevice:
             "nthreads": 1,
         }
 
+    def set_masks(self, planes: Sequence[CpuPlane], masks: Sequence[np.ndarray]) -> None:
+        for plane, mask in zip(planes, masks, strict=True):
+            plane.mask = np.ascontiguousarray(mask, bool)
+
     def make_psf(self, planes: Sequence[CpuPlane], wide: bool) -> None:
         # the PSF is that of the phase centre, with w neglected; a minor cycle uses it everywhere
         ny, nx = self.settings.geometry.shape

@@ -145,11 +145,7 @@ class CudaDevice:
         stacks, slots = self._stacks, [self._free.pop() for _ in samples]
         on_device = xp.asarray(np.array(slots, np.int32))
         with self._substage("upload"):
-            for slot, mask in zip(slots, masks, strict=True):
-                if mask is not None:
-                    stacks.masks[slot] = xp.asarray(np.ascontiguousarray(mask).view(np.uint8))
-            mask_of = [-1 if mask is None else slot for slot, mask in zip(slots, masks, strict=True)]
-            stacks.mask_of[on_device] = xp.asarray(np.array(mask_of, np.int32))
+            self._put_masks(slots, masks)
             uploaded = self._upload(samples)
         with self._substage("weights"):
             weight, total, inside = self._weigh(uploaded)
@@ -236,6 +232,17 @@ class CudaDevice:
         launch("weights.weigh", grid, block, *found, cells, density, robust, sums, parts, taper, weight)
         launch("weights.sum_weights", (planes,), (1024,), weight, first, total)
         return weight, total, inside
+
+    def set_masks(self, planes: Sequence[CudaPlane], masks: Sequence[np.ndarray]) -> None:
+        self._put_masks([p.slot for p in planes], masks)
+
+    def _put_masks(self, slots: Sequence[int], masks: Sequence[np.ndarray | None]) -> None:
+        xp, stacks = self._backend.xp, self._stacks
+        for slot, mask in zip(slots, masks, strict=True):
+            if mask is not None:
+                stacks.masks[slot] = xp.asarray(np.ascontiguousarray(mask).view(np.uint8))
+        mask_of = [-1 if mask is None else slot for slot, mask in zip(slots, masks, strict=True)]
+        stacks.mask_of[xp.asarray(np.array(slots, np.int32))] = xp.asarray(np.array(mask_of, np.int32))
 
     def make_psf(self, planes: Sequence[CudaPlane], wide: bool) -> None:
         # the PSF is that of the phase centre, with w neglected
