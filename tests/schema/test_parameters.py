@@ -252,7 +252,7 @@ def test_frozen() -> None:
         ({"scratch": "a`b\n"}, "`scratch='a\'b\\n'`: expected text without line breaks or other control characters"),
         ({"scheduler": "0\r0"}, "`scheduler='0\\r0'`: expected text without line breaks or other control characters"),
         ({"usemask": "automask"},
-         "`usemask='automask'`: expected 'user', 'pb' or 'auto-multithresh': did you mean 'auto-multithresh'?"),
+         "`usemask='automask'`: expected 'user', 'pb' or 'auto-multithresh'"),
         ({"facets": 2},
          "`facets=2` is not available: gpucube images one field without primary-beam terms; leave it out"),
         ({"pblimit": 1.2}, "`pblimit=1.2`: expected a number from -1 to 1"),
