@@ -33,8 +33,8 @@ from gpucube.errors import GpucubeError
 from gpucube.sky.spectral_types import velocity_of
 from gpucube.text import counted, ranges
 
-SAMPLE_BYTES = 16 * 2**20
-"""Bytes of visibilities that are read at most, of all windows together."""
+SAMPLE_BYTES, FEWEST_BYTES = 16 * 2**20, 2 * 2**20
+"""Bytes of visibilities that are read, of all windows together; and of each window where there are many."""
 
 RUNS = 16
 """Runs of rows, spread over all rows, that a sample is made of."""
@@ -43,6 +43,9 @@ FEWEST_CHANNELS, FEWEST_SPECTRA = 16, 50
 """A sample with fewer says nothing."""
 
 LIMIT = 6.0
+SURE_NOISE = 2000
+"""Differences of hands from which the noise of a channel is known well enough; neighbouring channels are taken, too."""
+
 LARGEST_SPREAD = 4.0
 """Marks of noise spread by 1.7 because the noise is uncertain, and by up to 1.6 times as much where channels are correlated."""
 
@@ -60,6 +63,9 @@ ENDS = 0.15
 
 LEAST_MARGIN, WING = 1 / 6, 0.01
 """Part of its own width by which line-free channels keep away from a line; and part of its peak that they may have."""
+
+FAINT = 1.5
+"""A line whose amplitude is less than so many times that which stands out shows little of its width: margins are wide."""
 
 SAME = 0.1
 """Part of the channels in which the two ways may differ."""
@@ -106,15 +112,16 @@ def propose(selection: Selection) -> Proposal:
     Where the continuum is subtracted already, nothing is proposed, and the words say which of the channels of its fit stand out.
     """
     try:
-        samples = [s for source in selection.sources if (s := _read(source, SAMPLE_BYTES // len(selection.sources)))]
+        most = max(FEWEST_BYTES, SAMPLE_BYTES // len(selection.sources))
+        samples = [s for source in selection.sources if (s := _read(source, most))]
     except GpucubeError as error:
         return _nothing(f"no line-free channels are proposed: {error}")
     if any(source.continuum is not None for source in selection.sources):
         return _nothing(*_doubts(samples))
     if len(samples) < len(selection.sources):
         return _nothing(
-            f"no line-free channels are proposed: this takes windows of {FEWEST_CHANNELS} channels and {FEWEST_SPECTRA} spectra "
-            "with unflagged samples, or more"
+            f"no line-free channels are proposed: this takes windows of {FEWEST_CHANNELS} channels and a sample of "
+            f"{FEWEST_SPECTRA} unflagged spectra, or more"
         )
     found, strengths = [], []
     for sample in samples:
@@ -139,7 +146,7 @@ def propose(selection: Selection) -> Proposal:
             f"no continuum stands out in a sample of {spectra}: more than {level:.2g} Jy, as the root of its mean square, would"
         )
     words = [f"continuum of {level:.3g} Jy (root of the mean square over a sample of {spectra})"]
-    if not any(_inside(f, s.usual) for s, f in zip(samples, found, strict=True)):
+    if not any(_is_line(*run, len(f)) for s, f in zip(samples, found, strict=True) for run in _runs(f & s.usual)):
         return _nothing(
             *words, "no line stands out, so no line-free channels are proposed: name channels away from the line"
         )
@@ -262,7 +269,11 @@ def _noise(sample: _Sample) -> np.ndarray:
         with np.errstate(divide="ignore"):
             together = 1 / (1 / sample.weight[:half] + 1 / sample.weight[half:])  # 0 if one of them is
         hands = replace(sample, vis=sample.vis[:half] - sample.vis[half:], weight=together)
-        return _power(hands, sample.usual)
+        half_width = math.ceil(SURE_NOISE / half / 2)
+        power = np.where(sample.usual, _power(hands, sample.usual), 0.0)
+        total, number = (_boxes(np.pad(v, half_width), 2 * half_width + 1) for v in (power, sample.usual.astype(float)))
+        mean: np.ndarray = total / np.maximum(number, 1)
+        return mean
     vis, weight = sample.vis, sample.weight
     lag = 4 if len(sample.usual) >= 32 else 2
     low, here, high = slice(0, -2 * lag), slice(lag, -lag), slice(2 * lag, None)
@@ -270,9 +281,11 @@ def _noise(sample: _Sample) -> np.ndarray:
         together = 6 / (1 / weight[:, low] + 4 / weight[:, here] + 1 / weight[:, high])  # 0 if one of them is
     second = vis[:, low] - 2 * vis[:, here] + vis[:, high]
     power = (together * np.abs(second) ** 2).sum(axis=0) / (12 * np.maximum((together > 0).sum(axis=0), 1))
-    width = max(9, len(power) // 4)
-    near = [power[max(0, k - width // 2) : k + width // 2 + 1] for k in range(len(power))]
-    level = np.array([np.median(part[part > 0]) if (part > 0).any() else 0.0 for part in near])
+    places = np.linspace(0, len(power) - 1, min(len(power), 33)).astype(int)
+    half = max(4, len(power) // 8)
+    near = [power[max(0, k - half) : k + half + 1] for k in places]
+    medians = [float(np.median(part[part > 0])) if (part > 0).any() else 0.0 for part in near]
+    level = np.interp(np.arange(len(power)), places, medians)
     padded: np.ndarray = np.pad(level, lag, mode="edge")
     return padded
 
@@ -327,9 +340,9 @@ def _standing_out(mark: np.ndarray, usual: np.ndarray, least: float) -> np.ndarr
     """Channels, or runs of channels, whose mark is beyond `LIMIT` and `least`."""
     found, width = np.zeros(len(usual), bool), 1
     while width <= max(1, len(mark) // 8):
-        free, box = usual & ~found, np.ones(width)
-        number = np.convolve(free, box, "valid")
-        sums = np.convolve(np.where(free, mark, 0), box, "valid") / np.sqrt(np.maximum(number, 1))
+        free = usual & ~found
+        number = _boxes(free.astype(float), width)
+        sums = _boxes(np.where(free, mark, 0.0), width) / np.sqrt(np.maximum(number, 1))
         enough = number >= width / 2
         if not enough.any():
             break
@@ -342,6 +355,13 @@ def _standing_out(mark: np.ndarray, usual: np.ndarray, least: float) -> np.ndarr
     return found
 
 
+def _boxes(values: np.ndarray, width: int) -> np.ndarray:
+    """Sums over every run of so many values."""
+    before = np.concatenate([[0.0], np.cumsum(values)])
+    sums: np.ndarray = before[width:] - before[:-width]
+    return sums
+
+
 def _spread(values: np.ndarray) -> float:
     """Standard deviation of most of the values: from the shortest interval that holds `SHARE` of them."""
     ordered = np.sort(values)
@@ -351,9 +371,9 @@ def _spread(values: np.ndarray) -> float:
     return float((ordered[inside - 1 :] - ordered[: len(ordered) - inside + 1]).min()) / (2 * HALF_WIDTH)
 
 
-def _inside(found: np.ndarray, usual: np.ndarray) -> bool:
-    """Whether something stands out that is more than a bad edge of the window."""
-    return any(last - first > 3 or (first > 1 and last < len(found) - 2) for first, last in _runs(found & usual))
+def _is_line(first: int, last: int, nchan: int) -> bool:
+    """Whether a run of channels that stand out is more than a bad edge of the window."""
+    return last - first > 3 or (first > 1 and last < nchan - 2)
 
 
 def _runs(found: np.ndarray) -> list[tuple[int, int]]:
@@ -374,11 +394,16 @@ def _without_lines(
         frequency = sample.frequency
         step = abs(float(np.median(np.diff(frequency))))
         for first, last in _runs(lines):
-            wide, peak = last - first + 1, max(1.1, float(strength[first : last + 1].max()))
-            wing = 0.5 * (math.sqrt(math.log(WING) / -math.log(peak)) - 1)
-            margin = max(2, math.ceil(wide * min(max(wing, LEAST_MARGIN), 1.0))) + 0.5
+            wide, peak = last - first + 1, float(strength[first : last + 1].max())
+            if not _is_line(first, last, len(lines)):
+                margin = 0
+            elif peak < FAINT:
+                margin = max(2 * wide, len(lines) // 8)
+            else:
+                wing = 0.5 * (math.sqrt(math.log(WING) / -math.log(peak)) - 1)
+                margin = max(2, math.ceil(wide * min(max(wing, LEAST_MARGIN), 1.0)))
             ends = sorted((float(frequency[first]), float(frequency[last])))
-            spans.append((ends[0] - margin * step, ends[1] + margin * step))
+            spans.append((ends[0] - (margin + 0.5) * step, ends[1] + (margin + 0.5) * step))
     free = []
     for sample in samples:
         frequency, channels = sample.frequency, np.ones(len(sample.usual), bool)  # flags take care of themselves

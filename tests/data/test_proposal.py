@@ -172,7 +172,7 @@ def test_few_channels_or_rows_are_said_to_be_too_few(simulated: Any) -> None:
     line = gaussian(1.0, 4, 1, 9)
     words = proposed(simulated((0, 0, line), CONTINUUM, nchan=9)).words
     assert words == (
-        "no line-free channels are proposed: this takes windows of 16 channels and 50 spectra with unflagged samples, or more",
+        "no line-free channels are proposed: this takes windows of 16 channels and a sample of 50 unflagged spectra, or more",
     )
 
 
