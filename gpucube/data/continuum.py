@@ -13,7 +13,7 @@ lower order. One without any line-free channel is flagged, because its continuum
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -88,38 +88,34 @@ def continuum_fit(
         Numbers of the channels that are imaged; by default all.
     """
     ranges = np.empty((0, 2)) if ranges is None else ranges
-    fit = ContinuumFit(
-        line_free=line_free,
-        ranges=ranges,
-        frequency=frequency,
-        abscissa=np.zeros(len(frequency)),
-        order=order,
-        probes=np.zeros(1),
-        leverage=0.0,
-        first=0,
-        last=0,
-    )
-    taken = np.flatnonzero(fit.at(factors[0]) | fit.at(factors[1]))
-    low, high = frequency[taken].min(initial=np.inf), frequency[taken].max(initial=-np.inf)
-    if not len(taken):
-        low, high = frequency.min(), frequency.max()
-    abscissa = (2 * frequency - low - high) / max(high - low, 1e-300)
+    least, largest = factors
+    # whatever a row between the two extremes may take
+    moving = (frequency[:, None] * largest >= ranges[:, 0]) & (frequency[:, None] * least <= ranges[:, 1])
+    taken = np.flatnonzero(line_free | moving.any(axis=1))
+    ends = frequency[taken if len(taken) else slice(None)]
+    abscissa = (2 * frequency - ends.min() - ends.max()) / max(np.ptp(ends), 1e-300)
     wanted = abscissa if imaged is None else abscissa[imaged]
-    probes = np.linspace(wanted.min(), wanted.max(), PROBES)
-    powers = np.vander(abscissa[taken], order + 1, increasing=True)
-    inverse = np.linalg.pinv(powers.T @ powers)
-    at_probes = np.vander(probes, order + 1, increasing=True)
-    return ContinuumFit(
+    fit = ContinuumFit(
         line_free=line_free,
         ranges=ranges,
         frequency=frequency,
         abscissa=abscissa,
         order=order,
-        probes=probes,
-        leverage=float(np.einsum("pi,ij,pj->p", at_probes, inverse, at_probes).max()),
+        probes=np.linspace(wanted.min(), wanted.max(), PROBES),
+        leverage=0.0,
         first=int(taken.min(initial=len(frequency) - 1)),
         last=int(taken.max(initial=0)),
     )
+    return replace(fit, leverage=max(_leverage(fit, factor) for factor in factors))
+
+
+def _leverage(fit: ContinuumFit, factor: float) -> float:
+    """Largest variance of the fit of a row without flags, over that of a channel."""
+    powers, at_probes = (
+        np.vander(x, fit.order + 1, increasing=True) for x in (fit.abscissa[fit.at(factor)], fit.probes)
+    )
+    inverse = np.linalg.pinv(powers.T @ powers)
+    return float(np.einsum("pi,ij,pj->p", at_probes, inverse, at_probes).max())
 
 
 def subtract_continuum(

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpucube.constants import LIGHT_SPEED
 from gpucube.data.continuum import ContinuumFit, continuum_fit
 from gpucube.data.msselect.lists import WrongSelection
 from gpucube.data.msselect.windows import LineFree, Seen, select_line_free
 from gpucube.data.placing import Placed
 from gpucube.errors import GpucubeError
 from gpucube.schema.parameters import Parameters
+from gpucube.sky.spectral_types import frequency_of
 from gpucube.text import counted
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ def _line_free(parameters: Parameters, path: str, text: str, used: Used, rest: f
         return {}
 
     def to_hertz(velocity: float) -> float:
-        beta = velocity / LIGHT_SPEED
-        return (rest or 0.0) * (1 / (1 + beta) if parameters.veltype == "optical" else 1 - beta)
+        kind = "VOPT" if parameters.veltype == "optical" else "VRAD"
+        return float(frequency_of(kind, np.array(velocity), rest or 0.0))
 
     try:
         return select_line_free(text, mine[0][0].ms.spectral_windows, imaged, to_hertz if rest else None)
