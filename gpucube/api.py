@@ -60,8 +60,13 @@ def image_cube(
     cell: QuantityLike | Sequence[QuantityLike] = "1arcsec",
     gridder: Literal["standard", "wgridder", "auto"] = "auto",
     epsilon: float = 0.0001,
-    weighting: Literal["natural", "uniform", "briggs"] = "natural",
+    weighting: Literal[
+        "natural", "uniform", "briggs", "briggsabs", "briggsbwtaper", "superuniform", "radial"
+    ] = "natural",
+    perchanweightdensity: bool = True,
     robust: float = 0.5,
+    noise: QuantityLike = 1.0,
+    npixels: int = 0,
     uvtaper: QuantityLike | Sequence[QuantityLike] = (),
     deconvolver: Literal["hogbom", "multiscale"] = "hogbom",
     scales: float | Sequence[float] = (),
@@ -188,10 +193,18 @@ def image_cube(
         does, and 'wgridder' takes it into account.
     epsilon : a number from 1e-10 to 0.01; default 0.0001
         Relative accuracy of gridding and degridding.
-    weighting : 'natural', 'uniform' or 'briggs'; default 'natural'
-        Imaging weights. Every channel has its own (tclean's perchanweightdensity=True).
+    weighting : 'natural', 'uniform', 'briggs', 'briggsabs', 'briggsbwtaper', 'superuniform' or 'radial'; default 'natural'
+        Imaging weights. 'briggsbwtaper' is for perchanweightdensity=True; 'superuniform' always has one density for all
+        channels, as in tclean.
+    perchanweightdensity : True or False; default True
+        Give every channel the weights of its own density of samples. False takes one density of all channels, so that their
+        beams are more alike.
     robust : a number from -2 to 2; default 0.5
-        Briggs's robustness, for weighting='briggs': -2 is close to uniform weights, 2 to natural ones.
+        Briggs's robustness, for the weightings of his name: -2 is close to uniform weights, 2 to natural ones.
+    noise : a flux density (Jy) such as '3mJy'; default 1.0
+        Noise of a visibility, for weighting='briggsabs'.
+    npixels : a whole number from 0; default 0
+        For weighting='superuniform': the density is that of a square which reaches this many cells to every side. 0 for 3.
     uvtaper : bmaj, or bmaj, bmin, bpa as in ['5klambda', '3klambda', '45deg']; default ()
         Gaussian taper of the weights. Angles are full widths at half maximum on the sky, lengths in wavelengths half widths
         at half maximum in the aperture; bpa is the position angle.

@@ -36,6 +36,7 @@ from gpucube.imaging.job import Events, ImageJob, NoEvents, settings_of
 from gpucube.imaging.remarks import refuse_if_all_off_grid, remarks
 from gpucube.imaging.stopping import CleanParameters
 from gpucube.imaging.warm_up import warm_up
+from gpucube.imaging.weighting import host_weighting
 from gpucube.output.fingerprint import fingerprint
 from gpucube.output.fits_cube import sync, write_beams, write_single_beam
 from gpucube.output.fits_header import RESTORED, has_fitted_beams
@@ -251,6 +252,7 @@ def image_job(job: Job, store: VisibilityStore, journal: Journal) -> ImageJob:
         stokes=job.selection.stokes,
         cubes=journal.cubes,
         mask=job.mask,
+        weighting=host_weighting(parameters, job.selection, store),
         start_model=job.start_model,
         restoring_beam=parameters.beam,
         automask=AutoMask.of(parameters),

@@ -290,6 +290,12 @@ def _describe_cubes(job: Job) -> CubeDescription:
     unused = NOT_IN_FINGERPRINT | {"restoration", "calcres", "calcpsf"}
     if not parameters.needs_primary_beam:
         unused |= {"pbcor", "pblimit", "dish_diameter"}
+    if parameters.weighting != "briggsabs":
+        unused |= {"noise"}
+    if parameters.weighting != "superuniform":
+        unused |= {"npixels"}
+    if parameters.perchanweightdensity:
+        unused |= {"perchanweightdensity"}
     shown = {name: value for name, value in parameters.as_json_dict().items() if name not in unused}
     return CubeDescription(
         geometry=selection.geometry,

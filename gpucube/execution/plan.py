@@ -33,6 +33,7 @@ from gpucube.execution.tuning import DEFAULT_TUNING, Tuning
 from gpucube.imaging.automask import BYTES_OF_MASKS
 from gpucube.imaging.forecast import Forecast, forecast
 from gpucube.imaging.job import settings_of
+from gpucube.imaging.weighting import expected_weighting
 from gpucube.output.fits_header import ONE_PIXEL
 from gpucube.output.paths import RunPaths
 from gpucube.output.summary import SpectralSummary
@@ -231,7 +232,8 @@ def make_plan(
     paths = RunPaths.of(parameters)
     partitions = plan_partitions(selection, paths.scratch_folder)
     samples = max((p.nrow for p in partitions), default=0)
-    expected = forecast(selection, settings_of(parameters, geometry, w_term=False, samples=samples))
+    likely = expected_weighting(parameters)
+    expected = forecast(selection, settings_of(parameters, geometry, w_term=False, samples=samples, weighting=likely))
     w_term = needs_w(geometry.w_phase(expected.w_max), parameters.gridder, parameters.epsilon)
     scales = _scales(parameters, geometry, expected)
     settings = settings_of(

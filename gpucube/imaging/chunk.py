@@ -212,7 +212,7 @@ def _begin_planes(job: ImageJob, device: Device[DevicePlane], channels: Sequence
     begin = time.perf_counter()
     keys = [PlaneKey(channel=c, stokes=s) for c in channels for s in range(len(job.stokes))]
     masks = [job.mask_plane(key) if job.automask is None else None for key in keys]
-    samples = [job.store.samples(key) for key in keys]
+    samples = [job.samples(key) for key in keys]
     gathered = time.perf_counter()
     data = device.begin(samples, masks)
     planes = [ActivePlane(key, d) for key, d in zip(keys, data, strict=True)]

@@ -11,10 +11,11 @@ import numpy as np
 
 from gpucube.data.clean_mask import CleanMask
 from gpucube.data.start_model import StartModel
-from gpucube.data.store import PlaneKey, VisibilityStore
+from gpucube.data.store import PlaneKey, Samples, VisibilityStore
 from gpucube.devices.base import ImagingSettings
 from gpucube.imaging.automask import AutoMask
 from gpucube.imaging.stopping import CleanParameters
+from gpucube.imaging.weighting import HostWeighting, device_weighting
 from gpucube.output.fits_cube import CubeFile, write_plane
 from gpucube.output.records import ChannelRecord
 from gpucube.schema.parameters import Parameters
@@ -32,11 +33,12 @@ def settings_of(
     uv_max: float = math.inf,
     w_max: float = 0.0,
     scales: tuple[float, ...] = (),
+    weighting: str = "",
 ) -> ImagingSettings:
     """The settings of a device for a job; `uv_max` and `w_max` are not known before the data have been read."""
     return ImagingSettings(
         geometry=geometry,
-        weighting=parameters.weighting,
+        weighting=weighting or device_weighting(parameters),
         robust=parameters.robust,
         taper=tuple(parameters.uvtaper),
         epsilon=parameters.epsilon,
@@ -99,6 +101,8 @@ class ImageJob:
     cubes : dict
         Product name -> `CubeFile`. It holds ``"residual"`` and ``"model"`` in any case if the restoring beam is common.
     mask : CleanMask or None
+    weighting : HostWeighting or None
+        None if the device makes the imaging weights.
     start_model : StartModel or None
         What cleaning starts from; None for nothing.
     restoring_beam : "channel", "common" or Beam
@@ -122,6 +126,7 @@ class ImageJob:
     stokes: tuple[str, ...] = ("I",)
     cubes: dict[str, CubeFile] = field(default_factory=dict)
     mask: CleanMask | None = None
+    weighting: HostWeighting | None = None
     start_model: StartModel | None = None
     restoring_beam: RestoringBeam = "channel"
     automask: AutoMask | None = None
@@ -142,6 +147,11 @@ class ImageJob:
             return None
         within: np.ndarray = self.primary_beam.plane(float(self.frequency[key.channel])) > self.pb_mask
         return within
+
+    def samples(self, key: PlaneKey) -> Samples | None:
+        """Return what the device images of a plane: its samples, with imaging weights if the device does not make them."""
+        found = self.store.samples(key)
+        return found if found is None or self.weighting is None else self.weighting.weigh(found, key)
 
     def write(self, product: str, key: PlaneKey, values: np.ndarray) -> str:
         """Write a plane, (ny, nx), to its cube; returns its checksum."""

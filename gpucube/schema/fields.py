@@ -493,6 +493,14 @@ def parse_threshold(value: Any) -> float:
     return threshold
 
 
+def parse_noise(value: Any) -> float:
+    """Read a noise such as "3mJy"; return it in Jy."""
+    noise = quantities.parse_quantity(value, quantities.FLUX_DENSITY)
+    if noise < 0:
+        raise ValueError("noise cannot be negative; expected e.g. '3mJy'")
+    return noise
+
+
 def parse_restoringbeam(value: Any) -> tuple[float, float, float] | Literal["", "common"]:
     """Turn a restoring beam into full widths in arcsec and a position angle in degrees, or one of two words."""
     values = as_list(value)
@@ -525,6 +533,7 @@ Scales = Annotated[
 Threshold = Annotated[
     float, Written("QuantityLike", "FLUX", "a flux density (Jy/beam) such as '3mJy'", parse_threshold)
 ]
+Noise = Annotated[float, Written("QuantityLike", "FLUX", "a flux density (Jy) such as '3mJy'", parse_noise)]
 Restoringbeam = Annotated[
     tuple[float, float, float] | Literal["", "common"],
     Written(

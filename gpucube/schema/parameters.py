@@ -164,13 +164,24 @@ class Parameters(BaseModel):
     epsilon: fields.Real = _parameter(1e-4, "Gridding", tclean=None, ge=1e-10, le=1e-2)
     """Relative accuracy of gridding and degridding."""
 
-    weighting: Annotated[Literal["natural", "uniform", "briggs"], Choice()] = _parameter(
-        "natural", "Weighting", usual=True
-    )
-    """Imaging weights. Every channel has its own (tclean's perchanweightdensity=True)."""
+    weighting: Annotated[
+        Literal["natural", "uniform", "briggs", "briggsabs", "briggsbwtaper", "superuniform", "radial"], Choice()
+    ] = _parameter("natural", "Weighting", usual=True)
+    """Imaging weights. 'briggsbwtaper' is for perchanweightdensity=True; 'superuniform' always has one density for all
+    channels, as in tclean."""
+
+    perchanweightdensity: bool = _parameter(True, "Weighting")
+    """Give every channel the weights of its own density of samples. False takes one density of all channels, so that
+    their beams are more alike."""
 
     robust: fields.Real = _parameter(0.5, "Weighting", usual=True, ge=-2, le=2)
-    """Briggs's robustness, for weighting='briggs': -2 is close to uniform weights, 2 to natural ones."""
+    """Briggs's robustness, for the weightings of his name: -2 is close to uniform weights, 2 to natural ones."""
+
+    noise: fields.Noise = _parameter(1.0, "Weighting")
+    """Noise of a visibility, for weighting='briggsabs'."""
+
+    npixels: fields.Integer = _parameter(0, "Weighting", ge=0)
+    """For weighting='superuniform': the density is that of a square which reaches this many cells to every side. 0 for 3."""
 
     uvtaper: fields.Uvtaper = _parameter((), "Weighting")
     """Gaussian taper of the weights. Angles are full widths at half maximum on the sky, lengths in wavelengths half widths at
@@ -362,6 +373,14 @@ class Parameters(BaseModel):
             raise ValueError(
                 "no product is left: leave out `restoration`, `calcres` and `calcpsf`, or name other `products`"
             )
+        if self.weighting == "briggsbwtaper" and not self.perchanweightdensity:
+            raise ValueError(
+                "`weighting='briggsbwtaper'` needs `perchanweightdensity=True`; for one density use 'briggs'"
+            )
+        if self.weighting == "briggsabs" and self.robust == self.noise == 0:
+            raise ValueError("`weighting='briggsabs'` needs `robust` or `noise` other than 0")
+        if self.npixels and self.weighting != "superuniform":
+            raise ValueError(f"`npixels={self.npixels}` belongs to `weighting='superuniform'`; leave it out")
         if self.resume and self.overwrite:
             raise ValueError("`resume` and `overwrite` are mutually exclusive: give one of them")
         if self.minpsffraction > self.maxpsffraction:
@@ -392,8 +411,10 @@ class Parameters(BaseModel):
             found.append(
                 f"`contsuborder={self.contsuborder}` is not used, because no continuum is subtracted without `contsubspw`"
             )
-        if self.weighting != "briggs" and self.robust != type(self).model_fields["robust"].default:
+        if not self.weighting.startswith("briggs") and self.robust != type(self).model_fields["robust"].default:
             found.append(f"`robust={self.robust:g}` is not used, because it belongs to `weighting='briggs'`")
+        if self.weighting != "briggsabs" and self.noise != type(self).model_fields["noise"].default:
+            found.append(f"`noise={self.noise:g}` is not used, because it belongs to `weighting='briggsabs'`")
         if self.deconvolver != "multiscale" and (self.scales or self.smallscalebias):
             name = "scales" if self.scales else "smallscalebias"
             found.append(f"`{name}` is not used, because it belongs to `deconvolver='multiscale'`")

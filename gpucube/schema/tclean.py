@@ -52,8 +52,6 @@ def _absent(advice: str = "", **defaults: Any) -> dict[str, Absent]:
 ABSENT_PARAMETERS: dict[str, Absent] = {
     **_absent("with False tclean ignores selections; leave those out instead", selectdata=True),
     **_absent("the projection is always SIN; leave it out", projection="SIN"),
-    **_absent("channels always have their own weights; leave it out", perchanweightdensity=True),
-    **_absent("use `weighting='briggs'` with `robust`", npixels=0),
     **_absent("gpucube images one field without primary-beam terms; leave it out", facets=1, vptable=""),
     **_absent("gpucube images one field without primary-beam terms; leave it out", normtype="flatnoise"),
     **_absent("the beam is fitted without such a setting; leave it out", psfcutoff=0.35),
@@ -64,7 +62,6 @@ ABSENT_PARAMETERS: dict[str, Absent] = {
     **_absent(reffreq="", nterms=2, wprojplanes=1, psfphasecenter="", mosweight=True, aterm=True, psterm=False),
     **_absent(wbawp=True, conjbeams=False, cfcache="", usepointing=False, computepastep=360.0, rotatepastep=360.0),
     **_absent(pointingoffsetsigdev=[], fusedthreshold=0.0, largestscale=-1),
-    **_absent(noise="1.0Jy"),
     # of how tclean works
     **_absent(parallel=False, chanchunks=1, fullsummary=False, verbose=False),
 }
@@ -80,10 +77,6 @@ ABSENT_VALUES: dict[str, tuple[tuple[str, ...], str]] = {
         ("mosaic", "mosaicft", "ftmosaic", "imagemosaic", "awproject", "awprojectft", "awp2", "awphpg", "widefield"),
         "gpucube makes no mosaics and corrects no primary beams during gridding; image each pointing on its own with"
         " `gridder='standard'`, or with `gridder='wgridder'` for wide fields",
-    ),
-    "weighting": (
-        ("briggsabs", "briggsbwtaper", "superuniform", "radial"),
-        "use `weighting='natural'`, `weighting='uniform'` or `weighting='briggs'`",
     ),
     "outframe": (("SOURCE",), "use `specmode='cubesource'`, or `outframe='LSRK'`"),
 }

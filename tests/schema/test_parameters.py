@@ -213,7 +213,8 @@ def test_frozen() -> None:
         ({"niter": "many"}, "`niter='many'`: expected a whole number from 0"),
         ({"gain": 0}, "`gain=0`: expected a number above 0, at most 1"),
         ({"robust": 3}, "`robust=3`: expected a number from -2 to 2"),
-        ({"weighting": "brigs"}, "`weighting='brigs'`: expected 'natural', 'uniform' or 'briggs': did you mean 'briggs'?"),
+        ({"weighting": "brigs"}, "`weighting='brigs'`: expected 'natural', 'uniform', 'briggs', 'briggsabs', "
+         "'briggsbwtaper', 'superuniform' or 'radial': did you mean 'briggs'?"),
         ({"device": "gpu"}, "`device='gpu'`: expected 'auto', 'cpu' or 'cuda': did you mean 'cuda'?"),
         ({"device": 3}, "`device=3`: expected 'auto', 'cpu' or 'cuda'"),
         (
@@ -289,7 +290,6 @@ def test_what_is_required_is_named(name: str) -> None:
         ("specmode", "mfs"),
         ("deconvolver", "mtmfs"),
         ("gridder", "mosaic"),
-        ("weighting", "briggsbwtaper"),
         ("outframe", "SOURCE"),
         ("interactive", True),
         ("savemodel", "modelcolumn"),
@@ -422,8 +422,8 @@ def test_every_parameter_is_described() -> None:
 
 def test_choices_and_limits_describe_themselves() -> None:
     known = parameters()
-    assert known["weighting"].annotation == "Literal['natural', 'uniform', 'briggs']"
-    assert known["weighting"].metavar == "natural|uniform|briggs"
+    assert known["veltype"].annotation == "Literal['radio', 'optical']"
+    assert known["veltype"].metavar == "radio|optical"
     assert known["gain"].accepts == "a number above 0, at most 1"
     assert known["epsilon"].accepts == "a number from 1e-10 to 0.01"
     assert known["quiet"].accepts == "True or False"
