@@ -165,6 +165,7 @@ def meter(workload: Workload) -> dict[str, Any]:
         samples=lambda key: samples[key.channel],
         selected=np.full((1, channels), rows),
         counts=np.full((1, 1, channels), rows),
+        lacking=None,
         exists=lambda: True,
     )
 
@@ -181,7 +182,7 @@ def meter(workload: Workload) -> dict[str, Any]:
         return made, counter
 
     with NamedTemporaryFile() as nowhere:
-        cube: Any = SimpleNamespace(path=nowhere.name)
+        cube: Any = SimpleNamespace(path=nowhere.name, ny=settings.geometry.ny, nx=settings.geometry.nx)
         job = Job(
             store=store,
             settings=settings,

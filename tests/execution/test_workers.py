@@ -69,7 +69,7 @@ def workers(request: pytest.FixtureRequest) -> Iterator[Workers]:
 class DeadlyMask(Mask):
     """The plane of channel 5 kills the process that reads it, as the kernel does when memory runs out."""
 
-    def plane(self, channel: int) -> np.ndarray:
+    def plane(self, channel: int, stokes: str = "I") -> np.ndarray:
         if channel == 5:
             os.kill(os.getpid(), signal.SIGKILL)
         return np.ones((64, 64), bool)
@@ -78,7 +78,7 @@ class DeadlyMask(Mask):
 class DeviceLosingMask(Mask):
     """At the plane of channel 5 the GPU of the process stops working, so no other channel can be imaged there."""
 
-    def plane(self, channel: int) -> np.ndarray:
+    def plane(self, channel: int, stokes: str = "I") -> np.ndarray:
         if channel == 5:
             raise DeviceLost("the GPU stopped working")
         return np.ones((64, 64), bool)
@@ -125,7 +125,7 @@ def test_an_unreadable_plane_of_the_mask_fails_its_channels_alone(
             tmp_path,
             workers,
             stores,
-            mask=Mask(path=str(path), hdu=0, leading=(12,), planes=tuple((c,) for c in range(12))),
+            mask=Mask(path=str(path), hdu=0, leading=(12,), planes=tuple((c,) for c in range(12)), image=(64, 64)),
         )
         records, _ = run(job, workers)
     good = image(tiny_ms.ms, tmp_path / "good")
@@ -147,7 +147,12 @@ def test_a_channel_that_kills_its_worker_is_isolated_and_marked_failed(
     with ExitStack() as stores:
         stores.callback(workers.close)
         job = job_on(
-            tiny_ms.ms, tmp_path, workers, stores, mask=mask(path="", hdu=0, leading=(), planes=()), products=IMAGES
+            tiny_ms.ms,
+            tmp_path,
+            workers,
+            stores,
+            mask=mask(path="", hdu=0, leading=(), planes=(), image=(64, 64)),
+            products=IMAGES,
         )
         records, _ = run(job, workers)
     good = image(tiny_ms.ms, tmp_path / "good")
@@ -177,7 +182,7 @@ def doomed(tiny_ms: Any, tmp_path: Path) -> Iterator[Doomed]:
         def make(limits: ClusterLimits) -> tuple[ImageJob, DaskWorkers]:
             workers = DaskWorkers(start_cluster(2, CpuKind(), 0, limits), CpuKind())
             stores.callback(workers.close)
-            mask = DeadlyMask(path="", hdu=0, leading=(), planes=())
+            mask = DeadlyMask(path="", hdu=0, leading=(), planes=(), image=(64, 64))
             return job_on(tiny_ms.ms, tmp_path, workers, stores, mask=mask, products=("image",)), workers
 
         yield make

@@ -144,7 +144,7 @@ WRONG_SELECTION = {
         r"has no column CORRECTED_DATA: (`datacolumn`|--datacolumn) can be data",
     ),
     "stokes not there": ({"stokes": "IQ"}, r"stokes Q cannot be made from .* it has correlations RR, LL"),
-    "frame": ({"outframe": "REST"}, named("outframe", "REST") + " is not available"),
+    "frame": ({"outframe": "REST"}, r"window 0 is in LSRK, which cannot be converted to REST"),
     "velocity without a line": (
         {"start": "1e6km/s", "restfreq": "1.42GHz"},
         r"no channel lies within the data: check (`start`|--start), (`width`|--width) and (`nchan`|--nchan)",

@@ -63,7 +63,7 @@ def test_every_parameter_has_an_option(capsys: pytest.CaptureFixture[str]) -> No
         main(["image", "--help"])
     assert left.value.code == 0
     text = capsys.readouterr().out
-    for name in Parameters.model_fields:
+    for name in (field.replace("_", "-") for field in Parameters.model_fields):
         assert name == "vis" or f"--{name} " in text or f"--{name}, " in text, name
     assert "80 %" in " ".join(text.split())  # a per cent sign in a description survives argparse
 
