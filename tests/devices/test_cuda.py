@@ -72,8 +72,9 @@ class Altered(CudaKind):
         {"gridder": "wgridder", "nsigma": 5},
         {"majorcycle": "visibility", "minorcycle": "textbook", "niter": 60},
         {"stokes": "IV", "restoringbeam": ["100arcsec", "90arcsec", "20deg"], "nsigma": 5},
+        {"weighting": "superuniform", "npixels": 2, "pbcor": True, "niter": 60, "nchan": 3},
     ],
-    ids=["defaults", "w", "visibilities, textbook", "two Stokes, given beam"],
+    ids=["defaults", "w", "visibilities, textbook", "two Stokes, given beam", "weights and primary beam of the host"],
 )
 def test_the_cubes_agree_with_the_cpu_devices(cuda, tiny_ms, tmp_path, changes) -> None:
     settings = {"nchan": 5, "start": 2, "epsilon": 1e-6} | changes
