@@ -9,13 +9,14 @@ STAMP := $(VENV)/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 DUCC0_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-bounds torture lint clean
+.PHONY: help demo test test-bounds torture memory-matrix lint clean
 
 help:
 	@echo "make demo   simulate a spectral-line observation, image it, draw the result into demo/"
 	@echo "make test   run the test suite"
 	@echo "make test-bounds run the tests of compiled loops with the bounds of every array access checked"
 	@echo "make torture kill runs at 50 random moments, refuse 200 calls of the file system, and other tests of reliability at full length"
+	@echo "make memory-matrix compare the memory that 42 kinds of jobs take with what is predicted"
 	@echo "make lint   check style, types and the direction of imports"
 	@echo "make clean  remove the environment and everything that was built"
 
@@ -42,6 +43,9 @@ test-bounds: $(STAMP)
 torture: $(STAMP)
 	@$(ONE_THREAD) PYTHONPATH=. $(BIN)/python tests/torture.py --kills 50 --channels 5000
 	@$(ONE_THREAD) GPUCUBE_EXAMPLES=400 $(BIN)/python -m pytest -q tests/run/test_properties.py
+
+memory-matrix: $(STAMP)
+	@$(ONE_THREAD) $(BIN)/python tests/memory_matrix.py
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

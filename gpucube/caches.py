@@ -49,6 +49,14 @@ def _cache_of(function: Callable[..., Any]) -> Any:
     return cache
 
 
+def is_compiled(function: Callable[..., Any]) -> bool:
+    """Whether the cache holds code of a function that `njit` made."""
+    compiled: Any = function
+    with suppress(Exception):  # a damaged file may raise anything
+        return bool(compiled._cache._cache_file._load_index())
+    return False
+
+
 def _or_nothing(action: Callable[..., Any]) -> Callable[..., Any]:
     """Return nothing where an action on a cache fails: the disk may be full, or a file damaged."""
 

@@ -23,7 +23,7 @@ from gpucube.devices.cpu.kind import CpuKind
 from gpucube.devices.cycle_rules import needs_w
 from gpucube.errors import GpucubeError
 from gpucube.execution.machine import available_memory
-from gpucube.execution.plan import host_memory
+from gpucube.execution.memory import HostMemory
 from gpucube.schema.validation import Written, validated
 from gpucube.simulate import SimulationParameters
 from gpucube.simulate.arrays import ARRAYS
@@ -213,4 +213,4 @@ def fitted_to_machine(
 def _memory(workload: Workload, workers: int) -> int:
     """Predict the bytes of host memory that threads of this process will hold."""
     settings = ImagingSettings(geometry=workload.geometry, samples=workload.rows)
-    return host_memory(CpuKind().resources(settings), workers, in_process=True)
+    return HostMemory(resources=CpuKind().resources(settings)).of(workers, in_process=True)

@@ -28,7 +28,7 @@ import numpy as np
 from gpucube.constants import LIGHT_SPEED
 from gpucube.data.continuum import Remains, subtract_continuum
 from gpucube.data.regrid import regrid
-from gpucube.data.rows import Block, RowSelection
+from gpucube.data.rows import TRANSPOSERS, Block, RowSelection
 from gpucube.data.scratch import allocate
 from gpucube.data.selection import Selection, Source
 from gpucube.data.store import Partition, VisibilityStore, sort_rows, write_rows
@@ -234,6 +234,10 @@ class Ingest:
                 )
 
 
+BYTES_TO_SORT = 90
+"""What sorting takes for each row of a partition: its uvw, their half plane and tiles, the order and the uvw in that order."""
+
+
 def _jobs(source: Source, partition: Partition, block_rows: int) -> Iterator[IngestJob]:
     """Jobs that fill a partition, each a number of blocks."""
     step = BLOCKS_A_JOB * block_rows
@@ -262,10 +266,11 @@ def ingest_rows(job: IngestJob, threads: int = 1) -> Iterator[BlockReport]:
     reader = source.open()
     pending: deque[Future[BlockReport]] = deque()
     try:
+        threads = min(threads, TRANSPOSERS)
         with ThreadPoolExecutor(threads) as pool:
             for start in range(0, source.nrow, job.block_rows):
                 block = reader.read(start, min(job.block_rows, source.nrow - start))
-                while len(pending) > threads:
+                while len(pending) >= threads:  # no more blocks than the plan counts
                     yield pending.popleft().result()
                 rows = source.rows.part(start, job.block_rows)
                 pending.append(pool.submit(ingest_block, job, block, rows, int(first_rows[start])))

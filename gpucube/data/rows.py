@@ -7,6 +7,7 @@ channels of all rows instead costs tens of times as much, whatever the tiling.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -31,6 +32,12 @@ LARGEST_BLOCK = 32 * 2**20
 
 SHORTEST_BLOCK = 512
 """Fewest rows of a block of usual size, so that the run of rows that each channel gets in the store is long enough to write."""
+
+TRANSPOSERS = 3
+"""Threads that transpose and write blocks: these keep up with the one that reads, and each takes the memory of a block."""
+
+CACHE_MIB = 64
+"""MiB of tiles that casacore may keep of each column. It keeps those of a run of rows if they are fewer, otherwise one tile."""
 
 SLICE_CACHE_MIB = 1
 """MiB of tiles that casacore keeps of each column of which slices are read. With more of them reading was slower."""
@@ -208,6 +215,26 @@ def rows_per_block(row_bytes: int, most: int) -> int:
     return max(1, min(max(SHORTEST_BLOCK, BLOCK_BYTES // row_bytes), most // row_bytes))
 
 
+def bytes_of_tiles(path: str, columns: Sequence[str]) -> int:
+    """Bytes of tiles that casacore keeps while whole cells of some columns are read in the order of the rows.
+
+    These are the tiles of a run of rows, unless they are too many, and the one that is read.
+    """
+    kept = 0
+    with open_table(path) as t:
+        for column in columns:
+            cubes = t.getdminfo(column).get("SPEC", {}).get("HYPERCUBES", {}).values()
+            in_column = [0]
+            for cube in cubes:
+                tile = int(cube["BucketSize"])
+                run = tile * math.prod(
+                    -(-n // m) for n, m in zip(cube["CubeShape"][:-1], cube["TileShape"][:-1], strict=True)
+                )
+                in_column.append(tile + (run if run <= 1.1 * CACHE_MIB * 2**20 else 0))
+            kept += max(in_column)
+    return kept
+
+
 def reads_slices(path: str, column: str, channels: tuple[int, int] | None, nchan: int) -> bool:
     """Whether reading some channels of a column touches less than half of its tiles.
 
@@ -252,9 +279,8 @@ class BlockReader:
         self._path, self._column, self._weight, self._number, self._keep = path, column, weight, rows.number, rows.keep
         self._shape, self._channels, self._slices = shape, channels, slices and channels is not None
         self._table = open_table(path)
-        if self._slices:  # casacore would keep every tile that slices have touched
-            for name in (column, "FLAG", weight):
-                self._table.setmaxcachesize(name, SLICE_CACHE_MIB)
+        for name in (column, "FLAG", weight):  # casacore would keep every tile that slices have touched
+            self._table.setmaxcachesize(name, SLICE_CACHE_MIB if self._slices else CACHE_MIB)
         self._selection = self._table.selectrows(self._number)
 
     def read(self, start: int, count: int) -> Block:

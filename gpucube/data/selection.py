@@ -34,8 +34,10 @@ from gpucube.data.placing import CubeChannels, Placed, place_channels
 from gpucube.data.pointing import beam_on_sky
 from gpucube.data.rows import (
     LARGEST_BLOCK,
+    TRANSPOSERS,
     BlockReader,
     RowSelection,
+    bytes_of_tiles,
     cell_shape,
     reads_slices,
     rows_per_block,
@@ -44,6 +46,7 @@ from gpucube.data.rows import (
 )
 from gpucube.data.stokes import Combination, Rule, combinations, correlation_names
 from gpucube.errors import GpucubeError
+from gpucube.heap import largest_sum
 from gpucube.schema.parameters import Parameters
 from gpucube.sky.directions import CELESTIAL_FRAMES, EQUINOX, Direction, uvw_rotation
 from gpucube.sky.frames import FRAMES, SpectralFrame
@@ -101,6 +104,7 @@ class Source(Placed):
     slices: bool = False  # whether the input channels are read alone; otherwise whole cells are read and cut
     pointing: int = 0  # the pointing that the rows belong to
     continuum: ContinuumFit | None = None  # what is subtracted from every row
+    tile_bytes: int = 0  # of tiles that casacore keeps while they are read
 
     @property
     def nrow(self) -> int:
@@ -110,7 +114,7 @@ class Source(Placed):
     @property
     def block_rows(self) -> int:
         """Number of rows of a block that is quick to read."""
-        return rows_per_block(8 * self._width * self.input_shape[1], LARGEST_BLOCK)
+        return rows_per_block(int(8 * self._width * self.input_shape[1]), LARGEST_BLOCK)
 
     @property
     def _width(self) -> int:
@@ -133,12 +137,32 @@ class Source(Placed):
         )
         return members
 
-    def bytes_in_flight(self) -> int:
-        """Bytes that a block takes while it is read, transposed and written."""
-        spectrum = 4 * self._width if self.weight == "WEIGHT_SPECTRUM" else 4
-        read = self.input_shape[1] * (9 * self._width + spectrum)
-        slots = len(self.output) + (len(self.channel_map.output) if self.regridding is not None else 0)
-        return min(self.block_rows, self.nrow) * (read + 12 * len(self.combinations) * slots)
+    def reading_bytes(self, threads: int) -> int:
+        """Bytes that reading takes while `threads` threads transpose and write the blocks before."""
+        first, last = self.channel_range or (0, self.input_shape[0] - 1)
+        rows, ncorr = min(self.block_rows, self.nrow), self.input_shape[1]
+        kept, read = (rows * int(n) * ncorr for n in (last - first + 1, self._width))  # samples of a block
+        samples = rows * len(self.combinations)  # of a slot
+        spectrum = 4 if self.weight == "WEIGHT_SPECTRUM" else 0
+        before = [
+            24 * rows,
+            8 * kept,
+            kept,
+            spectrum * kept,
+            8 * samples * len(self.output),
+            4 * samples * len(self.output),
+        ]
+        if self.regridding is not None:  # samples in the channels of the data, and the weights that count
+            before += [size * samples * len(self.channel_map.output) for size in (8, 4, 4)]
+        before *= min(threads, TRANSPOSERS)
+        # casacore makes an array of its own before numpy gets one
+        steps = [
+            [*before, 8 * read, 8 * read],
+            [*before, 8 * kept, read, read],
+            [*before, 8 * kept, kept, spectrum * read, spectrum * read],
+        ]
+        # if cells are cut, nothing of a block stays that keeps freed memory from the system
+        return int(self.tile_bytes + (largest_sum(steps) if kept == read else max(map(sum, steps))))
 
     @property
     def channel_range(self) -> tuple[int, int] | None:
@@ -435,7 +459,9 @@ def _make_source(window: Window, placed: Placed, fit: ContinuumFit | None, centr
         rotation_time=times if moving else None,
         continuum=fit,
     )
-    return replace(source, slices=reads_slices(source.path, source.column, source.channel_range, shape[0]))
+    if reads_slices(source.path, source.column, source.channel_range, shape[0]):
+        return replace(source, slices=True)
+    return replace(source, tile_bytes=bytes_of_tiles(source.path, (source.column, "FLAG", source.weight)))
 
 
 def _movement(sources: Sequence[Source], name: str, cell: float) -> tuple[str, ...]:

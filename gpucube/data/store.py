@@ -202,12 +202,13 @@ class VisibilityStore:
         slots = [(p, slot) for p in self.partitions if p.nrow and (slot := p.slot(key)) is not None]
         if len(slots) < 2:
             return slots[0][0].samples(key.stokes, slots[0][1]) if slots else None
-        reference = slots[0][0].frequency[slots[0][1]]
-        parts = []
+        reference, nrow = slots[0][0].frequency[slots[0][1]], sum(p.nrow for p, _ in slots)
+        uvw, vis, weight = np.empty((nrow, 3)), np.empty(nrow, np.complex64), np.empty(nrow, np.float32)
+        first = 0
         for p, slot in slots:  # copied one after the other: a mapped array keeps a file open
-            part = p.samples(key.stokes, slot).in_order()
-            parts.append((part.uvw * (part.frequency / reference), part.vis, part.weight))
-        uvw, vis, weight = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+            part, span = p.samples(key.stokes, slot).in_order(), slice(first, first + p.nrow)
+            uvw[span], vis[span], weight[span] = part.uvw * (part.frequency / reference), part.vis, part.weight
+            first += p.nrow
         uvw.flags.writeable = False  # like that of a single partition: compiled loops know it as another type
         return Samples(uvw=uvw, frequency=reference, vis=vis, weight=weight)
 

@@ -44,6 +44,11 @@ class ImagingSettings:
     samples: int = 0  # largest number of samples of any plane of the job
     uv_max: float = math.inf  # longest projected baseline of the job, wavelengths
     w_max: float = 0.0  # largest |w| of the job, wavelengths
+    cleaned: bool = True  # whether planes may be cleaned
+    masked: bool = False  # whether planes have masks
+    smoothed: bool = False  # whether residuals may be smoothed to another beam
+    sources: int = 1  # partitions of the store that a plane may have samples of
+    alone: bool = False  # whether the job has a single plane
 
 
 @dataclass(frozen=True, kw_only=True)

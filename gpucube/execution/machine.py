@@ -163,6 +163,11 @@ def _note(limits: Limits, name: str, amount: int) -> None:
     limits[name] = min(amount, limits.get(name, amount))
 
 
+def resident() -> int:
+    """Resident size of this process, bytes."""
+    return int(psutil.Process().memory_info().rss)
+
+
 def resident_peak() -> int:
     """Largest resident size of this process so far, bytes."""
     try:

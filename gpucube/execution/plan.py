@@ -16,18 +16,25 @@ from pathlib import Path
 import numpy as np
 
 from gpucube import disk
-from gpucube.data.ingest import plan_partitions
+from gpucube.data.ingest import BYTES_TO_SORT, plan_partitions
 from gpucube.data.proposal import Proposal
 from gpucube.data.scratch import belongs_to
 from gpucube.data.selection import Selection
 from gpucube.data.store import Partition
-from gpucube.devices.base import Resources
 from gpucube.devices.choice import Hardware
-from gpucube.devices.cpu.kind import PROCESS_BYTES, CpuKind
+from gpucube.devices.cpu.kind import CpuKind
 from gpucube.devices.cycle_rules import needs_w
 from gpucube.devices.scales import automatic_scales
 from gpucube.errors import GpucubeError
-from gpucube.execution.machine import core_limits, least, memory_limits, process_memory_limits, why_no_processes
+from gpucube.execution.machine import (
+    core_limits,
+    least,
+    memory_limits,
+    process_memory_limits,
+    resident,
+    why_no_processes,
+)
+from gpucube.execution.memory import PROCESS_BYTES, RECORD_BYTES, HostMemory
 from gpucube.execution.progress import duration
 from gpucube.execution.tuning import DEFAULT_TUNING, Tuning
 from gpucube.imaging.automask import BYTES_OF_MASKS
@@ -54,9 +61,6 @@ BYTES_A_SECOND = 3e8
 """Rough speed at which one process reads a MeasurementSet."""
 
 _MAJOR_WITH_W = ("`majorcycle='image'` is not used, because it neglects w; `gridder='standard'` does so throughout",)
-
-USUAL_BLOCKS = 60_000_000
-"""Bytes of blocks being read that `PROCESS_BYTES` includes."""
 
 SHARE_OF_MEMORY = 0.8
 """The part of the available memory that a run may take unless `memory` says otherwise."""
@@ -218,9 +222,13 @@ def _beam_text(beam: Beam) -> str:
 
 
 def make_plan(
-    parameters: Parameters, selection: Selection, hardware: Hardware, tuning: Tuning = DEFAULT_TUNING
+    parameters: Parameters,
+    selection: Selection,
+    hardware: Hardware,
+    tuning: Tuning = DEFAULT_TUNING,
+    held: int | None = None,
 ) -> Plan:
-    """Work out what a job will do and take.
+    """Work out what a job will do and take, if this process holds `held` bytes of memory; by default what it holds now.
 
     Raises
     ------
@@ -231,7 +239,11 @@ def make_plan(
     nchan, nstokes = selection.axis.nchan, len(selection.stokes)
     paths = RunPaths.of(parameters)
     partitions = plan_partitions(selection, paths.scratch_folder)
-    samples = max((p.nrow for p in partitions), default=0)
+    rows, parts = np.zeros((2, nchan), np.int64)  # of the planes of each channel
+    for p in partitions:
+        rows[list(p.output)] += p.nrow
+        parts[list(p.output)] += 1
+    samples = int(rows.max(initial=0))
     likely = expected_weighting(parameters)
     expected = forecast(selection, settings_of(parameters, geometry, w_term=False, samples=samples, weighting=likely))
     w_term = needs_w(geometry.w_phase(expected.w_max), parameters.gridder, parameters.epsilon)
@@ -244,6 +256,8 @@ def make_plan(
         uv_max=expected.uv_max or math.inf,
         w_max=expected.w_max,
         scales=scales,
+        sources=int(parts.max(initial=0)),
+        alone=nchan * nstokes == 1,
     )
     resources = kind.resources(settings, hardware.gpu_memory)
     if parameters.usemask == "auto-multithresh":
@@ -276,13 +290,22 @@ def make_plan(
             f"{100 * SHARE_OF_MEMORY:.0f} % of {memory_of}",
         )
     )
-    block = max((source.bytes_in_flight() for source in selection.sources), default=0)
-    while workers > 1 and host_memory(resources, workers, in_process, block) > budget:
+    memory = HostMemory(
+        resources=resources,
+        held=resident() if held is None else held,
+        reading=lambda threads: max((s.reading_bytes(threads) for s in selection.sources), default=0),
+        sorting=BYTES_TO_SORT * max((p.nrow for p in partitions), default=0),
+        finishing=RECORD_BYTES * nchan * nstokes,
+        readers=0 if kind.workers_share_process or parameters.scheduler else here,
+    )
+    while workers > 1 and memory.of(workers, in_process) > budget:
         workers -= 1
-    predicted = host_memory(resources, workers, in_process, block)
+    predicted = memory.of(workers, in_process)
     needs = [(predicted, budget, f" ({memory_of})" if not parameters.memory else "")]
-    alone = host_memory(resources, 1, in_process=True, block=block)
-    needs += [(alone, int(SHARE_OF_MEMORY * limit), f" ({name})") for name, limit in of_process.items()]
+    needs += [
+        (memory.of(1, in_process=True), int(SHARE_OF_MEMORY * limit), f" ({name})")
+        for name, limit in of_process.items()
+    ]
     for needed, allowed, by in needs:
         if needed > allowed:
             raise GpucubeError(
@@ -361,17 +384,6 @@ def _scales(parameters: Parameters, geometry: ImageGeometry, expected: Forecast)
         return (0.0,)
     beam = math.sqrt(expected.beam.bmaj * expected.beam.bmin / (geometry.cell_x * geometry.cell_y))
     return automatic_scales(beam, smaller)
-
-
-def host_memory(resources: Resources, workers: int, in_process: bool, block: int = 0) -> int:
-    """Bytes of host memory that all processes of a run are expected to hold together.
-
-    With threads there is one process. Otherwise there are the main process and one for each worker. Reading, whose blocks
-    take `block` bytes each, and imaging follow one another.
-    """
-    processes = resources.process_bytes if in_process else PROCESS_BYTES + workers * resources.process_bytes
-    reading = max(0, (workers + 3 if in_process else 4 * workers) * block - USUAL_BLOCKS)
-    return processes + max(workers * resources.host_bytes, reading)
 
 
 def _expected_seconds(partitions: Sequence[Partition], pixels: int, cleaned: bool) -> float:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1, signal.SIGUSR2)
 """The last three warn of a limit of time. A process that does nothing about them would die of them without a word."""
+
+PATIENCE = 15.0
+"""Seconds after the first signal in which others do nothing: the run is ending, and has to finish that."""
 
 
 def start_resource_tracker() -> None:
@@ -26,20 +31,30 @@ def start_resource_tracker() -> None:
 
 
 @contextmanager
-def signals_interrupt() -> Iterator[None]:
-    """Let each of `ENDING` raise KeyboardInterrupt, unless the program handles or ignores it (as ``nohup`` does SIGHUP)."""
+def signals_interrupt(lasting: bool = False) -> Iterator[None]:
+    """Let Ctrl-C and each of `ENDING` raise KeyboardInterrupt, unless the program handles or ignores it (``nohup``: SIGHUP).
+
+    What follows within `PATIENCE` does nothing: people press Ctrl-C twice, and batch systems send signals again. In a program
+    that ends with this context, this is `lasting` after an interruption.
+    """
+    acted = -math.inf
 
     def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
+        nonlocal acted
+        if time.monotonic() - acted >= PATIENCE:
+            acted = time.monotonic()
+            raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():  # no other can set a handler
         yield
         return
-    ours = [number for number in ENDING if signal.getsignal(number) == signal.SIG_DFL]
+    usual = {signal.SIGINT: signal.default_int_handler} | dict.fromkeys(ENDING, signal.SIG_DFL)
+    ours = {number: handler for number, handler in usual.items() if signal.getsignal(number) == handler}
     for number in ours:
         signal.signal(number, interrupt)
     try:
         yield
     finally:
-        for number in ours:
-            signal.signal(number, signal.SIG_DFL)
+        if not (lasting and acted > 0):
+            for number, handler in ours.items():
+                signal.signal(number, handler)

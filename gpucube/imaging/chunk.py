@@ -4,7 +4,7 @@ In: an `ImageJob` (store, settings, cubes) and the channels of one chunk. Out: o
 planes go straight into the cubes. The loop is the major/minor scheme of Schwab 1984 (AJ 89, 1076): minor cycles work on
 an approximate residual, then a major cycle makes the exact one, and a plane is judged on exact residuals only.
 
-The life of a chunk: `_Chunk` takes as many channels as the device has places for (`device.batch` planes), begins them,
+The life of a chunk: `_Chunk` takes as many planes as the device has places for (`device.batch`), begins them,
 and cycles all active planes together. A plane that has stopped is finished and gives its place to the next, so a chunk
 costs the sum of what its channels need. If anything fails, the channels at work are tried again: in smaller batches
 after running out of memory, otherwise one at a time, until the faulty channel has been found.
@@ -101,6 +101,8 @@ class _Chunk:
     waiting: list[int]
     """The next one last."""
     at_work: set[int] = field(default_factory=set)
+    to_begin: list[PlaneKey] = field(default_factory=list)
+    """Planes of channels at work for which there was no place yet, the next one last."""
     records: list[ChannelRecord] = field(default_factory=list)
     suspects: set[int] = field(default_factory=set)
     """Channels that were at work when something failed."""
@@ -113,11 +115,11 @@ class _Chunk:
 
     def run(self) -> list[ChannelRecord]:
         """Image all channels."""
-        while self.waiting or self.active:
+        while self.waiting or self.at_work:
             self.abort_if_cancelled()
             if self.unsafe and time.monotonic() - self.synced > self.job.seconds_between_syncs:
                 self._make_safe()
-            fresh = self._take_channels()
+            fresh = self._take_planes()
             try:
                 stopped = self._begin(fresh)
                 stopped += self._cycle()
@@ -130,26 +132,24 @@ class _Chunk:
         self._make_safe()
         return self.records
 
-    def _take_channels(self) -> list[int]:
-        """Channels to begin now: as many as there are places for."""
-        nstokes = len(self.job.stokes)
-        places = max(self.device.batch, nstokes)
-        fresh: list[int] = []
-        while self.waiting:
-            channel = self.waiting[-1]
-            if channel in self.suspects or self.at_work & self.suspects:
-                if self.at_work:
-                    break  # a suspect is imaged with nothing beside it
-            elif len(self.active) + (len(fresh) + 1) * nstokes > places:
-                break
-            fresh.append(self.waiting.pop())
-            self.at_work.add(channel)
-            self.events.started(channel)
+    def _take_planes(self) -> list[PlaneKey]:
+        """Planes to begin now: as many as there are places for."""
+        fresh: list[PlaneKey] = []
+        while len(self.active) + len(fresh) < self.device.batch:
+            if not self.to_begin:
+                # a suspect is imaged with nothing beside it
+                if not self.waiting or (self.at_work and self.suspects & {self.waiting[-1], *self.at_work}):
+                    break
+                channel = self.waiting.pop()
+                self.at_work.add(channel)
+                self.to_begin = [PlaneKey(channel=channel, stokes=s) for s in range(len(self.job.stokes))][::-1]
+                self.events.started(channel)
+            fresh.append(self.to_begin.pop())
         return fresh
 
-    def _begin(self, channels: Sequence[int]) -> list[ActivePlane]:
-        """Begin channels; returns the planes that need no cycle."""
-        planes = _begin_planes(self.job, self.device, channels) if channels else []
+    def _begin(self, keys: Sequence[PlaneKey]) -> list[ActivePlane]:
+        """Begin planes; returns those that need no cycle."""
+        planes = _begin_planes(self.job, self.device, keys) if keys else []
         self.active += [p for p in planes if not p.stopped]
         return [p for p in planes if p.stopped]
 
@@ -193,7 +193,7 @@ class _Chunk:
             raise GpucubeError(f"the visibility store in {self.job.store.folder} was damaged while in use") from None
         if not self.at_work:
             raise error
-        self.active, self.ended = [], {}
+        self.active, self.ended, self.to_begin = [], {}, []
         self.device.substage_seconds.clear()
         self.device.reset()
         channels = sorted(self.at_work, reverse=True)
@@ -207,10 +207,9 @@ class _Chunk:
             self.suspects.update(channels)
 
 
-def _begin_planes(job: ImageJob, device: Device[DevicePlane], channels: Sequence[int]) -> list[ActivePlane]:
-    """Load and grid fresh channels, judge their dirty images and make their PSFs."""
+def _begin_planes(job: ImageJob, device: Device[DevicePlane], keys: Sequence[PlaneKey]) -> list[ActivePlane]:
+    """Load and grid fresh planes, judge their dirty images and make their PSFs."""
     begin = time.perf_counter()
-    keys = [PlaneKey(channel=c, stokes=s) for c in channels for s in range(len(job.stokes))]
     masks = [job.mask_plane(key) if job.automask is None else None for key in keys]
     samples = [job.samples(key) for key in keys]
     gathered = time.perf_counter()

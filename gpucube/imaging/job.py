@@ -19,7 +19,7 @@ from gpucube.imaging.weighting import HostWeighting, device_weighting
 from gpucube.output.fits_cube import CubeFile, write_plane
 from gpucube.output.records import ChannelRecord
 from gpucube.schema.parameters import Parameters
-from gpucube.sky.beam import RestoringBeam
+from gpucube.sky.beam import Beam, RestoringBeam
 from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.primary_beams import BeamOnSky
 
@@ -34,6 +34,8 @@ def settings_of(
     w_max: float = 0.0,
     scales: tuple[float, ...] = (),
     weighting: str = "",
+    sources: int = 1,
+    alone: bool = False,
 ) -> ImagingSettings:
     """The settings of a device for a job; `uv_max` and `w_max` are not known before the data have been read."""
     return ImagingSettings(
@@ -50,6 +52,11 @@ def settings_of(
         samples=samples,
         uv_max=uv_max,
         w_max=w_max,
+        cleaned=parameters.niter > 0,
+        masked=bool(parameters.mask),
+        smoothed=isinstance(parameters.beam, Beam),
+        sources=sources,
+        alone=alone,
     )
 
 

@@ -72,9 +72,17 @@ class Beam:
         ny, nx = geometry.shape
         ky, kx = xp.fft.fftfreq(2 * ny)[:, None] / geometry.cell_y, xp.fft.rfftfreq(2 * nx) / geometry.cell_x
         sin, cos = math.sin(self.bpa), math.cos(self.bpa)
-        along, across = self.bmaj * (ky * cos - kx * sin), self.bmin * (ky * sin + kx * cos)
-        exponent = math.pi**2 / FOUR_LN2 * (along**2 + across**2)
-        return (xp.exp(-exponent) / (4 * ny * nx)).astype(np.float32)
+        # in place, because each array of float64 is as large as four images
+        along, across = ky * cos - kx * sin, ky * sin + kx * cos
+        along *= self.bmaj
+        across *= self.bmin
+        along **= 2
+        across **= 2
+        along += across
+        along *= -(math.pi**2 / FOUR_LN2)
+        xp.exp(along, out=along)
+        along /= 4 * ny * nx
+        return along.astype(np.float32)
 
     def moments(self) -> np.ndarray:
         """Second moments in (east, north), in units of FWHM squared, shape (2, 2)."""

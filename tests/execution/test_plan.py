@@ -11,8 +11,9 @@ from jobs import altered
 
 from gpucube.data.selection import select
 from gpucube.devices.choice import Hardware
-from gpucube.devices.cpu.kind import PROCESS_BYTES, CpuKind
+from gpucube.devices.cpu.kind import CpuKind
 from gpucube.errors import GpucubeError
+from gpucube.execution.memory import LATER_BYTES, PROCESS_BYTES
 from gpucube.execution.plan import check_disk, chunk_size, make_chunks, make_plan
 from gpucube.execution.tuning import Tuning
 from gpucube.schema.parameters import make_parameters
@@ -58,7 +59,7 @@ CORES = Hardware(kind=CpuKind())
 
 def plan_of(ms, tmp_path, **changes):
     parameters = parameters_of(ms, tmp_path, **changes)
-    return make_plan(parameters, select(parameters), CORES)
+    return make_plan(parameters, select(parameters), CORES, held=0)
 
 
 def parameters_of(ms, tmp_path, **changes):
@@ -102,6 +103,14 @@ def test_workers_are_lowered_until_they_fit_the_memory(tiny_ms, tmp_path):
     assert one_less.memory_predicted <= one_less.memory_budget == free.memory_predicted - 1
     least = plan_of(tiny_ms.ms, tmp_path, imsize=1024, workers=1)
     assert plan_of(tiny_ms.ms, tmp_path, imsize=1024, workers=4, memory=f"{least.memory_predicted}B").workers == 1
+
+
+def test_what_a_program_holds_already_counts(tiny_ms, tmp_path):
+    """A notebook may hold gigabytes before it makes a cube."""
+    parameters = parameters_of(tiny_ms.ms, tmp_path, workers=1)
+    selection = select(parameters)
+    small, large = (make_plan(parameters, selection, CORES, held=held).memory_predicted for held in (0, 2 * 10**9))
+    assert large - small == 2 * 10**9 + LATER_BYTES - PROCESS_BYTES
 
 
 def test_a_plane_larger_than_the_memory_is_refused_in_one_line(tiny_ms, tmp_path):

@@ -12,12 +12,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from gpucube.heap import MAPPED
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 """Numbers of the parameters in glibc's malloc.h."""
 
-_WORKING = {_MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 1 << 30, _ARENA_MAX: 1}
+_WORKING = {_MMAP_THRESHOLD: MAPPED, _TRIM_THRESHOLD: 1 << 30, _ARENA_MAX: 1}
 
-_AFTERWARDS = {_MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20}
+_AFTERWARDS = {_MMAP_THRESHOLD: MAPPED, _TRIM_THRESHOLD: 64 << 20}
 """Where glibc's own adjustment ends in any process that has freed a large array. The limit on arenas cannot be lifted."""
 
 _lock = threading.Lock()

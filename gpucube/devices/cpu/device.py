@@ -43,7 +43,11 @@ _NO_IMAGE = np.zeros((0, 0), np.float32)
 
 @dataclass(kw_only=True)
 class CpuPlane:
-    """Arrays of one plane."""
+    """Arrays of one plane.
+
+    Only minor cycles write to `residual` and `model`, and only to those of this plane alone. Until the first one the residual is
+    the dirty image, and all models are the device's `zeros`: so a PSF, which takes most memory, is made beside few arrays.
+    """
 
     samples: Samples | None  # None for a plane without data
     sum_weights: float
@@ -76,6 +80,7 @@ class CpuDevice:
         ny, nx = settings.geometry.shape
         self._buffers = np.empty((2, ny * nx), np.float32)  # scratch space of `loops.noise`
         self._scales: Scales | None = None  # made for the first minor cycle
+        self._zeros = np.zeros((ny, nx), np.float32)
         self.substage_seconds: dict[str, float] = {}
 
     @contextmanager
@@ -89,7 +94,7 @@ class CpuDevice:
 
     def _begin(self, samples: Samples | None, mask: np.ndarray | None) -> CpuPlane:
         shape = self.settings.geometry.shape
-        weight, total, inside, dirty = np.zeros(0, np.float32), 0.0, 0, np.zeros(shape, np.float32)
+        weight, total, inside, dirty = np.zeros(0, np.float32), 0.0, 0, self._zeros
         if samples is not None:
             with self._substage("upload"):
                 samples = samples.in_order()
@@ -104,9 +109,9 @@ class CpuDevice:
             mask=NO_MASK if mask is None else np.ascontiguousarray(mask, bool),
             weight=weight,
             dirty=dirty,
-            residual=dirty.copy(),
-            model=np.zeros(shape, np.float32),
-            subtracted=np.zeros(shape, np.float32),
+            residual=dirty,
+            model=self._zeros,
+            subtracted=self._zeros,
         )
 
     def _grid(
@@ -176,6 +181,8 @@ class CpuDevice:
     def minor(self, planes: Sequence[CpuPlane], cycles: Sequence[MinorCycle]) -> list[int]:
         done = []
         for p, cycle in zip(planes, cycles, strict=True):
+            if p.model is self._zeros:
+                p.model, p.residual = p.model.copy(), p.residual.copy()
             if self.settings.scales:
                 done.append(self._multiscale(p, cycle))
                 continue
@@ -222,11 +229,13 @@ class CpuDevice:
 
     def set_model(self, planes: Sequence[CpuPlane], models: Sequence[np.ndarray]) -> None:
         for p, model in zip(planes, models, strict=True):
-            p.model = np.array(model, np.float32)
+            p.model, p.residual = np.array(model, np.float32), p.residual.copy()
 
     def keep_model(self, planes: Sequence[CpuPlane]) -> None:
         for p in planes:
-            p.best_model, p.best_residual = p.model.copy(), p.residual.copy()
+            p.best_model, p.best_residual = p.model, p.residual
+            if p.model is not self._zeros:
+                p.best_model, p.best_residual = p.model.copy(), p.residual.copy()
 
     def roll_back(self, planes: Sequence[CpuPlane]) -> None:
         for p in planes:
@@ -234,7 +243,11 @@ class CpuDevice:
             p.subtracted = p.model.copy()
 
     def release(self, planes: Sequence[CpuPlane]) -> None:
-        """Nothing to do: a plane's memory is freed with the last reference to it."""
+        """Keep the numbers of finished planes alone: they are wanted until all planes of the channel are finished."""
+        for p in planes:
+            p.samples = p.spectrum = p.scales = None
+            p.mask, p.weight = NO_MASK, np.zeros(0, np.float32)
+            p.dirty = p.residual = p.model = p.subtracted = p.psf = p.best_model = p.best_residual = _NO_IMAGE
 
     def reset(self) -> None:
         """Nothing to do either."""

@@ -8,27 +8,18 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gpucube.caches import is_compiled
 from gpucube.devices.base import ImagingSettings, Resources
 from gpucube.devices.cpu.allocator import keeping_freed_memory
 
 if TYPE_CHECKING:
     from gpucube.devices.cpu.device import CpuDevice
 
-PROCESS_BYTES = 300_000_000
-"""Memory of a process that has imaged nothing yet: interpreter and libraries. Measured."""
+PROCESS_BYTES = 250_000_000
+"""Memory of a worker process that has imaged nothing yet: interpreter, libraries and compiled loops. Measured: 238 MB."""
 
-BYTES_A_PIXEL = 200
-"""Largest number of bytes held for each pixel of the image: the arrays of a plane, the PSF of twice the size with its
-spectrum, and what ducc0 and the FFTs need meanwhile. Measured."""
-
-BYTES_A_SAMPLE = 100
-"""The same for each sample of a plane: uvw, visibilities and weights, and their copies in ducc0."""
-
-BYTES_A_PAIR_OF_SCALES = 16
-"""For each pixel of the image and pair of scales: the PSF of twice the size, convolved with both."""
-
-BYTES_A_SCALE = 20
-"""For each pixel and scale: spectrum of twice the size, convolved residual, components, mask."""
+COMPILER_BYTES = 55_000_000
+"""What a process that compiles these loops itself holds beside that. Measured: 51 MB."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +41,14 @@ class CpuKind:
         return keeping_freed_memory()
 
     def resources(self, settings: ImagingSettings, device_memory: int = 0) -> Resources:
-        pixels = settings.geometry.nx * settings.geometry.ny
-        nscale = len(settings.scales)
-        of_scales = BYTES_A_PAIR_OF_SCALES * nscale * (nscale + 1) // 2 + BYTES_A_SCALE * nscale
-        host_bytes = pixels * (BYTES_A_PIXEL + of_scales) + settings.samples * BYTES_A_SAMPLE
+        from gpucube.devices.cpu import loops
+        from gpucube.devices.cpu.memory import plane_bytes
+
         return Resources(
-            process_bytes=PROCESS_BYTES, host_bytes=host_bytes, planes=sys.maxsize, device_bytes=lambda planes: 0
+            process_bytes=PROCESS_BYTES + (0 if is_compiled(loops.peak) else COMPILER_BYTES),
+            host_bytes=plane_bytes(settings),
+            planes=sys.maxsize,
+            device_bytes=lambda planes: 0,
         )
 
     def memory_peak(self) -> int:
