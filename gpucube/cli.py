@@ -2,7 +2,7 @@
 
 In: arguments, and with ``--config`` a YAML file whose values the arguments override. Out: what the command writes, a
 short summary on standard output, and the exit status: 0 all channels imaged, 1 some channels failed, 2 a mistake of
-the user (one line on standard error), 130 interrupted.
+the user (one line on standard error), 3 a defect of gpucube (one line, and its traceback in a file), 130 interrupted.
 
 The options come from the schemas (`gpucube.schema.parameters.Parameters`, `gpucube.simulate.SimulationParameters`),
 so they cannot drift from the Python API. Each command imports its own heavy libraries, so that help and mistakes
@@ -16,7 +16,9 @@ import contextlib
 import os
 import re
 import sys
+import tempfile
 import time
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +28,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from gpucube import streams
 from gpucube.errors import GpucubeError
 from gpucube.execution.signals import signals_interrupt
-from gpucube.text import counted, did_you_mean, ranges
+from gpucube.text import counted, did_you_mean, one_line, ranges
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -303,7 +305,8 @@ def main(arguments: Sequence[str] | None = None, *, tuning: Tuning | None = None
     """Run the command line.
 
     `arguments` are by default those of the process, without the program's name. `tuning` says how `gpucube image` is done.
-    The exit status is 0, 1 (some channels failed), 2 (a mistake, in one line on standard error) or 130 (interrupted).
+    The exit status is 0, 1 (some channels failed), 2 (a mistake, in one line on standard error), 3 (a defect of gpucube, whose
+    traceback is in a file) or 130 (interrupted).
     """
     _open_standard_streams()
     try:
@@ -315,6 +318,23 @@ def main(arguments: Sequence[str] | None = None, *, tuning: Tuning | None = None
     except KeyboardInterrupt as interruption:
         _tell(f"\ngpucube: {at_the_shell(interruption) or 'interrupted'}")
         return 130
+    except Exception as error:
+        notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+        _tell(f"gpucube: internal error: {one_line(error)}{at_the_shell(notes)}; {_kept_traceback()}")
+        return 3
+
+
+def _kept_traceback() -> str:
+    """Write the traceback of the exception being handled to a file in this folder, or in one for temporary files; say where."""
+    text = traceback.format_exc()
+    name = f"gpucube-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    for folder in (os.getcwd, tempfile.gettempdir):
+        with contextlib.suppress(OSError):
+            path = os.path.join(folder(), name)
+            Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")
+            return f"please report it with {path}"
+    _tell(text)
+    return "please report it with the lines above"
 
 
 def _open_standard_streams() -> None:

@@ -2,7 +2,8 @@
 
 Every check of parameters, files and resources raises `GpucubeError` with one line that says what is wrong, where, and
 what would be right. Parameters in such a line are written as Python in backticks, e.g. `` `overwrite=True` ``; the command
-line prints them as its options and exits with status 2. Any other exception is a defect of gpucube and keeps its traceback.
+line prints them as its options and exits with status 2. Any other exception is a defect of gpucube and keeps its traceback,
+which the command line writes to a file.
 
     GpucubeError            a mistake of the user, or a job that cannot be done
       AccuracyError         no gridding kernel reaches the accuracy asked for in this precision

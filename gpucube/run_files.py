@@ -221,6 +221,7 @@ def _how_to_resume(error: BaseException, safe: int, job: Job) -> BaseException:
         return Interrupted(f"interrupted: {way_on}")
     if isinstance(error, GpucubeError):
         return GpucubeError(f"{error}; {way_on}")
+    error.add_note(way_on)
     return error
 
 

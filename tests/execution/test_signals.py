@@ -18,7 +18,7 @@ import pytest
 from gpucube.devices.cpu.kind import CpuKind
 from gpucube.errors import GpucubeError
 from gpucube.execution.dask_cluster import start_cluster
-from gpucube.execution.signals import ENDING, signals_interrupt
+from gpucube.execution.signals import ENDING, PATIENCE, signals_interrupt
 from gpucube.execution.tuning import ClusterLimits
 
 
@@ -48,6 +48,49 @@ def test_a_signal_that_the_program_ignores_or_handles_is_left_to_it() -> None:
         signal.signal(signal.SIGHUP, before[0])
         signal.signal(signal.SIGTERM, before[1])
     assert came == [signal.SIGTERM]
+
+
+@pytest.mark.parametrize("again", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_that_follows_does_not_disturb_the_end(again: signal.Signals) -> None:
+    """People press Ctrl-C twice; batch systems signal every process, and some of them again."""
+    ended = False
+    with pytest.raises(KeyboardInterrupt), signals_interrupt():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.raise_signal(again)
+            ended = True
+    assert ended
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_a_later_signal_acts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever hangs while a run ends can be interrupted."""
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with pytest.raises(KeyboardInterrupt), signals_interrupt():
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        clock[0] += PATIENCE
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_program_that_was_interrupted_is_not_disturbed_at_its_exit(tmp_path: Path) -> None:
+    code = """
+import signal, time
+from gpucube.execution.signals import signals_interrupt
+try:
+    with signals_interrupt(lasting=True):
+        signal.raise_signal(signal.SIGTERM)
+except KeyboardInterrupt:
+    pass
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.raise_signal(number)
+print("ended")
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "ended\n", "")
 
 
 def test_only_the_main_thread_listens_to_signals() -> None:

@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,32 @@ def test_an_interrupt_is_one_line_and_status_130(
     monkeypatch.setitem(cli.COMMANDS, "demo", (interrupted, COMMANDS["demo"][1]))
     assert main(["demo"]) == 130
     assert capsys.readouterr().err.strip() == "gpucube: interrupted"
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["", "folder removed"])
+def test_a_defect_is_one_line_that_names_the_file_of_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, gone: bool
+) -> None:
+    def broken(arguments: object) -> int:
+        error = KeyError("no such\nthing")
+        error.add_note("3 of 5 channels are safe on disk, the same call with `resume=True` continues the run")
+        raise error
+
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    if gone:
+        here.rmdir()
+    monkeypatch.setitem(cli.COMMANDS, "demo", (broken, COMMANDS["demo"][1]))
+    assert main(["demo"]) == 3
+    (log,) = (tmp_path if gone else here).glob("gpucube-error-*.log")
+    assert capsys.readouterr().err == (
+        "gpucube: internal error: KeyError: 'no such\\nthing'; 3 of 5 channels are safe on disk, the same call with --resume "
+        f"continues the run; please report it with {log}\n"
+    )
+    assert log.read_text().startswith("Traceback (most recent call last):")
+    assert "raise error" in log.read_text()
 
 
 def test_the_summary_counts_channels_by_stop_reason_and_names_the_products() -> None:
