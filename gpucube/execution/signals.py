@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+from typing import Any
 
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1, signal.SIGUSR2)
 """The last three warn of a limit of time. A process that does nothing about them would die of them without a word."""
@@ -37,13 +39,22 @@ def signals_interrupt(lasting: bool = False) -> Iterator[None]:
     What follows within `PATIENCE` does nothing: people press Ctrl-C twice, and batch systems send signals again. In a program
     that ends with this context, this is `lasting` after an interruption.
     """
-    acted = -math.inf
+    acted, last, unraisable = -math.inf, int(signal.SIGINT), sys.unraisablehook
 
     def interrupt(number: int, frame: object) -> None:
-        nonlocal acted
+        nonlocal acted, last
         if time.monotonic() - acted >= PATIENCE:
-            acted = time.monotonic()
+            acted, last = time.monotonic(), number
             raise KeyboardInterrupt
+
+    def send_again(lost: Any) -> None:
+        """Python drops what is raised in a callback of its garbage collector, such as Dask's."""
+        nonlocal acted
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
+            unraisable(lost)
+            return
+        acted = -math.inf
+        threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, last)).start()
 
     if threading.current_thread() is not threading.main_thread():  # no other can set a handler
         yield
@@ -52,9 +63,13 @@ def signals_interrupt(lasting: bool = False) -> Iterator[None]:
     ours = {number: handler for number, handler in usual.items() if signal.getsignal(number) == handler}
     for number in ours:
         signal.signal(number, interrupt)
+    if ours:
+        sys.unraisablehook = send_again
     try:
         yield
     finally:
+        if ours:
+            sys.unraisablehook = unraisable
         if not (lasting and acted > 0):
             for number, handler in ours.items():
                 signal.signal(number, handler)

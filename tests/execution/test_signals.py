@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -91,6 +92,23 @@ print("ended")
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (run.returncode, run.stdout, run.stderr) == (0, "ended\n", "")
+
+
+def test_a_signal_that_comes_in_a_callback_of_the_garbage_collector_is_not_lost() -> None:
+    def callback(phase: str, info: object) -> None:
+        if phase == "start" and not came:
+            came.append(True)
+            signal.raise_signal(signal.SIGINT)
+
+    came: list[bool] = []
+    with pytest.raises(KeyboardInterrupt), signals_interrupt():
+        gc.callbacks.append(callback)
+        try:
+            gc.collect()
+            assert came
+            time.sleep(10)
+        finally:
+            gc.callbacks.remove(callback)
 
 
 def test_only_the_main_thread_listens_to_signals() -> None:
