@@ -40,7 +40,7 @@ from gpucube.execution.tuning import DEFAULT_TUNING, Tuning
 from gpucube.imaging.automask import BYTES_OF_MASKS
 from gpucube.imaging.forecast import Forecast, forecast
 from gpucube.imaging.job import settings_of
-from gpucube.imaging.weighting import expected_weighting
+from gpucube.imaging.weighting import BYTES_OF_SHARED_DENSITY, expected_weighting, shares_density
 from gpucube.output.fits_header import ONE_PIXEL
 from gpucube.output.paths import RunPaths
 from gpucube.output.summary import SpectralSummary
@@ -294,7 +294,10 @@ def make_plan(
         resources=resources,
         held=resident() if held is None else held,
         reading=lambda threads: max((s.reading_bytes(threads) for s in selection.sources), default=0),
-        sorting=BYTES_TO_SORT * max((p.nrow for p in partitions), default=0),
+        sorting=max(
+            BYTES_TO_SORT * max((p.nrow for p in partitions), default=0),
+            BYTES_OF_SHARED_DENSITY * geometry.nx * geometry.ny if shares_density(parameters) else 0,
+        ),
         finishing=RECORD_BYTES * nchan * nstokes,
         readers=0 if kind.workers_share_process or parameters.scheduler else here,
     )

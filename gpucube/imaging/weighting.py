@@ -40,6 +40,9 @@ SUPERUNIFORM_REACH = 3
 
 _DENSITY = np.dtype(np.float32)
 
+BYTES_OF_SHARED_DENSITY = 48
+"""For each pixel: the density in double precision, its squares, and what `_box_sum` makes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SharedDensity:
