@@ -117,7 +117,7 @@ def ghost_samples(make: Callable[..., Any], rows: int, channels: int) -> list[An
 
 def measured(
     run: Callable[[MeteredDevice], list[Any]], device: Callable[[], tuple[Any, Counter]], bright: range
-) -> dict:
+) -> dict[str, Any]:
     """Run a job several times on new devices; returns the counts of one run and the least seconds of Python."""
     seconds, metered = [], None
     for _ in range(REPEATS):

@@ -34,7 +34,7 @@ class HostMemory:
     reading : callable
         Bytes that a process takes to read while so many threads transpose.
     sorting, finishing : int
-        Bytes that this process takes to sort the rows of the store and to add up their weights, and for the records of all planes.
+        Bytes that this process takes for the rows of the store, to sort them and to add up weights, and for all records.
     readers : int
         Processes that read where those that image do not.
     """
