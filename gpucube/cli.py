@@ -318,6 +318,9 @@ def main(arguments: Sequence[str] | None = None, *, tuning: Tuning | None = None
     except KeyboardInterrupt as interruption:
         _tell(f"\ngpucube: {at_the_shell(interruption) or 'interrupted'}")
         return 130
+    except Warning as warning:  # the user has asked Python to make errors of warnings
+        _tell(f"gpucube: error: {at_the_shell(warning)}")
+        return 2
     except Exception as error:
         notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
         _tell(f"gpucube: internal error: {one_line(error)}{at_the_shell(notes)}; {_kept_traceback()}")

@@ -73,6 +73,14 @@ def explain_the_system() -> Iterator[None]:
         raise GpucubeError(f"cannot read or write {error.filename or 'a file'}: {error.strerror}") from None
 
 
+def check_current_folder() -> None:
+    """Refuse to go on if the folder in which this process runs has been removed: casacore would abort the process."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise GpucubeError(f"the current folder is gone ({error.strerror}): change to another folder") from None
+
+
 def rehearse(imagename: str, scratch: str, links: bool) -> list[str]:
     """Before a run begins, try what it will need in the folders of its products and its scratch files.
 

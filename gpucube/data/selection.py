@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from gpucube import disk
 from gpucube.constants import ARCSEC
 from gpucube.data.channels import WindowChannels
 from gpucube.data.comparison import compare, outside_of_fields, separation
@@ -228,6 +229,7 @@ def select(parameters: Parameters) -> Selection:
     GpucubeError
         No such MeasurementSet, field, window, column or channel; nothing left after selection; frames that differ.
     """
+    disk.check_current_folder()
     vis = [os.path.abspath(path) for path in parameters.vis]
     asked = {name: _for_each(vis, name, getattr(parameters, name)) for name in ("field", "spw", *ROW_PARAMETERS)}
     windows: list[Window] = []

@@ -44,7 +44,7 @@ def core_limits(root: Path = ROOT, environment: Mapping[str, str] = os.environ) 
         if quota > 0 and period > 0:
             _note(limits, "the control group's CPU quota", max(1, quota // period))
     for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
-        if environment.get(name, "").isdecimal():
+        if environment.get(name, "").isdecimal() and int(environment[name]):
             _note(limits, name, int(environment[name]))
     return limits
 

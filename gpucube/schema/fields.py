@@ -12,6 +12,7 @@ import ast
 import math
 import os
 import re
+import sys
 import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -132,6 +133,8 @@ def one_line(text: str) -> str:
     """Refuse line breaks and other control characters, which would break a message or a FITS header into pieces."""
     if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text):
         raise ValueError("expected text without line breaks or other control characters")
+    if any(unicodedata.category(character) == "Cs" for character in text):
+        raise ValueError(f"expected text in the encoding of the system, which is {sys.getfilesystemencoding()}")
     return text
 
 

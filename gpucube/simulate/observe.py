@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gpucube.constants import LIGHT_SPEED
-from gpucube.disk import explain, remove_if_possible, remove_tree
+from gpucube.disk import check_current_folder, explain, remove_if_possible, remove_tree
 from gpucube.errors import GpucubeError
 from gpucube.simulate.arrays import antenna_positions, antenna_uvw, track_times
 from gpucube.simulate.parameters import SimulationParameters
@@ -84,6 +84,7 @@ def simulate_ms(
     >>> simulate_ms(SimulationParameters(out="sim.ms", nchan=8, ntime=20))  # doctest: +SKIP
     SimulationResult(sim.ms: 7,020 rows of 8 channels; truth in sim.truth.npz)
     """
+    check_current_folder()
     started = time.perf_counter()
     p = parameters
     truth = p.out.with_name(p.out.name.removesuffix(".ms") + ".truth.npz")

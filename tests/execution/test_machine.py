@@ -112,6 +112,7 @@ def test_the_limits_of_control_groups(name: str, tmp_path: Path) -> None:
         ({"SLURM_MEM_PER_CPU": "3", "SLURM_CPUS_ON_NODE": "1"}, (3 << 20, "SLURM_MEM_PER_CPU"), (1, "SLURM_CPUS_ON_NODE")),
         ({"SLURM_CPUS_PER_TASK": "1", "SLURM_CPUS_ON_NODE": "64"}, None, (1, "SLURM_CPUS_PER_TASK")),
         ({"SLURM_MEM_PER_NODE": "0", "SLURM_CPUS_PER_TASK": "many"}, None, None),
+        ({"SLURM_CPUS_ON_NODE": "0"}, None, None),
     ],
 )  # fmt: skip
 def test_the_limits_of_slurm(

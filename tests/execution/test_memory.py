@@ -49,5 +49,5 @@ def test_no_job_takes_more_memory_than_predicted_or_much_less(observations: Path
     observation = memory_matrix.simulate(job.observation, observations)
     predicted, peak = memory_matrix.measure(job, observation, tmp_path / "job")
     assert peak <= predicted
-    # below 500 MB the size of the interpreter and its libraries decides, which varies between machines
-    assert peak >= (memory_matrix.LEAST_SHARE if predicted > memory_matrix.LARGE else 0.8) * predicted
+    # 5 % for libraries, parts of which the system may take back while they are not used; below 500 MB they decide
+    assert peak >= (memory_matrix.LEAST_SHARE - 0.05 if predicted > memory_matrix.LARGE else 0.8) * predicted

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,40 @@ def test_a_defect_is_one_line_that_names_the_file_of_its_traceback(
     )
     assert log.read_text().startswith("Traceback (most recent call last):")
     assert "raise error" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    "command", ["image {ms} --imagename {out}", "plan {ms}", "simulate {out}.ms", "demo --out {out}"]
+)
+def test_a_current_folder_that_was_removed_is_one_line(command: str, tiny_ms: Any, tmp_path: Path) -> None:
+    """casacore aborts a process whose folder is gone."""
+    words = command.format(ms=tiny_ms.ms, out=tmp_path / "out").split()
+    leave = "import os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')"
+    code = f"{leave}\nfrom gpucube.cli import main\nmain({words!r})"
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.stderr.startswith("gpucube: error: the current folder is gone (")
+    assert done.stderr.count("\n") == 1
+
+
+def test_warnings_that_were_made_errors_are_one_line(
+    tiny_ms: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "image",
+        str(tiny_ms.ms),
+        "--imagename",
+        str(tmp_path / "out"),
+        "--cell",
+        "20arcsec",
+        "--niter",
+        "3",
+        "--quiet",
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert main(words) == 2
+    assert capsys.readouterr().err.startswith("gpucube: error: --niter 3 is the only limit")
 
 
 def test_the_summary_counts_channels_by_stop_reason_and_names_the_products() -> None:

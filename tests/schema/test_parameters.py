@@ -251,6 +251,7 @@ def test_frozen() -> None:
         ({"overwrite": "perhaps"}, "`overwrite='perhaps'`: expected True or False"),
         ({"scratch": 3}, "`scratch=3`: expected the path of a folder"),
         ({"scratch": "a`b\n"}, "`scratch='a\'b\\n'`: expected text without line breaks or other control characters"),
+        ({"imagename": "out/\udcff"}, "`imagename='out/\\udcff'`: expected text in the encoding of the system, which is utf-8"),
         ({"scheduler": "0\r0"}, "`scheduler='0\\r0'`: expected text without line breaks or other control characters"),
         ({"usemask": "automask"},
          "`usemask='automask'`: expected 'user', 'pb' or 'auto-multithresh'"),

@@ -56,9 +56,11 @@ def plane_bytes(settings: ImagingSettings) -> int:
         2 * image >= MAPPED
     ):  # buffers to measure noise: the system gives no memory for most of the second, which is not written
         mapped += image
-    # an image is made in double precision and kept in single precision
-    hole = _real(settings) > FLOAT
-    return mapped + largest_sum(_steps(settings), again=not settings.alone, hole=hole)
+    real = _real(settings)
+    grid = 2 * real * math.prod(grid_size(settings, 1, settings.w_term))
+    # an image is made in double precision and kept in single precision: the hole that its grid leaves stays
+    hole = grid if real > FLOAT and grid < MAPPED else 0
+    return mapped + hole + largest_sum(_steps(settings), again=not settings.alone, hole=False)
 
 
 def _steps(settings: ImagingSettings) -> Iterator[list[int]]:
