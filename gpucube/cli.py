@@ -42,7 +42,7 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **settings)
 
     def _print_message(self, message: str, file: object = None) -> None:
-        _print(message, end="")
+        streams.show(message, end="")
 
     def error(self, message: str) -> NoReturn:
         raise GpucubeError(f"{message}; see {self.prog} --help")
@@ -193,11 +193,11 @@ def _image(arguments: Sequence[str], tuning: Tuning | None = None) -> int:
     begun = time.monotonic()
     result = run.image(parameters, tuning=tuning or DEFAULT_TUNING)
     try:
-        _print(summary(result.channels, result.products, time.monotonic() - begun))
+        streams.show(summary(result.channels, result.products, time.monotonic() - begun))
     except GpucubeError as error:  # the cube is there all the same
-        _tell(f"gpucube: warning: {error}")
+        streams.tell(f"gpucube: warning: {error}")
     if result.failed_channels:
-        _tell(f"gpucube: {failures(result.failed_channels)}")
+        streams.tell(f"gpucube: {failures(result.failed_channels)}")
         return 1
     return 0
 
@@ -225,7 +225,7 @@ def _plan(arguments: Sequence[str]) -> int:
     from gpucube import run
 
     plan, hardware = run.plan(parameters)
-    _print("\n".join([hardware.note, str(plan)] if hardware.note else [str(plan)]))
+    streams.show("\n".join([hardware.note, str(plan)] if hardware.note else [str(plan)]))
     return 0
 
 
@@ -242,7 +242,7 @@ def _simulate(arguments: Sequence[str]) -> int:
     _add_options(parser, SimulationParameters, leave_out=("out",))
     result = simulate_ms(validated(SimulationParameters, parser.parse(arguments)))
     lines = [f"ms     {result.ms}", f"truth  {result.truth}"]
-    _print("\n".join(lines + [f"  {name}: {value}" for name, value in result.summary.items()]))
+    streams.show("\n".join(lines + [f"  {name}: {value}" for name, value in result.summary.items()]))
     return 0
 
 
@@ -264,7 +264,7 @@ def _report(arguments: Sequence[str]) -> int:
     given = parser.parse(arguments)
     from gpucube.report.page import write_report
 
-    _print(str(write_report(given["imagename"], given["html"])))
+    streams.show(str(write_report(given["imagename"], given["html"])))
     return 0
 
 
@@ -310,10 +310,10 @@ def main(arguments: Sequence[str] | None = None, *, tuning: Tuning | None = None
         with signals_interrupt(), _warnings_in_one_line():
             return _run(sys.argv[1:] if arguments is None else list(arguments), tuning)
     except GpucubeError as error:
-        _tell(f"gpucube: error: {at_the_shell(error)}")
+        streams.tell(f"gpucube: error: {at_the_shell(error)}")
         return 2
     except KeyboardInterrupt as interruption:
-        _tell(f"\ngpucube: {at_the_shell(interruption) or 'interrupted'}")
+        streams.tell(f"\ngpucube: {at_the_shell(interruption) or 'interrupted'}")
         return 130
 
 
@@ -328,32 +328,12 @@ def _open_standard_streams() -> None:
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
-def _print(text: str, end: str = "\n") -> None:
-    """Write to standard output. A reader that has left is no mistake.
-
-    Raises
-    ------
-    GpucubeError
-        The disk behind standard output is full, or fails.
-    """
-    try:
-        streams.write(text, sys.stdout, end)
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-            raise GpucubeError(f"cannot write to standard output: {error.strerror}") from None
-
-
-def _tell(text: str) -> None:
-    """Write a line to standard error, if somebody can read it."""
-    streams.tell(text, sys.stderr)
-
-
 @contextlib.contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
     """Print each warning as one line on standard error."""
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
-        _tell(f"gpucube: warning: {at_the_shell(message)}")
+        streams.tell(f"gpucube: warning: {at_the_shell(message)}")
 
     with warnings.catch_warnings():
         warnings.showwarning = show
