@@ -44,7 +44,7 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **settings)
 
     def _print_message(self, message: str, file: object = None) -> None:
-        _print(message, end="")
+        streams.show(message, end="")
 
     def error(self, message: str) -> NoReturn:
         raise GpucubeError(f"{message}; see {self.prog} --help")
@@ -195,11 +195,11 @@ def _image(arguments: Sequence[str], tuning: Tuning | None = None) -> int:
     begun = time.monotonic()
     result = run.image(parameters, tuning=tuning or DEFAULT_TUNING)
     try:
-        _print(summary(result.channels, result.products, time.monotonic() - begun))
+        streams.show(summary(result.channels, result.products, time.monotonic() - begun))
     except GpucubeError as error:  # the cube is there all the same
-        _tell(f"gpucube: warning: {error}")
+        streams.tell(f"gpucube: warning: {error}")
     if result.failed_channels:
-        _tell(f"gpucube: {failures(result.failed_channels)}")
+        streams.tell(f"gpucube: {failures(result.failed_channels)}")
         return 1
     return 0
 
@@ -227,7 +227,7 @@ def _plan(arguments: Sequence[str]) -> int:
     from gpucube import run
 
     plan, hardware = run.plan(parameters)
-    _print("\n".join([hardware.note, str(plan)] if hardware.note else [str(plan)]))
+    streams.show("\n".join([hardware.note, str(plan)] if hardware.note else [str(plan)]))
     return 0
 
 
@@ -244,7 +244,7 @@ def _simulate(arguments: Sequence[str]) -> int:
     _add_options(parser, SimulationParameters, leave_out=("out",))
     result = simulate_ms(validated(SimulationParameters, parser.parse(arguments)))
     lines = [f"ms     {result.ms}", f"truth  {result.truth}"]
-    _print("\n".join(lines + [f"  {name}: {value}" for name, value in result.summary.items()]))
+    streams.show("\n".join(lines + [f"  {name}: {value}" for name, value in result.summary.items()]))
     return 0
 
 
@@ -266,7 +266,7 @@ def _report(arguments: Sequence[str]) -> int:
     given = parser.parse(arguments)
     from gpucube.report.page import write_report
 
-    _print(str(write_report(given["imagename"], given["html"])))
+    streams.show(str(write_report(given["imagename"], given["html"])))
     return 0
 
 
@@ -313,17 +313,17 @@ def main(arguments: Sequence[str] | None = None, *, tuning: Tuning | None = None
         with signals_interrupt(lasting=True), _warnings_in_one_line():
             return _run(sys.argv[1:] if arguments is None else list(arguments), tuning)
     except GpucubeError as error:
-        _tell(f"gpucube: error: {at_the_shell(error)}")
+        streams.tell(f"gpucube: error: {at_the_shell(error)}")
         return 2
     except KeyboardInterrupt as interruption:
-        _tell(f"\ngpucube: {at_the_shell(interruption) or 'interrupted'}")
+        streams.tell(f"\ngpucube: {at_the_shell(interruption) or 'interrupted'}")
         return 130
     except Warning as warning:  # the user has asked Python to make errors of warnings
-        _tell(f"gpucube: error: {at_the_shell(warning)}")
+        streams.tell(f"gpucube: error: {at_the_shell(warning)}")
         return 2
     except Exception as error:
         notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
-        _tell(f"gpucube: internal error: {one_line(error)}{at_the_shell(notes)}; {_kept_traceback()}")
+        streams.tell(f"gpucube: internal error: {one_line(error)}{at_the_shell(notes)}; {_kept_traceback()}")
         return 3
 
 
@@ -336,7 +336,7 @@ def _kept_traceback() -> str:
             path = os.path.join(folder(), name)
             Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")
             return f"please report it with {path}"
-    _tell(text)
+    streams.tell(text)
     return "please report it with the lines above"
 
 
@@ -351,32 +351,12 @@ def _open_standard_streams() -> None:
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
-def _print(text: str, end: str = "\n") -> None:
-    """Write to standard output. It is no error if the reader has gone.
-
-    Raises
-    ------
-    GpucubeError
-        The disk behind standard output is full, or fails.
-    """
-    try:
-        streams.write(text, sys.stdout, end)
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-            raise GpucubeError(f"cannot write to standard output: {error.strerror}") from None
-
-
-def _tell(text: str) -> None:
-    """Write a line to standard error, if that is possible."""
-    streams.tell(text, sys.stderr)
-
-
 @contextlib.contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
     """Print each warning as one line on standard error."""
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
-        _tell(f"gpucube: warning: {at_the_shell(message)}")
+        streams.tell(f"gpucube: warning: {at_the_shell(message)}")
 
     with warnings.catch_warnings():
         warnings.showwarning = show

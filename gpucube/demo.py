@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import gpucube
+from gpucube import streams
 from gpucube.disk import explain
 from gpucube.report.plots import overview, read_cube
 
@@ -50,7 +51,7 @@ def run_demo(out: Path) -> int:
         cell=CELL,
         overwrite=True,
     )
-    console.print(f"simulating {parameters.nchan} channels of the VLA in its D configuration ...")
+    _show(console, f"simulating {parameters.nchan} channels of the VLA in its D configuration ...")
     simulated = gpucube.simulate_ms(parameters)
     result = gpucube.image_cube(
         str(simulated.ms),
@@ -84,11 +85,18 @@ def run_demo(out: Path) -> int:
     FigureCanvasAgg(figure)
     with explain(f"cannot write {picture}"):
         figure.savefig(picture, dpi=130)
-    console.print(convergence_table(result, velocity, image_flux, true_flux))
+    _show(console, convergence_table(result, velocity, image_flux, true_flux))
     report = gpucube.write_report(out / NAME)
     for what, path in (("cube", result.products["image"]), ("picture", picture), ("report", report)):
-        console.print(f"{what:8s} {path}")
+        _show(console, f"{what:8s} {path}")
     return int(bool(result.failed_channels))
+
+
+def _show(console: Console, what: str | Table) -> None:
+    """Print as `console` would, on standard output."""
+    with console.capture() as captured:
+        console.print(what)
+    streams.show(captured.get(), end="")
 
 
 def source_region(truth: dict[str, np.ndarray], radius: float) -> np.ndarray:

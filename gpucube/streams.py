@@ -1,25 +1,42 @@
 """Writing to standard streams that may be closed, full or left by their reader.
 
-In: text and a stream. Out: the text in the stream, or an `OSError` or `ValueError`. Text that could not be written
-stays in the buffer, and Python tries again when the process ends. If that fails too, the exit status is 120, whatever
-the program returned. So the buffer is emptied.
+In: text. Out: the text on the stream, or an error that says why not. Text that could not be written stays in the
+buffer, and Python tries again when the process ends. If that fails too, the exit status is 120, whatever the program
+returned. So the buffer is emptied.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
 from typing import TextIO
 
+from gpucube.errors import GpucubeError
 
-def write(text: str, stream: TextIO, end: str = "\n") -> None:
-    """Write text at once.
+
+def show(text: str, end: str = "\n") -> None:
+    """Write to standard output. It is no error if the reader has left.
 
     Raises
     ------
-    OSError, ValueError
-        The stream is full, closed or left by its reader. The text is lost.
+    GpucubeError
+        The disk behind standard output is full, or fails.
     """
+    try:
+        _write(text, sys.stdout, end)
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            raise GpucubeError(f"cannot write to standard output: {error.strerror}") from None
+
+
+def tell(text: str, stream: TextIO | None = None) -> None:
+    """Write a line, by default to standard error, if that is possible. An unread message is no reason to end a run."""
+    with suppress(OSError, ValueError):
+        _write(text, stream or sys.stderr, "\n")
+
+
+def _write(text: str, stream: TextIO, end: str) -> None:
     try:
         print(text, end=end, file=stream, flush=True)
     except (OSError, ValueError):
@@ -27,21 +44,16 @@ def write(text: str, stream: TextIO, end: str = "\n") -> None:
         raise
 
 
-def tell(text: str, stream: TextIO) -> None:
-    """Write a line at once, if possible. A message that nobody can read is no reason to end a run."""
-    with suppress(OSError, ValueError):
-        write(text, stream)
-
-
 def _empty(stream: TextIO) -> None:
     """Send what is left in the buffer of a stream to the null device."""
-    with suppress(OSError, ValueError):  # a stream without a file holds nothing
+    with suppress(OSError, ValueError):  # a stream without a file has nothing left
         number = stream.fileno()
-        kept, null = os.dup(number), os.open(os.devnull, os.O_WRONLY)
+        kept = os.dup(number)
         try:
+            null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, number)
+            os.close(null)
             stream.flush()
         finally:
             os.dup2(kept, number)
             os.close(kept)
-            os.close(null)

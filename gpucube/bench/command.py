@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from gpucube import streams
 from gpucube.bench.machine import busy_percent
 from gpucube.bench.outcome import STAGES
 from gpucube.errors import GpucubeError
@@ -85,6 +86,9 @@ def _meter(arguments: Sequence[str]) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
+    def _print_message(self, message: str, file: object = None) -> None:
+        streams.show(message, end="")
+
     def error(self, message: str) -> NoReturn:
         raise GpucubeError(f"{message}; see python -m gpucube.bench --help")
 
@@ -127,10 +131,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _run(given, _options(given))
     except GpucubeError as error:
         message = str(error).replace("`", "")  # which mark parameters of the main job
-        print(f"gpucube.bench: error: {message}", file=sys.stderr)
+        streams.tell(f"gpucube.bench: error: {message}")
         return 2
     except KeyboardInterrupt:
-        print("\ngpucube.bench: interrupted", file=sys.stderr)
+        streams.tell("\ngpucube.bench: interrupted")
         return 130
     return 0
 
@@ -162,11 +166,11 @@ def _run(given: Sequence[str], options: argparse.Namespace) -> None:
         results.append(report.as_json(outcome, options.stages))
     document = report.document(["python -m gpucube.bench", *given], results)
     document["machine"]["busy_before_percent"] = busy
-    print(f"# `{document['command']}`\n\n{report.head(document)}.\n")
-    print("\n".join(report.page(result) for result in results))
-    print(f"Other programs used {busy} % of the machine before the start.")
-    print(f"{hardware.note[0].upper()}{hardware.note[1:]}.\n" if hardware.note else "")
-    if old is not None:
-        print(report.comparison(document, old))
-    if options.json:
+    if options.json:  # before standard output, which may be full
         options.json.write_text(json.dumps(document, indent=1) + "\n")
+    streams.show(f"# `{document['command']}`\n\n{report.head(document)}.\n")
+    streams.show("\n".join(report.page(result) for result in results))
+    streams.show(f"Other programs used {busy} % of the machine before the start.")
+    streams.show(f"{hardware.note[0].upper()}{hardware.note[1:]}.\n" if hardware.note else "")
+    if old is not None:
+        streams.show(report.comparison(document, old))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import sys
 import tempfile
 import threading
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gpucube import streams
 from gpucube.bench import floors
 from gpucube.bench.machine import DISTURBED, watch_others
 from gpucube.bench.outcome import IMAGE_STAGES, INGEST_STAGES, RECORD_STAGES, STAGES, Floor, Outcome, Stage
@@ -64,7 +64,7 @@ class Request:
 
 def say(text: str) -> None:
     """Print a line about progress on standard error."""
-    print(f"gpucube.bench: {text}", file=sys.stderr, flush=True)
+    streams.tell(f"gpucube.bench: {text}")
 
 
 def run_workload(workload: Workload, request: Request) -> Outcome:

@@ -278,7 +278,11 @@ def _scheduler_there(client: Any) -> Iterator[None]:
     except GpucubeError:
         raise
     except Exception as error:
-        if client.status != "running" or getattr(error, "reason", "") == "scheduler-connection-lost":
+        from distributed.comm.core import CommClosedError
+
+        # a call may learn that its connection is gone before the client changes its status
+        lost = isinstance(error, CommClosedError) or getattr(error, "reason", "") == "scheduler-connection-lost"
+        if lost or client.status != "running":
             raise GpucubeError("the Dask scheduler was lost") from None
         raise
 

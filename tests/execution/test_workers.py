@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -137,6 +139,41 @@ def test_an_unreadable_plane_of_the_mask_fails_its_channels_alone(
             found = read_plane(job.cubes[product], 0, record.channel)
             expected = np.full((64, 64), np.nan) if lost else planes(good, product)[record.channel]
             np.testing.assert_array_equal(found, expected)
+
+
+def test_a_scheduler_that_dies_during_calls_is_reported_by_each_of_them(tmp_path: Path) -> None:
+    """Some calls learn that their own connection is gone, others that the client has lost its scheduler."""
+    where, quiet = tmp_path / "scheduler.json", {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    common = ["--scheduler-file", str(where), "--no-dashboard"]
+    commands = (["dask_scheduler", "--port", "0"], ["dask_worker", "--no-nanny", "--nthreads", "1"])
+    with ExitStack() as started:
+        processes = []
+        for module, *options in commands:
+            command = [sys.executable, "-m", f"distributed.cli.{module}", *options, *common]
+            processes.append(started.enter_context(subprocess.Popen(command, cwd=tmp_path, **quiet)))
+            started.callback(processes[-1].kill)
+            while not (where.exists() and where.stat().st_size):
+                time.sleep(0.05)
+        joined = connect(json.loads(where.read_text())["address"], ClusterLimits())
+        started.callback(joined.close)
+        found: list[str] = []
+        begun = threading.Barrier(9)
+
+        def call() -> None:
+            begun.wait()
+            with pytest.raises(GpucubeError) as lost:
+                joined.on_every_worker(functools.partial(time.sleep, 60))
+            found.append(str(lost.value))
+
+        threads = [threading.Thread(target=call) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        begun.wait()
+        time.sleep(0.3)  # the calls are under way
+        processes[0].kill()
+        for thread in threads:
+            thread.join(30)
+    assert found == ["the Dask scheduler was lost"] * 8
 
 
 @pytest.mark.parametrize("mask", [DeadlyMask, DeviceLosingMask])

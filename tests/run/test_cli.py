@@ -304,6 +304,12 @@ def test_standard_output_may_be_closed_full_or_left_by_its_reader(tiny_ms: Any, 
         full = at_a_shell(f"gpucube {words} > /dev/full", tmp_path)
         assert full.returncode == 2
         assert full.stderr == "gpucube: error: cannot write to standard output: No space left on device\n"
+    full = at_a_shell("gpucube demo --out demo > /dev/full", tmp_path)
+    assert full.returncode == 2
+    assert full.stderr == "gpucube: error: cannot write to standard output: No space left on device\n"
+    full = at_a_shell("gpucube.bench --help > /dev/full", tmp_path)
+    assert full.returncode == 2
+    assert full.stderr == "gpucube.bench: error: cannot write to standard output: No space left on device\n"
     done = at_a_shell(f"gpucube image {job} --imagename full > /dev/full", tmp_path)
     assert done.returncode == 0, "the cube is there"
     assert done.stderr == "gpucube: warning: cannot write to standard output: No space left on device\n"
@@ -318,4 +324,6 @@ def test_standard_streams_that_are_closed_are_not_taken_for_files(tiny_ms: Any, 
     assert all(other[-12 * 64 * 64 * 4 :] == usual[-12 * 64 * 64 * 4 :] for other in others)
     for closed in ("2>&-", "2>/dev/full"):
         wrong = at_a_shell(f"gpucube image nothing.ms --imagename x {closed}", tmp_path)
+        assert wrong.returncode == 2
+        wrong = at_a_shell(f"gpucube.bench --workload nothing {closed}", tmp_path)
         assert wrong.returncode == 2
