@@ -4,9 +4,8 @@
 // it are tested by the arithmetic of psf_sidelobe there: in float64, with every operation rounded by itself (__dmul_rn,
 // __dadd_rn: never fused). A maximum does not depend on the order, so the value is that of psf_sidelobe to the last bit.
 //
-// Memory: psfs (slots, height, width) float32, where (height, width) is (ny, nx) or (2 ny, 2 nx); slot[b] is where plane b
-// of the batch lies. Its peak is at (height / 2, width / 2), and the image is the (ny, nx) pixels whose pixel
-// (ny / 2, nx / 2) is the peak. ellipses (planes of the batch, 6) float64: sine and cosine of the position angle, semi-axes
+// Memory: a stack of PSFs float32; the image of plane b are the (ny, nx) pixels from first[b] on, in rows that are pitch[b]
+// pixels apart, and its pixel (ny / 2, nx / 2) is the peak. ellipses (planes, 6) float64: sine and cosine of the position angle, semi-axes
 // (major, minor) in radians, reach along x and y in pixels. cell_x, cell_y in radians.
 //
 // Cost: 4 bytes per pixel of the image; two divisions in float64 per pixel of the box.
@@ -28,7 +27,7 @@ __device__ __forceinline__ unsigned largest_of(const float* __restrict__ line, i
 
 // largest[b] = bits of the largest |value| outside the ellipse; stays 0 if the ellipse covers the image.
 extern "C" __global__ void __launch_bounds__(256, 4) sidelobe(
-    const float* __restrict__ psfs, const int* __restrict__ slot, int height, int width, int ny, int nx,
+    const float* __restrict__ psfs, const long long* __restrict__ first, const int* __restrict__ pitch, int ny, int nx,
     const double* __restrict__ ellipses, double cell_x, double cell_y, unsigned* __restrict__ largest)
 {
     const int b = blockIdx.y, lane = threadIdx.x % 32, warps = blockDim.x / 32, cy = ny / 2, cx = nx / 2;
@@ -36,10 +35,10 @@ extern "C" __global__ void __launch_bounds__(256, 4) sidelobe(
     const double sine = ellipse[0], cosine = ellipse[1], major = ellipse[2], minor = ellipse[3];
     const int reach_x = (int)min(ellipse[4], (double)nx), reach_y = (int)min(ellipse[5], (double)ny);
     const int x0 = max(cx - reach_x, 0), x1 = min(cx + reach_x + 1, nx);
-    const float* image = psfs + ((size_t)slot[b] * height + (height / 2 - cy)) * width + (width / 2 - cx);
+    const float* image = psfs + first[b];
     unsigned best = 0;
     for (int y = blockIdx.x * warps + threadIdx.x / 32; y < ny; y += gridDim.x * warps) {
-        const float* line = image + (size_t)y * width;
+        const float* line = image + (size_t)y * pitch[b];
         const bool near = abs(y - cy) <= reach_y;
         const int from = near ? x0 : nx, to = near ? x1 : nx;  // of the box
         best = max(best, max(largest_of(line, 0, from), largest_of(line, to, nx)));

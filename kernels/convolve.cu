@@ -26,15 +26,20 @@ __device__ __forceinline__ int pixel_at(int place, int pixels, int padded) {
     return pixel < 0 || pixel > pixels ? pixels : pixel;
 }
 
-// image = padded * taper * scale, after an inverse real FFT.
+// image = padded * taper * scale, after an inverse real FFT; with a second copy of it if `copies` is 1 (in `copy`, in the same
+// slots; `cleared` is set to 0 there) or 2 (in `copy`, one plane after another).
 extern "C" __global__ void crop_image(const REAL* __restrict__ padded, const REAL* __restrict__ taper_y,
                                       const REAL* __restrict__ taper_x, const double* __restrict__ scale,
                                       const int* __restrict__ slot, int ny, int nx, int fft_y, int fft_x,
-                                      float* __restrict__ image) {
+                                      float* __restrict__ image, int copies, float* __restrict__ copy,
+                                      float* __restrict__ cleared) {
     const int x = COLUMN, y = ROW, plane = blockIdx.z;
     if (x >= nx || y >= ny) return;
-    const REAL value = padded[at(plane, place_of(y, ny, fft_y), place_of(x, nx, fft_x), fft_y, fft_x)];
-    image[at(slot[plane], y, x, ny, nx)] = (float)(value * taper_y[y] * taper_x[x] * (REAL)scale[plane]);
+    const REAL factor = padded[at(plane, place_of(y, ny, fft_y), place_of(x, nx, fft_x), fft_y, fft_x)];
+    const float value = (float)(factor * taper_y[y] * taper_x[x] * (REAL)scale[plane]);
+    image[at(slot[plane], y, x, ny, nx)] = value;
+    if (copies) copy[at(copies == 1 ? slot[plane] : plane, y, x, ny, nx)] = value;
+    if (copies == 1) cleared[at(slot[plane], y, x, ny, nx)] = 0;
 }
 
 // padded = image * taper, zero elsewhere, before a real FFT.
@@ -49,26 +54,31 @@ extern "C" __global__ void pad_image(const float* __restrict__ image, const REAL
     padded[at(plane, place_y, place_x, fft_y, fft_x)] = value;
 }
 
-// sum += Re(padded * exp(-2 pi i w (n - 1 - centre))), after an inverse FFT of one plane of w.
+// sum += (or =, if `fresh`) Re(padded * exp(-2 pi i w (n - 1 - centre))), after an inverse FFT of one plane of w.
 extern "C" __global__ void add_w_plane(const COMPLEX* __restrict__ padded, const double* __restrict__ height, double w, int ny,
-                                       int nx, int fft_y, int fft_x, REAL* __restrict__ sum) {
+                                       int nx, int fft_y, int fft_x, int fresh, REAL* __restrict__ sum) {
     const int x = COLUMN, y = ROW, plane = blockIdx.z;
     if (x >= nx || y >= ny) return;
     const COMPLEX value = padded[at(plane, place_of(y, ny, fft_y), place_of(x, nx, fft_x), fft_y, fft_x)];
     double sine, cosine;
     sincospi(-2.0 * w * height[(long long)y * nx + x], &sine, &cosine);
-    sum[at(plane, y, x, ny, nx)] += value.x * (REAL)cosine - value.y * (REAL)sine;
+    const REAL mine = value.x * (REAL)cosine - value.y * (REAL)sine;
+    sum[at(plane, y, x, ny, nx)] = (fresh ? (REAL)0 : sum[at(plane, y, x, ny, nx)]) + mine;
 }
 
 // image = sum over planes of w * taper * taper of w * scale.
 extern "C" __global__ void finish_w_planes(const REAL* __restrict__ sum, const REAL* __restrict__ taper_y,
                                            const REAL* __restrict__ taper_x, const REAL* __restrict__ taper_w,
                                            const double* __restrict__ scale, const int* __restrict__ slot, int ny, int nx,
-                                           float* __restrict__ image) {
+                                           float* __restrict__ image, int copies, float* __restrict__ copy,
+                                      float* __restrict__ cleared) {
     const int x = COLUMN, y = ROW, plane = blockIdx.z;
     if (x >= nx || y >= ny) return;
     const REAL taper = taper_y[y] * taper_x[x] * taper_w[(long long)y * nx + x];
-    image[at(slot[plane], y, x, ny, nx)] = (float)(sum[at(plane, y, x, ny, nx)] * taper * (REAL)scale[plane]);
+    const float value = (float)(sum[at(plane, y, x, ny, nx)] * taper * (REAL)scale[plane]);
+    image[at(slot[plane], y, x, ny, nx)] = value;
+    if (copies) copy[at(copies == 1 ? slot[plane] : plane, y, x, ny, nx)] = value;
+    if (copies == 1) cleared[at(slot[plane], y, x, ny, nx)] = 0;
 }
 
 // padded = image * taper * taper of w * exp(+2 pi i w (n - 1 - centre)), before an FFT of one plane of w.

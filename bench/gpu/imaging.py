@@ -108,7 +108,7 @@ def measure_memory(bench: Bench) -> Iterator[Figure]:
 def _measure_memory(bench: Bench, what: str, settings: ImagingSettings) -> Figure:
     planes = min(bench.sizes.planes_in_memory, len(bench.scene.channels))
     samples = [bench.scene.job.store.samples(PlaneKey(channel=channel, stokes=0)) for channel in range(planes)]
-    predicted = DeviceMemory(settings, bench.backend.fft_memory).of(planes)
+    predicted = DeviceMemory(settings, bench.backend.fft_memory, bench.backend.memory).of(planes)
     device = bench.here.kind.make(settings)
 
     def live() -> None:

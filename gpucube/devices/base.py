@@ -10,7 +10,7 @@ pointing), many at a time. What it returns for a plane must not depend on which 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
@@ -60,6 +60,27 @@ class MinorCycle:
     gain: float
 
 
+FINISHED_BYTES = 1 << 29
+"""Host memory for images that are finished together. Those of one plane take what they need."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restoring:
+    """How an image is restored: model * `beam` + `scale` * (residual * `smooth`, a Gaussian of unit sum)."""
+
+    beam: Beam
+    smooth: Beam | None = None  # None: the residual is added as it is
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """What a plane leaves: images by product, float32 (ny, nx), which nobody may write to; and the model's flux, Jy."""
+
+    products: dict[str, np.ndarray]
+    model_flux: float
+
+
 class DeviceArray(Protocol):
     """An array where the device computes: `numpy.ndarray` or `cupy.ndarray`."""
 
@@ -105,7 +126,7 @@ class Device(Protocol[PlaneT]):
     def set_masks(self, planes: Sequence[PlaneT], masks: Sequence[np.ndarray]) -> None:
         """Replace the masks of planes, bool arrays (ny, nx)."""
 
-    def make_psf(self, planes: Sequence[PlaneT], wide: bool) -> None:
+    def make_psf(self, planes: Sequence[PlaneT], wide: bool | Sequence[bool]) -> None:
         """Make each plane's PSF, of the image's size, or of twice that (`wide`) if the plane is going to be cleaned."""
 
     def measure(self, planes: Sequence[PlaneT]) -> list[tuple[float, float]]:
@@ -121,7 +142,7 @@ class Device(Protocol[PlaneT]):
         """Replace each plane's model by an image (ny, nx) in Jy/pixel. The next major cycle makes its residual."""
 
     def keep_model(self, planes: Sequence[PlaneT]) -> None:
-        """Remember each plane's model as its best."""
+        """Remember each plane's model as its best, with its residual: the exact one."""
 
     def roll_back(self, planes: Sequence[PlaneT]) -> None:
         """Restore each plane's remembered model, and the residual that belongs to it."""
@@ -132,21 +153,13 @@ class Device(Protocol[PlaneT]):
     def fetch(self, plane: PlaneT, product: Product) -> np.ndarray:
         """Copy an image to the host, float32 (ny, nx). The caller must not write to it."""
 
-    def resident(self, plane: PlaneT, product: Product) -> DeviceArray:
-        """Return an image where it lies on the device, for `restore`."""
+    def finish(
+        self, planes: Sequence[PlaneT], products: Sequence[Product], restoring: Sequence[Restoring] | None
+    ) -> Iterator[Finished]:
+        """Copy images of planes to the host, with restored ones if it is said how; one plane after another."""
 
-    def restore(
-        self,
-        model: np.ndarray | DeviceArray,
-        residual: np.ndarray | DeviceArray,
-        beam: Beam,
-        smooth: Beam | None,
-        scale: float,
-    ) -> np.ndarray:
-        """Make the restored image: model * beam + scale * (residual * `smooth`, a Gaussian of unit sum).
-
-        `model` and `residual` (ny, nx) may lie on the host or be `resident`.
-        """
+    def restore(self, model: np.ndarray, residual: np.ndarray, restoring: Restoring) -> np.ndarray:
+        """Make the restored image of a model and a residual on the host, float32 (ny, nx)."""
 
     def release(self, planes: Sequence[PlaneT]) -> None:
         """Free the places of planes that are finished."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from gpucube.data.store import PlaneKey
-from gpucube.devices.base import Device, DevicePlane
+from gpucube.devices.base import FINISHED_BYTES, Device, DevicePlane
 from gpucube.errors import GpucubeError
 from gpucube.imaging.job import NO_EVENTS, Events, ImageJob
 from gpucube.imaging.plane import ActivePlane, channel_record, charge, fail_channel, write_products
@@ -107,11 +107,15 @@ class _Chunk:
     suspects: set[int] = field(default_factory=set)
     """Channels that were at work when something failed."""
     active: list[ActivePlane] = field(default_factory=list)
+    stopped: list[ActivePlane] = field(default_factory=list)
+    """Planes that have stopped and are still to be written."""
     ended: dict[int, list[ActivePlane]] = field(default_factory=dict)
-    """Planes that have stopped, of channels whose other Stokes planes are still active."""
+    """Planes that are written, of channels whose other Stokes planes are not."""
     unsafe: list[ChannelRecord] = field(default_factory=list)
     """Records of channels whose planes are written, but perhaps not on disk yet."""
     synced: float = field(default_factory=time.monotonic)
+    written: float = field(default_factory=time.monotonic)
+    """When planes that had stopped were last written."""
 
     def run(self) -> list[ChannelRecord]:
         """Image all channels."""
@@ -121,10 +125,9 @@ class _Chunk:
                 self._make_safe()
             fresh = self._take_planes()
             try:
-                stopped = self._begin(fresh)
-                stopped += self._cycle()
-                for plane in stopped:
-                    self._finish(plane)
+                self.stopped += self._begin(fresh)
+                self.stopped += self._cycle()
+                self._finish_stopped()
             except GpucubeError:
                 raise
             except Exception as error:  # one channel's trouble must not end the others
@@ -135,7 +138,7 @@ class _Chunk:
     def _take_planes(self) -> list[PlaneKey]:
         """Planes to begin now: as many as there are places for."""
         fresh: list[PlaneKey] = []
-        while len(self.active) + len(fresh) < self.device.batch:
+        while len(self.active) + len(self.stopped) + len(fresh) < self.device.batch:
             if not self.to_begin:
                 # a suspect is imaged with nothing beside it
                 if not self.waiting or (self.at_work and self.suspects & {self.waiting[-1], *self.at_work}):
@@ -161,14 +164,31 @@ class _Chunk:
         self.active = [p for p in planes if not p.stopped]
         return [p for p in planes if p.stopped]
 
-    def _finish(self, plane: ActivePlane) -> None:
-        """Write a plane and free its place. After the last plane of a channel, complete the channel."""
-        write_products(self.job, self.device, plane)
-        self.device.release([plane.data])
-        together = self.ended.setdefault(plane.key.channel, [])
-        together.append(plane)
-        if len(together) == len(self.job.stokes):
-            self._close(channel_record(self.job, self.ended.pop(plane.key.channel)))
+    def _finish_stopped(self) -> None:
+        """Write the planes that have stopped: together, since few large copies are cheaper than many small ones.
+
+        They wait for each other while other planes are cleaned, unless channels wait for their places, or for so long that they
+        would be brought to disk meanwhile.
+        """
+        late = time.monotonic() - self.written > self.job.seconds_between_syncs
+        if self.active and not (self.waiting or self.to_begin or late):
+            return
+        geometry = self.job.settings.geometry
+        together = max(1, FINISHED_BYTES // (4 * geometry.nx * geometry.ny * max(1, len(self.job.cubes))))
+        while self.stopped:
+            some, self.stopped = self.stopped[:together], self.stopped[together:]
+            self._finish(some)
+        self.written = time.monotonic()
+
+    def _finish(self, planes: Sequence[ActivePlane]) -> None:
+        """Write planes and free their places. After the last plane of a channel, complete the channel."""
+        write_products(self.job, self.device, planes)
+        self.device.release([p.data for p in planes])
+        for plane in planes:
+            of_channel = self.ended.setdefault(plane.key.channel, [])
+            of_channel.append(plane)
+            if len(of_channel) == len(self.job.stokes):
+                self._close(channel_record(self.job, self.ended.pop(plane.key.channel)))
 
     def _close(self, record: ChannelRecord) -> None:
         """Store the record of a channel that has ended."""
@@ -193,7 +213,7 @@ class _Chunk:
             raise GpucubeError(f"the visibility store in {self.job.store.folder} was damaged while in use") from None
         if not self.at_work:
             raise error
-        self.active, self.ended, self.to_begin = [], {}, []
+        self.active, self.stopped, self.ended, self.to_begin = [], [], {}, []
         self.device.substage_seconds.clear()
         self.device.reset()
         channels = sorted(self.at_work, reverse=True)
@@ -229,8 +249,7 @@ def _begin_planes(job: ImageJob, device: Device[DevicePlane], keys: Sequence[Pla
         return planes
     # planes that are going to be cleaned need the PSF of twice the field
     with_data = [p for p in planes if p.state.stop is not StopCode.NO_DATA and p.beam is None]
-    _make_psfs(device, [p for p in with_data if p.stopped], wide=False)
-    _make_psfs(device, [p for p in with_data if not p.stopped], wide=True)
+    _make_psfs(device, with_data, [not p.stopped for p in with_data])
     return planes
 
 
@@ -243,7 +262,7 @@ def _start_from_model(job: ImageJob, device: Device[DevicePlane], planes: Sequen
     if not found:
         return
     planes, models = [p for p, _ in found], [model for _, model in found]
-    _make_psfs(device, planes, wide=True)  # of twice the field, because the model may have a component in any pixel
+    _make_psfs(device, planes, True)  # of twice the field, because the model may have a component in any pixel
     begin = time.perf_counter()
     data = [p.data for p in planes]
     device.set_model(data, models)
@@ -251,7 +270,7 @@ def _start_from_model(job: ImageJob, device: Device[DevicePlane], planes: Sequen
     charge(planes, device, "major", begin)
 
 
-def _make_psfs(device: Device[DevicePlane], planes: Sequence[ActivePlane], wide: bool) -> None:
+def _make_psfs(device: Device[DevicePlane], planes: Sequence[ActivePlane], wide: bool | Sequence[bool]) -> None:
     """Make the PSFs; fit their beams and measure their sidelobes."""
     begin, data = time.perf_counter(), [p.data for p in planes]
     device.make_psf(data, wide)

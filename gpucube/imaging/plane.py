@@ -14,13 +14,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gpucube.data.store import PlaneKey
-from gpucube.devices.base import Device, DevicePlane
+from gpucube.devices.base import Device, DevicePlane, Product
 from gpucube.imaging.job import ImageJob
-from gpucube.imaging.restore import restored
+from gpucube.imaging.restore import how_to_restore
 from gpucube.imaging.stopping import LoopState, stop_level
 from gpucube.output.fits_header import RESTORED
 from gpucube.output.records import ChannelRecord, PlaneRecord, StopCode
 from gpucube.sky.beam import Beam
+
+COPIED: tuple[Product, ...] = ("dirty", "psf", "residual", "model")
+"""Images that a device holds and that may be written."""
 
 BLANK = (StopCode.NO_DATA, StopCode.FAILED)
 """A plane with one of these stop codes is NaN in every image product."""
@@ -79,39 +82,45 @@ def charge(planes: Sequence[ActivePlane], device: Device[DevicePlane], stage: st
     """Charge the time since `begin` to the planes of a batch in equal shares: to `stage`, and to the device's sub-stages."""
     spent = {**device.substage_seconds, stage: time.perf_counter() - begin - sum(device.substage_seconds.values())}
     device.substage_seconds.clear()
-    for p in planes:
-        for name, seconds in spent.items():
-            p.seconds[name] = p.seconds.get(name, 0.0) + seconds / len(planes)
+    for name, seconds in spent.items():
+        each = seconds / max(1, len(planes))
+        for of_plane in [p.seconds for p in planes]:
+            of_plane[name] = of_plane.get(name, 0.0) + each
 
 
-def write_products(job: ImageJob, device: Device[DevicePlane], plane: ActivePlane) -> None:
-    """Restore a plane that has stopped, and write all its products."""
-    if plane.state.stop in BLANK or plane.beam is None:
-        plane.checksums = _write_blank(job, plane.key)
-        return
-    begin = time.perf_counter()
-    products: dict[str, np.ndarray] = {
-        name: device.fetch(plane.data, name) for name in ("dirty", "psf", "residual", "model") if name in job.cubes
-    }
+def write_products(job: ImageJob, device: Device[DevicePlane], planes: Sequence[ActivePlane]) -> None:
+    """Restore planes that have stopped, and write all their products."""
+    imaged = [(p, p.beam) for p in planes if p.state.stop not in BLANK and p.beam is not None]
+    blank = {id(p) for p in planes} - {id(p) for p, _ in imaged}
+    for p in (p for p in planes if id(p) in blank):
+        p.checksums = _write_blank(job, p.key)
+    restoring = None
     if job.cubes.keys() & set(RESTORED) and job.restoring_beam != "common":
-        target = plane.beam if job.restoring_beam == "channel" else job.restoring_beam
-        model, residual = device.resident(plane.data, "model"), device.resident(plane.data, "residual")
-        products["image"] = restored(device, job.settings.geometry, model, residual, plane.beam, target)
-    if job.primary_beam is not None:
-        products["pb"] = job.primary_beam.plane(float(job.frequency[plane.key.channel]))
-        if "image" in products:
-            products["image.pbcor"] = products["image"] / products["pb"]
-    charge([plane], device, "restore", begin)
-    begin = time.perf_counter()
-    if "mask" in job.cubes:
-        products["mask"] = _mask_plane(job, plane.key, plane.mask if plane.last_mask is None else plane.last_mask)
-    if "startmodel" in job.cubes:
-        products["startmodel"] = device.fetch(plane.data, "model")
-    products["sumwt"] = np.full((1, 1), plane.data.sum_weights, np.float32)
-    for name in (name for name in job.cubes if name in products):
-        plane.checksums[name] = job.write(name, plane.key, products[name])
-    charge([plane], device, "write", begin)
-    plane.model_flux = float(device.fetch(plane.data, "model").sum(dtype=np.float64))
+        target = None if job.restoring_beam == "channel" else job.restoring_beam
+        restoring = [how_to_restore(job.settings.geometry, beam, target or beam) for _, beam in imaged]
+    copied = [name for name in COPIED if name in job.cubes or (name == "model" and "startmodel" in job.cubes)]
+    finished = device.finish([p.data for p, _ in imaged], copied, restoring)
+    begin, writing = time.perf_counter(), 0.0
+    for p, _ in imaged:
+        found = next(finished)
+        products = dict(found.products)
+        if job.primary_beam is not None:
+            products["pb"] = job.primary_beam.plane(float(job.frequency[p.key.channel]))
+            if "image" in products:
+                products["image.pbcor"] = products["image"] / products["pb"]
+        started = time.perf_counter()
+        if "mask" in job.cubes:
+            products["mask"] = _mask_plane(job, p.key, p.mask if p.last_mask is None else p.last_mask)
+        if "startmodel" in job.cubes:
+            products["startmodel"] = products["model"]
+        products["sumwt"] = np.full((1, 1), p.data.sum_weights, np.float32)
+        for name in (name for name in job.cubes if name in products):
+            p.checksums[name] = job.write(name, p.key, products[name])
+        p.model_flux = found.model_flux
+        writing += time.perf_counter() - started
+    together = [p for p, _ in imaged]
+    charge(together, device, "restore", begin + writing)
+    charge(together, device, "write", time.perf_counter() - writing)
 
 
 def _write_blank(job: ImageJob, key: PlaneKey) -> dict[str, str]:

@@ -8,27 +8,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from gpucube.data.store import PlaneKey
-from gpucube.devices.base import Device
+from gpucube.devices.base import Device, Restoring
 from gpucube.imaging.job import ImageJob
 from gpucube.output.fits_cube import read_plane
 from gpucube.sky.beam import Beam
 from gpucube.sky.geometry import ImageGeometry
 
 
-def restored(
-    device: Device[Any], geometry: ImageGeometry, model: Any, residual: Any, fitted: Beam, target: Beam
-) -> np.ndarray:
-    """Model convolved with `target`, plus the residual brought to Jy per `target` beam.
+def how_to_restore(geometry: ImageGeometry, fitted: Beam, target: Beam) -> Restoring:
+    """Say how a plane is restored: its model convolved with `target`, plus the residual brought to Jy per `target` beam.
 
     The residual is smoothed from the fitted beam to the target where the target is larger (as tclean does); where it is
     not, it is added as it is.
     """
     smooth = target.deconvolve(fitted) if target != fitted else None
     scale = target.area(geometry) / fitted.area(geometry) if smooth is not None else 1.0
-    return device.restore(model, residual, target, smooth, scale)
+    return Restoring(beam=target, smooth=smooth, scale=scale)
 
 
 def restore_chunk(
@@ -42,7 +38,7 @@ def restore_chunk(
         image = read_plane(job.cubes["residual"], key.stokes, key.channel)
         if (beam := fitted.get(key)) is not None:
             model = read_plane(job.cubes["model"], key.stokes, key.channel)
-            image = restored(device, job.settings.geometry, model, image, beam, target)
+            image = device.restore(model, image, how_to_restore(job.settings.geometry, beam, target))
         if "image" in job.cubes:
             job.write("image", key, image)
         if "image.pbcor" in job.cubes and job.primary_beam is not None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from gpucube.constants import ARCSEC, LIGHT_SPEED
 from gpucube.data.store import Samples
-from gpucube.devices.base import DeviceKind, ImagingSettings, MinorCycle
+from gpucube.devices.base import DeviceKind, ImagingSettings, MinorCycle, Restoring
 from gpucube.devices.choice import Devices
 
 PIXELS, SAMPLES = 32, 200
@@ -45,6 +45,6 @@ def warm_up(kind: DeviceKind, settings: ImagingSettings) -> None:
         device.minor(planes, [MinorCycle(threshold=0.0, max_iterations=3, gain=0.1)])
         device.major(planes)
         device.keep_model(planes)
-        model, residual = device.resident(planes[0], "model"), device.resident(planes[0], "residual")
-        device.restore(model, residual, beam, beam, 1.0)
+        (found,) = device.finish(planes, ("model", "residual"), [Restoring(beam=beam, smooth=beam)])
+        device.restore(found.products["model"], found.products["residual"], Restoring(beam=beam))
         device.release(planes)

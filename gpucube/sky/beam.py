@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -57,20 +57,24 @@ class Beam:
 
         It extends to the exponent `EXPONENT_END`, and at most the size of the image to either side.
         """
+        return sampled_gaussian(*self.sampling(geometry))
+
+    def sampling(self, geometry: ImageGeometry) -> tuple[tuple[float, float, float], int, int]:
+        """Find what `sampled_gaussian` takes: the quadratic form, and the extent along y and x in pixels."""
         a, b, c = form = self.quadratic_form(geometry)
         determinant = a * c - b * b
         half_y = min(math.ceil(math.sqrt(EXPONENT_END * a / determinant)), geometry.ny)
         half_x = min(math.ceil(math.sqrt(EXPONENT_END * c / determinant)), geometry.nx)
-        return sampled_gaussian(form, half_y, half_x)
+        return form, half_y, half_x
 
-    def spectrum(self, geometry: ImageGeometry, xp: Any = np) -> Any:
+    def spectrum(self, geometry: ImageGeometry) -> np.ndarray:
         """Compute the spectrum of the beam, scaled to unit sum, on twice the image. An axis of the beam may have length 0.
 
-        It is an array of `xp` (numpy or cupy), float32, (2 ny, nx + 1), and contains the factor 1 / size of the FFT:
-        multiply a real FFT by it and transform back without a further factor.
+        It is float32, (2 ny, nx + 1), and contains the factor 1 / size of the FFT: multiply a real FFT by it and transform back
+        without a further factor.
         """
         ny, nx = geometry.shape
-        ky, kx = xp.fft.fftfreq(2 * ny)[:, None] / geometry.cell_y, xp.fft.rfftfreq(2 * nx) / geometry.cell_x
+        ky, kx = np.fft.fftfreq(2 * ny)[:, None] / geometry.cell_y, np.fft.rfftfreq(2 * nx) / geometry.cell_x
         sin, cos = math.sin(self.bpa), math.cos(self.bpa)
         # in place, because each array of float64 is as large as four images
         along, across = ky * cos - kx * sin, ky * sin + kx * cos
@@ -80,9 +84,10 @@ class Beam:
         across **= 2
         along += across
         along *= -(math.pi**2 / FOUR_LN2)
-        xp.exp(along, out=along)
+        np.exp(along, out=along)
         along /= 4 * ny * nx
-        return along.astype(np.float32)
+        spectrum: np.ndarray = along.astype(np.float32)
+        return spectrum
 
     def moments(self) -> np.ndarray:
         """Second moments in (east, north), in units of FWHM squared, shape (2, 2)."""

@@ -23,8 +23,8 @@ from oracles import (
 )
 
 from gpucube.constants import ARCSEC
-from gpucube.devices.base import DeviceKind, ImagingSettings, MinorCycle
-from gpucube.imaging.restore import restored
+from gpucube.devices.base import DeviceKind, ImagingSettings, MinorCycle, Restoring
+from gpucube.imaging.restore import how_to_restore
 from gpucube.schema.quantities import parse_taper_width
 from gpucube.sky.beam import Beam
 
@@ -451,7 +451,7 @@ def test_the_restored_image_is_the_sum_of_gaussians_and_the_residual(device_kind
     for x, y, flux in ((0, 0, 1.0), (63, 47, -0.5), (30, 20, 2.0), (31, 20, 0.25)):
         model[y, x] += flux
     expected = residual + convolved(model, g, beam)
-    image = device_kind.make(settings(g)).restore(model, residual, beam, None, 1.0)
+    image = device_kind.make(settings(g)).restore(model, residual, Restoring(beam=beam))
     # Gaussians end at 1e-7 of their peak, float32 FFTs at 1e-6 of the flux
     assert image == pytest.approx(expected, abs=5e-6)
     assert model[20, 30] == 2.0, "what was given is left as it was"
@@ -463,7 +463,7 @@ def test_smoothing_the_residual_to_a_larger_beam_conserves_flux(device_kind, fit
     g, target = RECTANGLE, Beam(bmaj=200 * ARCSEC, bmin=160 * ARCSEC, bpa=0.3)
     residual = gaussian(g, fitted, 30, 22).astype(np.float32)
     device = device_kind.make(settings(g))
-    image = restored(device, g, np.zeros(g.shape, np.float32), residual, fitted, target)
+    image = device.restore(np.zeros(g.shape, np.float32), residual, how_to_restore(g, fitted, target))
     assert image == pytest.approx(gaussian(g, target, 30, 22), abs=1e-4)  # a beam of 3 pixels is sampled to that
     before, after = (values.sum(dtype=float) / beam.area(g) for values, beam in ((residual, fitted), (image, target)))
     assert after == pytest.approx(before, rel=1e-4)
@@ -475,4 +475,4 @@ def test_a_residual_is_left_alone_where_the_target_is_no_larger(device_kind):
     model = np.zeros(g.shape, np.float32)
     device = device_kind.make(settings(g))
     for target in (BEAMS[1], BEAMS[0]):  # the same, and one narrower along the fitted beam
-        assert np.array_equal(restored(device, g, model, residual, BEAMS[1], target), residual)
+        assert np.array_equal(device.restore(model, residual, how_to_restore(g, BEAMS[1], target)), residual)

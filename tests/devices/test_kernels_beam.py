@@ -38,11 +38,10 @@ def central(psf: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 def sidelobes(psfs, slot, shape, beams, order=0, blocks=3):
     largest = np.zeros(len(slot), np.uint32)
     ellipses = np.array([lobe_ellipse(beam, CELL_X, CELL_Y) for beam in beams])
-    run(
-        *("beam", "sidelobe", (blocks, len(slot)), (256,)),
-        *(psfs, slot, *psfs.shape[1:], *shape, ellipses, CELL_X, CELL_Y, largest),
-        order=order,
-    )
+    (height, width), (ny, nx) = psfs.shape[1:], shape
+    first = slot.astype(np.int64) * height * width + (height // 2 - ny // 2) * width + width // 2 - nx // 2
+    images = (psfs, first, np.full(len(slot), width, np.int32), ny, nx)
+    run("beam", "sidelobe", (blocks, len(slot)), (256,), *images, ellipses, CELL_X, CELL_Y, largest, order=order)
     return largest.view(np.float32)
 
 

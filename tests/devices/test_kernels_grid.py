@@ -18,6 +18,7 @@ from oracles import dft_image, dft_predict, direct_dirty, direct_predict, direct
 
 from gpucube.constants import LIGHT_SPEED
 from gpucube.devices.cpu.device import convolve
+from gpucube.devices.cuda.backend import Workspace
 from gpucube.devices.cuda.convolver import Convolver
 from gpucube.devices.cuda.gridder import SampleBatch, Target, TileGridder
 from gpucube.devices.cuda.gridding_kernel import make_kernel, make_w_planes
@@ -39,16 +40,22 @@ is for images without w: in three dimensions its corrections are too large for s
 BOTH = [(False, *case) for case in FLAT] + [(True, *case) for case in PRECISIONS]
 
 
-def make_gridder(backend, g, epsilon=1e-4, real=F32, upsampling=None, w_of=None, twice=1, **changes) -> TileGridder:
-    """A gridder for an image of `twice` the size of `g`; its planes of w hold the samples `w_of`."""
+WORK_BYTES = 1 << 22
+"""Several rounds for some of the batches below, one for others."""
+
+
+def make_gridder(backend, g, epsilon=1e-4, real=F32, upsampling=None, w_of=None, **changes) -> TileGridder:
+    """A gridder for images of `g`, and PSFs of that and twice that size; its planes of w hold the samples `w_of`."""
     upsampling = upsampling or (2.0 if epsilon < 1e-5 else 1.5)
     kernel = make_kernel(epsilon, upsampling, 3 if upsampling > 1.25 else 2, real == F32)
     w_planes = None
     if w_of is not None:
         w = np.concatenate([np.abs(s.uvw[:, 2]) * s.frequency / LIGHT_SPEED for s in w_of])
         w_planes = make_w_planes(kernel, w.min(), w.max(), n_minus_one(g.nx, g.ny, g.cell_x, g.cell_y).min())
-    size = {"nx": twice * g.nx, "ny": twice * g.ny, "cell_x": g.cell_x, "cell_y": g.cell_y}
-    return TileGridder(backend, UvGrid(**size, kernel=kernel, real=np.dtype(real), w_planes=w_planes, **changes))
+    size = {"nx": g.nx, "ny": g.ny, "cell_x": g.cell_x, "cell_y": g.cell_y}
+    grid = UvGrid(**size, kernel=kernel, real=np.dtype(real), w_planes=w_planes, **changes)
+    wide = replace(grid, nx=2 * g.nx, ny=2 * g.ny, scale=2) if w_planes is None else None
+    return TileGridder(backend, Workspace(backend, WORK_BYTES), grid, wide)
 
 
 def place(gridder: TileGridder, planes):
@@ -59,11 +66,35 @@ def place(gridder: TileGridder, planes):
         uvw=xp.asarray(np.concatenate([s.uvw for s in planes])),
         vis=xp.asarray(np.concatenate([s.vis for s in planes])),
         weight=xp.asarray(np.concatenate([s.weight for s in planes])),
-        first=first,
-        first_row=first[:-1].copy(),
-        per_metre=np.array([s.frequency / LIGHT_SPEED for s in planes]),
+        first=xp.asarray(first),
+        first_row=xp.asarray(first[:-1].copy()),
+        per_metre=xp.asarray(np.array([s.frequency / LIGHT_SPEED for s in planes])),
+        most=max(len(s.vis) for s in planes),
     )
-    return gridder.place(batch)
+    return _placed(gridder, batch, len(planes))
+
+
+def _placed(gridder: TileGridder, batch: SampleBatch, planes: int):
+    """Samples as a gridder places them; `order` tells the number of each in its batch, of those with weight alone."""
+    backend, orders = gridder.backend, [np.zeros(0, np.int64)]
+
+    def sort(keys):
+        orders.append(backend.sort(keys))
+        return orders[-1]
+
+    gridder.backend = replace(backend, sort=sort)
+    placed = gridder.place(batch, planes)
+    gridder.backend = backend
+    gridder.look(placed)
+    placed.order = backend.download(orders[-1])[: kept(gridder, placed)]
+    return placed
+
+
+def kept(gridder: TileGridder, placed) -> int:
+    """Number of samples with weight, which come first."""
+    weight = gridder.backend.download(placed.weight) > 0
+    assert weight[: weight.sum()].all()
+    return int(weight.sum())
 
 
 def slots_of(planes: int) -> np.ndarray:
@@ -77,12 +108,12 @@ def in_slots(xp, model: np.ndarray):
     return xp.asarray(stack)
 
 
-def _written(gridder: TileGridder, scale: np.ndarray, write) -> np.ndarray:
+def _written(gridder: TileGridder, scale: np.ndarray, write, twice: int = 1) -> np.ndarray:
     """The images that `write(target)` puts into their slots; it leaves the spare slots alone."""
     xp, planes = gridder.backend.xp, len(scale)
-    slot, scale = slots_of(planes), xp.asarray(scale)
-    out = xp.full((planes + 2, gridder.grid.ny, gridder.grid.nx), np.nan, np.float32)
-    write(Target(planes=np.arange(planes), scale=scale, slot=xp.asarray(slot), images=out))
+    slot = slots_of(planes)
+    out = xp.full((planes + 2, twice * gridder.grid.ny, twice * gridder.grid.nx), np.nan, np.float32)
+    write(Target(planes=np.arange(planes), scale=scale, slot=slot, images=out))
     out = gridder.backend.download(out)
     assert np.isnan(out[[0, -1]]).all()
     return out[slot]
@@ -92,8 +123,16 @@ def image(gridder: TileGridder, placed, scale) -> np.ndarray:
     return _written(gridder, scale, lambda to: gridder.image(placed, to))
 
 
-def make_psf(gridder: TileGridder, placed, scale) -> np.ndarray:
-    return _written(gridder, scale, lambda to: gridder.psf(placed, to))
+def make_psf(gridder: TileGridder, placed, scale, twice: int = 1) -> np.ndarray:
+    stacks = []
+
+    def write(to: Target) -> None:
+        stacks.extend(found.stack[: found.count].copy() for found in gridder.psf(placed, to, wide=twice == 2))
+
+    psfs = _written(gridder, scale, write, twice)
+    if twice == 2:
+        assert np.array_equal(gridder.backend.download(gridder.backend.xp.concatenate(stacks)), psfs)
+    return psfs
 
 
 def make_residual(gridder: TileGridder, placed, model, scale) -> np.ndarray:
@@ -103,8 +142,8 @@ def make_residual(gridder: TileGridder, placed, model, scale) -> np.ndarray:
 
 def predict(gridder: TileGridder, placed, model) -> np.ndarray:
     xp, planes = gridder.backend.xp, len(model)
-    slot, stack = xp.asarray(slots_of(planes)), in_slots(xp, model)
-    return gridder.backend.download(gridder.predict(placed, np.arange(planes), slot, stack))
+    predicted = gridder.predict(placed, np.arange(planes), slots_of(planes), in_slots(xp, model))
+    return gridder.backend.download(predicted)[: kept(gridder, placed)]
 
 
 def scale_of(planes) -> np.ndarray:
@@ -171,7 +210,7 @@ def exact_visibilities(g, planes, model: np.ndarray, w_term: bool) -> list[np.nd
 
 def turned(gridder: TileGridder, placed, planes, vis: list[np.ndarray]) -> np.ndarray:
     """Visibilities as `placed` holds them: in its order, conjugated where x (or w) is negative, and turned by w."""
-    order = gridder.backend.download(placed.order)
+    order = placed.order
     uvw = np.concatenate([s.uvw * s.frequency / LIGHT_SPEED for s in planes])[order]
     vis = np.concatenate(vis)[order]
     if gridder.grid.w_planes is None:
@@ -215,8 +254,8 @@ def test_dirty_images_of_a_wide_field_take_account_of_w(backend, epsilon, real, 
 @pytest.mark.parametrize("epsilon", [1e-4, 1e-6])
 def test_the_psf_is_the_image_of_ones(backend, twice, epsilon):
     planes = ragged(RECTANGLE)
-    gridder = make_gridder(backend, RECTANGLE, epsilon, twice=twice)
-    psfs = make_psf(gridder, place(gridder, planes), scale_of(planes))
+    gridder = make_gridder(backend, RECTANGLE, epsilon)
+    psfs = make_psf(gridder, place(gridder, planes), scale_of(planes), twice)
     shape = (twice * RECTANGLE.ny, twice * RECTANGLE.nx)
     for s, psf in zip(planes, psfs, strict=True):
         if not s.weight.any():
@@ -271,7 +310,7 @@ def test_degridding_is_the_adjoint_of_gridding(backend, w_term, epsilon, real, u
     model = np.random.default_rng(8).normal(size=(len(planes), *WIDE.shape)).astype(np.float32)
     images = image(gridder, placed, np.ones(len(planes)))
     left = (images.astype(float) * model).sum()
-    weighted = backend.download(placed.weight).astype(float) * backend.download(placed.vis)
+    weighted = (backend.download(placed.weight).astype(float) * backend.download(placed.vis))[: kept(gridder, placed)]
     predicted = predict(gridder, placed, model)
     right = (weighted * predicted.conj()).real.sum()
     size = np.linalg.norm(weighted) * np.linalg.norm(predicted)
@@ -327,7 +366,7 @@ def test_samples_on_the_edges_of_the_uv_plane_and_of_tiles_are_gridded_like_any_
     # predicted visibilities, also of samples that are their own conjugate
     model = sources(g, 1)
     against = turned(gridder, placed, [s], [dft_predict(s, g, model[0])])
-    on_axis = s.uvw[backend.download(placed.order), 0] == 0
+    on_axis = s.uvw[placed.order, 0] == 0
     found = predict(gridder, placed, model)
     size = 3 * epsilon * np.abs(model).sum()
     assert np.minimum(np.abs(found - against), np.abs(found - against.conj())).max() < size
@@ -343,7 +382,7 @@ def test_tiles_and_items_of_any_size_give_the_same_image(backend, w_term):
         gridder = make_gridder(backend, WIDE, 1e-4, w_of=planes if w_term else None, side=side, max_samples=most)
         counts.add((gridder.grid.tiles[0] % 2, gridder.grid.tiles[1] % 2))
         placed = place(gridder, planes)
-        assert placed.count == sum(np.count_nonzero(s.weight) for s in planes)
+        assert kept(gridder, placed) == sum(np.count_nonzero(s.weight) for s in planes)
         results.append(make_residual(gridder, placed, model, scale_of(planes)))
     assert len(counts) > 1, "odd and even numbers of tiles"
     for result in results[1:]:
@@ -362,7 +401,7 @@ def test_the_order_of_threads_and_blocks_does_not_change_a_bit(backend, w_term):
         arrays = [image(gridder, placed, scale_of(planes)), predict(gridder, placed, model)]
         arrays.append(make_residual(gridder, placed, model, scale_of(planes)))
         if not w_term:
-            arrays.append(make_psf(gridder, placed, scale_of(planes)))
+            arrays += [make_psf(gridder, placed, scale_of(planes), twice) for twice in (1, 2)]
         return [a.tobytes() for a in arrays]
 
     expected = everything()
@@ -390,11 +429,12 @@ def test_planes_that_share_rows_share_uvw(backend):
         uvw=asarray(s.uvw),
         vis=asarray(np.concatenate([s.vis, other.vis])),
         weight=asarray(np.concatenate([s.weight, other.weight])),
-        first=np.array([0, n, 2 * n]),
-        first_row=np.array([0, 0]),
-        per_metre=np.array([s.frequency, other.frequency]) / LIGHT_SPEED,
+        first=asarray(np.array([0, n, 2 * n])),
+        first_row=asarray(np.array([0, 0])),
+        per_metre=asarray(np.array([s.frequency, other.frequency]) / LIGHT_SPEED),
+        most=n,
     )
-    shared = gridder.place(batch)
+    shared = _placed(gridder, batch, 2)
     scale = scale_of([s, other])
     assert np.array_equal(image(gridder, shared, scale), image(gridder, place(gridder, [s, other]), scale))
 
@@ -407,8 +447,8 @@ def test_samples_without_weight_are_dropped_whatever_their_values(backend, w_ter
     uvw[~good], vis[~good] = np.nan, np.nan
     gridder = make_gridder(backend, WIDE, w_of=[s] if w_term else None)
     placed = place(gridder, [replace(s, uvw=uvw, vis=vis)])
-    assert placed.count == np.count_nonzero(good)
-    assert sorted(backend.download(placed.order)) == list(np.flatnonzero(good))
+    assert kept(gridder, placed) == np.count_nonzero(good)
+    assert sorted(placed.order) == list(np.flatnonzero(good))
     assert np.array_equal(image(gridder, placed, scale_of([s])), image(gridder, place(gridder, [s]), scale_of([s])))
 
 
@@ -418,7 +458,7 @@ def test_a_batch_without_any_sample_gives_empty_images(backend, w_term):
     gridder = make_gridder(backend, WIDE, w_of=[s] if w_term else None)
     none = [cut(s, 0), cut(s, 0)]
     placed = place(gridder, none)
-    assert placed.count == 0
+    assert kept(gridder, placed) == 0
     assert not image(gridder, placed, np.zeros(2)).any()
     assert not make_residual(gridder, placed, sources(WIDE, 2), np.zeros(2)).any()
     assert predict(gridder, placed, sources(WIDE, 2)).shape == (0,)
@@ -426,14 +466,16 @@ def test_a_batch_without_any_sample_gives_empty_images(backend, w_term):
 
 def test_convolution_with_the_psf_agrees_with_the_cpu_device(backend):
     planes = [samples(RECTANGLE, seed=seed) for seed in (1, 2, 3)]
-    wide, plain = make_gridder(backend, RECTANGLE, 1e-6, twice=2), make_gridder(backend, RECTANGLE, 1e-6)
+    plain = make_gridder(backend, RECTANGLE, 1e-6)
     scale, model = scale_of(planes), sources(RECTANGLE, 3)
     xp, slot = backend.xp, backend.xp.asarray(slots_of(3))
-    convolver = Convolver(backend, RECTANGLE.nx, RECTANGLE.ny)
-    psf = in_slots(xp, make_psf(wide, place(wide, planes), scale))
-    spectrum = xp.zeros((5, 2 * RECTANGLE.ny, RECTANGLE.nx + 1), np.float32)
-    convolver.spectrum(psf, slot, spectrum)
+    convolver = Convolver(backend, Workspace(backend, 0), RECTANGLE.nx, RECTANGLE.ny)
     placed = place(plain, planes)
+    psfs = np.zeros((convolver.group, 2 * RECTANGLE.ny, 2 * RECTANGLE.nx), np.float32)
+    psfs[:3] = make_psf(plain, placed, scale, 2)
+    spectrum = xp.zeros((5, 2 * RECTANGLE.ny, RECTANGLE.nx + 1), np.float32)
+    transform = xp.zeros((convolver.group, *spectrum.shape[1:]), np.complex64)
+    convolver.spectrum(xp.asarray(psfs), 3, transform, slot, spectrum)
     dirty = image(plain, placed, scale)
     residual = xp.zeros((5, *RECTANGLE.shape), np.float32)
     convolver.residual(in_slots(xp, dirty), in_slots(xp, model), spectrum, slot, residual)
@@ -441,8 +483,10 @@ def test_convolution_with_the_psf_agrees_with_the_cpu_device(backend):
     for p in range(3):
         # float32 FFTs of a few Jy
         assert residual[p] == pytest.approx(dirty[p] - convolve(model[p], spectrum[p]), abs=5e-6)
-        alone = convolver.convolve(xp.asarray(model[p]), xp.asarray(spectrum[p]))
-        assert np.array_equal(dirty[p] - backend.download(alone), residual[p])
+        only = xp.zeros(1, np.int32)
+        alone = convolver.convolve(xp.asarray(model[p : p + 1]), xp.asarray(spectrum[p : p + 1]), only)
+        convolved = backend.download(alone)[0, : RECTANGLE.ny, : RECTANGLE.nx]
+        assert np.array_equal(dirty[p] - convolved, residual[p])
     # both ways of a major cycle agree to the gridding accuracy
     flux = float(np.abs(model).sum((1, 2)).max())
     assert residual == pytest.approx(make_residual(plain, placed, model, scale), abs=6e-6 * flux)
@@ -458,8 +502,7 @@ def test_some_planes_of_a_batch_may_be_imaged_without_the_others(backend, w_term
     everything = make_residual(gridder, placed, model, scale)
     some = np.array([4, 0, 5])
     out = xp.zeros((3, *WIDE.shape), np.float32)
-    slot = xp.arange(3, dtype=np.int32)
-    to = Target(planes=some, scale=xp.asarray(scale[some]), slot=slot, images=out)
+    to = Target(planes=some, scale=scale[some], slot=np.arange(3), images=out)
     gridder.residual(placed, xp.asarray(model[some]), to)
     assert np.array_equal(backend.download(out), everything[some])
 

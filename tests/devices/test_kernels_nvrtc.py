@@ -35,7 +35,7 @@ CEILINGS = {
 VARIANTS: dict[str, list[tuple[str, ...]]] = {
     "grid": [("-DSUPPORT=4",), ("-DSUPPORT=7",), ("-DREAL=double", "-DSUPPORT=14")],
     "convolve": [(), ("-DREAL=double",)],
-    "uv_tiles": [(), ("-DREAL=double",)],
+    "uv_tiles": [(), ("-DREAL=double", "-DKEY=unsigned long long")],
 }
 """Definitions that a source is compiled with; none for other sources."""
 

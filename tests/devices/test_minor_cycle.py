@@ -13,7 +13,7 @@ import pytest
 from gpucube.devices.base import MinorCycle
 from gpucube.devices.cpu import loops as cpu_loops
 from gpucube.devices.cuda import minor_cycle
-from gpucube.devices.cuda.backend import Backend, Kernels
+from gpucube.devices.cuda.backend import Backend, Kernels, Workspace
 from gpucube.devices.cycle_rules import ACTIVE_SET_CUT
 
 EVERYWHERE = np.zeros((0, 0), bool)
@@ -58,15 +58,17 @@ class Stacks:
         """Clean by the kernels."""
         upload = backend.xp.array
         kernels, slots = Kernels(backend, {"hogbom": ()}), upload(SLOTS)
+        orders = minor_cycle.orders_of(CYCLES)
         masks = upload(self.masks.view(np.uint8)), upload(self.mask_of)
         images = minor_cycle.Images(upload(self.residual), upload(self.psf), upload(self.model), *masks)
         if form == "textbook":
-            result = minor_cycle.textbook(backend, kernels, images, slots, CYCLES)
+            result = minor_cycle.textbook(backend, kernels, images, slots, orders, upload(orders))
         else:
             listed = (4, minor_cycle.LISTED)
             where, change = upload(np.zeros(listed, np.int32)), upload(np.zeros(listed, np.float32))
             changes = minor_cycle.Changes(where, change, upload(np.zeros(4, np.int32)))
-            result = minor_cycle.active_set(backend, kernels, images, changes, slots, CYCLES)
+            where = (Workspace(backend, 0), SLOTS, slots, orders, upload(orders))
+            result = minor_cycle.active_set(backend, kernels, images, changes, *where)
         self.model, self.residual = backend.download(images.model), backend.download(images.residual)
         return result
 

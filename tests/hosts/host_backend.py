@@ -27,15 +27,18 @@ def host_module(stem: str, options: tuple[str, ...] = ()) -> HostModule:
     return HostModule(kernel_source(stem), options)
 
 
-def _destroying(transform: Callable) -> Callable:
-    """Destroy the input, as a GPU's FFT may."""
+def _in_batches(transform: Callable, destroys: bool = True) -> Callable:
+    """Transform whole batches, plane by plane so that it takes no memory, and destroy the input, as a GPU's FFT may."""
 
-    def destroyed(given: np.ndarray, *shape: Any) -> np.ndarray:
-        result = transform(given, *shape)
-        given[:] = np.nan
-        return result
+    def transformed(given: np.ndarray, out: np.ndarray, batch: int) -> None:
+        assert len(given) == len(out) and len(given) % batch == 0
+        for plane in range(len(given)):
+            result = transform(given[plane], out.shape[1:])
+            if destroys:
+                given[plane] = np.nan
+            out[plane] = result
 
-    return destroyed
+    return transformed
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,13 @@ def host_backend(budget: int = 1 << 34, shared_bytes: int = 227 << 10) -> Backen
     return Backend(
         xp=np,
         kernel=lambda stem, name, options: host_module(stem, options).get_function(name),
-        rfft2=scipy.fft.rfft2,
-        irfft2=_destroying(lambda grid, shape: scipy.fft.irfft2(grid, s=shape, norm="forward")),
-        fft2=_destroying(scipy.fft.fft2),
-        ifft2=_destroying(lambda grid: scipy.fft.ifft2(grid, norm="forward")),
+        rfft2=_in_batches(lambda image, shape: scipy.fft.rfft2(image), destroys=False),
+        irfft2=_in_batches(lambda grid, shape: scipy.fft.irfft2(grid, s=shape, norm="forward")),
+        fft2=_in_batches(lambda grid, shape: scipy.fft.fft2(grid)),
+        ifft2=_in_batches(lambda grid, shape: scipy.fft.ifft2(grid, norm="forward")),
+        sort=lambda keys: np.argsort(keys, kind="stable").astype(np.int64),
+        clear=lambda array: array.fill(0),
+        view=lambda block, at, shape, dtype: np.ndarray(shape, dtype, buffer=block, offset=at if np.prod(shape) else 0),
         upload=upload,
         download=np.array,
         synchronise=lambda: None,

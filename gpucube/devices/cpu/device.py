@@ -22,7 +22,7 @@ import numpy as np
 
 from gpucube.constants import LIGHT_SPEED
 from gpucube.data.store import Samples
-from gpucube.devices.base import DeviceArray, ImagingSettings, MinorCycle, Product
+from gpucube.devices.base import Finished, ImagingSettings, MinorCycle, Product, Restoring
 from gpucube.devices.cpu import loops
 from gpucube.devices.cpu.multiscale import PlaneScales, Scales
 from gpucube.devices.cycle_rules import ACTIVE_SET_CUT, SPARSE_COMPONENTS, MajorCycleCost, major_in_image
@@ -162,16 +162,16 @@ class CpuDevice:
         for plane, mask in zip(planes, masks, strict=True):
             plane.mask = np.ascontiguousarray(mask, bool)
 
-    def make_psf(self, planes: Sequence[CpuPlane], wide: bool) -> None:
+    def make_psf(self, planes: Sequence[CpuPlane], wide: bool | Sequence[bool]) -> None:
         # the PSF is that of the phase centre, with w neglected; a minor cycle uses it everywhere
         ny, nx = self.settings.geometry.shape
-        for plane in planes:
-            shape = (2 * ny, 2 * nx) if wide else (ny, nx)
+        for plane, twice in zip(planes, [wide] * len(planes) if isinstance(wide, bool) else wide, strict=True):
+            shape = (2 * ny, 2 * nx) if twice else (ny, nx)
             if plane.samples is None or plane.sum_weights == 0 or plane.psf.shape == shape:
                 continue
             ones = np.ones(len(plane.weight), self._complex)
             plane.psf = self._grid(plane.samples, ones, plane.weight, plane.sum_weights, shape, w=False)
-            if wide and major_in_image(self.settings, plane.visibilities, MAJOR_CYCLE):
+            if twice and major_in_image(self.settings, plane.visibilities, MAJOR_CYCLE):
                 with self._substage("fft"):
                     plane.spectrum = psf_spectrum(plane.psf)
 
@@ -267,23 +267,23 @@ class CpuDevice:
         top, left = (plane.psf.shape[0] - ny) // 2, (plane.psf.shape[1] - nx) // 2
         return plane.psf[top : top + ny, left : left + nx]
 
-    resident = fetch  # everything is on the host, and `fetch` does not copy
+    def finish(
+        self, planes: Sequence[CpuPlane], products: Sequence[Product], restoring: Sequence[Restoring] | None
+    ) -> Iterator[Finished]:
+        for k, plane in enumerate(planes):
+            found: dict[str, np.ndarray] = {name: self.fetch(plane, name) for name in products}
+            if restoring is not None:
+                found["image"] = self.restore(plane.model, plane.residual, restoring[k])
+            yield Finished(products=found, model_flux=float(plane.model.sum(dtype=np.float64)))
 
-    def restore(
-        self,
-        model: np.ndarray | DeviceArray,
-        residual: np.ndarray | DeviceArray,
-        beam: Beam,
-        smooth: Beam | None,
-        scale: float,
-    ) -> np.ndarray:
+    def restore(self, model: np.ndarray, residual: np.ndarray, restoring: Restoring) -> np.ndarray:
         """Restore an image, component by component or by FFTs, whichever is cheaper."""
-        geometry, components = self.settings.geometry, np.asarray(model)
+        geometry, components = self.settings.geometry, model
         image: np.ndarray = np.array(residual)
-        if smooth is not None:
-            image = convolve(image, smooth.spectrum(geometry))
-            image *= scale
-        kernel = beam.sampled(geometry)
+        if restoring.smooth is not None:
+            image = convolve(image, restoring.smooth.spectrum(geometry))
+            image *= restoring.scale
+        kernel = restoring.beam.sampled(geometry)
         if np.count_nonzero(components) * kernel.size < 100 * components.size:
             loops.add_gaussians(image, components, kernel)
         else:

@@ -2,48 +2,60 @@
 
 In: kernels (PSFs of twice the field), images in slots of a stack. Out: spectra, convolved images, and residuals: dirty - PSF *
 model, the major cycle in the image, exact where w is neglected (a Toeplitz operator). The passes are those of
-`gpucube.devices.cpu.device.convolve`, on whole groups of planes. Written against a `gpucube.devices.cuda.backend.Backend`.
+`gpucube.devices.cpu.device.convolve`, on as many planes as the workspace holds. Written against a
+`gpucube.devices.cuda.backend.Backend`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from gpucube.devices.base import DeviceArray
-from gpucube.devices.cuda.backend import Backend, Kernels, fft_group
+from gpucube.devices.cuda.backend import Backend, Kernels, Spec, Workspace, block_bytes, fft_group, fft_planes
+
+
+def stacks_of(nx: int, ny: int, planes: int) -> tuple[Spec, Spec]:
+    """Padded images of nx by ny pixels, and their transforms."""
+    count = fft_planes(planes, fft_group(4 * nx * ny))
+    return ((count, 2 * ny, 2 * nx), np.float32), ((count, 2 * ny, nx + 1), np.complex64)
 
 
 class Convolver:
     """Convolution of images of nx by ny pixels, in float32."""
 
-    def __init__(self, backend: Backend, nx: int, ny: int):
-        self._backend, self._size, self._twice = backend, (ny, nx), (2 * ny, 2 * nx)
-        self._group = fft_group(4 * nx * ny)
+    def __init__(self, backend: Backend, work: Workspace, nx: int, ny: int):
+        self._backend, self._work, self._size, self._twice = backend, work, (ny, nx), (2 * ny, 2 * nx)
+        self.group = fft_group(4 * nx * ny)
         self._kernels = Kernels(backend, {"convolve": ("-DREAL=float",)})
 
-    def spectrum(self, psf: DeviceArray, slot: DeviceArray, out: DeviceArray) -> None:
-        """Make real spectra of the PSFs in the slots (n,) int32, which include the normalisation of `convolve`.
+    def spectrum(
+        self, psf: DeviceArray, count: int, transform: DeviceArray, slot: DeviceArray, out: DeviceArray
+    ) -> None:
+        """Make real spectra of PSFs, which include the normalisation of `convolve`.
 
-        `psf` is float32 (slots, 2 ny, 2 nx) with peaks at (ny, nx). The spectra go into the same slots of `out`, float32
-        (slots, 2 ny, nx + 1).
+        `psf` is float32 (n, 2 ny, 2 nx) of whole batches, `count` of them PSFs with peaks at (ny, nx). `transform` is complex64
+        (n, 2 ny, nx + 1), overwritten. The spectra go into the slots (count,) int32 of `out`, float32 (slots, 2 ny, nx + 1).
         """
-        for start in range(0, len(slot), self._group):
-            some = slot[start : start + self._group]
-            whole = self._backend.xp.zeros((self._group, *self._twice), np.float32)
-            whole[: len(some)] = psf[some]
-            transform = self._backend.rfft2(whole)
-            size = transform.shape[1:]
-            self._kernels.over("convolve.psf_spectrum", len(some), *size, transform, some, *size, out)
+        self._backend.rfft2(psf, transform, self.group)
+        size = (self._twice[0], self._size[1] + 1)
+        self._kernels.over("convolve.psf_spectrum", count, *size, transform, slot, *size, out)
 
-    def convolve(self, image: DeviceArray, spectrum: DeviceArray) -> DeviceArray:
-        """Convolve one image, float32 (ny, nx).
+    def convolve(self, image: DeviceArray, spectrum: DeviceArray, slot: DeviceArray) -> DeviceArray:
+        """Convolve the images in the slots (n,) int32 of a stack, float32, with the kernels in the same slots of `spectrum`.
 
-        The kernel's spectrum, float32 (2 ny, nx + 1), includes the normalisation 1 / (4 ny nx).
+        The kernels' spectra, float32 (slots, 2 ny, nx + 1), include the normalisation 1 / (4 ny nx). Returns (n or more, 2 ny,
+        2 nx), of which the first quarter counts.
         """
-        ny, nx = self._size
-        only = self._backend.xp.zeros(1, np.int32)
-        convolved: DeviceArray = self._convolved(image[None], only, spectrum[None])[0, :ny, :nx].copy()
-        return convolved
+        count = len(slot)
+        padded, transform = self._work.take(*stacks_of(self._size[1], self._size[0], count))
+        self._kernels.over("convolve.pad_twice", count, *self._twice, image, slot, *self._size, padded)
+        self._backend.rfft2(padded, transform, self.group)
+        shape = transform.shape[1:]
+        self._kernels.over("convolve.multiply_spectrum", count, *shape, spectrum, slot, *shape, transform)
+        self._backend.irfft2(transform, padded, self.group)
+        return padded
 
     def residual(
         self, dirty: DeviceArray, model: DeviceArray, spectrum: DeviceArray, slot: DeviceArray, out: DeviceArray
@@ -52,17 +64,20 @@ class Convolver:
 
         Images are float32 (slots, ny, nx), spectra float32 (slots, 2 ny, nx + 1).
         """
-        for start in range(0, len(slot), self._group):
-            some = slot[start : start + self._group]
-            convolved, over = self._convolved(model, some, spectrum), (len(some), *self._size)
+        for some in self._rounds(slot):
+            self._work.start()
+            convolved, over = self.convolve(model, spectrum, some), (len(some), *self._size)
             self._kernels.over("convolve.crop_residual", *over, dirty, convolved, some, *self._size, out)
 
-    def _convolved(self, image: DeviceArray, slot: DeviceArray, spectrum: DeviceArray) -> DeviceArray:
-        """Convolve the images of one group; returns (group, 2 ny, 2 nx), of which the first quarter counts."""
-        padded = self._backend.xp.empty((self._group, *self._twice), np.float32)
-        padded[len(slot) :] = 0
-        self._kernels.over("convolve.pad_twice", len(slot), *self._twice, image, slot, *self._size, padded)
-        transform = self._backend.rfft2(padded)
-        shape = transform.shape[1:]
-        self._kernels.over("convolve.multiply_spectrum", len(slot), *shape, spectrum, slot, *shape, transform)
-        return self._backend.irfft2(transform, self._twice)
+    def _rounds(self, slot: DeviceArray) -> Iterator[DeviceArray]:
+        """Divide slots into as few rounds as the workspace allows."""
+        fitting = self.fitting(self._work.nbytes)
+        if len(slot) <= fitting:
+            yield slot
+            return
+        for start in range(0, len(slot), fitting):
+            yield slot[start : start + fitting]
+
+    def fitting(self, nbytes: int) -> int:
+        """Number of planes that are convolved at once in so many bytes, at least one batch."""
+        return max(1, nbytes // block_bytes(stacks_of(self._size[1], self._size[0], self.group))) * self.group

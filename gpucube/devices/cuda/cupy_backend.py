@@ -30,8 +30,11 @@ STAGING_BYTES = 32 << 20
 """Pinned memory is used in two halves of this size: one is filled while the other is sent."""
 
 FFT_MEMORY = 1.0
-"""The work area of cuFFT stays with the plan in the cache of its thread: an estimate (`bench/gpu/gpu_speed.py` measures it).
-Transforms take nothing more, since they may destroy their input."""
+"""The work area of cuFFT stays with the plan, of one batch: an estimate (`bench/gpu/gpu_speed.py` measures it). Transforms take
+nothing more: their output is given."""
+
+CARVEOUT = 100
+"""Percentage of the memory of a multiprocessor that is shared memory where `grid.cu` runs: it decides how many blocks fit."""
 
 LEAST_CAPABILITY = 80
 """Compute capability 8.0 (Ampere): the kernels reduce over a warp in one instruction, which older GPUs do not have."""
@@ -124,6 +127,8 @@ def _compiled(stem: str, name: str, options: tuple[str, ...]) -> Kernel:
     kernel = _module(stem, options).get_function(name)
     # all the shared memory that the GPU gives a block; without this a launch may take 48 KiB, less what is static
     kernel.max_dynamic_shared_size_bytes = _shared_bytes() - kernel.shared_size_bytes
+    if stem == "grid":
+        kernel.preferred_shared_memory_carveout = CARVEOUT
     return _raising_memory_error(kernel)
 
 
@@ -138,6 +143,64 @@ def _shared_bytes() -> int:
     import cupy
 
     return int(cupy.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"])
+
+
+class _Peak:
+    """The largest number of bytes that arrays of this process have taken of CuPy's pool at any time."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._watched = threading.local()
+
+    def watch(self) -> None:
+        """Follow the allocations of the calling thread, also those of the sort and of cuFFT."""
+        import cupy
+
+        if hasattr(self._watched, "hook"):
+            return
+        peak, pool = self, cupy.get_default_memory_pool()
+
+        class Hook(cupy.cuda.MemoryHook):  # type: ignore[misc]  # CuPy has no types
+            name = "gpucube"
+
+            def malloc_postprocess(self, **event: Any) -> None:
+                # memory in use grows here and nowhere else
+                peak.bytes = max(peak.bytes, int(pool.used_bytes()))
+
+        self._watched.hook = Hook()
+        self._watched.hook.__enter__()  # for the life of the thread
+
+
+PEAK = _Peak()
+
+
+class _Ffts:
+    """FFTs of stacks, by plans that are kept: each for one batch of one size."""
+
+    def __init__(self) -> None:
+        self._plans: dict[tuple[Any, ...], Any] = {}
+
+    def transform(self, kind: str, forward: bool) -> Callable[[DeviceArray, DeviceArray, int], None]:
+        """The transform of a kind of plan, ``"R2C"``, ``"C2R"`` or ``"C2C"``."""
+        from cupy.cuda import cufft
+        from cupyx.scipy.fft import get_fft_plan
+
+        direction = cufft.CUFFT_FORWARD if forward else cufft.CUFFT_INVERSE
+
+        def run(given: DeviceArray, out: DeviceArray, batch: int) -> None:
+            size = tuple((out if kind == "C2R" else given).shape[1:])
+            key = (kind, given.dtype.char, size, batch)
+            if (plan := self._plans.get(key)) is None:
+                plan = get_fft_plan(given[:batch], size, axes=(1, 2), value_type=kind)
+                self._plans[key] = plan
+            for start in range(0, len(given), batch):
+                plan.fft(given[start : start + batch], out[start : start + batch], direction)
+
+        return _raising_memory_error(run)
+
+    def clear(self) -> None:
+        """Forget the plans, and so free their work areas."""
+        self._plans.clear()
 
 
 class _Staging:
@@ -176,7 +239,6 @@ def cupy_backend(lanes: int = 1) -> Backend:
     """Make a backend for the calling thread, with the thread's stream; `lanes` of them share the GPU's memory."""
     import cupy
     import cupyx
-    from cupyx.scipy import fft
 
     stream = cupy.cuda.get_current_stream()
     if not stream.ptr:  # the thread has no stream of its own yet; CuPy keeps the one in use
@@ -187,17 +249,31 @@ def cupy_backend(lanes: int = 1) -> Backend:
         cupy.ascontiguousarray(array).get(stream=stream, out=out, blocking=True)
         return out
 
+    ffts = _Ffts()
+    PEAK.watch()
+
     def free() -> None:
-        cupy.fft.config.clear_plan_cache()
+        ffts.clear()
         cupy.get_default_memory_pool().free_all_blocks()
+
+    def sort(keys: DeviceArray) -> DeviceArray:
+        order: DeviceArray = cupy.argsort(keys, kind="stable")
+        return order
+
+    def view(block: DeviceArray, at: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
+        array: DeviceArray = cupy.ndarray(shape, dtype, memptr=block.data + at)  # type: ignore[attr-defined]
+        return array
 
     return Backend(
         xp=cupy,
         kernel=_kernel,
-        rfft2=_raising_memory_error(fft.rfft2),
-        irfft2=_raising_memory_error(lambda a, shape: fft.irfft2(a, s=shape, norm="forward", overwrite_x=True)),
-        fft2=_raising_memory_error(lambda a: fft.fft2(a, overwrite_x=True)),
-        ifft2=_raising_memory_error(lambda a: fft.ifft2(a, norm="forward", overwrite_x=True)),
+        rfft2=ffts.transform("R2C", True),
+        irfft2=ffts.transform("C2R", False),
+        fft2=ffts.transform("C2C", True),
+        ifft2=ffts.transform("C2C", False),
+        sort=_raising_memory_error(sort),
+        clear=lambda array: array.fill(0),  # type: ignore[attr-defined]
+        view=view,
         upload=_raising_memory_error(_Staging(stream).upload),
         download=_raising_memory_error(download),
         synchronise=stream.synchronize,

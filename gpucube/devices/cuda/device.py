@@ -4,39 +4,49 @@ In: samples of planes, as they lie in the store: one upload for all planes that 
 dirty image, PSF, residual and model in slots of stacks on the device.
 
 Algorithms: those of the CPU device, step by step (docs/cuda.md, docs/cuda-gridding.md). Results of a plane do not depend on the
-batch: sums have a fixed order, and FFTs are always done in groups of the same size. Written against
-`gpucube.devices.cuda.backend.Backend`; nothing here knows whether it is a GPU.
+batch: sums have a fixed order, and FFTs are always done in batches of the same size. Each step is a few calls whatever the
+number of planes (`python -m gpucube.bench meter` counts them), and the host waits for the device only where it needs an
+answer. Written against `gpucube.devices.cuda.backend.Backend`; nothing here knows whether it is a GPU.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from gpucube.constants import LIGHT_SPEED
 from gpucube.data.store import Samples
-from gpucube.devices.base import DeviceArray, ImagingSettings, MinorCycle, Product
-from gpucube.devices.cuda.backend import Backend, Kernels
+from gpucube.devices.base import DeviceArray, Finished, ImagingSettings, MinorCycle, Product, Restoring
+from gpucube.devices.cuda.backend import Backend, Kernels, Spec, Workspace, allocated, block_bytes, divided, packed
 from gpucube.devices.cuda.convolver import Convolver
 from gpucube.devices.cuda.gridder import PlacedSamples, SampleBatch, Target, TileGridder
-from gpucube.devices.cuda.memory import DeviceMemory
-from gpucube.devices.cuda.minor_cycle import LISTED, UNLISTED, Changes, Images, active_set, textbook
+from gpucube.devices.cuda.memory import DeviceMemory, stack_specs, weighing_specs
+from gpucube.devices.cuda.minor_cycle import LISTED, UNLISTED, Changes, Images, active_set, orders_of, textbook
 from gpucube.devices.psf_fit import FIRST_WINDOW, fit_beam_in_window, lobe_ellipse, peak_window
 from gpucube.errors import DeviceLost
-from gpucube.sky.beam import Beam, taper_form
+from gpucube.sky.beam import FOUR_LN2, Beam, taper_form
+
+_INT = np.dtype(np.int32)
 
 PIXELS_A_BLOCK = 4096
-"""Of passes over whole images: at least so many for each block. A plane has at most two blocks for each multiprocessor."""
+"""Of passes over whole images: at least so many pixels for each block."""
 
 CELLS_A_PART = 1 << 16
 """Cells of a plane's density that one block sums, up to 64 blocks: the same for each GPU, since it decides the order of sums."""
 
-COUNTING_WORDS = 2048 + 6
-"""What `kernels/statistics.cu` needs to measure a plane: 32-bit words that are zero before and after."""
+
+@dataclass(kw_only=True)
+class _Begun:
+    """What planes that were begun together share, as long as any of them needs it."""
+
+    placed: PlacedSamples  # in the order of tiles, for the image
+    samples: SampleBatch | None  # with imaging weights but without visibilities; with w, for the PSF
+    of_psf: PlacedSamples | None  # without w the same as `placed`
 
 
 @dataclass(kw_only=True)
@@ -47,32 +57,28 @@ class CudaPlane:
     number: int  # among the planes that were begun together
     sum_weights: float
     visibilities: int
-    begun: SampleBatch | None  # with imaging weights but without visibilities, until the PSF is made
-    placed: PlacedSamples | None  # in the order of tiles, for major cycles through the visibilities
+    begun: _Begun | None  # until the PSF is made; longer if major cycles go through the visibilities
     wide: bool = False  # whether the PSF is of twice the image's size
     changed: int = 0  # pixels of the model that have changed since the residual was made
+    improved: bool = False  # whether model and residual are to be remembered before the next minor cycle
 
 
-class _Stacks:
-    """What all slots hold. A narrow PSF lies in the first quarter of its slot's wide one."""
+class Stacks:
+    """What all slots hold, and the workspace. A narrow PSF lies in the first quarter of its slot's wide one."""
 
-    def __init__(self, backend: Backend, slots: int, ny: int, nx: int, spectra: bool):
-        xp = backend.xp
-        self.slots = slots
-
-        def images() -> DeviceArray:
-            return xp.zeros((slots, ny, nx), np.float32)  # type: ignore[no-any-return]  # numpy or cupy
-
-        self.dirty, self.residual, self.model = (images() for _ in range(3))
-        self.best_model, self.best_residual = images(), images()
-        self.psf: DeviceArray = xp.zeros((slots, 2 * ny, 2 * nx), np.float32)
-        self.narrow_psf: DeviceArray = xp.reshape(self.psf, (4 * slots, ny, nx))  # slot s has its own at 4 s
-        self.spectrum: DeviceArray = xp.zeros((slots if spectra else 0, 2 * ny, nx + 1), np.float32)
-        self.masks: DeviceArray = xp.zeros((slots, ny, nx), np.uint8)
-        self.mask_of: DeviceArray = xp.full(slots, -1, np.int32)  # a slot's mask lies in the same slot; -1: no mask
-        self.counting: DeviceArray = xp.zeros((slots, COUNTING_WORDS), np.uint32)  # see kernels/statistics.cu
-        where, change = xp.empty((slots, LISTED), np.int32), xp.empty((slots, LISTED), np.float32)
-        self.changes = Changes(where, change, xp.empty(slots, np.int32))
+    def __init__(self, backend: Backend, slots: int, ny: int, nx: int, spectra: bool, work: int):
+        specs = stack_specs(slots, ny, nx, spectra)
+        held = block_bytes(specs)
+        block = backend.xp.zeros(max(1, held + work), np.uint8)
+        self.slots, self.work = slots, backend.view(block, held, (work,), np.dtype(np.uint8))
+        self.dirty, self.residual, self.model, self.best_model, self.best_residual, *others = divided(
+            backend, block, specs
+        )
+        self.psf, self.spectrum, self.masks, self.mask_of, self.counting, *changes = others
+        self.changes = Changes(*changes)
+        self.mask_of[:] = -1
+        # slot s has its narrow PSF at 4 s; where a slot has a mask, it lies in the same slot
+        self.narrow_psf = backend.view(self.psf, 0, (4 * slots, ny, nx), np.dtype(np.float32))
 
 
 class CudaDevice:
@@ -81,32 +87,42 @@ class CudaDevice:
     name = "cuda"
 
     def __init__(self, settings: ImagingSettings, backend: Backend):
-        geometry, memory = settings.geometry, DeviceMemory(settings, backend.fft_memory)
+        geometry, memory = settings.geometry, DeviceMemory(settings, backend.fft_memory, backend.memory)
         self.settings, self._backend, self.out_of_memory = settings, backend, backend.out_of_memory
-        self.batch = memory.planes_that_fit(backend.memory)
+        self.batch, self._memory = memory.planes_that_fit(), memory
         self._in_image, grids = memory.in_image, memory.grids
-        self._narrow, self._wide = TileGridder(backend, grids.narrow), TileGridder(backend, grids.wide)
-        self._gridder = self._narrow if grids.image is grids.narrow else TileGridder(backend, grids.image)
-        self._convolver = Convolver(backend, geometry.nx, geometry.ny)
-        stems = ("weights", "statistics", "beam", "hogbom", "components", "restore")
+        self._work = Workspace(backend, 0)
+        self._psfs = TileGridder(backend, self._work, grids.narrow, grids.wide)
+        self._gridder = self._psfs if grids.image is grids.narrow else TileGridder(backend, self._work, grids.image)
+        self._convolver = Convolver(backend, self._work, geometry.nx, geometry.ny)
+        stems = ("weights", "statistics", "beam", "hogbom", "components", "restore", "planes")
         self._kernels = Kernels(backend, dict.fromkeys(stems, ()))
         self.substage_seconds: dict[str, float] = {}
         self._make_stacks(0)
 
     def _make_stacks(self, slots: int) -> None:
-        self._stacks = _Stacks(self._backend, slots, *self.settings.geometry.shape, self._in_image)
+        work = self._memory.work(slots) if slots else 0
+        self._stacks = Stacks(self._backend, slots, *self.settings.geometry.shape, self._in_image, work)
+        self._work.use(self._stacks.work)
         self._free = list(range(slots))[::-1]
+        self._masked: set[int] = set()  # slots that have a mask
+        self._slots: tuple[list[int], DeviceArray | None] = ([], None)  # those uploaded last
 
     @contextmanager
     def _substage(self, name: str) -> Iterator[None]:
+        """Charge what the host does meanwhile; what the device does is charged where the host waits for it."""
         begin = time.perf_counter()
         yield
-        self._backend.synchronise()
         self.substage_seconds[name] = self.substage_seconds.get(name, 0.0) + time.perf_counter() - begin
 
-    def _slots(self, planes: Iterable[CudaPlane]) -> DeviceArray:
-        slots: DeviceArray = self._backend.xp.asarray(np.array([p.slot for p in planes], np.int32))
-        return slots
+    def _slots_of(self, planes: Sequence[CudaPlane]) -> DeviceArray:
+        """Slots of planes on the device, (n,) int32; uploaded if they are not those of the last call."""
+        slots = [p.slot for p in planes]
+        if self._slots[1] is None or self._slots[0] != slots:
+            self._slots = slots, packed(self._backend, np.array(slots, np.int32))[0]
+        there = self._slots[1]
+        assert there is not None
+        return there
 
     def _blocks(self, planes: int) -> tuple[int, int]:
         """Grid of a pass over whole images."""
@@ -119,12 +135,13 @@ class CudaDevice:
             return
         if len(self._free) < self._stacks.slots:
             raise ValueError(f"{planes} planes are begun where {len(self._free)} have room")
-        del self._stacks  # its memory must be free before the new ones take theirs
+        if self._stacks.slots:
+            self._make_stacks(0)  # their memory must be free before the new ones take theirs
         self._make_stacks(planes)
 
     def release(self, planes: Sequence[CudaPlane]) -> None:
         for p in planes:
-            p.begun = p.placed = None
+            p.begun = None
             self._free.append(p.slot)
 
     def reset(self) -> None:
@@ -140,27 +157,35 @@ class CudaDevice:
         return could
 
     def begin(self, samples: Sequence[Samples | None], masks: Sequence[np.ndarray | None]) -> list[CudaPlane]:
-        xp, backend = self._backend.xp, self._backend
         self._reserve(len(samples))
-        stacks, slots = self._stacks, [self._free.pop() for _ in samples]
-        on_device = xp.asarray(np.array(slots, np.int32))
+        stacks, work, planes = self._stacks, self._work, len(samples)
+        slots = [self._free.pop() for _ in samples]
+        work.start()
+        found: list[Spec] = [((planes,), float), ((planes,), _INT), ((planes, self._gridder.grid.layers), _INT)]
         with self._substage("upload"):
             self._put_masks(slots, masks)
-            uploaded = self._upload(samples)
+            uploaded, weight, taper = self._upload(samples)
         with self._substage("weights"):
-            weight, total, inside = self._weigh(uploaded)
-            sum_weights, visibilities = backend.download(total), backend.download(inside)
-        # visibilities are needed no longer than they are gridded
-        begun = replace(uploaded, weight=weight, vis=xp.zeros(0, np.complex64))
-        placed = self._gridder.place(replace(uploaded, weight=weight))
-        del uploaded
-        scale = xp.asarray(np.array([1.0 / s if s > 0 else 0.0 for s in sum_weights]))
-        self._gridder.image(
-            placed, Target(planes=np.arange(len(samples)), scale=scale, slot=on_device, images=stacks.dirty)
+            answers = self._weigh(uploaded, taper, found, weight)
+        items = divided(self._backend, answers, found)[2]
+        weighed = SampleBatch(**(vars(uploaded) | {"weight": weight}))
+        placed = self._gridder.place(weighed, planes, items)
+        kept = SampleBatch(**(vars(weighed) | {"vis": None})) if self.settings.w_term else None
+        del uploaded, weighed, weight
+        host = self._backend.download(answers)
+        sum_weights, visibilities, placed.items = _parts(host, found)
+        with np.errstate(divide="ignore"):
+            scale = np.where(sum_weights > 0, 1.0 / sum_weights, 0.0)
+        to = Target(
+            planes=np.arange(planes),
+            scale=scale,
+            slot=np.array(slots),
+            images=stacks.dirty,
+            copy=stacks.residual,
+            cleared=stacks.model,
         )
-        stacks.residual[on_device] = stacks.dirty[on_device]
-        stacks.model[on_device] = 0
-        backend.synchronise()
+        self._gridder.image(placed, to)
+        begun = _Begun(placed=placed, samples=kept, of_psf=None if self.settings.w_term else placed)
         return [
             CudaPlane(
                 slot=slot,
@@ -168,177 +193,220 @@ class CudaDevice:
                 sum_weights=float(sum_weights[k]),
                 visibilities=int(visibilities[k]) if sum_weights[k] > 0 else 0,
                 begun=begun,
-                placed=None if self._in_image else placed,
             )
             for k, slot in enumerate(slots)
         ]
 
-    def _upload(self, samples: Sequence[Samples | None]) -> SampleBatch:
-        """Upload samples one plane after another, rows that planes share once, in the order of the visibilities."""
-        xp, upload = self._backend.xp, self._backend.upload
+    def _put_masks(self, slots: Sequence[int], masks: Sequence[np.ndarray | None]) -> None:
+        """Give slots their masks; nothing is done where none has one and none had."""
+        if all(m is None for m in masks) and self._masked.isdisjoint(slots):
+            return
+        different = {id(m): m for m in masks if m is not None}
+        numbers = {name: k for k, name in enumerate(different)}
+        which = np.array([-1 if m is None else numbers[id(m)] for m in masks], np.int32)
+        given = self._backend.upload([np.ascontiguousarray(m).view(np.uint8) for m in different.values()], np.uint8)
+        there, pixels = packed(self._backend, which, np.array(slots, np.int32)), math.prod(self.settings.geometry.shape)
+        put = (self._stacks.masks, self._stacks.mask_of)
+        self._kernels.launch("planes.put_masks", self._blocks(len(slots)), (256,), given, *there, pixels, *put)
+        self._masked.difference_update(slots)
+        self._masked.update(slot for slot, m in zip(slots, masks, strict=True) if m is not None)
+
+    def _upload(self, samples: Sequence[Samples | None]) -> tuple[SampleBatch, DeviceArray, DeviceArray]:
+        """Upload samples one plane after another, rows that planes share once, in the order of the visibilities.
+
+        Returns them, room for imaging weights, and the taper of each plane, (nplane, 3).
+        """
+        backend, upload = self._backend, self._backend.upload
         present = [s for s in samples if s is not None]
         row_of: dict[object, int] = {}
-        uvw, order, first_row, rows = [], [], np.zeros(len(samples), np.int64), 0
+        uvw: list[np.ndarray] = []
+        order: list[np.ndarray] = []
+        first_row, rows, orders = np.zeros(len(samples), np.int64), [0], []
         for k, s in enumerate(samples):
             if s is None:
                 continue
             if (name := s.rows or k) not in row_of:
-                row_of[name] = rows
+                row_of[name] = rows[-1]
                 uvw.append(s.uvw)
-                order.append((np.arange(len(s.uvw)) if s.order is None else s.order) + rows)
-                rows += len(s.uvw)
+                orders.append(-1 if s.order is None else sum(len(o) for o in order))
+                if s.order is not None:
+                    order.append(s.order)
+                rows.append(rows[-1] + len(s.uvw))
             first_row[k] = row_of[name]
-        in_order = xp.empty((rows, 3), np.float64)
-        in_order[upload(order, np.int64)] = xp.reshape(upload([a.reshape(-1) for a in uvw], np.float64), (-1, 3))
         counts = [0 if s is None else len(s.weight) for s in samples]
-        return SampleBatch(
-            uvw=in_order,
+        per_metre = np.array([1.0 if s is None else s.frequency / LIGHT_SPEED for s in samples])
+        first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        taper = taper_form(self.settings.taper) * per_metre[:, None] ** 2
+        # the order of a set of rows is small beside its coordinates
+        sets = (np.concatenate([np.zeros(0, np.int32), *order]), np.array(rows, np.int64), np.array(orders, np.int64))
+        on_device = packed(backend, first, first_row, per_metre, taper, *sets)
+        raw = coordinates = upload([a.reshape(-1) for a in uvw], np.float64)
+        room = (((sum(counts),), np.float32), ((rows[-1] if order else 0, 3), np.float64))
+        weight, in_order = allocated(backend, *room)
+        if order:
+            coordinates = in_order
+            grid = (max(1, min(1024, -(-int(np.diff(rows).max()) // 256))), len(uvw))
+            self._kernels.launch("planes.order_rows", grid, (256,), raw, *on_device[4:], coordinates)
+        batch = SampleBatch(
+            uvw=coordinates,
             vis=upload([s.vis for s in present], np.complex64),
             weight=upload([s.weight for s in present], np.float32),
-            first=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            first_row=first_row,
-            per_metre=np.array([1.0 if s is None else s.frequency / LIGHT_SPEED for s in samples]),
+            first=on_device[0],
+            first_row=on_device[1],
+            per_metre=on_device[2],
+            most=max(counts, default=0),
         )
+        return batch, weight, on_device[3]
 
-    def _weigh(self, samples: SampleBatch) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
-        """Compute imaging weights as `gpucube.devices.cpu.device.imaging_weights` does.
+    def _weigh(
+        self,
+        samples: SampleBatch,
+        taper: DeviceArray,
+        found: Sequence[Spec],
+        weight: DeviceArray,
+    ) -> DeviceArray:
+        """Compute imaging weights (nsample,) as `gpucube.devices.cpu.device.imaging_weights` does.
 
-        Returns the weights (nsample,) float32, and of each plane (nplane,) their sum, float64, and the number of samples
-        that have any, int32.
+        Returns a block of bytes of the arrays `found`. The first two are of each plane the sum of its weights, and the number of
+        samples that have any.
         """
-        xp, s, planes, count = self._backend.xp, self.settings, len(samples.per_metre), len(samples.weight)
-        g, launch = s.geometry, self._kernels.launch
+        s, planes, count = self.settings, len(samples.per_metre), len(samples.weight)
+        g, launch, backend = s.geometry, self._kernels.launch, self._backend
         half_u, half_v = g.nx // 2, g.ny // 2
-        grid, block = (max(1, min(256, -(-samples.most_samples() // 1024))), planes), (256,)
-        first, first_row, per_metre = (xp.asarray(a) for a in (samples.first, samples.first_row, samples.per_metre))
-
-        cell, lookup = xp.empty(count, np.int32), xp.empty(count, np.int32)
-        inside, largest = xp.zeros(planes, np.int32), xp.zeros(planes, np.uint32)
-        given, uv_cells = (samples.uvw, samples.weight, first, first_row, per_metre), (g.nx * g.cell_x, g.ny * g.cell_y)
-        launch("weights.uv_cells", grid, block, *given, *uv_cells, half_u, half_v, cell, lookup, inside, largest)
-
         cells, origin = (half_v + 1) * (2 * half_u + 1), half_u
-        parts, density, robust = max(1, min(64, cells // CELLS_A_PART)), xp.zeros((0, cells), np.uint64), -1.0
-        sums = xp.empty((planes, parts, 2), np.float64)
-        if s.weighting != "natural":
-            density = xp.zeros((planes, cells), np.uint64)  # on the half plane v >= 0
-            launch("weights.sum_density", grid, block, cell, samples.weight, first, inside, largest, cells, density)
+        grid, block = (max(1, min(256, -(-samples.most // 1024))), planes), (256,)
+        specs = weighing_specs(planes, count, 0 if s.weighting == "natural" else cells)
+        zero, of_samples = self._work.take(((block_bytes([*found, *specs[1:]]),), np.uint8), specs[0])
+        answers = backend.view(zero, 0, (block_bytes(found),), np.dtype(np.uint8))
+        total, inside = divided(backend, answers, found)[:2]
+        largest, density = divided(backend, zero, specs[1:], block_bytes(found))
+        parts, robust = max(1, min(64, cells // CELLS_A_PART)), -1.0
+        (sums,) = self._work.take(((planes, parts, 2), np.float64))
+        cell, lookup = (backend.view(of_samples, 4 * k * count, (count,), np.dtype(np.int32)) for k in (0, 1))
+        backend.clear(zero)
+        given = (samples.uvw, samples.weight, samples.first, samples.first_row, samples.per_metre)
+        uv_cells = (g.nx * g.cell_x, g.ny * g.cell_y)
+        launch("weights.uv_cells", grid, block, *given, *uv_cells, half_u, half_v, cell, lookup, inside, largest)
+        if s.weighting != "natural":  # on the half plane v >= 0
+            density_of = (cell, samples.weight, samples.first, inside, largest, cells, density)
+            launch("weights.sum_density", grid, block, *density_of)
             robust = 0.0 if s.weighting == "uniform" else (5.0 * 10.0**-s.robust) ** 2
             launch("weights.sum_cells", (parts, planes), (1024,), inside, largest, cells, origin, density, sums)
-
-        taper = xp.asarray(taper_form(s.taper) * samples.per_metre[:, None] ** 2)  # (nplane, 3)
-        weight, total = xp.empty(count, np.float32), xp.zeros(planes)
-        found = (samples.uvw, lookup, samples.weight, first, first_row, inside, largest)
-        launch("weights.weigh", grid, block, *found, cells, density, robust, sums, parts, taper, weight)
-        launch("weights.sum_weights", (planes,), (1024,), weight, first, total)
-        return weight, total, inside
+        known = (samples.uvw, lookup, samples.weight, samples.first, samples.first_row, inside, largest)
+        launch("weights.weigh", grid, block, *known, cells, density, robust, sums, parts, taper, weight)
+        launch("weights.sum_weights", (planes,), (1024,), weight, samples.first, total)
+        return answers
 
     def set_masks(self, planes: Sequence[CudaPlane], masks: Sequence[np.ndarray]) -> None:
         self._put_masks([p.slot for p in planes], masks)
 
-    def _put_masks(self, slots: Sequence[int], masks: Sequence[np.ndarray | None]) -> None:
-        xp, stacks = self._backend.xp, self._stacks
-        for slot, mask in zip(slots, masks, strict=True):
-            if mask is not None:
-                stacks.masks[slot] = xp.asarray(np.ascontiguousarray(mask).view(np.uint8))
-        mask_of = [-1 if mask is None else slot for slot, mask in zip(slots, masks, strict=True)]
-        stacks.mask_of[xp.asarray(np.array(slots, np.int32))] = xp.asarray(np.array(mask_of, np.int32))
-
-    def make_psf(self, planes: Sequence[CudaPlane], wide: bool) -> None:
+    def make_psf(self, planes: Sequence[CudaPlane], wide: bool | Sequence[bool]) -> None:
         # the PSF is that of the phase centre, with w neglected
-        gridder = self._wide if wide else self._narrow
-        todo = [p for p in planes if p.sum_weights > 0 and p.begun is not None]
-        for begun in {id(p.begun): p.begun for p in todo if p.begun is not None}.values():
-            together = [p for p in todo if p.begun is begun]
-            for start in range(0, len(together), gridder.grid.group):
-                self._make_psf(gridder, begun, together[start : start + gridder.grid.group], wide)
-        for p in todo:
-            p.begun, p.wide = None, wide
-        if wide and todo and self._in_image:
-            with self._substage("fft"):
-                self._convolver.spectrum(self._stacks.psf, self._slots(todo), self._stacks.spectrum)
-        self._backend.synchronise()
+        sizes = [wide] * len(planes) if isinstance(wide, bool) else wide
+        todo = [(p, w) for p, w in zip(planes, sizes, strict=True) if p.sum_weights > 0 and p.begun is not None]
+        for begun in {id(p.begun): p.begun for p, _ in todo if p.begun is not None}.values():
+            if begun.of_psf is None:
+                assert begun.samples is not None
+                self._work.start()
+                begun.of_psf = self._psfs.place(begun.samples, begun.placed.planes)
+                self._psfs.look(begun.of_psf)
+            for size in (False, True):
+                some = [p for p, w in todo if p.begun is begun and w == size]
+                if some:
+                    self._make_psf(begun.of_psf, some, size)
+        for p, w in todo:
+            p.wide = w
+            if self._in_image:
+                p.begun = None
 
-    def _make_psf(self, gridder: TileGridder, begun: SampleBatch, planes: Sequence[CudaPlane], wide: bool) -> None:
-        """Make the PSFs of one group of planes that were begun together."""
-        xp, numbers = self._backend.xp, [p.number for p in planes]
-        runs = [slice(int(begun.first[k]), int(begun.first[k + 1])) for k in numbers]
-        weight = xp.concatenate([begun.weight[run] for run in runs])
-        some = SampleBatch(
-            uvw=begun.uvw,
-            vis=xp.zeros(len(weight), np.complex64),  # not looked at: all visibilities are taken to be 1
-            weight=weight,
-            first=np.concatenate([[0], np.cumsum([run.stop - run.start for run in runs])]).astype(np.int64),
-            first_row=begun.first_row[numbers],
-            per_metre=begun.per_metre[numbers],
+    def _make_psf(self, placed: PlacedSamples, planes: Sequence[CudaPlane], wide: bool) -> None:
+        """Make the PSFs of planes that were begun together."""
+        stacks, slots = self._stacks, np.array([p.slot for p in planes])
+        to = Target(
+            planes=np.array([p.number for p in planes]),
+            scale=np.array([1.0 / p.sum_weights for p in planes]),
+            slot=slots if wide else 4 * slots,
+            images=stacks.psf if wide else stacks.narrow_psf,
         )
-        scale, slots = xp.asarray(np.array([1.0 / p.sum_weights for p in planes])), self._slots(planes)
-        psf, where = self._psf_places(slots, wide)
-        gridder.psf(gridder.place(some), Target(planes=np.arange(len(planes)), scale=scale, slot=where, images=psf))
+        for found in self._psfs.psf(placed, to, wide=wide):
+            if self._in_image:
+                self._convolver.spectrum(found.stack, found.count, found.transform, found.slot, stacks.spectrum)
 
-    def _psf_places(self, slots: DeviceArray, wide: bool) -> tuple[DeviceArray, DeviceArray]:
-        """Find the stack that holds the PSFs of some slots, and their places in it."""
-        return (self._stacks.psf, slots) if wide else (self._stacks.narrow_psf, self._backend.xp.multiply(slots, 4))
+    def _places(self, planes: Sequence[CudaPlane], half: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Find the first pixel of each plane's PSF in its stack, and the distance of rows; `half` is that of a window of it."""
+        ny, nx = self.settings.geometry.shape
+        top, left = (0, 0) if half is None else (s.start for s in peak_window((ny, nx), half))
+        wide = (ny - ny // 2 + top) * 2 * nx + nx - nx // 2 + left
+        first = [p.slot * 4 * ny * nx + (wide if p.wide else top * nx + left) for p in planes]
+        return np.array(first, np.int64), np.array([2 * nx if p.wide else nx for p in planes], np.int32)
 
     def beams(self, planes: Sequence[CudaPlane]) -> list[tuple[Beam, float]]:
         """Fit a beam to each PSF, on the host from its centre alone, and find its largest sidelobe, on the device."""
         if not planes:
             return []
-        beams = self._fit_beams(planes)
-        xp, g = self._backend.xp, self.settings.geometry
-        ellipses = xp.asarray(np.array([lobe_ellipse(beam, g.cell_x, g.cell_y) for beam in beams]))  # (nplane, 6)
-        largest = xp.zeros(len(planes), np.uint32)
-        for wide in {p.wide for p in planes}:
-            some = [k for k, p in enumerate(planes) if p.wide == wide]
-            psf = self._psf_places(self._slots([planes[k] for k in some]), wide)
-            found, which = xp.zeros(len(some), np.uint32), xp.asarray(some)
-            scale, lobes = 2 if wide else 1, (ellipses[which], g.cell_x, g.cell_y)
-            sizes = (scale * g.ny, scale * g.nx, g.ny, g.nx)
-            self._kernels.launch("beam.sidelobe", self._blocks(len(some)), (256,), *psf, *sizes, *lobes, found)
-            largest[which] = found
+        beams, g = self._fit_beams(planes), self.settings.geometry
+        ellipses = np.array([lobe_ellipse(beam, g.cell_x, g.cell_y) for beam in beams])  # (nplane, 6)
+        small = (*self._places(planes), ellipses, np.zeros(len(planes), np.uint32))
+        first, pitch, lobes, largest = packed(self._backend, *small)
+        images = (self._stacks.psf, first, pitch, g.ny, g.nx)
+        launch, grid = self._kernels.launch, self._blocks(len(planes))
+        launch("beam.sidelobe", grid, (256,), *images, lobes, g.cell_x, g.cell_y, largest)
         sidelobes = self._backend.download(largest).view(np.float32)
         return [(beam, float(sidelobe)) for beam, sidelobe in zip(beams, sidelobes, strict=True)]
 
     def _fit_beams(self, planes: Sequence[CudaPlane]) -> list[Beam]:
         """Fit beams in windows that grow until they contain the main lobe."""
-        xp, g = self._backend.xp, self.settings.geometry
+        g = self.settings.geometry
         beams: dict[int, Beam] = {}
-        half = FIRST_WINDOW
-        while missing := [k for k in range(len(planes)) if k not in beams]:
-            window = peak_window(g.shape, half)
-            windows = xp.stack([self.resident(planes[k], "psf")[window] for k in missing])
+        half, missing = FIRST_WINDOW, list(range(len(planes)))
+        while missing:
+            rows, columns = (s.stop - s.start for s in peak_window(g.shape, half))
+            first, pitch = packed(self._backend, *self._places([planes[k] for k in missing], half))
+            self._work.start()
+            (windows,) = self._work.take(((len(missing), rows, columns), np.float32))
+            over = (len(missing), rows, columns)
+            self._kernels.over("planes.cut_planes", *over, self._stacks.psf, first, pitch, rows, columns, windows)
             for k, level in zip(missing, self._backend.download(windows), strict=True):
                 if (beam := fit_beam_in_window(level, g.shape, g.cell_x, g.cell_y)) is not None:
                     beams[k] = beam
-            half *= 2
+            half, missing = 2 * half, [k for k in missing if k not in beams]
         return [beams[k] for k in range(len(planes))]
 
     def measure(self, planes: Sequence[CudaPlane]) -> list[tuple[float, float]]:
         """Measure the peak inside the mask, and the noise of the whole residual: exact order statistics by radix select."""
         if not planes:
             return []
-        stacks, pixels = self._stacks, self.settings.geometry.nx * self.settings.geometry.ny
-        images = (stacks.residual, self._slots(planes), stacks.masks, stacks.mask_of, pixels)
-        out = self._backend.xp.empty((len(planes), 2), np.uint64)
+        stacks, pixels = self._stacks, math.prod(self.settings.geometry.shape)
+        images = (stacks.residual, self._slots_of(planes), stacks.masks, stacks.mask_of, pixels)
+        self._work.start()
+        (out,) = self._work.take(((len(planes), 2), np.uint64))
         for stage in range(6):
             arguments = (*images, stage, stacks.counting, out)
             self._kernels.launch("statistics.measure", self._blocks(len(planes)), (512,), *arguments)
         found = self._backend.download(out)
         keys, noises = found[:, 0], found.view(np.float64)[:, 1]
-        peaks = (keys >> np.uint64(32)).astype(np.uint32).view(np.float32)
-        return [(float(p) if k else -1.0, float(n)) for k, p, n in zip(keys, peaks, noises, strict=True)]
+        peaks = np.where(keys > 0, (keys >> np.uint64(32)).astype(np.uint32).view(np.float32), np.float32(-1.0))
+        return list(zip(peaks.tolist(), noises.tolist(), strict=True))
 
     def minor(self, planes: Sequence[CudaPlane], cycles: Sequence[MinorCycle]) -> list[int]:
         if not planes:
             return []
-        s, slots = self._stacks, self._slots(planes)
+        s, orders, backend = self._stacks, orders_of(cycles), self._backend
+        slots = np.array([p.slot for p in planes], np.int32)
+        improved = [p for p in planes if p.improved]
+        where, how_far, kept = packed(backend, slots, orders, np.array([p.slot for p in improved], np.int32))
+        self._slots = slots.tolist(), where
+        if improved:
+            self._copy_pairs(kept, s.model, s.residual, s.best_model, s.best_residual)
         images = Images(s.residual, s.psf, s.model, s.masks, s.mask_of)
+        self._work.start()
         if self.settings.minorcycle == "activeset":
-            iterations, changed = active_set(self._backend, self._kernels, images, s.changes, slots, cycles)
+            given = (self._kernels, images, s.changes, self._work, slots, where, orders, how_far)
+            iterations, changed = active_set(backend, *given)
         else:
-            iterations, changed = textbook(self._backend, self._kernels, images, slots, cycles)
+            iterations, changed = textbook(backend, self._kernels, images, where, orders, how_far)
         for p, n in zip(planes, changed, strict=True):
-            p.changed = n if p.changed == 0 else UNLISTED
+            p.changed, p.improved = n if p.changed == 0 else UNLISTED, False
         return iterations
 
     def major(self, planes: Sequence[CudaPlane]) -> None:
@@ -348,32 +416,42 @@ class CudaDevice:
             self._through_visibilities(planes)
         for p in planes:
             p.changed = 0
-        self._backend.synchronise()
 
     def _in_the_image(self, planes: Sequence[CudaPlane]) -> None:
         """Convolve models with PSFs. Where a model changed in few pixels, subtract them one by one."""
         stacks, (ny, nx) = self._stacks, self.settings.geometry.shape
-        few = [p for p in planes if 0 < p.changed <= LISTED]
-        many = [p for p in planes if p.changed > LISTED]
-        if few:
-            grid = (max(1, min(512, -(-ny * nx // 1024))), len(few))
-            images = (stacks.residual, stacks.psf, self._slots(few), ny, nx, LISTED)
-            self._kernels.launch("components.subtract_components", grid, (256,), *images, *stacks.changes)
-        if many:
-            with self._substage("fft"):
-                self._convolver.residual(
-                    stacks.dirty, stacks.model, stacks.spectrum, self._slots(many), stacks.residual
-                )
+        if any(0 < p.changed <= LISTED for p in planes):  # others are left alone
+            grid = (max(1, min(512, -(-ny * nx // 1024))), len(planes))
+            listed = (stacks.residual, stacks.psf, self._slots_of(planes), ny, nx, LISTED)
+            self._kernels.launch("components.subtract_components", grid, (256,), *listed, *stacks.changes)
+        if many := [p for p in planes if p.changed > LISTED]:
+            slots = self._slots_of(planes) if len(many) == len(planes) else self._some_slots(many)
+            self._convolver.residual(stacks.dirty, stacks.model, stacks.spectrum, slots, stacks.residual)
+
+    def _some_slots(self, planes: Sequence[CudaPlane]) -> DeviceArray:
+        """Slots of some of the planes of a cycle; those of all remain what `_slots_of` knows."""
+        (slots,) = packed(self._backend, np.array([p.slot for p in planes], np.int32))
+        return slots
 
     def _through_visibilities(self, planes: Sequence[CudaPlane]) -> None:
         """Degrid, subtract and grid; planes that were begun together in one go."""
         stacks = self._stacks
-        for placed in {id(p.placed): p.placed for p in planes if p.placed is not None}.values():
-            together = [p for p in planes if p.placed is placed]
-            numbers = np.array([p.number for p in together])
-            scale = self._backend.xp.asarray(np.array([1.0 / p.sum_weights for p in together]))
-            to = Target(planes=numbers, scale=scale, slot=self._slots(together), images=stacks.residual)
-            self._gridder.residual(placed, stacks.model, to)
+        for begun in {id(p.begun): p.begun for p in planes if p.begun is not None}.values():
+            together = [p for p in planes if p.begun is begun]
+            to = Target(
+                planes=np.array([p.number for p in together]),
+                scale=np.array([1.0 / p.sum_weights for p in together]),
+                slot=np.array([p.slot for p in together]),
+                images=stacks.residual,
+            )
+            self._gridder.residual(begun.placed, stacks.model, to)
+
+    def _copy_pairs(self, slots: DeviceArray, *images: DeviceArray) -> None:
+        """Copy two images of each slot, one and other to one and other."""
+        pixels = math.prod(self.settings.geometry.shape)
+        one, other, to_one, to_other = images
+        grid = self._blocks(len(slots))
+        self._kernels.launch("planes.copy_pairs", grid, (256,), one, other, slots, pixels, to_one, to_other)
 
     def set_model(self, planes: Sequence[CudaPlane], models: Sequence[np.ndarray]) -> None:
         for p, model in zip(planes, models, strict=True):
@@ -381,51 +459,120 @@ class CudaDevice:
             p.changed = model.size  # so that the major cycle takes the whole model
 
     def keep_model(self, planes: Sequence[CudaPlane]) -> None:
-        slots, stacks = self._slots(planes), self._stacks
-        if planes:
-            stacks.best_model[slots] = stacks.model[slots]
-            stacks.best_residual[slots] = stacks.residual[slots]
+        # model and residual do not change before the next minor cycle, which copies them first
+        for p in planes:
+            p.improved = True
 
     def roll_back(self, planes: Sequence[CudaPlane]) -> None:
-        slots, stacks = self._slots(planes), self._stacks
-        if planes:
-            stacks.model[slots] = stacks.best_model[slots]
-            stacks.residual[slots] = stacks.best_residual[slots]
+        stacks = self._stacks
+        if rolling := [p for p in planes if not p.improved]:
+            slots = self._some_slots(rolling)
+            self._copy_pairs(slots, stacks.best_model, stacks.best_residual, stacks.model, stacks.residual)
         for p in planes:
             p.changed = 0
 
-    def resident(self, plane: CudaPlane, product: Product) -> DeviceArray:
-        stacks, (ny, nx) = self._stacks, self.settings.geometry.shape
-        image: DeviceArray
-        if product != "psf":
-            image = {"dirty": stacks.dirty, "residual": stacks.residual, "model": stacks.model}[product][plane.slot]
-        elif plane.wide:
-            top, left = ny - ny // 2, nx - nx // 2
-            image = stacks.psf[plane.slot, top : top + ny, left : left + nx]
-        else:
-            image = stacks.narrow_psf[4 * plane.slot]
-        return image
+    def finish(
+        self, planes: Sequence[CudaPlane], products: Sequence[Product], restoring: Sequence[Restoring] | None
+    ) -> Iterator[Finished]:
+        ny, nx = self.settings.geometry.shape
+        images = len(products) + (restoring is not None)
+        together = max(1, self._work.nbytes // (ny * nx * 4 * (images + 1)))
+        for start in range(0, len(planes), together):
+            part = slice(start, start + together)
+            yield from self._finish(planes[part], products, None if restoring is None else restoring[part])
+
+    def _finish(
+        self, planes: Sequence[CudaPlane], products: Sequence[Product], restoring: Sequence[Restoring] | None
+    ) -> Iterator[Finished]:
+        stacks, (ny, nx), count = self._stacks, self.settings.geometry.shape, len(planes)
+        slots = np.array([p.slot for p in planes], np.int32)
+        same = (slots.astype(np.int64) * (ny * nx), np.full(count, nx, np.int32))
+        there = packed(self._backend, slots, *same, *self._places(planes))
+        stack_of = {"dirty": stacks.dirty, "residual": stacks.residual, "model": stacks.model, "psf": stacks.psf}
+        self._work.start()
+        images = len(products) + (restoring is not None)
+        found: list[Spec] = [((count,), np.float64), *[((count, ny, nx), np.float32)] * images]
+        (out,) = self._work.take(((block_bytes(found),), np.uint8))
+        flux, *copies = divided(self._backend, out, found)
+        self._kernels.launch("planes.sum_planes", (count,), (1024,), stacks.model, there[0], ny * nx, flux)
+        for product, copy in zip(products, copies, strict=False):
+            place = there[3:5] if product == "psf" else there[1:3]
+            self._kernels.over("planes.cut_planes", count, ny, nx, stack_of[product], *place, ny, nx, copy)
+        if restoring is not None:
+            self._restore(stacks.residual, there[1], there[2], stacks.model, there[0], restoring, copies[-1])
+        values = _parts(self._backend.download(out), found)
+        names = [*products, *(["image"] if restoring is not None else [])]
+        for k in range(count):
+            yield Finished(
+                products={name: images[k] for name, images in zip(names, values[1:], strict=True)},
+                model_flux=float(values[0][k]),
+            )
+
+    def _restore(
+        self,
+        residual: DeviceArray,
+        first: DeviceArray,
+        pitch: DeviceArray,
+        model: DeviceArray,
+        slots: DeviceArray,
+        restoring: Sequence[Restoring],
+        out: DeviceArray,
+    ) -> None:
+        """Make restored images, (n, ny, nx), component by component however many there are.
+
+        `first` and `pitch` are the first pixel of each plane in the stack `residual`, and the distance of its rows.
+        """
+        g, backend, count = self.settings.geometry, self._backend, len(restoring)
+        (ny, nx), launch, over = g.shape, self._kernels.launch, self._kernels.over
+        gaussians = [r.beam.sampling(g) for r in restoring]
+        halves = np.array([[y, x] for _, y, x in gaussians], np.int32)
+        sizes = (2 * halves.astype(np.int64) + 1).prod(axis=1)
+        forms, tables = np.array([form for form, _, _ in gaussians]), np.cumsum(sizes) - sizes
+        half_y, half_x = np.ascontiguousarray(halves.T)
+        smoothed = any(r.smooth is not None for r in restoring)
+        shapes = np.array([_spectrum_shape(r, g.cell_x, g.cell_y) for r in restoring]) if smoothed else np.zeros(0)
+        small = packed(backend, forms, tables, half_y, half_x, shapes, np.arange(count, dtype=np.int32))
+        over("planes.cut_planes", count, ny, nx, residual, first, pitch, ny, nx, out)
+        if smoothed:
+            (spectra,) = self._work.take(((count, 2 * ny, nx + 1), np.float32))
+            twice = (count, 2 * ny, nx + 1)
+            over("restore.gaussian_spectra", *twice, small[4], g.cell_y / g.cell_x, ny, nx, spectra)
+            convolved = self._convolver.convolve(out, spectra, small[5])
+            over("restore.take_smoothed", count, ny, nx, convolved, small[4], ny, nx, out)
+        (table,) = self._work.take(((int(sizes.sum()),), np.float32))
+        blocks = (max(1, min(64, int(sizes.max()) // 1024)), count)
+        launch("restore.sample_gaussians", blocks, (256,), small[0], small[1], small[2], small[3], table)
+        tiles = (-(-nx // 32), -(-ny // 32), count)
+        launch("restore.add_gaussians", tiles, (32, 8), out, model, slots, ny, nx, table, small[1], small[2], small[3])
 
     def fetch(self, plane: CudaPlane, product: Product) -> np.ndarray:
-        return self._backend.download(self.resident(plane, product))
+        (found,) = self.finish([plane], [product], None)
+        return found.products[product]
 
-    def restore(
-        self,
-        model: np.ndarray | DeviceArray,
-        residual: np.ndarray | DeviceArray,
-        beam: Beam,
-        smooth: Beam | None,
-        scale: float,
-    ) -> np.ndarray:
-        """Restore an image; components are added one by one however many there are."""
-        xp, g = self._backend.xp, self.settings.geometry
-        image = xp.array(residual, np.float32)
-        if smooth is not None:
-            image = xp.multiply(self._convolver.convolve(image, smooth.spectrum(g, xp)), np.float32(scale))
-        table = beam.sampled(g)  # (2 half_y + 1, 2 half_x + 1)
-        half_y, half_x = (xp.asarray(np.array([side // 2], np.int32)) for side in table.shape)
-        only, grid, block = xp.zeros(1, np.int32), (-(-g.nx // 32), -(-g.ny // 32), 1), (32, 8)
-        gaussian = (xp.asarray(table), xp.zeros(1, np.int64), half_y, half_x)
-        components = (xp.asarray(model, np.float32), only, g.ny, g.nx)
-        self._kernels.launch("restore.add_gaussians", grid, block, image, *components, *gaussian)
-        return self._backend.download(image)
+    def restore(self, model: np.ndarray, residual: np.ndarray, restoring: Restoring) -> np.ndarray:
+        (ny, nx), upload = self.settings.geometry.shape, self._backend.upload
+        there, given = upload([model], np.float32), upload([residual], np.float32)
+        first, pitch, slot = packed(self._backend, np.zeros(1, np.int64), np.full(1, nx, _INT), np.zeros(1, _INT))
+        self._work.start()
+        (out,) = self._work.take(((1, ny, nx), np.float32))
+        self._restore(given, first, pitch, there, slot, [restoring], out)
+        image: np.ndarray = self._backend.download(out)[0]
+        return image
+
+
+def _parts(block: np.ndarray, specs: Sequence[Spec]) -> list[np.ndarray]:
+    """Find arrays in a block of bytes on the host, laid out as by `divided`."""
+    arrays, at = [], 0
+    for shape, dtype in specs:
+        arrays.append(np.ndarray(shape, dtype, buffer=block, offset=at))
+        at += block_bytes([(shape, dtype)])
+    return arrays
+
+
+def _spectrum_shape(restoring: Restoring, cell_x: float, cell_y: float) -> list[float]:
+    """Find what `gaussian_spectra` takes; a factor of 0 leaves the plane as it is."""
+    beam = restoring.smooth
+    if beam is None:
+        return [0.0, 1.0, 0.0, 0.0, 0.0]
+    unit = math.pi / math.sqrt(FOUR_LN2) / cell_y
+    return [math.sin(beam.bpa), math.cos(beam.bpa), beam.bmaj * unit, beam.bmin * unit, restoring.scale]

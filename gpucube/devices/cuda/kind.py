@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gpucube.devices.base import ImagingSettings, Resources
+from gpucube.devices.base import FINISHED_BYTES, ImagingSettings, Resources
 from gpucube.errors import GpucubeError
 
 if TYPE_CHECKING:
@@ -21,7 +20,10 @@ PROCESS_BYTES = 1_000_000_000
 """Host memory of a process that uses a GPU, with the driver's own memory and pinned buffers. Estimated, not measured."""
 
 BYTES_A_PIXEL = 40
-"""Host memory of each lane for each pixel of the image: it holds only the planes that it writes. Estimated."""
+"""Host memory of each lane for each pixel of the image, beside the planes that are finished together. Estimated."""
+
+PRODUCTS_A_PLANE = 4
+"""Images that most jobs write at most."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +57,21 @@ class CudaKind:
         from gpucube.devices.cuda.cupy_backend import FFT_MEMORY
         from gpucube.devices.cuda.memory import DeviceMemory
 
-        memory = DeviceMemory(settings, FFT_MEMORY)
+        memory = DeviceMemory(settings, FFT_MEMORY, device_memory // self.lanes)
+        planes, pixels = memory.planes_that_fit(), settings.geometry.nx * settings.geometry.ny
+        finished = min(FINISHED_BYTES, planes * pixels * 4 * PRODUCTS_A_PLANE)
         return Resources(
             process_bytes=PROCESS_BYTES,
-            host_bytes=self.lanes * settings.geometry.nx * settings.geometry.ny * BYTES_A_PIXEL,
-            planes=memory.planes_that_fit(device_memory // self.lanes),
+            host_bytes=self.lanes * (pixels * BYTES_A_PIXEL + finished),
+            planes=planes,
             device_bytes=memory.of,
         )
 
     def memory_peak(self) -> int:
-        """Bytes that CuPy's pool has taken, which it returns only when memory runs out; 0 before CuPy is imported."""
-        cupy = sys.modules.get("cupy")
-        return int(cupy.get_default_memory_pool().total_bytes()) if cupy else 0
+        """The most that arrays of this process have taken of CuPy's pool at any time."""
+        from gpucube.devices.cuda.cupy_backend import PEAK
+
+        return PEAK.bytes
 
     def cluster_factory(self) -> Callable[..., Any]:
         try:

@@ -1,7 +1,8 @@
 """How much device memory a job takes, and so how many planes a CUDA device holds at once: arithmetic, no device.
 
-In: the job's settings, and what FFTs take. Out: bytes of each step of a plane's life (docs/cuda.md), and the number of planes
-that fit. The plan uses it before there is a device, and the device itself; a test compares it with what is really allocated.
+In: the job's settings, what FFTs take, and the memory there is. Out: bytes of a device with so many planes, the size of its
+workspace, and the number of planes that fit. The plan uses it before there is a device, and the device itself; a test compares
+it with what is really allocated. Arrays are counted from the same lists of shapes that they are made from.
 """
 
 from __future__ import annotations
@@ -9,10 +10,14 @@ from __future__ import annotations
 import bisect
 import math
 
+import numpy as np
+
 from gpucube.devices.base import ImagingSettings
-from gpucube.devices.cuda.backend import fft_group
+from gpucube.devices.cuda.backend import Spec, block_bytes, fft_planes
+from gpucube.devices.cuda.convolver import stacks_of
+from gpucube.devices.cuda.gridder import placed_specs, work_of_placing, work_specs
 from gpucube.devices.cuda.gridding_kernel import FFT_SECONDS
-from gpucube.devices.cuda.minor_cycle import BYTES_A_MEMBER, set_room
+from gpucube.devices.cuda.minor_cycle import LISTED, set_room, work_of_sets
 from gpucube.devices.cuda.uv_grid import UvGrid, choose_grids
 from gpucube.devices.cycle_rules import MajorCycleCost, major_in_image
 from gpucube.errors import GpucubeError
@@ -23,73 +28,105 @@ FLOAT, DOUBLE, INT, LONG, COMPLEX64 = 4, 8, 4, 8, 8
 MAJOR_CYCLE = MajorCycleCost(image_fft=2 * FFT_SECONDS, grid_fft=2 * FFT_SECONDS, sample=4e-10)
 """Estimated from an H200's bandwidth, not measured."""
 
+WORK_SHARE = 0.25
+"""Share of the memory that the workspace may take: planes are worked on in rounds that fit it. One batch of FFTs must."""
+
+COUNTING_WORDS = 2048 + 6
+"""Of each slot, between the launches that find peak and noise (`kernels/statistics.cu`)."""
+
+SORT_BYTES = 3 * LONG
+"""Of each sample while keys are sorted: the order, and at most as much again for keys and order."""
+
+
+def stack_specs(slots: int, ny: int, nx: int, spectra: bool) -> list[Spec]:
+    """What all slots hold, in the order of `device.Stacks`."""
+    images: list[Spec] = [((slots, ny, nx), np.float32)] * 5
+    psf: Spec = ((slots, 2 * ny, 2 * nx), np.float32)
+    spectrum: Spec = ((slots if spectra else 0, 2 * ny, nx + 1), np.float32)
+    masks: list[Spec] = [((slots, ny, nx), np.uint8), ((slots,), np.int32)]
+    listed: list[Spec] = [((slots, LISTED), np.int32), ((slots, LISTED), np.float32), ((slots,), np.int32)]
+    return [*images, psf, spectrum, *masks, ((slots, COUNTING_WORDS), np.uint32), *listed]
+
+
+def weighing_specs(planes: int, count: int, cells: int) -> list[Spec]:
+    """What imaging weights take of the workspace: cells of samples; then what must be zero at first."""
+    return [((2, count), np.int32), ((planes,), np.uint32), ((planes, cells), np.uint64)]
+
 
 class DeviceMemory:
-    """The device memory of a job."""
+    """The device memory of a job; `memory` is what the device may take in all."""
 
-    def __init__(self, settings: ImagingSettings, fft_memory: float):
-        self._settings, self._fft_memory = settings, fft_memory
+    def __init__(self, settings: ImagingSettings, fft_memory: float, memory: int):
+        self._settings, self._fft_memory, self.memory = settings, fft_memory, memory
         self.grids = choose_grids(settings)
         self.in_image = major_in_image(settings, settings.samples, MAJOR_CYCLE)
 
-    def planes_that_fit(self, memory: int) -> int:
-        """Find the largest number of planes that `memory` bytes hold at once; raises GpucubeError if not even one fits."""
-        if planes := bisect.bisect_right(range(1, max(memory, 1)), memory, key=self.of):
+    def planes_that_fit(self) -> int:
+        """Find the largest number of planes that the memory holds at once; raises GpucubeError if not even one fits."""
+        if planes := bisect.bisect_right(range(1, max(self.memory, 1)), self.memory, key=self.of):
             return planes
         g = self._settings.geometry
         raise GpucubeError(
             f"imaging one channel of {g.nx} x {g.ny} pixels needs {self.of(1) / 1e9:.2f} GB of device memory, "
-            f"{memory / 1e9:.2f} GB may be used: choose a smaller `imsize`, or `device='cpu'`"
+            f"{self.memory / 1e9:.2f} GB may be used: choose a smaller `imsize`, or `device='cpu'`"
         )
 
     def of(self, planes: int) -> int:
         """Predict the largest number of bytes that so many planes take at any time, each with `settings.samples` samples.
 
-        That is the stacks, the uvw, the plans of FFTs, and the largest of what each step takes beside them.
+        That is the stacks, the workspace, the plans and tables of FFTs, and the samples where they take most. Planes share their
+        rows if they come from one partition of the store.
         """
         settings, grids = self._settings, self.grids
-        pixels, each = settings.geometry.nx * settings.geometry.ny, settings.samples
-        samples = planes * each
-        stacks = planes * pixels * (5 * FLOAT + 4 * FLOAT + (2 * FLOAT if self.in_image else 0) + 1)
+        ny, nx, each = settings.geometry.ny, settings.geometry.nx, settings.samples
+        count = planes * each
+        stacks = block_bytes(stack_specs(planes, ny, nx, self.in_image))
         # uvw are uploaded, and put into the order of the visibilities
-        rows = each * (3 * DOUBLE + INT + LONG)
-        uploaded = samples * (COMPLEX64 + FLOAT)
-        density = 0 if settings.weighting == "natural" else planes * pixels * LONG // 2
-        weighing = uploaded + samples * (2 * INT + FLOAT) + density
-        weighed = uploaded + samples * FLOAT
-        sorting = weighed + _sorting(grids.image, samples)
-        gridding = weighed + _placed(grids.image, samples) + self._gridding(grids.image, planes)
-        kept = 0 if self.in_image else _placed(grids.image, samples)
-        psf = max(self._psf(grid, planes) for grid in (grids.narrow, grids.wide))
-        if self.in_image:  # padded images and their transforms
-            major = 2 * self._convolution_bytes()
-        else:
-            major = self._gridding(grids.image, planes, residual=True)
-        cleaning = planes * BYTES_A_MEMBER * set_room(settings.geometry.ny, settings.geometry.nx)
-        steps = max(weighing, sorting, gridding, samples * FLOAT + kept + psf, kept + max(cleaning, major))
-        return stacks + rows + self._plans() + steps
+        alike = each if settings.sources < 2 else count
+        rows = alike * 3 * DOUBLE
+        raw = rows + alike * INT
+        uploaded, weight = count * (COMPLEX64 + FLOAT), count * FLOAT
+        placed = block_bytes(placed_specs(grids.image, planes, count, each))
+        placing = max(SORT_BYTES * count, LONG * count + placed)
+        begin = rows + weight + max(raw + uploaded, uploaded + placing)
+        kept = placed
+        if settings.w_term:  # the PSF is made without w, of samples in another order
+            of_psf = block_bytes(placed_specs(grids.narrow, planes, count, each, with_vis=False))
+            kept += rows + weight + max(SORT_BYTES * count, LONG * count + of_psf)
+        return stacks + self.work(planes) + self._plans() + self._tables() + max(begin, kept)
 
-    def _psf(self, grid: UvGrid, planes: int) -> int:
-        """Count what PSFs take: sorting and gridding of unit visibilities, one group of planes at a time."""
-        samples = min(grid.group, planes) * self._settings.samples
-        return _sorting(grid, samples) + samples * (COMPLEX64 + FLOAT) + self._gridding(grid, planes)
+    def work(self, planes: int) -> int:
+        """Bytes of the workspace: all that a step takes for all planes at once, or where that is too much for fewer."""
+        settings, grids = self._settings, self.grids
+        pixels, count = settings.geometry.nx * settings.geometry.ny, planes * settings.samples
+        half_u, half_v = settings.geometry.nx // 2, settings.geometry.ny // 2
+        cells = 0 if settings.weighting == "natural" else (half_v + 1) * (2 * half_u + 1)
+        placing = max(block_bytes(work_of_placing(grid, planes, count)) for grid in (grids.image, grids.narrow))
+        begin = block_bytes(weighing_specs(planes, count, cells)) + placing + planes * 64 * 17 + 2048
+        cleaning = block_bytes(work_of_sets(planes, pixels, set_room(settings.geometry.ny, settings.geometry.nx)))
+        rounds = min(self._rounds(planes), max(self._rounds(1), int(WORK_SHARE * self.memory)))
+        return max(begin, cleaning, rounds)
 
-    def _gridding(self, grid: UvGrid, planes: int, residual: bool = False) -> int:
-        """Count what gridding one group takes: buffers of items, the grid, the padded image; with w the sum of its planes.
+    def _rounds(self, planes: int) -> int:
+        """Count what the largest step takes that may be done in rounds: gridding, convolution, or finished images."""
+        g, grids = self._settings.geometry, self.grids
+        # a residual may be smoothed, too: a spectrum of each plane beside the stacks of a convolution
+        twice = block_bytes(stacks_of(g.nx, g.ny, planes)) + planes * 2 * g.ny * (g.nx + 1) * FLOAT
+        finishing = planes * g.nx * g.ny * 6 * FLOAT
+        gridding = [
+            block_bytes(work_specs(grid, planes, planes * self._items(grid), residual=residual, wide=wide))
+            for grid, residual, wide in (
+                (grids.image, not self.in_image, False),
+                (grids.narrow, False, False),
+                (grids.wide, False, True),
+            )
+        ]
+        return max(*gridding, twice, finishing)
 
-        The items are counted as if the samples lay in as many tiles as they can. A `residual` also takes the model's
-        spectrum, or with w the predicted visibilities.
-        """
-        w, cell = grid.w_planes is not None, grid.complex.itemsize
-        together, samples = min(planes, grid.group), self._settings.samples
-        items = min(samples, self._occupied(grid) + samples // grid.max_samples)
-        tiles = grid.tiles[0] * grid.tiles[1]
-        squares = together * (items * (grid.side**2 * cell + 16) + tiles * 48)
-        spectrum, padded = _fft_bytes(grid)
-        more = together * grid.ny * grid.nx * grid.real.itemsize if w else 0
-        if residual:
-            more += planes * samples * cell if w else spectrum
-        return squares + spectrum + padded + more
+    def _items(self, grid: UvGrid) -> int:
+        """Count the items of a plane as if its samples lay in as many tiles as they can."""
+        samples = self._settings.samples
+        return max(1, min(samples, self._occupied(grid) + samples // grid.max_samples))
 
     def _occupied(self, grid: UvGrid) -> int:
         """Count the tiles in which samples may lie: an ellipse of tiles around the origin, half of it without w."""
@@ -99,33 +136,22 @@ class DeviceMemory:
         area = math.pi * semi_x * semi_y * (0.5 if grid.w_planes is None else 1.0)
         return int(min(grid.tiles[0] * grid.tiles[1], area + semi_y))
 
-    def _convolution_bytes(self) -> int:
-        """Count the padded images of one group of a convolution, or their transforms."""
-        g = self._settings.geometry
-        return fft_group(4 * g.nx * g.ny) * 2 * g.ny * (2 * g.nx + 2) * FLOAT
-
     def _plans(self) -> int:
-        """Bytes that the plans of FFTs keep, one for each kind of transform."""
-        image, narrow, wide = (max(_fft_bytes(grid)) for grid in (self.grids.image, self.grids.narrow, self.grids.wide))
-        in_image = image + 2 * self._convolution_bytes()
-        bytes_of_ffts = (in_image if self.in_image else 2 * image) + wide + (narrow if self._settings.w_term else 0)
-        return int(self._fft_memory * bytes_of_ffts)
+        """Bytes that the plans of FFTs keep, one for each kind of transform of one batch."""
+        g, grids = self._settings.geometry, self.grids
+        image, narrow, wide = (_batch_bytes(grid) for grid in (grids.image, grids.narrow, grids.wide))
+        twice = max(block_bytes([spec]) for spec in stacks_of(g.nx, g.ny, 1))
+        bytes_of_ffts = (image + 2 * twice if self.in_image else 2 * image) + wide
+        return int(self._fft_memory * (bytes_of_ffts + (narrow if self._settings.w_term else 0)))
+
+    def _tables(self) -> int:
+        """Bytes of what is tabulated for every pixel: with w its height."""
+        pixels = self._settings.geometry.nx * self._settings.geometry.ny
+        return pixels * (DOUBLE + self.grids.image.real.itemsize) if self._settings.w_term else 0
 
 
-def _sorting(grid: UvGrid, samples: int) -> int:
-    """Count key and order, two arrays more of each while they are sorted, and the `PlacedSamples` that come of it."""
-    return 6 * LONG * samples + _placed(grid, samples)
-
-
-def _placed(grid: UvGrid, samples: int) -> int:
-    """Count the `PlacedSamples` of so many samples."""
-    real, cell = grid.real.itemsize, grid.complex.itemsize
-    return samples * (2 * LONG + 2 * INT + 2 * cell + real + (0 if grid.w_planes is None else INT + real))
-
-
-def _fft_bytes(grid: UvGrid) -> tuple[int, int]:
-    """Count the grids of one group, and its padded images."""
-    fft_y, fft_x = grid.fft
-    padded = grid.real.itemsize if grid.w_planes is None else grid.complex.itemsize
-    rows = grid.group * fft_y
-    return rows * grid.columns * grid.complex.itemsize, rows * fft_x * padded
+def _batch_bytes(grid: UvGrid) -> int:
+    """Count the larger of one batch of grids and of its padded images."""
+    specs = work_specs(grid, 1, 0)
+    assert specs[1][0][0] == fft_planes(1, grid.group)
+    return max(block_bytes([specs[1]]), block_bytes([specs[2]]))

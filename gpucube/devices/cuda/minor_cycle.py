@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpucube.devices.base import DeviceArray, MinorCycle
-from gpucube.devices.cuda.backend import Backend, Kernels
+from gpucube.devices.cuda.backend import Backend, Kernels, Spec, Workspace, packed
 from gpucube.devices.cycle_rules import ACTIVE_SET_CUT, SPARSE_COMPONENTS
 
 STATIC_SHARED_BYTES = 2048
@@ -78,29 +78,38 @@ def set_room(ny: int, nx: int) -> int:
     return min(ny * nx, max(1 << 15, ny * nx // 16))
 
 
+def work_of_sets(planes: int, pixels: int, room: int) -> list[Spec]:
+    """Arrays of the workspace for sets of at most `room` pixels."""
+    return [((planes, -(-pixels // UNIT) + 3 * room), np.int32), ((planes, 4), np.int32)]
+
+
 def active_set(
     backend: Backend,
     kernels: Kernels,
     images: Images,
     changes: Changes,
-    slots: DeviceArray,
-    cycles: Sequence[MinorCycle],
+    work: Workspace,
+    slots: np.ndarray,
+    where: DeviceArray,
+    orders: np.ndarray,
+    how_far: DeviceArray,
 ) -> tuple[list[int], list[int]]:
-    """Clean the active sets of the planes in the slots (n,) int32.
+    """Clean the active sets of the planes in the slots (n,) int32, as the orders (n, 4) say (`orders_of`).
 
-    Returns the iterations of each, and the number of pixels of its model that changed.
+    Slots and orders lie on the host, and on the device in `where` and `how_far`. Returns the iterations of each plane, and the
+    number of pixels of its model that changed.
     """
-    orders = _orders(cycles)
-    state = _clean_sets(backend, kernels, images, changes, slots, orders, set_room(*images.residual.shape[1:]))
-    room = len(cycles) * set_room(*images.residual.shape[1:])
+    each = set_room(*images.residual.shape[1:])
+    state, room = _clean_sets(backend, kernels, images, changes, work, where, how_far, each), len(slots) * each
     missing = list(np.flatnonzero(state[:, 0] < 0))  # whose sets have no room
     while missing:
         count = 1  # as many at once as fit the memory that all planes took before, and at least one
         while count < len(missing) and (count + 1) * state[missing[: count + 1], 1].max() <= room:
             count += 1
         some, missing = missing[:count], missing[count:]
-        which, largest = backend.xp.asarray(some), int(state[some, 1].max())
-        state[some] = _clean_sets(backend, kernels, images, changes, slots[which], orders[some], largest)
+        largest, (there, farther) = int(state[some, 1].max()), packed(backend, slots[some], orders[some])
+        work.start()
+        state[some] = _clean_sets(backend, kernels, images, changes, work, there, farther, largest)
     return [int(n) for n in state[:, 0]], [int(n) for n in state[:, 2]]
 
 
@@ -109,17 +118,17 @@ def _clean_sets(
     kernels: Kernels,
     images: Images,
     changes: Changes,
+    work: Workspace,
     slots: DeviceArray,
-    orders: np.ndarray,
+    how_far: DeviceArray,
     room: int,
 ) -> np.ndarray:
     """Clean the sets of at most `room` pixels; returns the state of every plane as the kernel leaves it, (n, 4) int32."""
-    xp, (_, ny, nx), count = backend.xp, images.residual.shape, len(slots)
+    (_, ny, nx), count = images.residual.shape, len(slots)
     pixels, units = ny * nx, -(-ny * nx // UNIT)
     most = min((backend.shared_bytes - STATIC_SHARED_BYTES) // BYTES_A_MEMBER, pixels)
     few = min(FEW_MEMBERS, most)
-    how_far = xp.asarray(orders)
-    scratch, state = xp.empty((count, units + 3 * room), np.int32), xp.empty((count, 4), np.int32)
+    scratch, state = work.take(*work_of_sets(count, pixels, room))
     many = (max(1, min(4 * backend.processors, -(-units // 8))), count)
     masks = (images.masks, images.mask_of, slots)
     kernels.launch("hogbom.hogbom_count", many, (256,), images.residual, *masks, pixels, how_far, room, scratch)
@@ -137,34 +146,34 @@ def _clean_sets(
                 *(above, up_to, capacity, room, WORK, min(resumed, 1), scratch, state, LISTED, *changes),
                 shared_mem=BYTES_A_MEMBER * capacity,
             )
-        found = backend.download(state)
+        found = np.array(backend.download(state))
         if found[:, 3].all():
             break
     return found
 
 
 def textbook(
-    backend: Backend, kernels: Kernels, images: Images, slots: DeviceArray, cycles: Sequence[MinorCycle]
+    backend: Backend, kernels: Kernels, images: Images, where: DeviceArray, orders: np.ndarray, how_far: DeviceArray
 ) -> tuple[list[int], list[int]]:
     """Clean whole images; arguments and result are those of `active_set`, but no changes are listed.
 
     Each plane has one block, or many where the planes alone would not fill the device.
     """
     _, ny, nx = images.residual.shape
-    blocks = backend.processors // len(slots)
+    blocks = backend.processors // len(where)
     clean = _by_many_blocks if blocks > 1 and ny * nx > SMALL_IMAGE else _by_one_block
-    return clean(backend, kernels, images, slots, cycles), [UNLISTED] * len(cycles)
+    return clean(backend, kernels, images, where, orders, how_far), [UNLISTED] * len(where)
 
 
 def _by_one_block(
-    backend: Backend, kernels: Kernels, images: Images, slots: DeviceArray, cycles: Sequence[MinorCycle]
+    backend: Backend, kernels: Kernels, images: Images, slots: DeviceArray, orders: np.ndarray, how_far: DeviceArray
 ) -> list[int]:
     """Clean in one launch, or as many as the iterations need."""
     xp, (_, ny, nx) = backend.xp, images.residual.shape
-    orders, state, most = xp.asarray(_orders(cycles)), xp.empty((len(slots), 2), np.int32), WORK // (ny * nx)
+    state, most = xp.empty((len(slots), 2), np.int32), WORK // (ny * nx)
     for resumed in range(_MOST_ITERATIONS):
-        how_far = (orders, max(LEAST_ITERATIONS, most), min(resumed, 1), state)
-        kernels.launch("hogbom.hogbom_textbook", (len(slots),), (1024,), *images, slots, ny, nx, *how_far)
+        limits = (how_far, max(LEAST_ITERATIONS, most), min(resumed, 1), state)
+        kernels.launch("hogbom.hogbom_textbook", (len(slots),), (1024,), *images, slots, ny, nx, *limits)
         found = backend.download(state)
         if found[:, 1].all():
             break
@@ -172,7 +181,7 @@ def _by_one_block(
 
 
 def _by_many_blocks(
-    backend: Backend, kernels: Kernels, images: Images, slots: DeviceArray, cycles: Sequence[MinorCycle]
+    backend: Backend, kernels: Kernels, images: Images, slots: DeviceArray, orders: np.ndarray, how_far: DeviceArray
 ) -> list[int]:
     """Clean with a launch for each iteration, since blocks cannot wait for each other; the host looks after many launches."""
     xp, (ny, nx), count = backend.xp, images.residual.shape[1:], len(slots)
@@ -181,8 +190,7 @@ def _by_many_blocks(
     grid, block = (blocks, count), (1024,)
     searched = (images.residual, images.masks, images.mask_of, slots, ny, nx)
     kernels.launch("hogbom.hogbom_start", grid, block, *searched, partial, iterations)
-    orders = _orders(cycles)
-    planes, most = (*images, slots, ny, nx, xp.asarray(orders)), orders[:, 2]
+    planes, most = (*images, slots, ny, nx, how_far), orders[:, 2]
     before, parity, queue = np.full(count, -1), 0, LAUNCHES_AT_ONCE[0]
     while True:
         for _ in range(queue):
@@ -194,7 +202,7 @@ def _by_many_blocks(
         before, queue = now, min(2 * queue, LAUNCHES_AT_ONCE[1])
 
 
-def _orders(cycles: Sequence[MinorCycle]) -> np.ndarray:
+def orders_of(cycles: Sequence[MinorCycle]) -> np.ndarray:
     """Gain, threshold, iteration limit and the active set's cut of every plane, (n, 4) float64."""
     return np.array(
         [[c.gain, c.threshold, min(c.max_iterations, _MOST_ITERATIONS), ACTIVE_SET_CUT * c.threshold] for c in cycles],

@@ -6,7 +6,7 @@ that. `gpucube.devices.cuda.gridder` works on them, `gpucube.devices.cuda.memory
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -22,8 +22,8 @@ BATCH = 64
 """Samples whose taps a block holds at once: BATCH in grid.cu."""
 
 SIDES = {"float32": 40, "float64": 28}
-"""Cells of a tile with its halo, each way. 8 modulo 16 keeps rows of float2 on different banks of shared memory. Both fit
-twice (model and residual) into the 48 KiB that a block gets without asking."""
+"""Cells of a tile with its halo of `support` cells, each way. 8 modulo 16 keeps rows of float2 on different banks of shared
+memory. Both fit twice (model and residual) into the 48 KiB that a block gets without asking."""
 
 MAX_SAMPLES = 4096
 """Largest number of samples of one item: crowded tiles are shared among blocks."""
@@ -40,6 +40,7 @@ class UvGrid:
     kernel: GriddingKernel
     real: np.dtype  # float32 or float64: precision of the grid and its FFTs; images are float32 in either case
     w_planes: WPlanes | None = None  # None neglects w
+    scale: int = 1  # of the FFT's size to that of the grid whose order of samples it shares
     side: int = 0  # cells of a tile with its halo, each way; 0 for the one in SIDES
     max_samples: int = MAX_SAMPLES
 
@@ -54,14 +55,14 @@ class UvGrid:
     @property
     def tile(self) -> int:
         """Cells of a tile without its halo, each way."""
-        return self.side - self.kernel.support + 1
+        return self.side - self.kernel.support
 
     @cached_property
     def fft(self) -> tuple[int, int]:
-        """Shape of the FFT, (fft_y, fft_x)."""
+        """Shape of the FFT, (fft_y, fft_x), both even: tiles of a grid of twice the size are quarters of its own."""
         # the kernel must not reach round the grid and meet itself
-        least = 2 * self.kernel.support
-        fft_y, fft_x = (good_fft_size(max(int(np.ceil(self.kernel.upsampling * n)), least)) for n in (self.ny, self.nx))
+        halves = (self.kernel.upsampling * n / (2 * self.scale) for n in (self.ny, self.nx))
+        fft_y, fft_x = (2 * self.scale * good_fft_size(max(int(np.ceil(n)), self.kernel.support)) for n in halves)
         return fft_y, fft_x
 
     @property
@@ -73,11 +74,16 @@ class UvGrid:
     @property
     def tiles(self) -> tuple[int, int]:
         """Numbers of tiles, (tiles_y, tiles_x)."""
-        fft_y, fft_x = self.fft
+        fft_y, fft_x = (n // self.scale for n in self.fft)
         reach_x = fft_x // 2 if self.w_planes is None else fft_x
-        return fft_y // self.tile + 1, reach_x // self.tile + 1
+        return self.scale * (fft_y // self.tile + 1), self.scale * (reach_x // self.tile + 1)
 
     @property
+    def layers(self) -> int:
+        """Layers of the items of samples: this grid and one of twice its size, or all planes of w."""
+        return 2 if self.w_planes is None else self.w_planes.count
+
+    @cached_property
     def group(self) -> int:
         """Planes that are transformed at once."""
         return fft_group(self.fft[0] * self.fft[1])
@@ -85,7 +91,7 @@ class UvGrid:
     def shared_bytes(self, squares: int) -> int:
         """Dynamic shared memory of a block that holds so many squares of side * side cells."""
         reals = BATCH * (1 + 2 * self.kernel.support) + self.kernel.coefficients.size
-        cells = squares * self.side**2 + BATCH
+        cells = squares * self.side**2 + 2 * BATCH
         return cells * self.complex.itemsize + BATCH * 8 + reals * self.real.itemsize
 
 
@@ -95,7 +101,7 @@ class UvGrids:
 
     image: UvGrid  # for dirty images and residuals
     narrow: UvGrid  # for PSFs of the image's size
-    wide: UvGrid  # for PSFs of twice that
+    wide: UvGrid  # for PSFs of twice that: the same kernel on twice as many cells each way, so one order of samples serves both
 
 
 def choose_grids(settings: ImagingSettings) -> UvGrids:
@@ -103,15 +109,15 @@ def choose_grids(settings: ImagingSettings) -> UvGrids:
 
     Raises GpucubeError if nothing reaches epsilon, or if the image extends beyond the horizon.
     """
-    narrow = _choose_grid(settings, 1, False)
-    image = _choose_grid(settings, 1, True) if settings.w_term else narrow
-    return UvGrids(image=image, narrow=narrow, wide=_choose_grid(settings, 2, False))
+    narrow = _choose_grid(settings, False)
+    image = _choose_grid(settings, True) if settings.w_term else narrow
+    return UvGrids(image=image, narrow=narrow, wide=replace(narrow, nx=2 * narrow.nx, ny=2 * narrow.ny, scale=2))
 
 
-def _choose_grid(settings: ImagingSettings, scale: int, w: bool) -> UvGrid:
-    """Choose the grid for images of `scale` times the job's size."""
+def _choose_grid(settings: ImagingSettings, w: bool) -> UvGrid:
+    """Choose the grid for images of the job's size."""
     g = settings.geometry
-    nx, ny, dimensions = scale * g.nx, scale * g.ny, 3 if w else 2
+    nx, ny, dimensions = g.nx, g.ny, 3 if w else 2
     try:
         kernel, real = choose_kernel(settings.epsilon, nx, ny, settings.samples, dimensions, True), "float32"
     except AccuracyError:
