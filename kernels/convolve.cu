@@ -130,12 +130,3 @@ extern "C" __global__ void multiply_spectrum(const float* __restrict__ spectrum,
     transform[i].x *= factor;
     transform[i].y *= factor;
 }
-
-// residual = dirty - the first quarter of the convolved image (plane, 2 ny, 2 nx).
-extern "C" __global__ void crop_residual(const float* __restrict__ dirty, const float* __restrict__ convolved,
-                                         const int* __restrict__ slot, int ny, int nx, float* __restrict__ residual) {
-    const int x = COLUMN, y = ROW, plane = blockIdx.z;
-    if (x >= nx || y >= ny) return;
-    const long long i = at(slot[plane], y, x, ny, nx);
-    residual[i] = dirty[i] - convolved[at(plane, y, x, 2 * ny, 2 * nx)];
-}

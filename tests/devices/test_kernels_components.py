@@ -19,14 +19,18 @@ SHAPES = [(16, 16), (33, 47), (1, 1), (9, 70)]
 def test_changed_components_are_subtracted_as_on_the_cpu(shape, order):
     rng = np.random.default_rng(2)
     ny, nx = shape
-    slots, listed = 5, 40
+    slots, listed = 6, 40
     residual = rng.standard_normal((slots, ny, nx)).astype(np.float32)
     psf = rng.standard_normal((slots, 2 * ny, 2 * nx)).astype(np.float32)
     where, change = np.full((slots, listed), -1, np.int32), np.full((slots, listed), np.nan, np.float32)
     count = np.full(slots, -1, np.int32)
-    slot = np.array([3, 0, 4, 1], np.int32)
+    slot = np.array([3, 0, 4, 1, 2, 5], np.int32)
+    dirty, convolved = rng.standard_normal(residual.shape), rng.standard_normal((2, 2 * ny, 2 * nx))
+    dirty, convolved = dirty.astype(np.float32), convolved.astype(np.float32)
+    of_fft = np.array([-1, -1, -1, -1, 1, -2], np.int32)
     expected = residual.copy()
-    for s, n in zip(slot, [0, 1, 25, 60], strict=True):  # the last does not fit
+    expected[2] = dirty[2] - convolved[1, :ny, :nx]
+    for s, n in zip(slot[:4], [0, 1, 25, 60], strict=True):  # the last does not fit
         # the corners first, where the whole PSF is needed
         chosen = np.unique(np.concatenate([[0, ny * nx - 1], rng.permutation(ny * nx)])[:n])
         count[s] = n if n > listed else len(chosen)
@@ -35,8 +39,8 @@ def test_changed_components_are_subtracted_as_on_the_cpu(shape, order):
             image.flat[chosen] = rng.choice([-1.0, 0.5], len(chosen))
             where[s, : len(chosen)], change[s, : len(chosen)] = chosen, image.flat[chosen]
             cpu_loops.subtract_components(expected[s], psf[s], image, chosen)
-    arguments = (residual, psf, slot, ny, nx, listed, where, change, count)
-    run("components", "subtract_components", (2, 4), (256,), *arguments, order=order)
+    arguments = (residual, psf, slot, ny, nx, listed, where, change, count, dirty, convolved, of_fft)
+    run("components", "renew_residuals", (2, 6), (256,), *arguments, order=order)
     assert np.array_equal(residual, expected)
 
 

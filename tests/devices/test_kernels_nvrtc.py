@@ -26,7 +26,7 @@ CEILING = 64
 CEILINGS = {
     "sum_density": 40,
     "measure": 40,
-    "subtract_components": 40,
+    "renew_residuals": 40,
     "add_gaussians": 40,
     **{"uv_cells": 96, "grid_samples": 80, "grid_ones": 80, "degrid_samples": 80, "grid_residual": 80},
 }

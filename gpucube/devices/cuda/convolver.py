@@ -1,14 +1,12 @@
 """Convolution of images with large kernels by the passes in `kernels/convolve.cu`, many planes at a time.
 
-In: kernels (PSFs of twice the field), images in slots of a stack. Out: spectra, convolved images, and residuals: dirty - PSF *
-model, the major cycle in the image, exact where w is neglected (a Toeplitz operator). The passes are those of
+In: kernels (PSFs of twice the field), images in slots of a stack. Out: spectra, and convolved images: PSF * model is what a
+major cycle in the image subtracts, exact where w is neglected (a Toeplitz operator). The passes are those of
 `gpucube.devices.cpu.device.convolve`, on as many planes as the workspace holds. Written against a
 `gpucube.devices.cuda.backend.Backend`.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -56,27 +54,6 @@ class Convolver:
         self._kernels.over("convolve.multiply_spectrum", count, *shape, spectrum, slot, *shape, transform)
         self._backend.irfft2(transform, padded, self.group)
         return padded
-
-    def residual(
-        self, dirty: DeviceArray, model: DeviceArray, spectrum: DeviceArray, slot: DeviceArray, out: DeviceArray
-    ) -> None:
-        """Compute dirty - PSF * model for the slots (n,) int32, into the same slots of `out`.
-
-        Images are float32 (slots, ny, nx), spectra float32 (slots, 2 ny, nx + 1).
-        """
-        for some in self._rounds(slot):
-            self._work.start()
-            convolved, over = self.convolve(model, spectrum, some), (len(some), *self._size)
-            self._kernels.over("convolve.crop_residual", *over, dirty, convolved, some, *self._size, out)
-
-    def _rounds(self, slot: DeviceArray) -> Iterator[DeviceArray]:
-        """Divide slots into as few rounds as the workspace allows."""
-        fitting = self.fitting(self._work.nbytes)
-        if len(slot) <= fitting:
-            yield slot
-            return
-        for start in range(0, len(slot), fitting):
-            yield slot[start : start + fitting]
 
     def fitting(self, nbytes: int) -> int:
         """Number of planes that are convolved at once in so many bytes, at least one batch."""

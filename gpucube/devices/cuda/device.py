@@ -419,14 +419,22 @@ class CudaDevice:
 
     def _in_the_image(self, planes: Sequence[CudaPlane]) -> None:
         """Convolve models with PSFs. Where a model changed in few pixels, subtract them one by one."""
-        stacks, (ny, nx) = self._stacks, self.settings.geometry.shape
-        if any(0 < p.changed <= LISTED for p in planes):  # others are left alone
+        stacks, (ny, nx), convolver = self._stacks, self.settings.geometry.shape, self._convolver
+        many = [k for k, p in enumerate(planes) if p.changed > LISTED]
+        if not any(p.changed for p in planes):
+            return
+        place = np.array([-1 if 0 < p.changed <= LISTED else -2 for p in planes], np.int32)
+        slots, together = self._slots_of(planes), convolver.fitting(self._work.nbytes)
+        for start in range(0, max(1, len(many)), together):
+            some = many[start : start + together]
+            place[some] = np.arange(len(some))
+            chosen, places = packed(self._backend, np.array([planes[k].slot for k in some], np.int32), place)
+            self._work.start()
+            convolved = convolver.convolve(stacks.model, stacks.spectrum, chosen) if some else stacks.model
             grid = (max(1, min(512, -(-ny * nx // 1024))), len(planes))
-            listed = (stacks.residual, stacks.psf, self._slots_of(planes), ny, nx, LISTED)
-            self._kernels.launch("components.subtract_components", grid, (256,), *listed, *stacks.changes)
-        if many := [p for p in planes if p.changed > LISTED]:
-            slots = self._slots_of(planes) if len(many) == len(planes) else self._some_slots(many)
-            self._convolver.residual(stacks.dirty, stacks.model, stacks.spectrum, slots, stacks.residual)
+            listed = (stacks.residual, stacks.psf, slots, ny, nx, LISTED, *stacks.changes)
+            self._kernels.launch("components.renew_residuals", grid, (256,), *listed, stacks.dirty, convolved, places)
+            place[:] = -2
 
     def _some_slots(self, planes: Sequence[CudaPlane]) -> DeviceArray:
         """Slots of some of the planes of a cycle; those of all remain what `_slots_of` knows."""
