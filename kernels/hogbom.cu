@@ -7,7 +7,8 @@
 //                      with the full PSF at every offset; the residual is left as it was. hogbom_count and hogbom_gather,
 //                      by many blocks per plane, make the sets before
 //   hogbom_step        the whole image, many blocks per plane, for images so large that one block would take too long:
-//                      one iteration per launch, many launches queued at once; hogbom_start precedes the first
+//                      one iteration per launch, many launches queued at once; hogbom_start precedes the first.
+//                      hogbom_set_step does the same for large active sets, and hogbom_set_finish ends it
 //
 // The sequence of components is that of the CPU's loops to the last bit: flux = gain * peak in float64 rounded to float32,
 // value - flux * psf with both operations rounded (__fmul_rn, __fsub_rn: never fused, whatever the compiler's options).
@@ -156,6 +157,15 @@ __device__ __forceinline__ int* scratch_of(int* scratch, int b, int units, int r
     return scratch + b * (units + 3 * (size_t)room);
 }
 
+// The members, in raster order, each with its place in a PSF-sized array, its value, and its model so far.
+struct ActiveSet { int* place; float *value, *model; };
+
+// The set as it lies in scratch, behind the counts.
+__device__ __forceinline__ ActiveSet kept_set(int* counts, int units, int room) {
+    float* first = (float*)(counts + units);
+    return {(int*)first, first + room, first + 2 * (size_t)room};
+}
+
 // Grid (any, planes), block any multiple of 32 up to 256.
 extern "C" __global__ void __launch_bounds__(256) hogbom_count(
     const float* __restrict__ residuals, const unsigned char* __restrict__ masks, const int* __restrict__ mask_of,
@@ -203,8 +213,7 @@ extern "C" __global__ void __launch_bounds__(256) hogbom_gather(
     const unsigned char* mask = mask_at(masks, mask_of[s], pixels);
     const double cut = orders[4 * b + 3];
     const int* counts = scratch_of(scratch, b, units, room);
-    int* place = scratch_of(scratch, b, units, room) + units;
-    float *values = (float*)place + room, *kept = values + room;
+    const ActiveSet set = kept_set(scratch_of(scratch, b, units, room), units, room);
     int before = 0, summed = 0;  // members of the units that have been summed
     for (int first = blockIdx.x * warps; first < units; first += gridDim.x * warps) {
         int mine = 0;
@@ -223,15 +232,12 @@ extern "C" __global__ void __launch_bounds__(256) hogbom_gather(
                 const bool member = mine >> j & 1;
                 const unsigned votes = __ballot_sync(ALL_LANES, member);
                 const int i = start + 32 * j + lane, at = begin + votes_below(votes, lane);
-                if (member && at < room) place[at] = i + i / nx * nx, values[at] = value[j], kept[at] = model[i];
+                if (member && at < room) set.place[at] = i + i / nx * nx, set.value[at] = value[j], set.model[at] = model[i];
                 begin += __popc(votes);
             }
         }
     }
 }
-
-// The members, in raster order, each with its place in a PSF-sized array, its value, and its model so far.
-struct ActiveSet { int* place; float *value, *model; };
 
 // Högbom on the set, from `done` iterations to at most `until`; returns the iterations, negative if the plane is unfinished.
 __device__ __forceinline__ int clean_set(
@@ -301,13 +307,13 @@ __device__ __forceinline__ int finish_set(
 
 // Grid (planes), block any multiple of 32 up to 1024, dynamic shared memory 12 * capacity bytes. A launch cleans the sets of
 // more than `above` and at most `up_to` members, in shared memory if they are no more than `capacity`. One of more than `room`
-// members is left alone, with iterations -1.
+// or `most` members is left alone, with iterations -1.
 // A set does some `work` / members iterations in a launch.
 // state (planes, 4): iterations, members, pixels of the model that changed, and whether the set is finished; written.
 // where and change (slots, listed), count (slots): the pixels that changed; nothing is listed if they are more than `listed`.
 extern "C" __global__ void __launch_bounds__(1024, 1) hogbom_active_set(
     const float* __restrict__ psfs, float* __restrict__ models, const int* __restrict__ slot, int ny, int nx,
-    const double* __restrict__ orders, int above, int up_to, int capacity, int room, int work, int resumed,
+    const double* __restrict__ orders, int above, int up_to, int capacity, int most, int room, int work, int resumed,
     int* __restrict__ scratch, int* __restrict__ state,
     int listed, int* __restrict__ where, float* __restrict__ change, int* __restrict__ count)
 {
@@ -321,15 +327,14 @@ extern "C" __global__ void __launch_bounds__(1024, 1) hogbom_active_set(
     for (int u = threadIdx.x; u < units; u += blockDim.x) size += counts[u];
     size = block_total(size, sums);
     if (size <= above || size > up_to) return;
-    if (size > room) {
+    if (size > room || size > most) {
         if (threadIdx.x == 0) mine[0] = -1, mine[1] = size, mine[2] = 0, mine[3] = 1;
         return;
     }
     if (resumed && mine[3]) return;
     const int begin = resumed ? mine[0] : 0;
     const int in_one = max(1, work / max(size, 1024));
-    float* slow = (float*)(counts + units);
-    const ActiveSet kept = {(int*)slow, slow + room, slow + 2 * (size_t)room};
+    const ActiveSet kept = kept_set(counts, units, room);
     const bool fits = size <= capacity;
     const ActiveSet set = fits ? ActiveSet{(int*)fast, fast + capacity, fast + 2 * capacity} : kept;
     if (fits)
@@ -368,6 +373,16 @@ extern "C" __global__ void __launch_bounds__(1024, 1) hogbom_start(
     }
 }
 
+// The largest of the blocks' peaks that this thread looks at.
+__device__ __forceinline__ Peak best_of(const uint2* peaks, int blocks) {
+    Peak best = {0, 0};
+    for (int i = threadIdx.x; i < blocks; i += blockDim.x) {
+        const Peak other = {peaks[i].x, peaks[i].y};
+        if (other.top > best.top || (other.top == best.top && other.low > best.low)) best = other;
+    }
+    return best;
+}
+
 extern "C" __global__ void __launch_bounds__(1024, 1) hogbom_step(
     float* __restrict__ residuals, const float* __restrict__ psfs, float* __restrict__ models,
     const unsigned char* __restrict__ masks, const int* __restrict__ mask_of, const int* __restrict__ slot, int ny, int nx,
@@ -380,12 +395,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) hogbom_step(
     uint2* after = partial + ((size_t)(1 - parity) * planes + b) * blocks;
     const int done = iterations[parity * planes + b];
     const Order order = order_of(orders, b);
-    Peak best = {0, 0};
-    for (int i = threadIdx.x; i < blocks; i += blockDim.x) {
-        const Peak other = {before[i].x, before[i].y};
-        if (other.top > best.top || (other.top == best.top && other.low > best.low)) best = other;
-    }
-    const Peak peak = block_peak(best, warps_best[0]);
+    const Peak peak = block_peak(best_of(before, blocks), warps_best[0]);
     const bool over = finished(peak, done, order);
     if (threadIdx.x == 0 && blockIdx.x == 0) iterations[(1 - parity) * planes + b] = over ? done : done + 1;
     if (over) {
@@ -397,7 +407,64 @@ extern "C" __global__ void __launch_bounds__(1024, 1) hogbom_step(
     const float flux = flux_of(peak, order);
     if (threadIdx.x == 0 && blockIdx.x == 0) models[s * pixels + at] = __fadd_rn(models[s * pixels + at], flux);
     const unsigned char* mask = mask_at(masks, mask_of[s], pixels);
-    best = sweep<true>(residuals + s * pixels, psfs + 4 * s * pixels, mask, ny, nx, first, step, flux, at);
+    const Peak mine = sweep<true>(residuals + s * pixels, psfs + 4 * s * pixels, mask, ny, nx, first, step, flux, at);
+    const Peak best = block_peak(mine, warps_best[1]);
+    if (threadIdx.x == 0) after[blockIdx.x] = make_uint2(best.top, best.low);
+}
+
+// Grid (blocks, planes), block any multiple of 32 up to 1024: the sets of the batch's planes which[0], which[1], ..., which
+// hogbom_active_set has left alone. Halves of partial and iterations as above. The first launch only searches.
+extern "C" __global__ void __launch_bounds__(1024, 1) hogbom_set_step(
+    const float* __restrict__ psfs, const int* __restrict__ slot, const int* __restrict__ which, int ny, int nx,
+    const double* __restrict__ orders, int room, int first, int parity, int* __restrict__ scratch,
+    const int* __restrict__ state, uint2* __restrict__ partial, int* __restrict__ iterations)
+{
+    __shared__ Peak warps_best[2][32];
+    const int p = blockIdx.y, b = which[p], planes = gridDim.y, blocks = gridDim.x, size = state[4 * b + 1];
+    const int pixels = ny * nx, units = (pixels + UNIT - 1) / UNIT;
+    const ActiveSet set = kept_set(scratch_of(scratch, b, units, room), units, room);
+    const uint2* before = partial + ((size_t)parity * planes + p) * blocks;
+    uint2* after = partial + ((size_t)(1 - parity) * planes + p) * blocks;
+    int done = 0;
+    float flux = 0.0f;
+    const float* shifted = nullptr;
+    if (!first) {
+        const Order order = order_of(orders, b);
+        const Peak peak = block_peak(best_of(before, blocks), warps_best[0]);
+        done = iterations[parity * planes + p];
+        const bool over = finished(peak, done, order);
+        if (threadIdx.x == 0 && blockIdx.x == 0) iterations[(1 - parity) * planes + p] = over ? done : done + 1;
+        if (over) {
+            if (threadIdx.x == 0) after[blockIdx.x] = before[blockIdx.x];
+            return;
+        }
+        const int top = index_of(peak);
+        flux = flux_of(peak, order);
+        if (threadIdx.x == 0 && blockIdx.x == 0) set.model[top] = __fadd_rn(set.model[top], flux);
+        shifted = psfs + 4 * (size_t)slot[b] * pixels + ((size_t)ny * 2 * nx + nx - set.place[top]);
+    } else if (threadIdx.x == 0 && blockIdx.x == 0) iterations[(1 - parity) * planes + p] = 0;
+    Peak best = {0, 0};
+    for (int k = blockIdx.x * blockDim.x + threadIdx.x; k < size; k += blocks * blockDim.x) {
+        float value = set.value[k];
+        if (!first) set.value[k] = value = __fsub_rn(value, __fmul_rn(flux, shifted[set.place[k]]));
+        consider(best, value, k);
+    }
     best = block_peak(best, warps_best[1]);
     if (threadIdx.x == 0) after[blockIdx.x] = make_uint2(best.top, best.low);
+}
+
+// Grid (planes), block any multiple of 32 up to 1024: what hogbom_active_set does at the end. The iterations (planes) are those
+// of hogbom_set_step's last launch.
+extern "C" __global__ void __launch_bounds__(1024, 1) hogbom_set_finish(
+    float* __restrict__ models, const int* __restrict__ slot, const int* __restrict__ which, int ny, int nx, int room,
+    const int* __restrict__ iterations, int* __restrict__ scratch, int* __restrict__ state,
+    int listed, int* __restrict__ where, float* __restrict__ change, int* __restrict__ count)
+{
+    __shared__ int sums[32];
+    const int b = which[blockIdx.x], pixels = ny * nx, units = (pixels + UNIT - 1) / UNIT;
+    const size_t s = slot[b];
+    int* mine = state + 4 * b;
+    const ActiveSet set = kept_set(scratch_of(scratch, b, units, room), units, room);
+    const int changed = finish_set(set, mine[1], nx, models + s * pixels, listed, where + s * listed, change + s * listed, sums);
+    if (threadIdx.x == 0) mine[0] = iterations[blockIdx.x], mine[2] = count[s] = changed, mine[3] = 1;
 }

@@ -40,7 +40,7 @@ STEP_OF = {
 """The step that each call of a `Device` belongs to: finishing if it is not named."""
 
 ANSWERS: dict[str, dict[int, float]] = {
-    "hogbom_active_set": {13: 1000},
+    "hogbom_active_set": {14: 1000},
     "hogbom_textbook": {11: 1000},
     "make_items": {8: 250},
 }

@@ -200,7 +200,7 @@ module.get_function("hogbom_textbook")((1,), (96,), (residual, psf, model, *mask
 scratch, listed = np.zeros(1 + 3 * 135, np.int32), (some, one.repeat(135), np.zeros(135, np.float32), one.copy())
 module.get_function("hogbom_count")((1, 1), (96,), (residual, *mask, some, orders, some, scratch))
 module.get_function("hogbom_gather")((1, 1), (96,), (residual, model, *mask, *shape, orders, some, scratch))
-rest = np.int32(-1), many, some, some, many, few, scratch, state, *listed
+rest = np.int32(-1), many, some, many, some, many, few, scratch, state, *listed
 module.get_function("hogbom_active_set")((1,), (96,), (psf, model, one, *shape, orders, *rest), shared_mem=12 * 135)
 assert state[0] == 2, state
 print("finished")
@@ -214,7 +214,10 @@ print("finished")
         ("", "", None),
         ("if (x >= nx) continue;", "", "AddressSanitizer: heap-buffer-overflow"),
         ("fast + 2 * capacity}", "fast + 2 * capacity + 130}", "AddressSanitizer: heap-buffer-overflow"),
-        ("int sums[32]", "int sums[2]", "index 2 out of bounds|global-buffer-overflow"),
+        (
+            *("[2][32];\n    __shared__ int sums[32]", "[2][32];\n    __shared__ int sums[2]"),
+            "index 2 out of bounds|global-buffer-overflow",
+        ),
     ],
     ids=["the kernel as it is", "past the end of the image", "past dynamic shared memory", "past static shared memory"],
 )

@@ -130,13 +130,13 @@ class Sets:
         arguments = (batch.residual, batch.model, *masks, ny, nx, self.orders, room, self.scratch)
         run("hogbom", "hogbom_gather", (blocks, 5), (threads,), *arguments, order=order)
 
-    def clean(self, capacity: int, split: int = -1, work: int = 1 << 27, threads: int = 128):
+    def clean(self, capacity: int, split: int = -1, work: int = 1 << 27, threads: int = 128, most: int = ANY_SIZE):
         """Iterations, sizes and launches. Sets of up to `split` pixels are cleaned by another launch than larger ones."""
         state, batch = np.full((5, 4), -7, np.int32), self.batch
         classes = [(-1, split), (split, ANY_SIZE)] if split >= 0 else [(-1, ANY_SIZE)]
         for launches in range(1, 10_000):
             for above, up_to in classes:
-                planes = (batch.psf, batch.model, batch.slot, *batch.shape, self.orders, above, up_to, capacity)
+                planes = (batch.psf, batch.model, batch.slot, *batch.shape, self.orders, above, up_to, capacity, most)
                 how_far = (self.room, work, int(launches > 1), self.scratch, state)
                 changes = (40, self.where, self.change, self.changed)
                 run(
@@ -188,6 +188,39 @@ def test_launches_that_end_early_go_on_from_the_set_that_was_kept(capacity, orde
     assert max(sizes) < 1024 or len(set(sizes)) > 2
     assert iterations == done and launches > 3
     assert_same(got, expected)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("blocks", [1, 3])
+@pytest.mark.parametrize("shape", [(33, 47), (90, 100)])
+def test_large_sets_are_cleaned_by_many_blocks_as_by_one(shape, blocks, order):
+    expected, got = Batch(shape), Batch(shape)
+    cut = 0.5 * got.threshold
+    for batch in (expected, got):
+        batch.limit[1] = 60
+    one, many = (Sets(batch, cut, shape[0] * shape[1], order) for batch in (expected, got))
+    done, sizes, _ = one.clean(0)
+    left, _, _ = many.clean(0, most=50)
+    which = np.flatnonzero(np.array(left) < 0).astype(np.int32)
+    assert 1 <= len(which) < 5 and all(sizes[b] > 50 for b in which)
+    n, half = len(which), 0
+    partial, iterations = np.full((2, n, blocks, 2), 7, np.uint32), np.full((2, n), -7, np.int32)
+    planes = (got.psf, got.slot, which, *shape, many.orders, many.room)
+    for launch in range(max(done) + 3):
+        state = (int(launch == 0), half, many.scratch, many.state, partial, iterations)
+        run("hogbom", "hogbom_set_step", (blocks, n), (64,), *planes, *state, order=order)
+        half = 1 - half
+    assert list(iterations[0]) == list(iterations[1]) == [done[b] for b in which]
+    planes = (got.model, got.slot, which, *shape, many.room, iterations[half].copy())
+    changes = (40, many.where, many.change, many.changed)
+    run("hogbom", "hogbom_set_finish", (n,), (128,), *planes, many.scratch, many.state, *changes, order=order)
+    assert_same(got, expected)
+    assert np.array_equal(many.state, one.state)
+    assert np.array_equal(many.changed, one.changed)
+    for s in got.slot:
+        if many.changed[s] <= 40:
+            assert np.array_equal(many.where[s], one.where[s])
+            assert np.array_equal(many.change[s], one.change[s], equal_nan=True)
 
 
 def test_a_set_without_room_is_left_alone_and_reports_the_room_it_needs():

@@ -78,11 +78,12 @@ class Stacks:
     [
         ((40, 50), "activeset", 227 << 10, 3),  # sets of few pixels alone
         ((200, 180), "activeset", 227 << 10, 3),  # of few and of many
-        ((200, 180), "activeset", 3 << 10, 3),  # of more than shared memory holds
+        ((200, 180), "activeset", 3 << 10, 1),  # of more than shared memory holds, one block for each
+        ((200, 180), "activeset", 3 << 10, 9),  # many blocks for each, and a launch for each iteration
         ((40, 50), "textbook", 227 << 10, 9),  # one block for each plane
         ((260, 255), "textbook", 227 << 10, 9),  # three blocks for each, and a launch for each iteration
     ],
-    ids=["few", "many", "in global memory", "one block", "many blocks"],
+    ids=["few", "many", "large", "large, many blocks", "one block", "many blocks"],
 )
 def test_every_form_finds_the_cpus_components(backend, shape, form, shared_bytes, processors) -> None:
     expected, got = Stacks(*shape), Stacks(*shape)

@@ -11,7 +11,7 @@ sets need more memory than was set aside for them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -100,7 +100,7 @@ def active_set(
     number of pixels of its model that changed.
     """
     each = set_room(*images.residual.shape[1:])
-    state, room = _clean_sets(backend, kernels, images, changes, work, where, how_far, each), len(slots) * each
+    state, room = _clean_sets(backend, kernels, images, changes, work, where, orders, how_far, each), len(slots) * each
     missing = list(np.flatnonzero(state[:, 0] < 0))  # whose sets have no room
     while missing:
         count = 1  # as many at once as fit the memory that all planes took before, and at least one
@@ -109,7 +109,7 @@ def active_set(
         some, missing = missing[:count], missing[count:]
         largest, (there, farther) = int(state[some, 1].max()), packed(backend, slots[some], orders[some])
         work.start()
-        state[some] = _clean_sets(backend, kernels, images, changes, work, there, farther, largest)
+        state[some] = _clean_sets(backend, kernels, images, changes, work, there, orders[some], farther, largest)
     return [int(n) for n in state[:, 0]], [int(n) for n in state[:, 2]]
 
 
@@ -120,36 +120,104 @@ def _clean_sets(
     changes: Changes,
     work: Workspace,
     slots: DeviceArray,
+    orders: np.ndarray,
     how_far: DeviceArray,
     room: int,
 ) -> np.ndarray:
     """Clean the sets of at most `room` pixels; returns the state of every plane as the kernel leaves it, (n, 4) int32."""
-    (_, ny, nx), count = images.residual.shape, len(slots)
-    pixels, units = ny * nx, -(-ny * nx // UNIT)
-    most = min((backend.shared_bytes - STATIC_SHARED_BYTES) // BYTES_A_MEMBER, pixels)
-    few = min(FEW_MEMBERS, most)
-    scratch, state = work.take(*work_of_sets(count, pixels, room))
-    many = (max(1, min(4 * backend.processors, -(-units // 8))), count)
-    masks = (images.masks, images.mask_of, slots)
-    kernels.launch("hogbom.hogbom_count", many, (256,), images.residual, *masks, pixels, how_far, room, scratch)
-    planes = (images.residual, images.model, *masks, ny, nx)
-    kernels.launch("hogbom.hogbom_gather", many, (256,), *planes, how_far, room, scratch)
+    sets = _Sets(backend, kernels, images, changes, work, slots, how_far, room)
+    fits = min((backend.shared_bytes - STATIC_SHARED_BYTES) // BYTES_A_MEMBER, sets.pixels)
+    few = min(FEW_MEMBERS, fits)
     # of a few pixels or many: a block whose set belongs to the other launch ends at once
-    launches = [(-1, few if pixels > few else _ANY_SIZE, few, FEW_THREADS), (few, _ANY_SIZE, most, 1024)]
-    for resumed in range(_MOST_ITERATIONS):
-        for above, up_to, capacity, threads in launches if pixels > few else launches[:1]:
-            kernels.launch(
-                "hogbom.hogbom_active_set",
-                (count,),
-                (threads,),
-                *(images.psf, images.model, slots, ny, nx, how_far),
-                *(above, up_to, capacity, room, WORK, min(resumed, 1), scratch, state, LISTED, *changes),
-                shared_mem=BYTES_A_MEMBER * capacity,
-            )
-        found = np.array(backend.download(state))
-        if found[:, 3].all():
-            break
-    return found
+    launches = [(-1, few, few, FEW_THREADS), (few, _ANY_SIZE, fits, 1024)]
+    state = sets.clean(launches if sets.pixels > few else [(-1, _ANY_SIZE, few, FEW_THREADS)], fits)
+    large = np.flatnonzero((state[:, 0] < 0) & (state[:, 1] <= room)).astype(np.int32)
+    if not len(large):
+        return state
+    if backend.processors // len(large) > 1:
+        return sets.clean_by_many_blocks(large, state[large, 1].max(), orders[large, 2])
+    return sets.clean([(fits, _ANY_SIZE, 0, 1024)], _ANY_SIZE)
+
+
+class _Sets:
+    """The active sets of some planes: they are gathered when they are made."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        kernels: Kernels,
+        images: Images,
+        changes: Changes,
+        work: Workspace,
+        slots: DeviceArray,
+        how_far: DeviceArray,
+        room: int,
+    ):
+        _, ny, nx = images.residual.shape
+        self._backend, self._launch, self._changes, self._room = backend, kernels.launch, changes, room
+        self.pixels, self._count, units = ny * nx, len(slots), -(-ny * nx // UNIT)
+        self._planes, self._orders = (images.psf, images.model, slots, ny, nx), how_far
+        self._scratch, self._state = work.take(*work_of_sets(self._count, self.pixels, room))
+        grid, masks = (max(1, min(4 * backend.processors, -(-units // 8))), self._count), images[3:]
+        into = (self._orders, room, self._scratch)
+        self._launch("hogbom.hogbom_count", grid, (256,), images.residual, *masks, slots, self.pixels, *into)
+        planes = (images.residual, images.model, *masks, slots, ny, nx)
+        self._launch("hogbom.hogbom_gather", grid, (256,), *planes, *into)
+
+    def clean(self, launches: Sequence[tuple[int, int, int, int]], most: int) -> np.ndarray:
+        """Clean by one block for each plane the sets of at most `most` pixels; returns the state.
+
+        Each launch cleans the sets of more than so many and at most so many pixels, in shared memory for so many, with so many
+        threads.
+        """
+        grid, into = (self._count,), (self._scratch, self._state, LISTED, *self._changes)
+        for resumed in range(_MOST_ITERATIONS):
+            for above, up_to, capacity, threads in launches:
+                sizes, how_far = (above, up_to, capacity, most), (self._room, WORK, min(resumed, 1))
+                arguments, shared = (*self._planes, self._orders, *sizes, *how_far, *into), BYTES_A_MEMBER * capacity
+                self._launch("hogbom.hogbom_active_set", grid, (threads,), *arguments, shared_mem=shared)
+            state = np.array(self._backend.download(self._state))
+            if state[:, 3].all():
+                break
+        return state
+
+    def clean_by_many_blocks(self, which: np.ndarray, largest: int, limits: np.ndarray) -> np.ndarray:
+        """Clean the sets of these planes with a launch for each iteration; returns the state of all."""
+        xp, count, (psf, model, *planes) = self._backend.xp, len(which), self._planes
+        slots, *shape = planes
+        blocks = max(1, min(self._backend.processors // count, -(-largest // 1024)))
+        of = (slots, xp.asarray(which), *shape)
+        partial, iterations = xp.empty((2, count, blocks, 2), np.uint32), xp.empty((2, count), np.int32)
+        kept = (self._scratch, self._state, partial, iterations)
+
+        def step(half: int, first: int = 0) -> None:
+            arguments = (psf, *of, self._orders, self._room, first, half, *kept)
+            self._launch("hogbom.hogbom_set_step", (blocks, count), (1024,), *arguments)
+
+        step(1, first=1)
+        half, _ = _step_until_done(self._backend, step, iterations, limits)
+        ended = (self._room, iterations[half], self._scratch, self._state, LISTED, *self._changes)
+        self._launch("hogbom.hogbom_set_finish", (count,), (1024,), model, *of, *ended)
+        return np.array(self._backend.download(self._state))
+
+
+def _step_until_done(
+    backend: Backend, step: Callable[[int], None], iterations: DeviceArray, limits: np.ndarray
+) -> tuple[int, np.ndarray]:
+    """Queue launches that each do an iteration, from half 0 of the state on.
+
+    Returns the half that holds the last state, and its iterations. The host looks after many launches. A plane has finished
+    that is at its limit, or has not got on since the last look.
+    """
+    before, half, queue = np.full(len(limits), -1), 0, LAUNCHES_AT_ONCE[0]
+    while True:
+        for _ in range(queue):
+            step(half)
+            half = 1 - half
+        now = backend.download(iterations[half])
+        if np.all((now >= limits) | (now == before)):
+            return half, now
+        before, queue = now, min(2 * queue, LAUNCHES_AT_ONCE[1])
 
 
 def textbook(
@@ -190,16 +258,13 @@ def _by_many_blocks(
     grid, block = (blocks, count), (1024,)
     searched = (images.residual, images.masks, images.mask_of, slots, ny, nx)
     kernels.launch("hogbom.hogbom_start", grid, block, *searched, partial, iterations)
-    planes, most = (*images, slots, ny, nx, how_far), orders[:, 2]
-    before, parity, queue = np.full(count, -1), 0, LAUNCHES_AT_ONCE[0]
-    while True:
-        for _ in range(queue):
-            kernels.launch("hogbom.hogbom_step", grid, block, *planes, parity, partial, iterations)
-            parity = 1 - parity
-        now = backend.download(iterations[parity])
-        if np.all((now >= most) | (now == before)):
-            return [int(n) for n in now]
-        before, queue = now, min(2 * queue, LAUNCHES_AT_ONCE[1])
+    planes = (*images, slots, ny, nx, how_far)
+
+    def step(half: int) -> None:
+        kernels.launch("hogbom.hogbom_step", grid, block, *planes, half, partial, iterations)
+
+    _, done = _step_until_done(backend, step, iterations, orders[:, 2])
+    return [int(n) for n in done]
 
 
 def orders_of(cycles: Sequence[MinorCycle]) -> np.ndarray:
