@@ -35,7 +35,10 @@ NAMED = ("cupy-cuda12x", "cupy-cuda13x", "numpy", "scipy", "numba", "ducc0", "as
 """Packages whose versions are recorded."""
 
 KERNELS = [
-    *(f"tests/devices/test_kernels_{name}.py" for name in ("weights", "statistics", "beam", "hogbom", "components")),
+    *(
+        f"tests/devices/test_kernels_{name}.py"
+        for name in ("weights", "statistics", "beam", "hogbom", "components", "planes")
+    ),
     *("tests/devices/test_kernels_grid.py", "tests/devices/test_minor_cycle.py", "tests/devices/test_devices.py"),
 ]
 """Tests that need neither casacore nor a MeasurementSet."""

@@ -28,8 +28,8 @@ GRIDDED, GRIDDED_ONES = 5e9, 8e9
 ITERATION = 1.2e-6
 """Seconds of an iteration of an active set of some 500 pixels; planes are cleaned side by side."""
 
-OPERATION = 10e-6
-"""Seconds that CuPy takes for a call or a launch."""
+OPERATION, BATCH = 10e-6, 5e-6
+"""Seconds that CuPy takes for a call or a launch, and for a further batch of an FFT."""
 
 LINK = 50e9
 """Bytes per second from pinned memory, PCIe 5."""
@@ -110,7 +110,7 @@ def stages(job: Job, gpu: Gpu) -> dict[str, float]:
         "minor cycles": job.iterations * ITERATION / side_by_side + job.cycles * 4 * pixels / rate,
         "major cycles": job.cycles * 204 * pixels / rate,
         "restore and download": planes * pixels * (20 / rate + 12 / LINK),
-        "Python and CuPy": chunks * counts["python_seconds"] + OPERATION * operations,
+        "Python and CuPy": chunks * (counts["python_seconds"] + BATCH * counts["fft_batches"]) + OPERATION * operations,
     }
 
 
