@@ -129,7 +129,7 @@ def _job_parser(command: str) -> _Parser:
     for name in (*ABSENT_PARAMETERS, *OTHER_NAMES):  # accepted where they change nothing, and not in the help
         flag = name in ABSENT_PARAMETERS and isinstance(ABSENT_PARAMETERS[name].default, bool)
         kind: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if flag else {}
-        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=argparse.SUPPRESS, **kind)
+        parser.add_argument("--" + name.replace("_", "-"), default=argparse.SUPPRESS, help=argparse.SUPPRESS, **kind)
     return parser
 
 

@@ -77,6 +77,7 @@ def tclean(options: argparse.Namespace, out: Path, start: int, nchan: int) -> di
         gain=0.1,
         nsigma=options.nsigma,
         pblimit=-0.2,
+        usemask=options.usemask,
         restoration=True,
         savemodel="none",
         fullsummary=True,
@@ -140,6 +141,7 @@ def main() -> None:
     parser.add_argument("--niter", type=int, default=1_000_000, help="over all channels, as tclean counts")
     parser.add_argument("--nsigma", type=float, default=0.0)
     parser.add_argument("--scales", type=int, nargs="*", default=[], help="of multiscale CLEAN, pixels; none: Hogbom")
+    parser.add_argument("--usemask", default="user", help="user (no mask) or auto-multithresh")
     parser.add_argument("--processes", type=int, default=0, help="run blocks of channels in this many processes")
     parser.add_argument("--block", type=int, default=1, help="with --processes: channels per tclean call")
     options = parser.parse_args()
