@@ -158,6 +158,14 @@ def output_channels(
     )
 
 
+def native_number(windows: Sequence[WindowChannels], frequency: float) -> int:
+    """Number of the channel nearest to a frequency along the grid of all windows, as `start` of `output_channels` counts."""
+    grid, places, _ = _common_grid(windows)
+    place = round(float(np.interp(frequency, grid.frequency, grid.place)))
+    falls = all(window.falls for window in windows)
+    return max(int(p.max()) for p in places) - place if falls else place - min(int(p.min()) for p in places)
+
+
 def _common_grid(windows: Sequence[WindowChannels]) -> tuple[_Grid, list[np.ndarray], tuple[str, ...]]:
     """Return the grid, the places of each window's selected channels, (nselected,) int64, and what to warn of."""
     for window in windows:

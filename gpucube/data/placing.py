@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpucube.data.channels import ChannelMap, GridsDiffer, output_channels
+from gpucube.data.channels import NEAR, ChannelMap, GridsDiffer, WindowChannels, native_number, output_channels
 from gpucube.data.regrid import Regridding
 from gpucube.data.rows import RowSelection
 from gpucube.errors import GpucubeError
@@ -77,13 +77,14 @@ def place_channels(
     origin = _first_channel(windows)
     whole = not isinstance(parameters.start, tuple) and not isinstance(parameters.width, tuple)
     if whole and all(window.frame == frame for window in windows):
-        start = parameters.start if parameters.start is None else parameters.start - origin  # type: ignore[operator]  # whole
-        if start is not None and start < 0:
-            raise GpucubeError(
-                f"`start={parameters.start}` is not among the channels that `spw` selects, which begin at {origin}"
-            )
+        selected = [w.channels for w in windows]
         try:
-            channels = output_channels([w.channels for w in windows], start, parameters.width, parameters.nchan)  # type: ignore[arg-type]
+            channels = output_channels(
+                selected,
+                _native_start(parameters.start, windows, origin),  # type: ignore[arg-type]  # whole
+                parameters.width,  # type: ignore[arg-type]
+                parameters.nchan,
+            )
         except GridsDiffer as error:
             if not parameters.outframe:
                 raise GpucubeError(f"{error}: give `outframe` to interpolate them onto one axis") from None
@@ -115,10 +116,51 @@ def _frame(parameters: Parameters, windows: Sequence[Window]) -> SpectralFrame:
     return first.frame
 
 
-def _first_channel(windows: Sequence[Window]) -> int:
-    """Number from which `start` counts: within its window if only one is selected, otherwise along the selected channels."""
+def _first_channel(windows: Sequence[Window]) -> int | None:
+    """Number of the first selected channel in its window, from which `start` counts; None for several windows."""
     numbers = {window.spw for window in windows if window.ms.path == windows[0].ms.path}
-    return int(windows[0].channels.selected.min()) if len(numbers) == 1 else 0
+    return int(windows[0].channels.selected.min()) if len(numbers) == 1 else None
+
+
+def _native_start(start: int | None, windows: Sequence[Window], origin: int | None) -> int | None:
+    """Number of the channel `start` among those of the common grid of all windows."""
+    if start is None:
+        return None
+    if origin is None:
+        mine = [w.channels for w in windows if w.ms.path == windows[0].ms.path]
+        numbered, _ = _along_axis(mine, [np.arange(len(c.frequency)) for c in mine], [1.0] * len(mine))
+        number = native_number([w.channels for w in windows], _numbered(start, numbered))
+    else:
+        number = start - origin
+    if number < 0:
+        begins = "" if origin is None else f", which begin at {origin}"
+        raise GpucubeError(f"`start={start}` is not among the channels that `spw` selects{begins}")
+    return number
+
+
+def _numbered(start: int, frequency: np.ndarray) -> float:
+    """Frequency of the channel `start` of several windows."""
+    if not 0 <= start < len(frequency):
+        raise GpucubeError(f"`start={start}` is out of range: the windows have channels 0 to {len(frequency) - 1}")
+    return float(frequency[start])
+
+
+def _along_axis(
+    channels: Sequence[WindowChannels], which: Sequence[np.ndarray], factors: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Centres and widths of some channels of several windows along the axis, Hz; of those that overlap only the first."""
+    windows = list(zip(channels, which, factors, strict=True))
+    frequency = np.concatenate([factor * c.frequency[w] for c, w, factor in windows])
+    width = np.concatenate([factor * np.abs(c.width[w]) for c, w, factor in windows])
+    step = np.concatenate([np.full(len(w), factor * c.step) for c, w, factor in windows])
+    order = np.argsort(frequency, kind="stable")
+    if all(c.falls for c in channels):
+        order = order[::-1]
+    kept = [int(order[0])]
+    for k in order[1:].tolist():
+        if len(channels) == 1 or abs(frequency[k] - frequency[kept[-1]]) > (1 - NEAR) * step[kept[-1]]:
+            kept.append(k)
+    return frequency[kept], width[kept]
 
 
 def _regridded(
@@ -127,7 +169,7 @@ def _regridded(
     places: Mapping[str, tuple[float, float, float] | None],
     rest: float | None,
     frame: SpectralFrame,
-    origin: int,
+    origin: int | None,
 ) -> CubeChannels:
     """Place the windows by interpolation."""
     rows = [_with_factors(window, frame, places[window.ms.path], parameters.specmode) for window in windows]
@@ -216,23 +258,33 @@ def _factor(rows: RowSelection, which: str = "earliest") -> float:
     return float(kept[rows.kept_time.argmin()])
 
 
+def _begin(rows: RowSelection) -> float:
+    """Earliest time of some rows."""
+    return float(rows.kept_time.min()) if len(rows) else np.inf
+
+
 def _edges(
-    parameters: Parameters, windows: Sequence[Window], rows: Sequence[RowSelection], rest: float | None, origin: int
+    parameters: Parameters,
+    windows: Sequence[Window],
+    rows: Sequence[RowSelection],
+    rest: float | None,
+    origin: int | None,
 ) -> np.ndarray:
     """Edges of the channels of the cube, Hz, (nchan, 2).
 
     As in tclean, the windows of the first MeasurementSet at its first time decide the axis where the user leaves it open.
     """
     mine = [(w, r) for w, r in zip(windows, rows, strict=True) if w.ms.path == windows[0].ms.path]
-    frequency = np.concatenate([w.channels.frequency[w.channels.selected] * _factor(r) for w, r in mine])
-    width = np.concatenate([np.abs(w.channels.width[w.channels.selected]) * _factor(r) for w, r in mine])
-    steps = np.diff(frequency)
-    if len(mine) > 1 or not (np.all(steps > 0) or np.all(steps < 0)):
-        _, order = np.unique(frequency, return_index=True)
-        if all(w.channels.falls for w, _ in mine):
-            order = order[::-1]
-        frequency, width = frequency[order], width[order]
+    factors = [_factor(min((o for v, o in mine if v.frame == w.frame), key=_begin)) for w, _ in mine]
+    channels, selected = [w.channels for w, _ in mine], [w.channels.selected for w, _ in mine]
     (kind, start), (kind_of_width, wide) = (_by_kind(value) for value in (parameters.start, parameters.width))
+    frequency, width = _along_axis(channels, selected, factors)
+    if kind == "channel" and start is not None and origin is None:
+        whole, _ = _along_axis(channels, [np.arange(len(c.frequency)) for c in channels], factors)
+        wanted = _numbered(int(start), whole)
+        start, origin = int(np.abs(frequency - wanted).argmin()), 0
+        if abs(frequency[start] - wanted) > width[start] / 2:
+            raise GpucubeError(f"`start={parameters.start}` is not among the channels that `spw` selects")
     kind = kind if kind != "channel" else kind_of_width
     if kind != "channel" and kind_of_width == "channel":
         wide = None  # as wide as the data's
@@ -244,7 +296,7 @@ def _edges(
         restfreq=rest,
         optical=parameters.veltype == "optical",
     )
-    return cube_axis(request, frequency, width, origin)
+    return cube_axis(request, frequency, width, origin or 0)
 
 
 def _by_kind(value: Any) -> tuple[Any, float | None]:

@@ -78,16 +78,28 @@ def regrid(planes: Planes, factors: np.ndarray, how: Regridding) -> Planes:
         planes.strength,
         planes.garbage,
     )
-    samples = how.samples(factors.mean() if nrow else 1.0)
-    weight = np.where(how.selected[None, :, None], planes.weight, np.float32(0))
+    if not nrow:
+        return result
+    samples = how.samples(factors.mean())
+    weight = planes.weight
+    if not how.selected.all():
+        weight = np.where(how.selected[None, :, None], weight, np.float32(0))
+    # rows of one time have one factor, and the same channels contribute to a channel of the cube
+    rows = np.argsort(factors, kind="stable")
+    factors = factors[rows]
+    runs = np.concatenate([[0], np.flatnonzero(np.diff(factors)) + 1, [nrow]])
     if len(how.frequency) == 1 or how.method == "nearest":
-        _nearest(planes.vis, weight, factors, how.frequency, how.spacing, how.centre, how.width, samples, result)
+        _nearest(
+            planes.vis, weight, factors, rows, runs, how.frequency, how.spacing, how.centre, how.width, samples, result
+        )
     else:
         ends = np.flatnonzero(how.selected)[[0, -1]]
         _interpolate(
             planes.vis,
             weight,
             factors,
+            rows,
+            runs,
             how.frequency,
             how.spacing,
             ends,
@@ -105,6 +117,8 @@ def _interpolate(
     vis: np.ndarray,
     weight: np.ndarray,
     factors: np.ndarray,
+    rows: np.ndarray,
+    runs: np.ndarray,
     frequency: np.ndarray,
     spacing: float,
     ends: np.ndarray,
@@ -116,54 +130,127 @@ def _interpolate(
 ) -> None:
     """Fill `result` by linear or cubic interpolation."""
     nstokes, nslot, nrow = result.vis.shape
-    nin = len(frequency)
     step = spacing if frequency[-1] > frequency[0] else -spacing
+    sums = np.empty((4, nrow))  # real part, imaginary part, weight and number of samples
+    coefficients = np.empty(4)
     for slot in range(nslot):
-        for row in range(nrow):
+        for run in range(len(runs) - 1):
+            begin, end = runs[run], runs[run + 1]
+            factor = factors[begin]
             for s in range(nstokes):
-                re, im, total, used = 0.0, 0.0, 0.0, 0
+                sums[:, : end - begin] = 0.0
                 for sample in range(samples[slot]):
                     # the frequency of the sample in the frame of the data
                     wanted = centre[slot] + width[slot] * ((sample + 0.5) / samples[slot] - 0.5)
-                    wanted /= factors[row]
+                    wanted /= factor
                     k = _left_neighbour(frequency, step, wanted)
                     if k < 0:
                         continue
                     part = (wanted - frequency[k]) / (frequency[k + 1] - frequency[k])
                     k2 = k + 1
-                    if factors[row] == 1.0 and part < 1e-9:  # the very channel; a moving frame has it by accident only
+                    if factor == 1.0 and part < 1e-9:  # the very channel; a moving frame has it by accident only
                         k2 = k
-                    elif factors[row] == 1.0 and part > 1 - 1e-9:
+                    elif factor == 1.0 and part > 1 - 1e-9:
                         k = k2
                     if k < ends[0] or k2 > ends[1] or abs(frequency[k2] - frequency[k]) > GAP * spacing:
                         continue
                     part = part if k2 > k else 0.0
-                    w1, w2 = np.float64(weight[s, k, row]), np.float64(weight[s, k2, row])
-                    if w1 <= 0.0 or w2 <= 0.0:
-                        continue
-                    w = (1 - part) * w1 + part * w2
-                    a, b = np.complex128(vis[s, k, row]), np.complex128(vis[s, k2, row])
-                    value = a + part * (b - a)
-                    if cubic and nin > 3 and k2 > k:
-                        first = min(max(k - 1, ends[0]), ends[1] - 3)
-                        if first >= ends[0] and abs(frequency[first + 3] - frequency[first]) < (2 + GAP) * spacing:
-                            value = _polynomial(vis, weight, frequency, s, first, row, wanted, value)
-                    re += w * value.real
-                    im += w * value.imag
-                    total += w
-                    used += 1
-                if total > 0.0:
-                    _put(result, s, slot, row, re / total, im / total, total, samples[slot] - used)
+                    first = -1
+                    if cubic and k2 > k:
+                        first = _polynomial(frequency, spacing, ends, k, wanted, coefficients)
+                    if first < 0:
+                        _add_linear(vis[s, k], vis[s, k2], weight[s, k], weight[s, k2], part, rows[begin:end], sums)
+                    else:
+                        _add_cubic(vis[s], weight[s], first, coefficients, k, part, rows[begin:end], sums)
+                _put(result, s, slot, samples[slot], rows[begin:end], sums)
 
 
 @njit(inline="always")
-def _put(result: Planes, s: int, slot: int, row: int, re: float, im: float, weight: float, lacking: int) -> None:
-    """Put a sample that counts into `result`."""
-    result.vis[s, slot, row] = complex(re, im)
-    result.weight[s, slot, row] = weight
-    result.counts[s, slot] += 1
-    result.power[s, slot] += weight * (re * re + im * im)
-    result.lacking[s, slot] += max(0, lacking)
+def _add_linear(
+    vis: np.ndarray,
+    vis2: np.ndarray,
+    weight: np.ndarray,
+    weight2: np.ndarray,
+    part: float,
+    rows: np.ndarray,
+    sums: np.ndarray,
+) -> None:
+    """Add samples between two channels, those of all rows of a run, where both channels count."""
+    for i, row in enumerate(rows):
+        w1, w2 = np.float64(weight[row]), np.float64(weight2[row])
+        if w1 > 0.0 and w2 > 0.0:
+            w = (1 - part) * w1 + part * w2
+            a, b = np.complex128(vis[row]), np.complex128(vis2[row])
+            sums[0, i] += w * (a.real + part * (b.real - a.real))
+            sums[1, i] += w * (a.imag + part * (b.imag - a.imag))
+            sums[2, i] += w
+            sums[3, i] += 1.0
+
+
+@njit()
+def _add_cubic(
+    vis: np.ndarray,
+    weight: np.ndarray,
+    first: int,
+    coefficients: np.ndarray,
+    k: int,
+    part: float,
+    rows: np.ndarray,
+    sums: np.ndarray,
+) -> None:
+    """Add samples of the polynomials through four channels; linear ones where only the two neighbours `k` and k + 1 count."""
+    c0, c1, c2, c3 = coefficients[0], coefficients[1], coefficients[2], coefficients[3]
+    v0, v1, v2, v3 = vis[first], vis[first + 1], vis[first + 2], vis[first + 3]
+    u0, u1, u2, u3 = weight[first], weight[first + 1], weight[first + 2], weight[first + 3]
+    for i, row in enumerate(rows):
+        w1, w2 = np.float64(weight[k, row]), np.float64(weight[k + 1, row])
+        if w1 > 0.0 and w2 > 0.0:
+            w = (1 - part) * w1 + part * w2
+            if u0[row] > 0.0 and u1[row] > 0.0 and u2[row] > 0.0 and u3[row] > 0.0:
+                re = c0 * v0[row].real + c1 * v1[row].real + c2 * v2[row].real + c3 * v3[row].real
+                im = c0 * v0[row].imag + c1 * v1[row].imag + c2 * v2[row].imag + c3 * v3[row].imag
+            else:
+                a, b = np.complex128(vis[k, row]), np.complex128(vis[k + 1, row])
+                re, im = a.real + part * (b.real - a.real), a.imag + part * (b.imag - a.imag)
+            sums[0, i] += w * re
+            sums[1, i] += w * im
+            sums[2, i] += w
+            sums[3, i] += 1.0
+
+
+@njit()
+def _polynomial(
+    frequency: np.ndarray, spacing: float, ends: np.ndarray, k: int, wanted: float, coefficients: np.ndarray
+) -> int:
+    """First of the four channels nearest to a frequency, and what each counts in the polynomial; -1 if they are too few."""
+    first: int = min(max(k - 1, ends[0]), ends[1] - 3)
+    if first < ends[0] or abs(frequency[first + 3] - frequency[first]) >= (2 + GAP) * spacing:
+        return -1
+    for i in range(4):
+        coefficients[i] = 1.0
+        for j in range(4):
+            if j != i:
+                coefficients[i] *= (wanted - frequency[first + j]) / (frequency[first + i] - frequency[first + j])
+    return first
+
+
+@njit(inline="always")
+def _put(result: Planes, s: int, slot: int, samples: int, rows: np.ndarray, sums: np.ndarray) -> None:
+    """Put the weighted means of a run into `result`."""
+    vis_out, weight_out = result.vis[s, slot], result.weight[s, slot]
+    counted, lacking, power = 0, 0.0, 0.0
+    for i, row in enumerate(rows):
+        total = sums[2, i]
+        if total > 0.0:
+            re, im = sums[0, i] / total, sums[1, i] / total
+            vis_out[row] = complex(re, im)
+            weight_out[row] = total
+            counted += 1
+            lacking += max(0.0, samples - sums[3, i])
+            power += total * (re * re + im * im)
+    result.counts[s, slot] += counted
+    result.power[s, slot] += power
+    result.lacking[s, slot] += int(lacking)
 
 
 @njit()
@@ -192,34 +279,12 @@ def _nearby(frequency: np.ndarray, step: float, wanted: float) -> int:
 
 
 @njit()
-def _polynomial(
-    vis: np.ndarray,
-    weight: np.ndarray,
-    frequency: np.ndarray,
-    s: int,
-    first: int,
-    row: int,
-    wanted: float,
-    otherwise: complex,
-) -> complex:
-    """Value of the polynomial through four channels; `otherwise` if one of them does not count."""
-    total = 0j
-    for i in range(first, first + 4):
-        if weight[s, i, row] <= 0.0:
-            return otherwise
-        factor = 1.0
-        for j in range(first, first + 4):
-            if j != i:
-                factor *= (wanted - frequency[j]) / (frequency[i] - frequency[j])
-        total += factor * vis[s, i, row]
-    return total
-
-
-@njit()
 def _nearest(
     vis: np.ndarray,
     weight: np.ndarray,
     factors: np.ndarray,
+    rows: np.ndarray,
+    runs: np.ndarray,
     frequency: np.ndarray,
     spacing: float,
     centre: np.ndarray,
@@ -231,20 +296,17 @@ def _nearest(
     nstokes, nslot, nrow = result.vis.shape
     nin = len(frequency)
     step = spacing if frequency[-1] >= frequency[0] else -spacing
+    sums = np.empty((4, nrow))
     for slot in range(nslot):
-        for row in range(nrow):
-            low = (centre[slot] - width[slot] / 2) / factors[row]
-            high = (centre[slot] + width[slot] / 2) / factors[row]
+        for run in range(len(runs) - 1):
+            begin, end = runs[run], runs[run + 1]
+            low = (centre[slot] - width[slot] / 2) / factors[begin]
+            high = (centre[slot] + width[slot] / 2) / factors[begin]
             near, far = _nearby(frequency, step, low), _nearby(frequency, step, high)
             first, last = min(near, far), min(nin - 1, max(near, far) + 1)
             for s in range(nstokes):
-                re, im, total, used = 0.0, 0.0, 0.0, 0
+                sums[:, : end - begin] = 0.0
                 for k in range(first, last + 1):
-                    w = np.float64(weight[s, k, row])
-                    if low <= frequency[k] < high and w > 0.0:
-                        re += w * vis[s, k, row].real
-                        im += w * vis[s, k, row].imag
-                        total += w
-                        used += 1
-                if total > 0.0:
-                    _put(result, s, slot, row, re / total, im / total, total, samples[slot] - used)
+                    if low <= frequency[k] < high:
+                        _add_linear(vis[s, k], vis[s, k], weight[s, k], weight[s, k], 0.0, rows[begin:end], sums)
+                _put(result, s, slot, samples[slot], rows[begin:end], sums)

@@ -166,3 +166,23 @@ def test_wide_channels_count_what_they_lack(method: Interpolation) -> None:
     found = regrid(given, np.ones(NROW), how([104.0, 107.0, 110.0, 113.0], width=3.0, method=method))
     np.testing.assert_array_equal(found.counts[0], [NROW, NROW, 0, NROW])
     np.testing.assert_array_equal(found.lacking[0], [NROW, 2, 0, 0])
+
+
+@pytest.mark.parametrize("method", ["nearest", "linear", "cubic"])
+def test_a_row_gives_the_same_bits_whatever_its_neighbours(method: Interpolation) -> None:
+    """Rows of one time are interpolated together, and their order may be any."""
+    given, to = planes(flagged=0.2), how([104.2, 110.6, 117.9], width=1.7, method=method)
+    factors = np.repeat([1 - 2e-3, 1 + 1e-3, 1 + 3e-3], [3, 2, 2])
+    order = np.array([4, 0, 6, 2, 1, 5, 3])
+    together = regrid(given, factors, to)
+    mixed = regrid(
+        given._replace(vis=given.vis[:, :, order].copy(), weight=given.weight[:, :, order].copy()), factors[order], to
+    )
+    np.testing.assert_array_equal(mixed.vis, together.vis[:, :, order])
+    np.testing.assert_array_equal(mixed.weight, together.weight[:, :, order])
+    np.testing.assert_array_equal(mixed.counts, together.counts)
+
+
+def test_a_block_without_rows_gives_none() -> None:
+    none = planes()._replace(vis=np.empty((2, NIN, 0), np.complex64), weight=np.empty((2, NIN, 0), np.float32))
+    assert regrid(none, np.empty(0), how([110.0])).vis.shape == (2, 1, 0)

@@ -517,3 +517,55 @@ def test_parts_of_a_selection_without_rows_are_warned_of(name: str, text: str, a
     selection = selected(tiny_ms.ms, **{name: text})
     assert selection.warnings == (f"`{name}={text!r}`: {absent} selects no row",)
     assert [source.nrow for source in selection.sources] == [900]
+
+
+def with_second_window(ms: str, folder: Path, channels: float) -> Path:
+    """A copy in which every second row belongs to another window, so many channels above the first."""
+
+    def move(t: tables.table) -> None:
+        t.putcol("DATA_DESC_ID", np.arange(t.nrows(), dtype=np.int32) % 2)
+
+    copy = altered(ms, folder, move)
+    for name in ("SPECTRAL_WINDOW", "DATA_DESCRIPTION"):
+        with tables.table(str(copy / name), readonly=False, ack=False) as t:
+            t.selectrows([0]).copyrows(t)
+            if name == "SPECTRAL_WINDOW":
+                t.putcell("CHAN_FREQ", 1, t.getcell("CHAN_FREQ", 0) + channels * 15625.0)
+            else:
+                t.putcell("SPECTRAL_WINDOW_ID", 1, 1)
+    return copy
+
+
+@pytest.mark.parametrize("outframe", ["", "BARY"], ids=["as they are", "converted"])
+@pytest.mark.parametrize(
+    ("apart", "spw", "start", "channel"),
+    [
+        (0, "0,1", 5, 5),  # the same window twice
+        (0.05, "0,1", 5, 5),  # nearly the same
+        (12, "0,1", 13, 13),  # side by side
+        (20, "0,1", 13, 21),  # the gap does not count
+        (-20, "0,1", 13, 1),  # the second window lies below
+        (12, "0:4~9,1:2~5", 4, 4),  # channels that spw leaves out count, too
+        (12, "0:4~9,1:2~5", 15, 15),
+    ],
+)
+def test_start_counts_along_the_channels_of_all_windows_as_tclean_does(
+    tiny_ms: Any, tmp_path: Path, apart: float, spw: str, start: int, channel: int, outframe: str
+) -> None:
+    """`channel` counts from the first channel of the first window. tclean 6.7 does the same with ALMA windows of 64 channels."""
+    ms = with_second_window(tiny_ms.ms, tmp_path, apart)
+    plain, axis = (selected(ms, spw=s, start=n, nchan=1, outframe=outframe).axis for s, n in (("0", 0), (spw, start)))
+    assert (axis.frequency[0] - plain.frequency[0]) / axis.width[0] == pytest.approx(channel, abs=0.06)
+
+
+@pytest.mark.parametrize("outframe", ["", "BARY"], ids=["as they are", "converted"])
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [(2, r"`start=2` is not among the channels that `spw` selects"), (24, r"`start=24` is out of range")],
+)
+def test_start_must_be_a_selected_channel(
+    tiny_ms: Any, tmp_path: Path, start: int, message: str, outframe: str
+) -> None:
+    ms = with_second_window(tiny_ms.ms, tmp_path, 12)
+    with pytest.raises(GpucubeError, match=message):
+        selected(ms, spw="0:4~9,1:2~5", start=start, nchan=1, outframe=outframe)

@@ -80,6 +80,7 @@ def test_defaults_are_tcleans() -> None:
         ("phasecenter", SkyCoord(180 * u.deg, 0 * u.deg), (np.pi, 0.0, "ICRS")),
         ("restfreq", "230.538GHz", 230.538e9),
         ("restfreq", ["1.42GHz"], 1.42e9),
+        ("restfreq", ["230.5GHz", "220GHz"], 230.5e9),  # as in tclean, velocities refer to the first
         ("restfreq", [], None),
         ("restfreq", 1.5 * u.GHz, 1.5e9),
         ("imsize", 512, (512, 512)),
