@@ -310,7 +310,7 @@ def main(arguments: Sequence[str] | None = None, *, tuning: Tuning | None = None
     """
     _open_standard_streams()
     try:
-        with signals_interrupt(lasting=True), _warnings_in_one_line():
+        with signals_interrupt(lasting=arguments is None), _warnings_in_one_line():
             return _run(sys.argv[1:] if arguments is None else list(arguments), tuning)
     except GpucubeError as error:
         streams.tell(f"gpucube: error: {at_the_shell(error)}")
