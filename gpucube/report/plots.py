@@ -308,12 +308,14 @@ def _draw_curves(axes: Axes, label: str, curves: dict[str, np.ndarray], log: boo
 
 def _draw_costs(axes: Axes, records: Sequence[ChannelRecord], nchan: int) -> None:
     """Draw the seconds of every channel, stage upon stage."""
-    edges, below = np.arange(nchan + 1) - 0.5, np.zeros(nchan)
+    edges, below = np.repeat(np.arange(nchan + 1) - 0.5, 2)[1:-1], np.zeros(nchan)
     for name, (stages, colour) in COSTS.items():
         above = below.copy()
         for record in records:
             above[record.channel] += sum(record.seconds.get(stage, 0.0) for stage in stages)
-        axes.stairs(above, edges, baseline=below, fill=True, color=colour, label=name)
+        # `Axes.stairs` draws the same, and takes 4 s for 20,000 channels
+        axes.fill_between(edges, np.repeat(below, 2), np.repeat(above, 2), color=colour, linewidth=0, label=name)
         below = above
+    axes.set_ylim(0)
     axes.set_ylabel("seconds of a worker")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
