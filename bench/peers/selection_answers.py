@@ -1,4 +1,4 @@
-"""Ask CASA what the expressions of `tests/data/selection_ms.py` select; run with the Python of the peers' environment.
+"""Ask CASA what the expressions of `tests/data/selection_answers.json` select; run with the Python of the peers' environment.
 
 Usage: python bench/peers/selection_answers.py selection.ms expressions.json answers.json
 
