@@ -42,7 +42,7 @@ from gpucube.output.fits_cube import sync, write_beams, write_single_beam
 from gpucube.output.fits_header import RESTORED, has_fitted_beams
 from gpucube.output.journal import Journal, resumable
 from gpucube.output.records import ChannelRecord
-from gpucube.output.summary import SpectralSummary, Summary
+from gpucube.output.summary import ContinuumSummary, SpectralSummary, Summary
 from gpucube.result import Result
 from gpucube.run_files import (
     Job,
@@ -340,6 +340,7 @@ def summarize(
         memory_peak=workers.memory_peak(),
         device_memory_peak=workers.device_memory_peak(),
         spectral_axis=SpectralSummary.of(job.selection.axis),
+        continuum=ContinuumSummary.of(job.selection.sources),
         gridder="wgridder" if work.settings.w_term else "standard",
         stage_seconds=stopwatch.stages,
         wall_seconds=stopwatch.total(),

@@ -28,6 +28,8 @@ PROBES = 9
 NOISE = 2.0
 """Times the noise of a channel, or that of the fit where no channel is flagged if that is more, that a fit may have."""
 
+LARGEST_ORDER = 4
+
 SINGULAR = 1e-10
 """Part of a pivot that must be left by the pivots before it: the channels do not tell the terms of the polynomial apart."""
 
@@ -176,8 +178,8 @@ def _subtract(
     nchan = data.shape[1]
     lowered, lost = 0, 0
     taken: np.ndarray = np.flatnonzero(line_free)
-    sums, re, im = np.empty(max(3, 2 * order + 1)), np.empty(max(2, order + 1)), np.empty(max(2, order + 1))
-    work = np.empty((5, nchan))
+    sums, re, im = np.empty(2 * LARGEST_ORDER + 1), np.empty(LARGEST_ORDER + 1), np.empty(LARGEST_ORDER + 1)
+    single = abscissa.astype(np.float32)
     for place in range(len(rows)):
         row = rows[place]
         if len(ranges):
@@ -187,7 +189,7 @@ def _subtract(
                 inside |= (seen >= ranges[r, 0]) & (seen <= ranges[r, 1])
             taken = np.flatnonzero(inside)
         for corr in hands:
-            counted = _moments(data, flag, weight, row, corr, taken, abscissa, order, sums, re, im, work)
+            counted = _moments(data, flag, weight, row, corr, taken, abscissa, order, sums, re, im)
             if counted == 0:
                 for k in range(nchan):
                     if hand(data, flag, weight, row, k, corr)[1] > 0.0:
@@ -200,21 +202,31 @@ def _subtract(
                 terms -= 1
             lowered += terms < order + 1
             if terms == 1:
-                re[0], im[0], re[1], im[1] = re[0] / sums[0], im[0] / sums[0], 0.0, 0.0
-            re0, im0, re1, im1 = re[0], im[0], re[1], im[1]
-            for k in range(nchan):
-                x = abscissa[k]
-                fitted = complex(re0 + re1 * x, im0 + im1 * x)
-                if terms > 2:
-                    power = x
-                    for m in range(2, terms):
-                        power *= x
-                        fitted += complex(re[m] * power, im[m] * power)
-                data[row, k, corr] -= fitted
+                re[0], im[0] = re[0] / sums[0], im[0] / sums[0]
+            re[terms:], im[terms:] = 0.0, 0.0
+            _take_away(data, row, corr, single, terms, re, im)
     return lowered, lost
 
 
-@njit()
+@njit(inline="always")
+def _take_away(
+    data: np.ndarray, row: int, corr: int, x: np.ndarray, terms: int, re: np.ndarray, im: np.ndarray
+) -> None:
+    """Subtract a polynomial of so many terms from a spectrum, in single precision, that of the data."""
+    re0, re1, re2 = np.float32(re[0]), np.float32(re[1]), np.float32(re[2])
+    re3, re4 = np.float32(re[3]), np.float32(re[4])
+    im0, im1, im2 = np.float32(im[0]), np.float32(im[1]), np.float32(im[2])
+    im3, im4 = np.float32(im[3]), np.float32(im[4])
+    for k in range(len(x)):
+        v = data[row, k, corr]
+        re_here, im_here = re0 + x[k] * (re1 + x[k] * re2), im0 + x[k] * (im1 + x[k] * im2)
+        data[row, k, corr] = complex(v.real - re_here, v.imag - im_here)
+    for k in range(len(x) if terms > 3 else 0):
+        v, cube = data[row, k, corr], x[k] * x[k] * x[k]
+        data[row, k, corr] = complex(v.real - cube * (re3 + x[k] * re4), v.imag - cube * (im3 + x[k] * im4))
+
+
+@njit(inline="always")
 def _moments(
     data: np.ndarray,
     flag: np.ndarray,
@@ -227,42 +239,56 @@ def _moments(
     sums: np.ndarray,
     re: np.ndarray,
     im: np.ndarray,
-    work: np.ndarray,
 ) -> int:
     """Fill the moments of the weights of a spectrum, and of its weighted values; return how many samples count.
 
     ``sums[m]`` is the sum of w x^m, m = 0 to 2 `order`; ``re[m]`` and ``im[m]`` are the parts of the sum of w x^m V, m = 0 to
-    `order`; at least those of a straight line. `work` is for the samples that count: w x^m, x^(m - 1), x, and the parts of V.
+    `order`; at least those of a parabola, which stay in registers and cost hardly more than those of a straight line.
     """
-    w0, w1, w2, re0, re1, im0, im1 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    w0, w1, w2, w3, w4 = 0.0, 0.0, 0.0, 0.0, 0.0
+    re0, re1, re2, im0, im1, im2 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     counted = 0
     for k in taken:
         value, w = hand(data, flag, weight, row, k, corr)
         if w > 0.0:
-            x, wx = abscissa[k], w * abscissa[k]
+            x = abscissa[k]
             w0 += w
             re0 += w * value.real
             im0 += w * value.imag
-            w1 += wx
-            w2 += wx * x
-            re1 += wx * value.real
-            im1 += wx * value.imag
-            if order > 1:
-                work[0, counted], work[1, counted], work[2, counted] = wx * x, x, x
-                work[3, counted], work[4, counted] = value.real, value.imag
+            w *= x
+            w1 += w
+            re1 += w * value.real
+            im1 += w * value.imag
+            w *= x
+            w2 += w
+            re2 += w * value.real
+            im2 += w * value.imag
+            w *= x
+            w3 += w
+            w4 += w * x
             counted += 1
-    sums[0], sums[1], sums[2], re[0], re[1], im[0], im[1] = w0, w1, w2, re0, re1, im0, im1
-    for m in range(2, order + 1):
-        w1, w2, re0, im0 = 0.0, 0.0, 0.0, 0.0
-        for n in range(counted):
-            w, wx, x = work[0, n], work[0, n] * work[1, n], work[2, n]
-            re0 += w * work[3, n]
-            im0 += w * work[4, n]
-            w1 += wx
-            w2 += wx * x
-            work[0, n] *= x
-            work[1, n] *= x
-        re[m], im[m], sums[2 * m - 1], sums[2 * m] = re0, im0, w1, w2
+    sums[0], sums[1], sums[2], sums[3], sums[4] = w0, w1, w2, w3, w4
+    re[0], re[1], re[2], im[0], im[1], im[2] = re0, re1, re2, im0, im1, im2
+    if order > 2:  # a second reading, because that many sums do not fit into registers
+        w5, w6, w7, w8, re3, re4, im3, im4 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+        for k in taken:
+            value, w = hand(data, flag, weight, row, k, corr)
+            if w > 0.0:
+                x = abscissa[k]
+                cube = x * x * x
+                w *= cube
+                re3 += w * value.real
+                im3 += w * value.imag
+                w *= x
+                re4 += w * value.real
+                im4 += w * value.imag
+                w *= x
+                w5 += w
+                w6 += w * x
+                w *= x * x
+                w7 += w
+                w8 += w * x
+        sums[5], sums[6], sums[7], sums[8], re[3], re[4], im[3], im[4] = w5, w6, w7, w8, re3, re4, im3, im4
     return counted
 
 

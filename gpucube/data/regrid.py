@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numba.extending import register_jitable
 
 from gpucube.caches import njit
 from gpucube.data.transpose import Planes
@@ -45,10 +46,9 @@ class Regridding:
     spacing: float  # usual distance of neighbouring channels of the window, positive, Hz
     method: Interpolation = "linear"
 
-    def samples(self, factor: float = 1.0) -> np.ndarray:
-        """Count the samples that each slot is made of, shape (nslot,), where `factor` is the usual Doppler factor."""
-        count: np.ndarray = np.maximum(1, np.floor(self.width / (self.spacing * factor) + WHOLE).astype(np.int64))
-        return count
+    def samples(self) -> np.ndarray:
+        """Count the samples that each slot is made of in rows whose frame does not move, shape (nslot,)."""
+        return np.array([_samples(width, self.spacing) for width in self.width], np.int64)
 
 
 def regrid(planes: Planes, factors: np.ndarray, how: Regridding) -> Planes:
@@ -80,7 +80,6 @@ def regrid(planes: Planes, factors: np.ndarray, how: Regridding) -> Planes:
     )
     if not nrow:
         return result
-    samples = how.samples(factors.mean())
     weight = planes.weight
     if not how.selected.all():
         weight = np.where(how.selected[None, :, None], weight, np.float32(0))
@@ -89,9 +88,7 @@ def regrid(planes: Planes, factors: np.ndarray, how: Regridding) -> Planes:
     factors = factors[rows]
     runs = np.concatenate([[0], np.flatnonzero(np.diff(factors)) + 1, [nrow]])
     if len(how.frequency) == 1 or how.method == "nearest":
-        _nearest(
-            planes.vis, weight, factors, rows, runs, how.frequency, how.spacing, how.centre, how.width, samples, result
-        )
+        _nearest(planes.vis, weight, factors, rows, runs, how.frequency, how.spacing, how.centre, how.width, result)
     else:
         ends = np.flatnonzero(how.selected)[[0, -1]]
         _interpolate(
@@ -105,7 +102,6 @@ def regrid(planes: Planes, factors: np.ndarray, how: Regridding) -> Planes:
             ends,
             how.centre,
             how.width,
-            samples,
             how.method == "cubic",
             result,
         )
@@ -124,7 +120,6 @@ def _interpolate(
     ends: np.ndarray,
     centre: np.ndarray,
     width: np.ndarray,
-    samples: np.ndarray,
     cubic: bool,
     result: Planes,
 ) -> None:
@@ -137,11 +132,12 @@ def _interpolate(
         for run in range(len(runs) - 1):
             begin, end = runs[run], runs[run + 1]
             factor = factors[begin]
+            samples = _samples(width[slot], spacing * factor)
             for s in range(nstokes):
                 sums[:, : end - begin] = 0.0
-                for sample in range(samples[slot]):
+                for sample in range(samples):
                     # the frequency of the sample in the frame of the data
-                    wanted = centre[slot] + width[slot] * ((sample + 0.5) / samples[slot] - 0.5)
+                    wanted = centre[slot] + width[slot] * ((sample + 0.5) / samples - 0.5)
                     wanted /= factor
                     k = _left_neighbour(frequency, step, wanted)
                     if k < 0:
@@ -162,7 +158,13 @@ def _interpolate(
                         _add_linear(vis[s, k], vis[s, k2], weight[s, k], weight[s, k2], part, rows[begin:end], sums)
                     else:
                         _add_cubic(vis[s], weight[s], first, coefficients, k, part, rows[begin:end], sums)
-                _put(result, s, slot, samples[slot], rows[begin:end], sums)
+                _put(result, s, slot, samples, rows[begin:end], sums)
+
+
+@register_jitable  # type: ignore[untyped-decorator]  # called by Python too, which need not wait for a compiler
+def _samples(width: float, spacing: float) -> int:
+    """Number of samples of a channel of the cube, where the channels of the data have this distance in its frame."""
+    return max(1, int(np.floor(width / spacing + WHOLE)))
 
 
 @njit(inline="always")
@@ -289,7 +291,6 @@ def _nearest(
     spacing: float,
     centre: np.ndarray,
     width: np.ndarray,
-    samples: np.ndarray,
     result: Planes,
 ) -> None:
     """Fill `result`: each channel of the data counts for the channel of the cube that its centre lies in."""
@@ -309,4 +310,4 @@ def _nearest(
                 for k in range(first, last + 1):
                     if low <= frequency[k] < high:
                         _add_linear(vis[s, k], vis[s, k], weight[s, k], weight[s, k], 0.0, rows[begin:end], sums)
-                _put(result, s, slot, samples[slot], rows[begin:end], sums)
+                _put(result, s, slot, _samples(width[slot], spacing * factors[begin]), rows[begin:end], sums)

@@ -8,19 +8,22 @@ have been edited, cut short, or made by another program.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from pydantic import BaseModel, ValidationError, field_serializer, model_validator
 
 from gpucube import disk
+from gpucube.data.continuum import ContinuumFit
+from gpucube.data.selection import Source
 from gpucube.errors import GpucubeError
 from gpucube.output.paths import RunPaths
 from gpucube.output.records import ChannelRecord
 from gpucube.sky.spectral import SpectralAxis
 from gpucube.sky.spectral_types import VelocityType, velocity_of
-from gpucube.text import frequency_text
+from gpucube.text import frequency_text, ranges
 
 
 class SpectralSummary(BaseModel):
@@ -63,6 +66,43 @@ class SpectralSummary(BaseModel):
         return f"{self.first_velocity_km_s:.2f} to {self.last_velocity_km_s:.2f} km/s ({self.meaning()})"
 
 
+class ContinuumSummary(BaseModel):
+    """The continuum that was subtracted from the rows of one spectral window."""
+
+    measurement_set: str
+    spw: int
+    order: int  # of the polynomial
+    channels: int  # of the window
+    line_free: list[str]  # those that the polynomial was fitted to, as in ``spw``; two if velocities move between rows
+
+    @classmethod
+    def of(cls, sources: Sequence[Source]) -> list[ContinuumSummary]:
+        """One for each window whose continuum is subtracted."""
+        found: dict[tuple[str, int], list[Source]] = {}
+        for source in sources:
+            if source.continuum is not None:
+                found.setdefault((source.path, source.spw), []).append(source)
+        return [cls._of_window(path, spw, of_window) for (path, spw), of_window in found.items()]
+
+    @classmethod
+    def _of_window(cls, path: str, spw: int, sources: Sequence[Source]) -> ContinuumSummary:
+        fit = cast(ContinuumFit, sources[0].continuum)
+        least, largest = zip(*(source.rows.factor_span for source in sources), strict=True)
+        taken = [np.flatnonzero(fit.at(factor)).tolist() for factor in (min(least), max(largest))]
+        return cls(
+            measurement_set=path,
+            spw=spw,
+            order=fit.order,
+            channels=len(fit.frequency),
+            line_free=list(dict.fromkeys(ranges(channels).replace(", ", ";") for channels in taken)),
+        )
+
+    def words(self) -> str:
+        """``"order 1, fitted to channels 3~13;27~37 of 40"``."""
+        moving = " (they follow the velocities from row to row)" if len(self.line_free) > 1 else ""
+        return f"order {self.order}, fitted to channels {' to '.join(self.line_free)} of {self.channels}{moving}"
+
+
 class Summary(BaseModel):
     """The contents of the file."""
 
@@ -79,6 +119,7 @@ class Summary(BaseModel):
     memory_peak: int
     device_memory_peak: int
     spectral_axis: SpectralSummary | None = None  # None in files of older versions
+    continuum: list[ContinuumSummary] = []  # what was subtracted
     gridder: str  # the gridder that was used: ``"standard"`` or ``"wgridder"``
     stage_seconds: dict[str, float]  # ``plan read image finish``
     wall_seconds: float

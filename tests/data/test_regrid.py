@@ -169,18 +169,18 @@ def test_wide_channels_count_what_they_lack(method: Interpolation) -> None:
 
 
 @pytest.mark.parametrize("method", ["nearest", "linear", "cubic"])
-def test_a_row_gives_the_same_bits_whatever_its_neighbours(method: Interpolation) -> None:
-    """Rows of one time are interpolated together, and their order may be any."""
-    given, to = planes(flagged=0.2), how([104.2, 110.6, 117.9], width=1.7, method=method)
-    factors = np.repeat([1 - 2e-3, 1 + 1e-3, 1 + 3e-3], [3, 2, 2])
-    order = np.array([4, 0, 6, 2, 1, 5, 3])
+@pytest.mark.parametrize(("width", "moves"), [(1.7, 1e-3), (1.99, 1e-9)])
+def test_a_row_gives_the_same_bits_whatever_its_neighbours(method: Interpolation, width: float, moves: float) -> None:
+    """Rows of one time are interpolated together, their order may be any, and some rows of 1.99 channels have a sample more."""
+    given, to = planes(flagged=0.2), how([104.2, 110.6, 117.9], width=width, method=method)
+    factors = 1 + moves * np.repeat([-2, 1, 3], [3, 2, 2])
+    some = np.array([4, 0, 6, 2])
     together = regrid(given, factors, to)
-    mixed = regrid(
-        given._replace(vis=given.vis[:, :, order].copy(), weight=given.weight[:, :, order].copy()), factors[order], to
+    apart = regrid(
+        given._replace(vis=given.vis[:, :, some].copy(), weight=given.weight[:, :, some].copy()), factors[some], to
     )
-    np.testing.assert_array_equal(mixed.vis, together.vis[:, :, order])
-    np.testing.assert_array_equal(mixed.weight, together.weight[:, :, order])
-    np.testing.assert_array_equal(mixed.counts, together.counts)
+    np.testing.assert_array_equal(apart.vis, together.vis[:, :, some])
+    np.testing.assert_array_equal(apart.weight, together.weight[:, :, some])
 
 
 def test_a_block_without_rows_gives_none() -> None:

@@ -21,6 +21,7 @@ from oracles import LIGHT_SPEED
 import gpucube
 from gpucube.data.ingest import Ingest, ingest_rows
 from gpucube.data.selection import select
+from gpucube.report.page import write_report
 from gpucube.schema.parameters import make_parameters
 
 REST, CHANNEL, NCHAN = 1420.405752e6, 15625.0, 40  # 3.3 km/s
@@ -191,6 +192,11 @@ def test_velocities_are_those_of_the_frame_of_the_cube_at_the_time_of_each_row(l
     copy = without_continuum(ms, tmp_path / "numpy", 0, line_free)
     expected = image(copy, tmp_path / "expected", **(DIRTY | LSRK))
     np.testing.assert_allclose(planes(found, "dirty"), planes(expected, "dirty"), atol=ROUNDING)
+    (said,) = found.summary["continuum"]
+    extremes = [line_free(int(row), 0) for row in (factor.argmin(), factor.argmax())]
+    assert [[int(end) for part in text.split(";") for end in part.split("~")] for text in said["line_free"]] == [
+        [c for c in channels if c - 1 not in channels or c + 1 not in channels] for channels in extremes
+    ]
 
 
 def two_windows(ms: Path, folder: Path) -> Path:
@@ -415,3 +421,23 @@ def test_a_plan_says_what_is_fitted_and_what_is_read_for_it(line_ms: Path, tmp_p
         plan
     )
     assert plain.continuum == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("0:3~13;27~37", "order 1, fitted to channels 3~13;27~37 of 40"),
+        # 3.3 km/s a channel; the Earth moves by less than a channel in half an hour
+        ("0:-60~-25km/s;25~60km/s", "order 1, fitted to channels 2~12;28~38 of 40"),
+    ],
+)
+def test_summary_and_report_say_which_channels_were_fitted(
+    line_ms: Path, tmp_path: Path, text: str, words: str
+) -> None:
+    result = image(line_ms, tmp_path / "cube", **DIRTY, contsubspw=text, contsuborder=1, restfreq=REST)
+    (fitted_to,) = result.summary["continuum"]
+    assert (fitted_to["measurement_set"], fitted_to["spw"], fitted_to["order"]) == (str(line_ms), 0, 1)
+    assert (
+        f'<th scope="row">{line_ms} spectral window 0</th><td>{words}</td>'
+        in Path(write_report(result.summary["parameters"]["imagename"])).read_text()
+    )
