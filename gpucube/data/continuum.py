@@ -95,7 +95,8 @@ def continuum_fit(
     moving = (frequency[:, None] * largest >= ranges[:, 0]) & (frequency[:, None] * least <= ranges[:, 1])
     taken = np.flatnonzero(line_free | moving.any(axis=1))
     ends = frequency[taken if len(taken) else slice(None)]
-    abscissa = (2 * frequency - ends.min() - ends.max()) / max(np.ptp(ends), 1e-300)
+    # one channel is a scale for nothing but a constant
+    abscissa = (2 * frequency - ends.min() - ends.max()) / (np.ptp(ends) or np.ptp(frequency) or 1.0)
     wanted = abscissa if imaged is None else abscissa[imaged]
     fit = ContinuumFit(
         line_free=line_free,

@@ -190,7 +190,7 @@ def _regridded(
         width=width,
         frame=frame,
         placed=placed,
-        warnings=_doubts(windows, rows, placed, frequency, width),
+        warnings=_doubts(windows, rows, placed, frequency, width, parameters.interpolation),
     )
 
 
@@ -200,6 +200,7 @@ def _doubts(
     placed: Sequence[Placed],
     frequency: np.ndarray,
     width: np.ndarray,
+    interpolation: str,
 ) -> tuple[str, ...]:
     """Warn of an axis that lies mostly beyond the data, or is finer than they are."""
     found = []
@@ -212,9 +213,12 @@ def _doubts(
         )
     coarsest = max(window.channels.step for window, p in zip(windows, placed, strict=True) if len(p.output))
     if width.min() < coarsest / 2:
+        result = "many channels of the cube hold no centre of a channel of the data, and are blank"
+        if interpolation != "nearest":
+            result = "neighbouring channels of the cube are interpolated from the same data"
         found.append(
-            f"the channels of the cube are {width.min():.6g} Hz wide and those of the data {coarsest:.6g} Hz: neighbouring "
-            "channels of the cube are interpolated from the same data; check `width`"
+            f"the channels of the cube are {width.min():.6g} Hz wide and those of the data {coarsest:.6g} Hz: {result}; "
+            "check `width`"
         )
     return tuple(found)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -261,7 +262,9 @@ def _date(mjd_seconds: float) -> str:
 def _mjd(date: str) -> float:
     from astropy.time import Time
 
-    return float(Time(date, scale="utc").mjd)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about leap seconds that are not known yet
+        return float(Time(date, scale="utc").mjd)
 
 
 def _printable(text: str) -> str:

@@ -58,6 +58,16 @@ def cube_axis(request: AxisRequest, frequency: np.ndarray, width: np.ndarray, fi
     >>> edges.mean(axis=1)
     array([103., 101.])
     """
+    edges = _edges(request, frequency, width, first)
+    if not (edges.min() > 0 and edges.max() < np.inf):
+        raise GpucubeError(
+            "the channels of the cube would reach a frequency of 0: check `start`, `width`, `nchan` and `restfreq`"
+        )
+    return edges
+
+
+def _edges(request: AxisRequest, frequency: np.ndarray, width: np.ndarray, first: int) -> np.ndarray:
+    """Edges of the channels, of whatever frequency."""
     wide = float(abs(width[0]))
     low, high = float((frequency - np.abs(width) / 2).min()), float((frequency + np.abs(width) / 2).max())
     if request.kind == "channel":
@@ -107,7 +117,8 @@ def _optical(request: AxisRequest, rest: float, low: float, high: float, wide: f
         begin = request.start - step / 2
         reach = fastest - begin if step > 0 else begin - slowest
         count = request.nchan if request.nchan > 0 else _count(reach / abs(step))
-    edges: np.ndarray = rest / (1 + _even(begin, step, count) / LIGHT_SPEED)
+    with np.errstate(divide="ignore"):
+        edges: np.ndarray = rest / (1 + _even(begin, step, count) / LIGHT_SPEED)
     return edges
 
 

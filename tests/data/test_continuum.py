@@ -123,6 +123,12 @@ def test_a_spectrum_without_a_line_free_channel_is_flagged_and_counted() -> None
     assert found.flag[2, :, 1].all() and not found.flag[2, :, 0].any()
 
 
+def test_one_line_free_channel_is_enough_for_a_constant() -> None:
+    given = block(polynomial(0))
+    found, _ = subtracted(given, continuum_fit(FREQUENCY, np.arange(NCHAN) == 3, 0))
+    np.testing.assert_allclose(found.data, given.data - given.data[:, [3]], atol=1e-6)
+
+
 def test_other_rows_and_correlations_are_left_alone() -> None:
     given = block(polynomial(0))
     copy = given._replace(data=given.data.copy(), flag=given.flag.copy())

@@ -308,6 +308,7 @@ def test_rows_that_cannot_be_fitted_are_left_out_or_have_a_lower_order_and_are_c
         ({"contsubspw": "0:>5km/s"}, "expected a range of velocities"),
         ({"contsubspw": "0:5km/s"}, "expected a range of velocities"),
         ({"contsubspw": "0:5~6lightyears"}, "expected"),
+        ({"contsubspw": "-90~-40km/s"}, r"expected spectral windows and a colon .* '\*:-50~10km/s'"),
         (
             {"contsubspw": "0:3", "contsuborder": 1},
             r"leaves 1 line-free channel in .* `contsuborder=1` needs 2 or more",

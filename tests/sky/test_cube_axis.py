@@ -91,6 +91,12 @@ def test_a_velocity_axis_needs_a_rest_frequency() -> None:
         (AxisRequest(kind="channel", start=10), "channels 0 to 9"),
         (AxisRequest(kind="frequency", start=200.0), "no channel lies within the data"),
         (AxisRequest(kind="frequency", width=1e-6), "check `width`"),
+        (AxisRequest(kind="frequency", start=100.0, width=-30.0, nchan=5), "reach a frequency of 0"),
+        (AxisRequest(kind="velocity", start=0.0, width=1e8, nchan=5, restfreq=105.0), "reach a frequency of 0"),
+        (
+            AxisRequest(kind="velocity", start=0.0, width=-2 * LIGHT_SPEED, nchan=2, restfreq=105.0, optical=True),
+            "reach a frequency of 0",
+        ),
     ],
 )
 def test_an_axis_without_data_or_without_end_is_refused(request_: AxisRequest, reason: str) -> None:

@@ -174,6 +174,8 @@ def _split_at_colon(item: str) -> tuple[str, str, str]:
 def _windows(asked: _Asked, item: str, windows: Sequence[SpectralWindow]) -> list[int]:
     """Windows that the part before the colon names."""
     found: list[int] = []
+    if _SLASH in item:
+        raise wrong(*asked, item, "expected spectral windows and a colon before velocities, as in '*:-50~10km/s'")
     if item == "*":
         found = list(range(len(windows)))
     elif match := _BOUND.fullmatch(item):
