@@ -1,10 +1,10 @@
-"""What does continuum subtraction add to INGEST?
+"""What do frames and continuum subtraction add to INGEST?
 
-    python bench/experiments/continuum_cost.py VIS [--rounds 9] [--workers 1]
+    python bench/experiments/conversion_cost.py VIS [--rounds 9] [--workers 1]
 
-Reads a MeasurementSet into a visibility store again and again, in turn without `contsubspw` and with half of the channels of
-each window as line-free channels, order 0, 1 and 2. Prints a Markdown table: the median and the least of the times of each, and
-the median of the ratio to the run without it in the same round.
+Reads a MeasurementSet in TOPO into a visibility store again and again, in turn as it is, in LSRK, with the continuum fitted to
+half of the channels of each window (order 0, 1 and 2), and with both. Prints a Markdown table: the median and the least of the
+times of each, and the median of the ratio to reading as it is in the same round.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,11 +25,9 @@ from gpucube.execution.threads import ThreadWorkers
 from gpucube.schema.parameters import make_parameters
 
 
-def seconds(vis: str, text: str, order: int, workers: int, folder: Path) -> tuple[float, float]:
+def seconds(vis: str, asked: dict[str, Any], workers: int, folder: Path) -> tuple[float, float]:
     """Wall and CPU seconds of one INGEST."""
-    parameters = make_parameters(
-        vis=vis, imagename=folder / "out", contsubspw=text, contsuborder=order, workers=workers
-    )
+    parameters = make_parameters(vis=vis, imagename=folder / "out", workers=workers, **asked)
     reading = Ingest(select(parameters), str(folder / "scratch"))
     pool = ThreadWorkers(workers, CpuKind())
     wall, cpu = time.perf_counter(), time.process_time()
@@ -49,18 +48,25 @@ def main() -> None:
     given = parser.parse_args()
     nchan = select(make_parameters(vis=given.vis, imagename="unused")).sources[0].input_shape[0]
     half = f"*:0~{nchan // 4 - 1};{nchan - nchan // 4}~{nchan - 1}"
-    kinds = {"none": ("", 0), "order 0": (half, 0), "order 1": (half, 1), "order 2": (half, 2)}
+    orders = {f"order {order}": {"contsubspw": half, "contsuborder": order} for order in (0, 1, 2)}
+    lsrk = {"outframe": "LSRK"}
+    kinds: dict[str, dict[str, Any]] = {
+        "as it is": {},
+        **orders,
+        "LSRK": lsrk,
+        "LSRK, order 1": lsrk | orders["order 1"],
+    }
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in kinds}
     with tempfile.TemporaryDirectory(dir=".") as folder:
         for _ in range(given.rounds + 1):  # the first round compiles, and fills the page cache
-            for name, (text, order) in kinds.items():
-                found[name].append(seconds(given.vis, text, order, given.workers, Path(folder)))
-    print("| continuum | wall s, median | least | of none | CPU s, median | least | of none |")
+            for name, asked in kinds.items():
+                found[name].append(seconds(given.vis, asked, given.workers, Path(folder)))
+    print("| conversion | wall s, median | least | ratio | CPU s, median | least | ratio |")
     print("|---|---|---|---|---|---|---|")
-    none = np.array(found["none"][1:])
+    as_it_is = np.array(found["as it is"][1:])
     for name, times in found.items():
         of = np.array(times[1:])
-        ratio = np.median(of / none, axis=0)
+        ratio = np.median(of / as_it_is, axis=0)
         (wall, cpu), (least_wall, least_cpu) = np.median(of, axis=0), of.min(axis=0)
         print(
             f"| {name} | {wall:.3f} | {least_wall:.3f} | {ratio[0]:.2f} | {cpu:.3f} | {least_cpu:.3f} | {ratio[1]:.2f} |"
