@@ -161,7 +161,7 @@ def _interpolate(
                 _put(result, s, slot, samples, rows[begin:end], sums)
 
 
-@register_jitable  # type: ignore[untyped-decorator]  # called by Python too, which need not wait for a compiler
+@register_jitable  # called by Python too, which need not wait for a compiler
 def _samples(width: float, spacing: float) -> int:
     """Number of samples of a channel of the cube, where the channels of the data have this distance in its frame."""
     return max(1, int(np.floor(width / spacing + WHOLE)))
