@@ -31,6 +31,7 @@ from gpucube.data.regrid import regrid
 from gpucube.data.rows import TRANSPOSERS, Block, RowSelection
 from gpucube.data.scratch import allocate
 from gpucube.data.selection import Selection, Source
+from gpucube.data.stokes import Rule
 from gpucube.data.store import Partition, VisibilityStore, sort_rows, write_rows
 from gpucube.data.transpose import LARGEST, KeptRows, transpose
 from gpucube.errors import GpucubeError
@@ -172,7 +173,9 @@ class Ingest:
         for report in reports:
             self.add(report)
         if not self._counts.any():
-            raise GpucubeError("; ".join([f"no data are left: {NOTHING_COUNTS}", *self._warnings()]))
+            rules = {c.rule for source in self._selection.sources for c in source.combinations}
+            both = ["two hands are needed of each: `stokes='pseudoI'` takes either"] if rules == {Rule.BOTH} else []
+            raise GpucubeError("; ".join([f"no data are left: {NOTHING_COUNTS}", *both, *self._warnings()]))
         npointing, _, nchan = self._selection.shape
         selected = np.zeros((npointing, nchan), np.int64)
         for source in self._selection.sources:
@@ -210,9 +213,10 @@ class Ingest:
                     "which no array measures: these samples do not count"
                 )
             if by_weight := rows[Remark.BY_WEIGHT]:
+                kept = sum(int(sources[number].rows.keep.sum()) for number in mine)
                 yield (
                     f"{path}: WEIGHT_SPECTRUM is not written or nowhere above 0 in {by_weight} of "
-                    f"{counted(sum(sources[number].nrow for number in mine), 'row')}: these rows have the weights of WEIGHT"
+                    f"{counted(kept, 'row')}: these rows have the weights of WEIGHT"
                 )
             zero = [n for n in mine if self._rows[n][Remark.ZERO] > UNFILLED * self._rows[n][Remark.SEEN]]
             if zero:
@@ -317,7 +321,7 @@ def ingest_block(job: IngestJob, block: Block, rows: RowSelection, first_row: in
     if factor is not None:
         uvw = uvw / factor[:, None]  # in wavelengths of the cube's frequencies they are what the observatory saw
     # a row in which nothing counts must not decide the longest baseline or the number of w planes
-    uvw = np.where(planes.seen[:, None], uvw, 0.0)
+    uvw[~planes.seen] = 0.0
     write_rows(job.partition, first_row, uvw, planes.vis, planes.weight)
     lost = number[~usable]
     return BlockReport(
@@ -352,8 +356,10 @@ def usable_uvw(uvw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Two antennas are not in one place: where uvw is 0 it has not been filled in.
     """
-    usable = (np.abs(uvw) < LONGEST_BASELINE).all(axis=1) & uvw.any(axis=1)  # NaN compares as False
-    return np.where(usable[:, None], uvw, 0.0), usable
+    u, v, w = np.abs(uvw.T)
+    largest = np.maximum(np.maximum(u, v), w)
+    usable = (largest > 0) & (largest < LONGEST_BASELINE)  # NaN compares as False
+    return uvw if usable.all() else np.where(usable[:, None], uvw, 0.0), usable
 
 
 def to_phase_centre(uvw: np.ndarray, rotation: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -39,7 +39,7 @@ _OPTIONAL_SUBTABLES = {"SOURCE", "OBSERVATION", "ANTENNA"}
 class SpectralWindow:
     """A row of SPECTRAL_WINDOW."""
 
-    frequency: np.ndarray  # (nchan,) float64, centres of the channels, Hz
+    frequency: np.ndarray  # (nchan,) float64, centres of the channels, Hz; NaN where the table says nothing
     width: np.ndarray  # (nchan,) float64, Hz, signed as in the table
     frame: SpectralFrame | None  # None if the table names none that is known
     frame_written: str = ""  # what the table says about it, for a message
@@ -111,9 +111,14 @@ def describe(path: str) -> MeasurementSet:
     if not os.path.exists(path):
         raise GpucubeError(f"no such MeasurementSet: {path}")
     if not os.path.isfile(os.path.join(path, "table.dat")):
-        raise GpucubeError(f"{path} is not a MeasurementSet (it holds no table.dat)")
+        convert = "importasdm" if os.path.exists(os.path.join(path, "ASDM.xml")) else "importuvfits"
+        hint = f": convert it with CASA's {convert}" if convert == "importasdm" or os.path.isfile(path) else ""
+        raise GpucubeError(f"{path} is not a MeasurementSet (it holds no table.dat){hint}")
     with open_table(path) as main:
         columns, keywords = frozenset(main.colnames()), set(main.keywordnames())
+        version = float(main.getkeyword("MS_VERSION")) if "MS_VERSION" in keywords else 2.0
+        if int(version) != 2:
+            raise GpucubeError(f"{path} is a MeasurementSet of version {version:g}: gpucube reads version 2")
         there = {name for name in _OPTIONAL_SUBTABLES & keywords if os.path.isdir(_place_of(main, name))}
         if "UVW" in columns and (unit_factors(main, "UVW", "m") != 1).any():
             raise GpucubeError(f"{path}: column UVW is not in metres")
@@ -152,8 +157,8 @@ def _spectral_windows(path: str) -> tuple[SpectralWindow, ...]:
         frequency_unit, width_unit = (unit_factors(t, column, "Hz") for column in ("CHAN_FREQ", "CHAN_WIDTH"))
         return tuple(
             SpectralWindow(
-                frequency=np.atleast_1d(t.getcell("CHAN_FREQ", row)) * frequency_unit,
-                width=np.atleast_1d(t.getcell("CHAN_WIDTH", row)) * width_unit,
+                frequency=_cell(t, "CHAN_FREQ", row, np.nan) * frequency_unit,
+                width=_cell(t, "CHAN_WIDTH", row, np.nan) * width_unit,
                 frame=frame,
                 frame_written=written,
                 name=t.getcell("NAME", row) if "NAME" in t.colnames() else "",
@@ -161,6 +166,12 @@ def _spectral_windows(path: str) -> tuple[SpectralWindow, ...]:
             )
             for row, (frame, written) in enumerate(frames)
         )
+
+
+def _cell(t: tables.table, column: str, row: int, absent: float) -> np.ndarray:
+    """A cell as a one-dimensional array; one that is not written, or empty, is one number."""
+    cell = np.ravel(t.getcell(column, row)) if t.iscelldefined(column, row) else np.empty(0)
+    return cell if len(cell) else np.array([absent])
 
 
 def _frame(windows: tables.table, row: int) -> tuple[SpectralFrame | None, str]:
@@ -178,7 +189,7 @@ def _frame(windows: tables.table, row: int) -> tuple[SpectralFrame | None, str]:
 
 def _data_descriptions(path: str, nwindow: int) -> tuple[DataDescription, ...]:
     with open_table(f"{path}::POLARIZATION") as t:
-        correlations = [tuple(int(c) for c in t.getcell("CORR_TYPE", row)) for row in range(t.nrows())]
+        correlations = [tuple(int(c) for c in _cell(t, "CORR_TYPE", row, 0)) for row in range(t.nrows())]
     if not correlations:
         raise GpucubeError(f"{path} is not a complete MeasurementSet: subtable POLARIZATION has no rows")
     with open_table(f"{path}::DATA_DESCRIPTION") as t:
@@ -208,7 +219,7 @@ def _read(path: str, name: str, read: Callable[[tables.table], Rows], keywords: 
 
 
 def _check(ms: MeasurementSet) -> None:
-    """Refuse empty subtables, and frequencies that no header can hold."""
+    """Refuse empty subtables."""
     subtables = {
         "SPECTRAL_WINDOW": ms.spectral_windows,
         "DATA_DESCRIPTION": ms.data_descriptions,
@@ -217,11 +228,6 @@ def _check(ms: MeasurementSet) -> None:
     for name, rows in subtables.items():
         if not rows:
             raise GpucubeError(f"{ms.path} is not a complete MeasurementSet: subtable {name} has no rows")
-    for number, window in enumerate(ms.spectral_windows):
-        if not (np.isfinite(window.frequency) & (window.frequency > 0)).all() or not np.isfinite(window.width).all():
-            raise GpucubeError(
-                f"{ms.path} spectral window {number}: a channel's frequency or width is not a number above 0"
-            )
 
 
 def open_table(path: str) -> tables.table:

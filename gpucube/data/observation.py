@@ -18,6 +18,7 @@ from gpucube.constants import DAY
 from gpucube.data.column_keywords import unit_factors, utc_seconds
 from gpucube.errors import GpucubeError
 from gpucube.sky.directions import Direction
+from gpucube.sky.doppler import are_dates
 from gpucube.text import frequency_text
 
 if TYPE_CHECKING:
@@ -35,6 +36,12 @@ TIMES_OFF = 10.0
 LARGEST_REDSHIFT_FACTOR = 100.0
 """A user's rest frequency may be this many times the data's frequency: the 21 cm line of the first stars has 30."""
 
+UVW_SCALE = 0.2
+"""Part of its length by which the median uvw can differ from the distance of its antennas."""
+
+LONGEST_EARTHLY = 1e10
+"""Metres. Longer uvw are garbage and are left out when the rows are read."""
+
 NEAR_BAND = 2e-3
 """A line this far beyond the edge of the band, relative to its frequency (600 km/s), may still be the one observed."""
 
@@ -49,6 +56,7 @@ class Observation:
     end: float | None = None  # of the last one
     place: tuple[float, float, float] | None = None  # mean of the antennas, ITRF, metres
     pointing: Direction | None = None  # phase centre of the field
+    uvw_doubts: tuple[str, ...] = ()  # what is wrong with uvw, judged by the places of the antennas
 
 
 def observation_rows(t: tables.table) -> tuple[tuple[str, str], ...]:
@@ -107,6 +115,7 @@ def observe(ms: MeasurementSet, main: tables.table, rows: np.ndarray, centre: Di
         end=end,
         place=_place(ms.antenna_positions, cells, centre),
         pointing=centre,
+        uvw_doubts=_uvw_doubts(ms.path, ms.antenna_positions, cells),
     )
 
 
@@ -118,11 +127,34 @@ def _time_span(ms: MeasurementSet, main: tables.table, cells: tables.table) -> t
     half = np.zeros(len(time))
     if "INTERVAL" in ms.columns:
         half = cells.getcol("INTERVAL") * unit_factors(main, "INTERVAL", "s")[0] / 2
-    filled = np.isfinite(time) & (time > 0)
+    filled = are_dates(time * unit_factors(main, "TIME", "s")[0])  # in whatever scale
     if not filled.any():
         return None, None
     time, half = utc_seconds(main, "TIME", time[filled]), np.where(np.isfinite(half) & (half > 0), half, 0.0)[filled]
     return float((time - half).min()), float((time + half).max())
+
+
+def _uvw_doubts(path: str, positions: np.ndarray, cells: tables.table) -> tuple[str, ...]:
+    """Warn if uvw are not as long as the distances of the antennas, whatever the frame of either."""
+    sample = cells.selectrows(np.arange(0, cells.nrows(), max(1, cells.nrows() // 500)))
+    first, second = sample.getcol("ANTENNA1"), sample.getcol("ANTENNA2")
+    try:
+        length = np.linalg.norm(sample.getcol("UVW"), axis=1)
+    except (RuntimeError, ValueError):  # reported when the rows are read
+        return ()
+    good = (np.minimum(first, second) >= 0) & (np.maximum(first, second) < len(positions)) & (length > 0)
+    good &= length < LONGEST_EARTHLY
+    apart = np.linalg.norm(positions[second[good]] - positions[first[good]], axis=1)
+    known = np.isfinite(apart) & (apart > 0)
+    if not known.any():
+        return ()
+    scale = float(np.median(length[good][known] / apart[known]))
+    if abs(scale - 1) <= UVW_SCALE:
+        return ()
+    return (
+        f"{path}: uvw are {scale:.4g} times as long as the distances of the antennas: expected metres; check UVW, and POSITION "
+        "in ANTENNA",
+    )
 
 
 def _place(positions: np.ndarray, cells: tables.table, centre: Direction) -> tuple[float, float, float] | None:
@@ -182,9 +214,9 @@ def merged(observations: Sequence[Observation], frame: SpectralFrame) -> tuple[O
         place=first.place,
         pointing=observations[0].pointing,
     )
+    warnings = [doubt for observation in observations for doubt in observation.uvw_doubts]
     if frame.name != "TOPO":
-        return together, ()
-    warnings = []
+        return together, tuple(warnings)
     absent = [
         what
         for what, value in (("when the data were taken", first.begin), ("where the antennas stand", first.place))

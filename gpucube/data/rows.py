@@ -361,7 +361,7 @@ class BlockReader:
         )
 
     def _weights(self, start: int, count: int, cell: tuple[int, int]) -> tuple[np.ndarray, int]:
-        """Weights, float32, (count, nchan or 1, ncorr), and the number of rows that have WEIGHT.
+        """Weights, float32, (count, nchan or 1, ncorr), and the number of rows that have WEIGHT and are used.
 
         These are the rows whose WEIGHT_SPECTRUM is not written, or nowhere above 0.
         """
@@ -383,7 +383,7 @@ class BlockReader:
                     empty[row] = not _can_count(self._selection.getcell("WEIGHT_SPECTRUM", start + row))
         if empty.any():
             weight[empty] = self._plain_weights(start, count, cell)[empty]
-        return weight, int(np.count_nonzero(empty))
+        return weight, int(np.count_nonzero(empty & self._keep[start : start + count]))
 
     def _plain_weights(self, start: int, count: int, cell: tuple[int, int]) -> np.ndarray:
         """WEIGHT, float32, (count, 1, ncorr)."""

@@ -21,6 +21,7 @@ import numpy as np
 from gpucube import disk
 from gpucube.constants import ARCSEC
 from gpucube.data.channels import WindowChannels
+from gpucube.data.column_keywords import unit_factors
 from gpucube.data.comparison import compare, outside_of_fields, separation
 from gpucube.data.continuum import ContinuumFit
 from gpucube.data.fields import Track, read_track
@@ -61,6 +62,9 @@ SAME_DIRECTION = 1.0 * ARCSEC
 
 COLUMN_OF = {"data": "DATA", "corrected": "CORRECTED_DATA", "model": "MODEL_DATA"}
 """Columns that `datacolumn` names."""
+
+LOWEST_FREQUENCY = 1e6
+"""Hz. Lower frequencies are in another unit: the ionosphere reflects them."""
 
 LARGEST_MOVEMENT = 0.1
 """Pixels by which a field can move during the data without a warning."""
@@ -378,6 +382,7 @@ def _find_windows(path: str, asked: Mapping[str, str], parameters: Parameters) -
     try:
         chosen = select_channels(asked["spw"], ms.spectral_windows)
         descriptions = [number for number in ms.usable_descriptions if ms.data_descriptions[number].spw in chosen]
+        unit_doubts = _unit_doubts(path, column)
         rows_of, doubts = select_rows(ms, choose_fields(ms, asked["field"]), descriptions, asked)
     except WrongSelection as error:
         raise GpucubeError(f"{path}: {error}") from None
@@ -401,7 +406,7 @@ def _find_windows(path: str, asked: Mapping[str, str], parameters: Parameters) -
         window.track.check_offset()
         of_field.append(window)
     _refuse_fields_apart(path, asked["field"], {field_id: of_field[0] for field_id, of_field in windows.items()})
-    return [window for of_field in windows.values() for window in of_field], doubts
+    return [window for of_field in windows.values() for window in of_field], [*unit_doubts, *doubts]
 
 
 def _refuse_fields_apart(path: str, selected: str, fields: Mapping[int, Window]) -> None:
@@ -482,9 +487,24 @@ def _movement(sources: Sequence[Source], name: str, cell: float) -> tuple[str, .
 def _window_channels(ms: MeasurementSet, spw: int, channels: np.ndarray | None) -> WindowChannels:
     """A window with the channels selected from it, all of them for None."""
     spectral, label = ms.spectral_windows[spw], f"{ms.path} spectral window {spw}"
+    if not (np.isfinite(spectral.frequency) & (spectral.frequency > 0)).all() or not np.isfinite(spectral.width).all():
+        raise GpucubeError(f"{label}: a channel's frequency or width is not a number above 0")
+    if spectral.frequency.max() < LOWEST_FREQUENCY:
+        raise GpucubeError(
+            f"{label}: the frequencies go up to {spectral.frequency.max():g} Hz: expected Hz, or a unit of CHAN_FREQ"
+        )
+    if len(spectral.width) != len(spectral.frequency):
+        raise GpucubeError(
+            f"{label}: CHAN_FREQ has {counted(len(spectral.frequency), 'channel')} and CHAN_WIDTH {len(spectral.width)}"
+        )
     if channels is None:
         channels = np.arange(len(spectral.frequency))
-    return WindowChannels(label=label, frequency=spectral.frequency, width=spectral.width, selected=channels)
+    width = spectral.width
+    if not width.all():  # as some converters leave it
+        if len(width) == 1:
+            raise GpucubeError(f"{label}: CHAN_WIDTH of its only channel is 0: expected Hz")
+        width = np.gradient(spectral.frequency)
+    return WindowChannels(label=label, frequency=spectral.frequency, width=width, selected=channels)
 
 
 def _window_frame(ms: MeasurementSet, spw: int) -> SpectralFrame:
@@ -533,3 +553,15 @@ def choose_column(ms: MeasurementSet, datacolumn: str) -> str:
             f"{ms.path} has no column {column}: `datacolumn` can be {' or '.join(there) or 'nothing here'}"
         )
     return column
+
+
+def _unit_doubts(path: str, column: str) -> list[str]:
+    """Warn of a data column that is not in Jy; a multiple of Jy is refused, because weights go with it."""
+    with open_table(path) as t:
+        try:
+            factor = unit_factors(t, column, "Jy")
+        except GpucubeError as error:
+            return [f"{error}: the values are imaged as if they were in Jy"]
+    if (factor != 1).any():
+        raise GpucubeError(f"{path}: column {column} is in a multiple of Jy: expected Jy; scale it, and its weights")
+    return []

@@ -597,3 +597,16 @@ def test_averages_say_how_many_of_their_channels_are_lacking(
     lacking = (~parts & counts[..., None]).sum((0, 2)) / np.maximum(1, counts.sum(0) * abs(width))
     assert store.lacking is not None and store.lacking[0, 0] == pytest.approx(lacking)
     assert (lacking.max() == 0.75) if width == 4 else (lacking.max() > 0) == (width != 1)
+
+
+def test_where_one_hand_is_flagged_pseudo_i_is_advised(tiny_ms: Any, tmp_path: Path, ingested: Ingested) -> None:
+    def change(t: tables.table) -> None:
+        flag = t.getcol("FLAG")
+        flag[:, :, 1] = True
+        t.putcol("FLAG", flag)
+
+    ms = altered(tiny_ms.ms, tmp_path, change)
+    with pytest.raises(GpucubeError, match="two hands are needed of each: `stokes='pseudoI'` takes either"):
+        ingested(ms)
+    _, store = ingested(ms, stokes="pseudoI")
+    assert store.counts[0, 0].tolist() == (~column(ms, "FLAG")[kept_rows(ms), :, 0]).sum(0).tolist()

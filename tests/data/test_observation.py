@@ -358,3 +358,19 @@ def test_the_header_says_what_casa_says(tiny_ms: Any, tmp_path: Path) -> None:
     assert 5 < apart < 25
     # the time of the run is nowhere, so a second run writes the same header
     assert header.tostring() == again.tostring()
+
+
+@pytest.mark.parametrize(("scale", "said"), [(1 / 299792458.0, True), (4.74, True), (1.15, False), (-1.0, False)])
+def test_uvw_in_another_unit_do_not_fit_the_antennas(scale: float, said: bool, tiny_ms: Any, tmp_path: Path) -> None:
+    """Seconds, as in UVFITS, or wavelengths: whatever the frames, uvw are as long as the antennas are apart."""
+    ms = altered(tiny_ms.ms, tmp_path, lambda t: t.putcol("UVW", scale * t.getcol("UVW")))
+    warnings = selected(ms).warnings
+    assert [f"uvw are {abs(scale):.4g} times as long as the distances of the antennas" in w for w in warnings] == [
+        True
+    ] * said
+
+
+def test_times_that_are_no_dates_are_passed_over(tiny_ms: Any, tmp_path: Path) -> None:
+    """Julian dates in seconds in place of modified ones lie in the year 8575."""
+    ms = altered(tiny_ms.ms, tmp_path, lambda t: t.putcol("TIME", t.getcol("TIME") + 2400000.5 * 86400))
+    assert selected(ms).observation.begin is None

@@ -569,3 +569,105 @@ def test_start_must_be_a_selected_channel(
     ms = with_second_window(tiny_ms.ms, tmp_path, 12)
     with pytest.raises(GpucubeError, match=message):
         selected(ms, spw="0:4~9,1:2~5", start=start, nchan=1, outframe=outframe)
+
+
+# Windows and columns
+
+
+@pytest.fixture
+def with_an_unused_window(tiny_ms: Any, tmp_path: Path) -> Path:
+    return altered(tiny_ms.ms, tmp_path, lambda t: t.copyrows(t, 0, -1, 1), "SPECTRAL_WINDOW")
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, -1.4e9, None], ids=["zero", "NaN", "negative", "not written"])
+def test_a_window_that_is_not_used_may_say_anything(value: float | None, with_an_unused_window: Path) -> None:
+    """Only the window of the rows matters; the same value there is refused."""
+
+    def spoil(row: int) -> Callable[[tables.table], None]:
+        return lambda t: t.putcell("CHAN_FREQ", row, np.full(12, value))
+
+    ms = with_an_unused_window
+    change(ms, "SPECTRAL_WINDOW", (lambda t: t.addrows(1)) if value is None else spoil(1))
+    change(ms, "POLARIZATION", lambda t: t.addrows(1))
+    frequency = column(ms / "SPECTRAL_WINDOW", "CHAN_FREQ")[0] if value is not None else None
+    axis = selected(ms).axis
+    assert frequency is None or np.array_equal(axis.frequency, frequency)
+    assert axis.nchan == 12
+    if value is not None:
+        change(ms, "SPECTRAL_WINDOW", spoil(0))
+        with pytest.raises(
+            GpucubeError, match="spectral window 0: a channel's frequency or width is not a number above 0"
+        ):
+            selected(ms)
+
+
+def test_windows_that_contradict_themselves_are_refused(tiny_ms: Any, tmp_path: Path) -> None:
+    ms = altered(tiny_ms.ms, tmp_path, lambda t: t.putcell("CHAN_WIDTH", 0, np.array([15625.0])), "SPECTRAL_WINDOW")
+    with pytest.raises(GpucubeError, match="spectral window 0: CHAN_FREQ has 12 channels and CHAN_WIDTH 1"):
+        selected(ms)
+
+
+def test_frequencies_in_megahertz_without_a_unit_are_refused(tiny_ms: Any, tmp_path: Path) -> None:
+    def work(t: tables.table) -> None:
+        t.putcell("CHAN_FREQ", 0, t.getcell("CHAN_FREQ", 0) / 1e6)
+
+    with pytest.raises(GpucubeError, match=r"the frequencies go up to 1420.48 Hz: expected Hz"):
+        selected(altered(tiny_ms.ms, tmp_path, work, "SPECTRAL_WINDOW"))
+
+
+@pytest.mark.parametrize("outframe", ["", "BARY"])
+def test_channel_widths_of_zero_are_the_distances_of_the_channels(outframe: str, tiny_ms: Any, tmp_path: Path) -> None:
+    ms = altered(tiny_ms.ms, tmp_path, lambda t: t.putcell("CHAN_WIDTH", 0, np.zeros(12)), "SPECTRAL_WINDOW")
+    expected, found = selected(tiny_ms.ms, outframe=outframe).axis, selected(ms, outframe=outframe).axis
+    assert found.width == pytest.approx(expected.width, rel=1e-9)
+    assert found.frequency == pytest.approx(expected.frequency, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "text", "name"),
+    [("scan", "1", "SCAN_NUMBER"), ("observation", "0", "OBSERVATION_ID"), ("intent", "*TARGET*", "STATE_ID")],
+)
+def test_a_column_that_a_selection_needs_is_named(
+    parameter: str, text: str, name: str, tiny_ms: Any, tmp_path: Path
+) -> None:
+    ms = altered(tiny_ms.ms, tmp_path, lambda t: t.renamecol(name, "OTHER"))
+    with pytest.raises(GpucubeError, match=f"altered.ms has no column {name}, by which `{parameter}` selects"):
+        selected(ms, **{parameter: text})
+
+
+def test_uvrange_in_wavelengths_needs_no_reference_frequency(tiny_ms: Any, tmp_path: Path) -> None:
+    ms = altered(tiny_ms.ms, tmp_path, lambda t: t.putcell("REF_FREQUENCY", 0, 0.0), "SPECTRAL_WINDOW")
+    (source,) = selected(ms, uvrange=">0.5klambda").sources
+    middle = column(ms / "SPECTRAL_WINDOW", "CHAN_FREQ")[0][[0, -1]].mean()
+    distance = np.hypot(*column(ms, "UVW")[:, :2].T) * middle / 299792458.0
+    assert source.nrow == np.count_nonzero(distance >= 500)
+
+
+@pytest.mark.parametrize("version", [1.0, 3.0])
+def test_another_version_of_the_measurement_set_is_refused(version: float, tiny_ms: Any, tmp_path: Path) -> None:
+    ms = altered(tiny_ms.ms, tmp_path, lambda t: t.putkeyword("MS_VERSION", version))
+    with pytest.raises(GpucubeError, match=f"is a MeasurementSet of version {version:g}: gpucube reads version 2"):
+        selected(ms)
+
+
+def test_the_unit_of_the_data_is_janskys(tiny_ms: Any, tmp_path: Path) -> None:
+    ms = altered(tiny_ms.ms, tmp_path, lambda t: t.putcolkeyword("DATA", "UNIT", "K"))
+    (warning,) = selected(ms).warnings
+    assert "column DATA is in K" in warning and "imaged as if they were in Jy" in warning
+    for unit, refused in (("Jy", False), ("mJy", True)):
+        with tables.table(str(ms), readonly=False, ack=False) as t:
+            t.putcolkeyword("DATA", "UNIT", unit)
+        if refused:
+            with pytest.raises(GpucubeError, match="column DATA is in a multiple of Jy: expected Jy"):
+                selected(ms)
+        else:
+            assert selected(ms).warnings == ()
+
+
+def test_what_has_to_be_converted_first_is_told_with_what(tiny_ms: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.uvfits").write_bytes(b"SIMPLE")
+    (tmp_path / "asdm").mkdir()
+    (tmp_path / "asdm" / "ASDM.xml").touch()
+    for name, tool in (("a.uvfits", "importuvfits"), ("asdm", "importasdm")):
+        with pytest.raises(GpucubeError, match=f"is not a MeasurementSet .*: convert it with CASA's {tool}"):
+            selected(tmp_path / name)

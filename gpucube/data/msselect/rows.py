@@ -16,6 +16,7 @@ from gpucube.data.measurementset import MeasurementSet, open_table
 from gpucube.data.msselect.baselines import Antennas, select_baselines, select_uv
 from gpucube.data.msselect.lists import select_intents, select_numbers, split_items, without_rows
 from gpucube.data.msselect.times import select_times
+from gpucube.errors import GpucubeError
 
 if TYPE_CHECKING:
     from casacore import tables
@@ -45,8 +46,16 @@ def select_by_rows(
         bool, (nrow,): rows that everything selects.
     warnings : list of str
         Scans, observations and times that no row has.
+
+    Raises
+    ------
+    GpucubeError
+        A column is missing.
     """
     chosen, doubts = otherwise, []
+    for parameter, column in (("scan", "SCAN_NUMBER"), ("observation", "OBSERVATION_ID"), ("intent", "STATE_ID")):
+        if asked.get(parameter) and column not in ms.columns:
+            raise GpucubeError(f"{ms.path} has no column {column}, by which `{parameter}` selects")
     for parameter, column in (("scan", "SCAN_NUMBER"), ("observation", "OBSERVATION_ID")):
         if asked.get(parameter):
             numbers = t.getcol(column)
@@ -84,7 +93,8 @@ def select_by_rows(
 def _in_uv_range(ms: MeasurementSet, t: tables.table, text: str) -> np.ndarray:
     """Rows whose length in the uv plane lies in one of the ranges: bool, (nrow,)."""
     distance = np.hypot(*t.getcol("UVW")[:, :2].T)  # metres
-    reference = np.array([ms.spectral_windows[description.spw].reference for description in ms.data_descriptions])
+    windows = [ms.spectral_windows[description.spw] for description in ms.data_descriptions]
+    reference = np.array([window.reference if window.reference > 0 else window.middle for window in windows])
     description = t.getcol("DATA_DESC_ID")
     listed = (description >= 0) & (description < len(reference))
     with np.errstate(divide="ignore"):
