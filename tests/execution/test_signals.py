@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,14 @@ from gpucube.errors import GpucubeError
 from gpucube.execution.dask_cluster import start_cluster
 from gpucube.execution.signals import ENDING, PATIENCE, signals_interrupt
 from gpucube.execution.tuning import ClusterLimits
+
+
+@pytest.fixture(autouse=True)
+def usual_ctrl_c() -> Iterator[None]:
+    """A shell lets programs ignore Ctrl-C that it starts in the background, the test suite too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("number", ENDING, ids=lambda number: number.name)
