@@ -165,7 +165,8 @@ def image_cube(
         phasecenter='TRACKFIELD' does.
     outframe : '', 'LSRK', 'LSRD', 'BARY', 'GEO', 'TOPO', 'GALACTO', 'LGROUP', 'CMB' or 'REST'; default ''
         Frame of the cube's frequencies. The Doppler factor of every row is that of its time and field. Empty for the frame
-        of the data. REST is for data that are in this frame already.
+        of the data, and for LSRK if start is a velocity and the data are in TOPO or GEO. REST is for data that are in this
+        frame already.
     start : the number of a channel, from 0, or a frequency or velocity with its unit, such as '5km/s'; default None
         Centre of the cube's first channel. A number is that of a channel in its spectral window. By default the cube begins
         where the selected data begin.

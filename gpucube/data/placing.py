@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from gpucube.data.selection import Window
 
 
+FRAME_CHOSEN = (
+    "the cube is in LSRK, because `start` is a velocity and the data are in {}: `outframe` chooses another frame"
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Placed:
     """The rows of one window, and what becomes of their channels."""
@@ -113,7 +118,14 @@ def _frame(parameters: Parameters, windows: Sequence[Window]) -> SpectralFrame:
                 f"{first.channels.label} and {window.channels.label} are in different frames of frequency "
                 f"({first.frame.name} and {window.frame.name}): bring them to one with `outframe='LSRK'`"
             )
-    return first.frame
+    return FRAMES["LSRK"] if _lacks_frame(parameters, first) else first.frame
+
+
+def _lacks_frame(parameters: Parameters, window: Window) -> bool:
+    """Whether `start` is a velocity without a frame: nobody means velocities against the observatory or the Earth."""
+    kind, _ = _by_kind(parameters.start)
+    moves = window.frame.name in ("TOPO", "GEO")
+    return parameters.specmode == "cube" and not parameters.outframe and kind == "velocity" and moves
 
 
 def _first_channel(windows: Sequence[Window]) -> int | None:
@@ -190,7 +202,10 @@ def _regridded(
         width=width,
         frame=frame,
         placed=placed,
-        warnings=_doubts(windows, rows, placed, frequency, width, parameters.interpolation),
+        warnings=(
+            *_doubts(windows, rows, placed, frequency, width, parameters.interpolation),
+            *([FRAME_CHOSEN.format(windows[0].frame.name)] if _lacks_frame(parameters, windows[0]) else []),
+        ),
     )
 
 

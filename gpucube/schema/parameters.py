@@ -120,7 +120,8 @@ class Parameters(BaseModel):
         Literal["", "LSRK", "LSRD", "BARY", "GEO", "TOPO", "GALACTO", "LGROUP", "CMB", "REST"], Choice(empty="")
     ] = _parameter("", "Spectral axis", tclean="LSRK")
     """Frame of the cube's frequencies. The Doppler factor of every row is that of its time and field. Empty for the frame
-    of the data. REST is for data that are in this frame already."""
+    of the data, and for LSRK if start is a velocity and the data are in TOPO or GEO. REST is for data that are in this frame
+    already."""
 
     start: fields.Start = _parameter(None, "Spectral axis")
     """Centre of the cube's first channel. A number is that of a channel in its spectral window. By default the cube begins

@@ -129,11 +129,33 @@ def test_a_tenth_of_a_channel_is_the_limit(topo: Path) -> None:
 
 @pytest.mark.parametrize(
     "axis",
-    [{"start": "0km/s", "width": "0.33km/s", "nchan": 2}, {"width": "1600Hz"}, {"outframe": "TOPO", "width": "1600Hz"}],
+    [
+        {"start": "0km/s", "width": "0.33km/s", "nchan": 2, "outframe": "TOPO"},
+        {"width": "1600Hz"},
+        {"outframe": "TOPO", "width": "1600Hz"},
+    ],
 )
 def test_the_frame_of_the_cube_counts_however_its_axis_is_given(narrow: Path, axis: dict[str, Any]) -> None:
     what = said(narrow, **axis)
     assert what is not None and what["frame"] == "TOPO"
+
+
+@pytest.mark.parametrize(
+    ("axis", "frame"),
+    [
+        ({"start": "14km/s"}, "LSRK"),
+        ({"start": "0km/s", "outframe": "TOPO"}, "TOPO"),
+        ({"start": "0km/s", "specmode": "cubedata"}, "TOPO"),
+        ({"start": "1420.405MHz"}, "TOPO"),
+        ({"width": "1km/s"}, "TOPO"),
+    ],
+)
+def test_a_velocity_to_start_at_is_one_in_lsrk(topo: Path, axis: dict[str, Any], frame: str) -> None:
+    """tclean's frame. Against the observatory the line would be tens of km/s away."""
+    chosen = select(make_parameters(vis=topo, imagename="unused", nchan=1, **axis))
+    assert chosen.axis.frame.name == frame
+    said = [line for line in chosen.warnings if "the cube is in LSRK, because `start` is a velocity" in line]
+    assert len(said) == (frame == "LSRK")
 
 
 def test_data_in_a_frame_at_rest_are_smeared_in_a_cube_that_moves(narrow: Path, tmp_path: Path) -> None:
