@@ -176,7 +176,7 @@ def read_track(path: str, field_id: int) -> Track:
     try:
         with open_table(f"{path}::FIELD") as t:
             label = f"{path} field {field_id} ({t.getcell('NAME', field_id)})"
-            track = _read_track(path, t, field_id, label)
+            track = _read_track(t, field_id, label)
     except (RuntimeError, KeyError, IndexError, ValueError, TypeError) as error:
         raise GpucubeError(f"{path} field {field_id} cannot be read: {first_line(error)}") from None
     if track.frame not in CELESTIAL_FRAMES:
@@ -189,7 +189,7 @@ def read_track(path: str, field_id: int) -> Track:
     return track
 
 
-def _read_track(path: str, t: tables.table, field_id: int, label: str) -> Track:
+def _read_track(t: tables.table, field_id: int, label: str) -> Track:
     """The track of a row of FIELD, in whatever frame."""
     columns = t.colnames()
     order = int(t.getcell("NUM_POLY", field_id)) if "NUM_POLY" in columns else 0
@@ -201,7 +201,7 @@ def _read_track(path: str, t: tables.table, field_id: int, label: str) -> Track:
     if number < 0:
         frame = reference_word(t, "PHASE_DIR", field_id, DIRECTION_CODES, "J2000")
     else:
-        ephemeris, frame = _read_ephemeris(path, number, label)
+        ephemeris, frame = _read_ephemeris(t.name(), number, label)
     return Track(
         label=label,
         frame=frame,
@@ -211,13 +211,13 @@ def _read_track(path: str, t: tables.table, field_id: int, label: str) -> Track:
     )
 
 
-def _read_ephemeris(path: str, number: int, label: str) -> tuple[Ephemeris, str]:
-    """The ephemeris with a number, and casacore's word for its frame."""
-    pattern = f"FIELD/EPHEM{number}_*.tab"
-    found = glob.glob(f"{glob.escape(path)}/{pattern}")
+def _read_ephemeris(folder: str, number: int, label: str) -> tuple[Ephemeris, str]:
+    """The ephemeris with a number in the folder of FIELD, and casacore's word for its frame."""
+    pattern = f"EPHEM{number}_*.tab"
+    found = glob.glob(f"{glob.escape(folder)}/{pattern}")
     if len(found) != 1:
         raise GpucubeError(
-            f"{label} follows ephemeris {number}, for which there are {len(found)} tables {pattern}, not one"
+            f"{label} follows ephemeris {number}, for which there are {len(found)} tables FIELD/{pattern}, not one"
         )
     with open_table(found[0]) as t:
         mjd, ra, dec, distance = (

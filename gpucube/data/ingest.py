@@ -173,8 +173,8 @@ class Ingest:
         for report in reports:
             self.add(report)
         if not self._counts.any():
-            rules = {c.rule for source in self._selection.sources for c in source.combinations}
-            both = ["two hands are needed of each: `stokes='pseudoI'` takes either"] if rules == {Rule.BOTH} else []
+            advice = "two hands are needed of each: `stokes='pseudoI'` takes either"
+            both = [advice] if any(map(_has_single_hands, self._selection.sources)) else []
             raise GpucubeError("; ".join([f"no data are left: {NOTHING_COUNTS}", *both, *self._warnings()]))
         npointing, _, nchan = self._selection.shape
         selected = np.zeros((npointing, nchan), np.int64)
@@ -349,6 +349,20 @@ def _may_count(block: Block, rows: np.ndarray) -> np.ndarray:
     """Which rows of a block have an unflagged sample of positive weight: bool, (nrows,)."""
     may: np.ndarray = (~block.flag[rows] & (block.weight[rows] > 0)).any(axis=(1, 2))
     return may
+
+
+def _has_single_hands(source: Source) -> bool:
+    """Whether the first block of a source, in which no sample counts that needs two hands, has one that needs only one."""
+    if {c.rule for c in source.combinations} != {Rule.BOTH}:
+        return False
+    reader = source.open()
+    try:
+        block = reader.read(0, min(source.block_rows, source.nrow))
+    finally:
+        reader.close()
+    kept, hands = source.rows.keep[: len(block.uvw)], list(source.hands)
+    data, flag, weight = (array[kept][..., hands] for array in (block.data, block.flag, block.weight))
+    return bool((~flag & (weight > 0) & np.isfinite(data)).any())
 
 
 def usable_uvw(uvw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

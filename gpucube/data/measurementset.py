@@ -12,8 +12,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Container
-from contextlib import suppress
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -127,21 +127,18 @@ def describe(path: str) -> MeasurementSet:
     for name in _NEEDED_SUBTABLES:
         if name not in keywords:
             raise GpucubeError(f"{path} is not a complete MeasurementSet: subtable {name} is missing")
-    try:
-        windows = _spectral_windows(path)
-        ms = MeasurementSet(
-            path=path,
-            columns=columns,
-            spectral_windows=windows,
-            data_descriptions=_data_descriptions(path, len(windows)),
-            fields=_fields(path),
-            rest_frequencies=_read(path, "SOURCE", rest_frequency_rows, there, ()),
-            observations=_read(path, "OBSERVATION", observation_rows, there, ()),
-            antenna_positions=_read(path, "ANTENNA", antenna_positions, there, np.empty((0, 3))),
-            dish_diameter=_read(path, "ANTENNA", dish_diameter, there, 0.0),
-        )
-    except (RuntimeError, KeyError, IndexError, ValueError, TypeError) as error:
-        raise GpucubeError(f"{path}: a subtable cannot be read: {first_line(error)}") from None
+    windows = _spectral_windows(path)
+    ms = MeasurementSet(
+        path=path,
+        columns=columns,
+        spectral_windows=windows,
+        data_descriptions=_data_descriptions(path, len(windows)),
+        fields=_fields(path),
+        rest_frequencies=_read(path, "SOURCE", rest_frequency_rows, there, ()),
+        observations=_read(path, "OBSERVATION", observation_rows, there, ()),
+        antenna_positions=_read(path, "ANTENNA", antenna_positions, there, np.empty((0, 3))),
+        dish_diameter=_read(path, "ANTENNA", dish_diameter, there, 0.0),
+    )
     _check(ms)
     return ms
 
@@ -151,8 +148,18 @@ def _place_of(main: tables.table, subtable: str) -> str:
     return str(main.getkeyword(subtable)).removeprefix("Table: ")
 
 
+@contextmanager
+def _subtable(path: str, name: str) -> Iterator[tables.table]:
+    """Open a subtable, and report in one line what cannot be read of it."""
+    with open_table(f"{path}::{name}") as t:
+        try:
+            yield t
+        except (RuntimeError, KeyError, IndexError, ValueError, TypeError) as error:
+            raise GpucubeError(f"{path}: subtable {name} cannot be read: {first_line(error)}") from None
+
+
 def _spectral_windows(path: str) -> tuple[SpectralWindow, ...]:
-    with open_table(f"{path}::SPECTRAL_WINDOW") as t:
+    with _subtable(path, "SPECTRAL_WINDOW") as t:
         frames = [_frame(t, row) for row in range(t.nrows())]
         frequency_unit, width_unit = (unit_factors(t, column, "Hz") for column in ("CHAN_FREQ", "CHAN_WIDTH"))
         return tuple(
@@ -188,11 +195,11 @@ def _frame(windows: tables.table, row: int) -> tuple[SpectralFrame | None, str]:
 
 
 def _data_descriptions(path: str, nwindow: int) -> tuple[DataDescription, ...]:
-    with open_table(f"{path}::POLARIZATION") as t:
+    with _subtable(path, "POLARIZATION") as t:
         correlations = [tuple(int(c) for c in _cell(t, "CORR_TYPE", row, 0)) for row in range(t.nrows())]
     if not correlations:
         raise GpucubeError(f"{path} is not a complete MeasurementSet: subtable POLARIZATION has no rows")
-    with open_table(f"{path}::DATA_DESCRIPTION") as t:
+    with _subtable(path, "DATA_DESCRIPTION") as t:
         spws, polarizations = t.getcol("SPECTRAL_WINDOW_ID"), t.getcol("POLARIZATION_ID")
     return tuple(
         DataDescription(
@@ -204,7 +211,7 @@ def _data_descriptions(path: str, nwindow: int) -> tuple[DataDescription, ...]:
 
 
 def _fields(path: str) -> tuple[Field, ...]:
-    with open_table(f"{path}::FIELD") as t:
+    with _subtable(path, "FIELD") as t:
         return tuple(
             Field(name=t.getcell("NAME", row), source_id=int(t.getcell("SOURCE_ID", row))) for row in range(t.nrows())
         )
@@ -214,7 +221,7 @@ def _read(path: str, name: str, read: Callable[[tables.table], Rows], keywords: 
     """What `read` makes of a subtable that a MeasurementSet may lack."""
     if name not in keywords:
         return absent
-    with open_table(f"{path}::{name}") as t:
+    with _subtable(path, name) as t:
         return read(t)
 
 

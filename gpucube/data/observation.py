@@ -37,7 +37,7 @@ LARGEST_REDSHIFT_FACTOR = 100.0
 """A user's rest frequency may be this many times the data's frequency: the 21 cm line of the first stars has 30."""
 
 UVW_SCALE = 0.2
-"""Part of its length by which the median uvw can differ from the distance of its antennas."""
+"""Part of its length by which uvw can differ from the distance of its antennas."""
 
 LONGEST_EARTHLY = 1e10
 """Metres. Longer uvw are garbage and are left out when the rows are read."""
@@ -56,7 +56,7 @@ class Observation:
     end: float | None = None  # of the last one
     place: tuple[float, float, float] | None = None  # mean of the antennas, ITRF, metres
     pointing: Direction | None = None  # phase centre of the field
-    uvw_doubts: tuple[str, ...] = ()  # what is wrong with uvw, judged by the places of the antennas
+    doubts: tuple[str, ...] = ()  # what is wrong with the rows
 
 
 def observation_rows(t: tables.table) -> tuple[tuple[str, str], ...]:
@@ -115,7 +115,7 @@ def observe(ms: MeasurementSet, main: tables.table, rows: np.ndarray, centre: Di
         end=end,
         place=_place(ms.antenna_positions, cells, centre),
         pointing=centre,
-        uvw_doubts=_uvw_doubts(ms.path, ms.antenna_positions, cells),
+        doubts=_uvw_doubts(ms.path, ms.antenna_positions, cells) + _feed_doubts(ms, cells),
     )
 
 
@@ -148,12 +148,23 @@ def _uvw_doubts(path: str, positions: np.ndarray, cells: tables.table) -> tuple[
     known = np.isfinite(apart) & (apart > 0)
     if not known.any():
         return ()
-    scale = float(np.median(length[good][known] / apart[known]))
-    if abs(scale - 1) <= UVW_SCALE:
+    low, scale, high = np.percentile(length[good][known] / apart[known], [25, 50, 75]).tolist()
+    if abs(scale - 1) <= UVW_SCALE or high - low > UVW_SCALE * scale:  # another unit is one factor for all rows
         return ()
     return (
         f"{path}: uvw are {scale:.4g} times as long as the distances of the antennas: expected metres; check UVW, and POSITION "
         "in ANTENNA",
+    )
+
+
+def _feed_doubts(ms: MeasurementSet, cells: tables.table) -> tuple[str, ...]:
+    """Warn of several feeds, which are the beams of a phased-array feed that look in different directions."""
+    feeds = np.unique(cells.getcol("FEED1")) if "FEED1" in ms.columns else np.zeros(1)
+    if len(feeds) < 2:
+        return ()
+    return (
+        f"{ms.path}: rows of {len(feeds)} feeds (FEED1 {feeds[0]} to {feeds[-1]}) are imaged together: if these are beams in "
+        "different directions, make a MeasurementSet of each one, e.g. with CASA's split(feed='0')",
     )
 
 
@@ -214,7 +225,7 @@ def merged(observations: Sequence[Observation], frame: SpectralFrame) -> tuple[O
         place=first.place,
         pointing=observations[0].pointing,
     )
-    warnings = [doubt for observation in observations for doubt in observation.uvw_doubts]
+    warnings = [doubt for observation in observations for doubt in observation.doubts]
     if frame.name != "TOPO":
         return together, tuple(warnings)
     absent = [

@@ -55,7 +55,7 @@ from gpucube.sky.frames import FRAMES, SpectralFrame
 from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.primary_beams import BeamOnSky
 from gpucube.sky.spectral import SpectralAxis
-from gpucube.text import angle_text, counted
+from gpucube.text import angle_text, counted, with_prefix
 
 SAME_DIRECTION = 1.0 * ARCSEC
 """Fields that are no farther apart are one field. The uvw of each are still turned to one phase centre."""
@@ -65,6 +65,9 @@ COLUMN_OF = {"data": "DATA", "corrected": "CORRECTED_DATA", "model": "MODEL_DATA
 
 LOWEST_FREQUENCY = 1e6
 """Hz. Lower frequencies are in another unit: the ionosphere reflects them."""
+
+WIDTH_OFF = 0.1
+"""Part of their distance by which channels can be wider or narrower without a warning."""
 
 LARGEST_MOVEMENT = 0.1
 """Pixels by which a field can move during the data without a warning."""
@@ -406,7 +409,9 @@ def _find_windows(path: str, asked: Mapping[str, str], parameters: Parameters) -
         window.track.check_offset()
         of_field.append(window)
     _refuse_fields_apart(path, asked["field"], {field_id: of_field[0] for field_id, of_field in windows.items()})
-    return [window for of_field in windows.values() for window in of_field], [*unit_doubts, *doubts]
+    found = [window for of_field in windows.values() for window in of_field]
+    wide = dict.fromkeys(doubt for window in found for doubt in _width_doubts(window.channels))
+    return found, [*unit_doubts, *doubts, *wide]
 
 
 def _refuse_fields_apart(path: str, selected: str, fields: Mapping[int, Window]) -> None:
@@ -505,6 +510,18 @@ def _window_channels(ms: MeasurementSet, spw: int, channels: np.ndarray | None) 
             raise GpucubeError(f"{label}: CHAN_WIDTH of its only channel is 0: expected Hz")
         width = np.gradient(spectral.frequency)
     return WindowChannels(label=label, frequency=spectral.frequency, width=width, selected=channels)
+
+
+def _width_doubts(channels: WindowChannels) -> list[str]:
+    """Warn of channels that are much wider or narrower than they are apart."""
+    width = float(np.median(np.abs(channels.width)))
+    if abs(width - channels.step) <= WIDTH_OFF * channels.step:
+        return []
+    wide, apart = with_prefix(width, "Hz"), with_prefix(channels.step, "Hz")
+    return [
+        f"{channels.label}: the channels are {wide} wide by CHAN_WIDTH, but {apart} apart by CHAN_FREQ: give `width` in Hz if "
+        "the cube has another frame"
+    ]
 
 
 def _window_frame(ms: MeasurementSet, spw: int) -> SpectralFrame:

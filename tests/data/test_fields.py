@@ -504,3 +504,12 @@ def test_a_direction_beside_an_ephemeris_is_not_taken_as_an_offset(ms: Path) -> 
     shutil.rmtree(ms / "FIELD" / "EPHEM3_X_60371.0.tab")
     ephemeris(ms, *rows, offset=(0.0, float(np.radians(0.9))))
     assert centre_degrees(ms)[1] == pytest.approx(30.9)
+
+
+def test_an_ephemeris_lies_beside_the_subtable_field_wherever_that_is(ms: Path, tmp_path: Path) -> None:
+    """A selection that casacore saves holds references to rows and subtables of the MeasurementSet it was made of."""
+    ephemeris(ms, *CURVED)
+    with tables.table(str(ms), ack=False) as t:
+        t.query("ANTENNA1 < 5").copy(str(tmp_path / "reference.ms"), deep=False).close()
+    found, expected = (read_track(str(path), 0).at(60371.38 * DAY) for path in (tmp_path / "reference.ms", ms))
+    assert found == expected

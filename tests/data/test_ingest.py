@@ -610,3 +610,29 @@ def test_where_one_hand_is_flagged_pseudo_i_is_advised(tiny_ms: Any, tmp_path: P
         ingested(ms)
     _, store = ingested(ms, stokes="pseudoI")
     assert store.counts[0, 0].tolist() == (~column(ms, "FLAG")[kept_rows(ms), :, 0]).sum(0).tolist()
+    with tables.table(str(ms), readonly=False, ack=False) as t:
+        t.putcol("DATA", t.getcol("DATA") * np.nan)
+    with pytest.raises(GpucubeError, match=r"no usable weight, value or uvw$"):
+        ingested(ms)
+
+
+@pytest.mark.parametrize("kind", ["joined", "sorted by reference"])
+def test_parts_and_references_are_read_as_the_whole(
+    kind: str, tiny_ms: Any, tmp_path: Path, ingested: Ingested
+) -> None:
+    """As virtualconcat, partition and casacore's selections leave them: no rows of their own, in another order."""
+    _, expected = ingested(tiny_ms.ms)
+    whole = str(tmp_path / "whole.ms")
+    with tables.table(str(tiny_ms.ms), ack=False) as t:
+        if kind == "joined":
+            for name, part in (("one", "ANTENNA1 < 2"), ("two", "ANTENNA1 >= 2")):
+                t.query(part).copy(str(tmp_path / name), deep=True).close()
+            tables.msconcat([str(tmp_path / "one"), str(tmp_path / "two")], whole)
+        else:
+            t.sort("ANTENNA2, TIME").copy(whole, deep=False).close()
+    for spw in ("", "*:3~5"):
+        _, store = ingested(whole, spw=spw)
+        channels = slice(3, 6) if spw else slice(None)
+        assert np.array_equal(store.counts[0, 0], expected.counts[0, 0][channels])
+        # sums of single precision in another order
+        assert store.power[0, 0] == pytest.approx(expected.power[0, 0][channels], rel=1e-6)

@@ -374,3 +374,13 @@ def test_times_that_are_no_dates_are_passed_over(tiny_ms: Any, tmp_path: Path) -
     """Julian dates in seconds in place of modified ones lie in the year 8575."""
     ms = altered(tiny_ms.ms, tmp_path, lambda t: t.putcol("TIME", t.getcol("TIME") + 2400000.5 * 86400))
     assert selected(ms).observation.begin is None
+
+
+@pytest.mark.parametrize("feeds", [[0, 1, 2], [3]], ids=str)
+def test_several_beams_of_a_phased_array_feed_are_told(feeds: list[int], tiny_ms: Any, tmp_path: Path) -> None:
+    """One field and one phase centre, but directions that differ by FEED1."""
+    ms = altered(tiny_ms.ms, tmp_path, lambda t: t.putcol("FEED1", np.resize(feeds, t.nrows()).astype(np.int32)))
+    told = [
+        "rows of 3 feeds (FEED1 0 to 2) are imaged together: if these are beams" in w for w in selected(ms).warnings
+    ]
+    assert told == [True] * (len(feeds) > 1)

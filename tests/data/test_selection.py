@@ -671,3 +671,43 @@ def test_what_has_to_be_converted_first_is_told_with_what(tiny_ms: Any, tmp_path
     for name, tool in (("a.uvfits", "importuvfits"), ("asdm", "importasdm")):
         with pytest.raises(GpucubeError, match=f"is not a MeasurementSet .*: convert it with CASA's {tool}"):
             selected(tmp_path / name)
+
+
+@pytest.mark.parametrize("factor", [2.0, 1e-3])
+def test_channels_that_are_not_as_wide_as_they_are_apart_are_told(factor: float, tiny_ms: Any, tmp_path: Path) -> None:
+    """The axis has the distances; only a cube in another frame has channels of CHAN_WIDTH by default."""
+
+    def work(t: tables.table) -> None:
+        t.putcol("CHAN_WIDTH", factor * t.getcol("CHAN_WIDTH"))
+
+    ms = altered(tiny_ms.ms, tmp_path, work, "SPECTRAL_WINDOW")
+    selection = selected(ms)
+    (warning,) = selection.warnings
+    wide = "31.2 kHz" if factor == 2 else "15.6 Hz"
+    assert f"the channels are {wide} wide by CHAN_WIDTH, but 15.6 kHz apart by CHAN_FREQ" in warning
+    assert np.array_equal(selection.axis.frequency, selected(tiny_ms.ms).axis.frequency)
+
+
+def test_times_are_selected_in_the_unit_of_their_column(tiny_ms: Any, tmp_path: Path) -> None:
+    def work(t: tables.table) -> None:
+        t.putcol("TIME", t.getcol("TIME") / 86400)
+        t.putcolkeyword("TIME", "QuantumUnits", ["d"])
+
+    later = {"timerange": ">2024/03/02/09:00:00"}
+    (expected,), (found,) = (selected(ms, **later).sources for ms in (tiny_ms.ms, altered(tiny_ms.ms, tmp_path, work)))
+    assert 0 < found.nrow < 900
+    assert np.array_equal(found.rows.number, expected.rows.number)
+
+
+def test_states_without_a_name_are_no_intents(tiny_ms: Any, tmp_path: Path) -> None:
+    ms = altered(tiny_ms.ms, tmp_path, lambda t: t.putcol("OBS_MODE", [""] * t.nrows()), "STATE")
+    with pytest.raises(GpucubeError, match=r"`intent='\*TARGET\*'`: STATE names no intents"):
+        selected(ms, intent="*TARGET*")
+
+
+@pytest.mark.parametrize("subtable", ["ANTENNA/POSITION", "SOURCE/SOURCE_ID", "OBSERVATION/OBSERVER", "FIELD/NAME"])
+def test_a_subtable_that_lacks_a_column_is_named(subtable: str, tiny_ms: Any, tmp_path: Path) -> None:
+    name, lacking = subtable.split("/")
+    ms = altered(tiny_ms.ms, tmp_path, lambda t: t.renamecol(lacking, "OTHER"), name)
+    with pytest.raises(GpucubeError, match=f"altered.ms: subtable {name} cannot be read: .*{lacking}"):
+        selected(ms)

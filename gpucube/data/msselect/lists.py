@@ -184,7 +184,12 @@ def select_intents(text: str, modes: Sequence[str], flagged: Sequence[bool] = ()
             found -= {state for state in found if len(flagged) and flagged[state]}
         if not found:
             there = sorted({part for of_state in parts for part in of_state})
-            raise wrong("intent", text, item, f"no intent matches; the intents are {listed(there)}")
+            raise wrong(
+                "intent",
+                text,
+                item,
+                f"no intent matches; the intents are {listed(there)}" if any(there) else "STATE names no intents",
+            )
         chosen |= found
     return sorted(chosen)
 

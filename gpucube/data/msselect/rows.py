@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpucube.constants import LIGHT_SPEED
+from gpucube.data.column_keywords import unit_factors
 from gpucube.data.measurementset import MeasurementSet, open_table
 from gpucube.data.msselect.baselines import Antennas, select_baselines, select_uv
 from gpucube.data.msselect.lists import select_intents, select_numbers, split_items, without_rows
@@ -78,11 +79,13 @@ def select_by_rows(
     if asked.get("uvrange"):
         chosen = chosen & _in_uv_range(ms, t, asked["uvrange"])
     if asked.get("timerange"):
-        time = t.getcol("TIME")
+        time = t.getcol("TIME") * unit_factors(t, "TIME", "s")[0]
         rows = np.flatnonzero(chosen)
         if not len(rows):
             return chosen, doubts
-        exposure = float(t.getcell("EXPOSURE", int(rows[0]))) if "EXPOSURE" in ms.columns else 0.0
+        exposure = 0.0
+        if "EXPOSURE" in ms.columns:
+            exposure = float(t.getcell("EXPOSURE", int(rows[0])) * unit_factors(t, "EXPOSURE", "s")[0])
         ranges = select_times(asked["timerange"], float(time[rows[0]]), exposure)
         selected = [(time >= low) & (time <= high) for low, high in ranges]
         doubts += without_rows("timerange", split_items(asked["timerange"], quotes="", brackets="["), selected)
