@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpucube import streams
+from gpucube.environment import check_for_libraries
 from gpucube.errors import GpucubeError
 from gpucube.execution.signals import signals_interrupt
 from gpucube.text import counted, did_you_mean, one_line, ranges
@@ -296,6 +297,7 @@ def _run(arguments: Sequence[str], tuning: Tuning | None) -> int:
     command = parser.parse(arguments[:1])["command"]
     if command not in COMMANDS:
         parser.error(f"unknown command {command!r}{did_you_mean(command, COMMANDS)}")
+    check_for_libraries()
     if command == "image":
         return _image(arguments[1:], tuning)
     return COMMANDS[command][0](arguments[1:])
@@ -320,6 +322,9 @@ def main(arguments: Sequence[str] | None = None, *, tuning: Tuning | None = None
         return 130
     except Warning as warning:  # the user has asked Python to make errors of warnings
         streams.tell(f"gpucube: error: {at_the_shell(warning)}")
+        return 2
+    except MemoryError:
+        streams.tell("gpucube: error: the system gives no more memory: let the job have more")
         return 2
     except Exception as error:
         notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
@@ -356,7 +361,7 @@ def _warnings_in_one_line() -> Iterator[None]:
     """Print each warning as one line on standard error."""
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
-        streams.tell(f"gpucube: warning: {at_the_shell(message)}")
+        streams.tell(f"gpucube: warning: {at_the_shell(' '.join(str(message).split()))}")
 
     with warnings.catch_warnings():
         warnings.showwarning = show

@@ -33,6 +33,7 @@ from gpucube.caches import njit
 from gpucube.data.store import BYTES_A_SAMPLE, PlaneKey, Samples
 from gpucube.devices.base import Device, DeviceKind, MinorCycle
 from gpucube.devices.cycle_rules import ACTIVE_SET_CUT
+from gpucube.environment import provide_threads
 from gpucube.imaging.chunk import image_chunk
 from gpucube.imaging.job import ImageJob
 from gpucube.output.records import ChannelRecord
@@ -94,6 +95,7 @@ def gridding(
     samples: Samples, geometry: ImageGeometry, factor: int, *, w_term: bool, epsilon: float, workers: int
 ) -> tuple[float, float]:
     """Time ducc0 as it grids, and degrids, the samples of a channel to `factor` times the image: seconds of each."""
+    provide_threads()
     shape = (factor * geometry.nx, factor * geometry.ny)
     options = {
         "uvw": np.array(samples.uvw),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpucube import environment
 from gpucube.errors import GpucubeError
 from gpucube.sky.frames import FRAMES
 
@@ -22,6 +23,7 @@ _RADESYS = {"J2000": ("FK5", 2000.0), "B1950": ("FK4", 1950.0), "ICRS": ("ICRS",
 def _open(label: str, path: str) -> Any:
     from casacore.images import image
 
+    environment.provide_home()
     try:
         return image(path)
     except RuntimeError as error:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from gpucube import disk
+from gpucube import disk, environment
 from gpucube.data.column_keywords import reference_word, unit_factors
 from gpucube.data.observation import antenna_positions, dish_diameter, observation_rows, rest_frequency_rows
 from gpucube.errors import GpucubeError
@@ -249,6 +249,7 @@ def open_table(path: str) -> tables.table:
 
     if is_locked(path):
         raise GpucubeError(f"{path} is locked by another process: wait until it has finished writing, or image a copy")
+    environment.provide_home()
     try:
         return tables.table(path, readonly=True, ack=False, lockoptions="user")
     except RuntimeError as error:

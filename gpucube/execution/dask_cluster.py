@@ -23,6 +23,7 @@ from typing import Any
 
 from gpucube.devices.base import DeviceKind
 from gpucube.errors import GpucubeError
+from gpucube.execution.machine import why_no_processes
 from gpucube.execution.signals import ENDING, start_resource_tracker
 from gpucube.execution.tuning import ClusterLimits
 
@@ -203,6 +204,8 @@ def start_cluster(workers: int, kind: DeviceKind, memory: int, limits: ClusterLi
     GpucubeError
         The workers cannot be started.
     """
+    if reason := why_no_processes():
+        raise GpucubeError(f"the local Dask cluster cannot be started ({reason}): `workers=1` needs none")
     with ExitStack() as held:
         held.enter_context(_quiet_logs())
         held.enter_context(_local_configuration(limits))

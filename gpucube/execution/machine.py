@@ -44,8 +44,8 @@ def core_limits(root: Path = ROOT, environment: Mapping[str, str] = os.environ) 
         if quota > 0 and period > 0:
             _note(limits, "the control group's CPU quota", max(1, quota // period))
     for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
-        if environment.get(name, "").isdecimal() and int(environment[name]):
-            _note(limits, name, int(environment[name]))
+        if number := _variable(name, environment):
+            _note(limits, name, number)
     return limits
 
 
@@ -66,11 +66,10 @@ def memory_limits(root: Path = ROOT, environment: Mapping[str, str] = os.environ
         for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
             for most in _numbers(folder / name)[:1]:
                 _note(limits, "the control group's memory limit", max(0, most - max(0, used[0] - cached)))
-    mebibytes = {name: int(value) for name, value in environment.items() if value.isdecimal()}
-    if per_node := mebibytes.get("SLURM_MEM_PER_NODE"):
+    if per_node := _variable("SLURM_MEM_PER_NODE", environment):  # MiB
         _note(limits, "SLURM_MEM_PER_NODE", per_node << 20)
-    if per_core := mebibytes.get("SLURM_MEM_PER_CPU"):
-        _note(limits, "SLURM_MEM_PER_CPU", per_core * mebibytes.get("SLURM_CPUS_ON_NODE", 1) << 20)
+    if per_core := _variable("SLURM_MEM_PER_CPU", environment):
+        _note(limits, "SLURM_MEM_PER_CPU", per_core * (_variable("SLURM_CPUS_ON_NODE", environment) or 1) << 20)
     return limits
 
 
@@ -105,12 +104,14 @@ def available_memory() -> int:
 
 def why_no_processes() -> str:
     """Say why this process cannot start others and communicate with them; empty if it can."""
+    if multiprocessing.current_process().daemon:  # as those of a Pool, and Dask's workers
+        return "daemonic processes of multiprocessing are not allowed to have children"
     try:
         start_resource_tracker()
         multiprocessing.get_context("spawn").Lock()  # lies in /dev/shm, where a container may have none
         tempfile.TemporaryFile().close()
     except OSError as error:
-        return str(error.strerror or error)
+        return f"semaphores or temporary files: {error.strerror or error}"
     return ""
 
 
@@ -156,6 +157,14 @@ def _numbers(file: Path) -> list[int]:
         return [int(word) for word in file.read_text().split()]
     except (OSError, ValueError):
         return []
+
+
+def _variable(name: str, environment: Mapping[str, str]) -> int:
+    """Read the number in a variable; 0 if there is none."""
+    try:
+        return max(0, int(environment.get(name, "0")))
+    except ValueError:
+        return 0
 
 
 def _note(limits: Limits, name: str, amount: int) -> None:

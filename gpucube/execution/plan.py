@@ -462,7 +462,7 @@ def check_disk(plan: Plan) -> None:
 def _processes(why_not: str) -> tuple[str, ...]:
     if not why_not:
         return ()
-    return (f"no processes can be started, because of semaphores or temporary files ({why_not}): threads do the work",)
+    return (f"no processes can be started ({why_not}): threads do the work",)
 
 
 def _warnings(axis: SpectralAxis) -> tuple[str, ...]:

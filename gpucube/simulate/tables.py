@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from casacore import tables
 
+from gpucube import environment
 from gpucube.simulate.parameters import SimulationParameters
 from gpucube.sky.frames import FRAMES
 
@@ -36,6 +37,7 @@ def create_main(path: Path, nrow: int, npol: int, tile_chan: int, weight_spectru
 
     `tile_chan` is the number of channels per tile of DATA.
     """
+    environment.provide_home()
     description = tables.required_ms_desc("MAIN")
     managers: dict[str, dict[str, Any]] = {}
     cubes = {"DATA": "complex"} | ({"WEIGHT_SPECTRUM": "float"} if weight_spectrum else {})

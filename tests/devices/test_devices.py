@@ -431,6 +431,20 @@ def test_one_visibility_is_enough(device_kind, weighting):
     assert np.isfinite(device.fetch(plane, "residual")).all()
 
 
+def test_weights_may_be_as_small_as_float32_allows(device_kind):
+    """A taper far below the shortest baseline leaves such weights, rounded here to 1e-4 of themselves."""
+    s = samples(SQUARE)
+    tiny = replace(s, weight=s.weight * np.float32(1e-41))
+    images = []
+    for one in (s, tiny):
+        device, plane = begin(device_kind, one, wide=False)
+        assert plane.sum_weights > 0
+        images.append([device.fetch(plane, name) for name in ("dirty", "psf")])
+    (dirty, psf), (of_tiny, psf_of_tiny) = images
+    assert psf_of_tiny == pytest.approx(psf, abs=1e-3)
+    assert of_tiny == pytest.approx(dirty, abs=1e-3 * float(np.abs(s.vis).max()))
+
+
 BEAMS = [
     Beam(bmaj=80 * ARCSEC, bmin=80 * ARCSEC, bpa=0.0),
     Beam(bmaj=150 * ARCSEC, bmin=70 * ARCSEC, bpa=0.6),

@@ -113,6 +113,7 @@ def test_the_limits_of_control_groups(name: str, tmp_path: Path) -> None:
         ({"SLURM_CPUS_PER_TASK": "1", "SLURM_CPUS_ON_NODE": "64"}, None, (1, "SLURM_CPUS_PER_TASK")),
         ({"SLURM_MEM_PER_NODE": "0", "SLURM_CPUS_PER_TASK": "many"}, None, None),
         ({"SLURM_CPUS_ON_NODE": "0"}, None, None),
+        ({"SLURM_CPUS_ON_NODE": "9" * 5000, "SLURM_MEM_PER_NODE": "-1", "ID": "9" * 5000}, None, None),
     ],
 )  # fmt: skip
 def test_the_limits_of_slurm(

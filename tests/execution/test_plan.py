@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import tempfile
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from gpucube.data.selection import select
 from gpucube.devices.choice import Hardware
 from gpucube.devices.cpu.kind import CpuKind
 from gpucube.errors import GpucubeError
+from gpucube.execution.machine import why_no_processes
 from gpucube.execution.memory import LATER_BYTES, PROCESS_BYTES
 from gpucube.execution.plan import check_disk, chunk_size, make_chunks, make_plan
 from gpucube.execution.tuning import Tuning
@@ -167,3 +169,9 @@ def test_where_no_processes_can_be_started_threads_do_the_work(tiny_ms, tmp_path
     plan = make_plan(parameters, selection, CORES, Tuning(in_process_seconds=0))
     assert plan.in_process
     assert any("no processes can be started" in text and "No such file" in text for text in plan.warnings)
+
+
+def test_a_daemonic_process_starts_no_workers():
+    """multiprocessing forbids it, and a cluster would wait for its workers in vain. Those of a Pool are daemonic."""
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert "not allowed to have children" in pool.apply(why_no_processes)

@@ -27,6 +27,7 @@ from gpucube.devices.cpu import loops
 from gpucube.devices.cpu.multiscale import PlaneScales, Scales
 from gpucube.devices.cycle_rules import ACTIVE_SET_CUT, SPARSE_COMPONENTS, MajorCycleCost, major_in_image
 from gpucube.devices.psf_fit import fit_beam, psf_sidelobe
+from gpucube.environment import provide_threads
 from gpucube.sky.beam import Beam, taper_form
 
 SINGLE_PRECISION_EPSILON = 1e-5
@@ -34,6 +35,9 @@ SINGLE_PRECISION_EPSILON = 1e-5
 
 MAJOR_CYCLE = MajorCycleCost(image_fft=0.3e-9, grid_fft=0.6e-9, sample=220e-9)
 """Measured on two-core machines."""
+
+SMALLEST_TOTAL = 1e-30
+"""Where weights sum to less, as those of a taper far below the shortest baseline, 1 / sum may be too large for float32."""
 
 NO_MASK = np.zeros((0, 0), bool)
 """What the compiled loops take as a mask that allows every pixel."""
@@ -73,6 +77,7 @@ class CpuDevice:
     out_of_memory: type[Exception] = MemoryError
 
     def __init__(self, settings: ImagingSettings):
+        provide_threads()
         self.settings = settings
         single = settings.epsilon >= SINGLE_PRECISION_EPSILON
         self._real = np.dtype("float32" if single else "float64")
@@ -125,6 +130,8 @@ class CpuDevice:
     ) -> np.ndarray:
         """Compute sum_k w_k V_k exp(-2 pi i (u l + v m + w (n - 1))) / sum_k w_k, float32 (ny, nx)."""
         image = np.empty(shape, self._real)
+        if total < SMALLEST_TOTAL:
+            weight, total = weight / total, 1.0
         ducc0.wgridder.vis2dirty(
             vis=vis.astype(self._complex, copy=False)[:, None],
             wgt=weight.astype(self._real, copy=False)[:, None],
