@@ -14,6 +14,16 @@ from typing import TextIO
 
 from gpucube.errors import GpucubeError
 
+UNUSABLE = (OSError, ValueError, AttributeError)
+"""What a stream raises that cannot be written to: the last one if it is an object of a program, without all methods of files."""
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a display that stays in place can be shown on a stream."""
+    with suppress(*UNUSABLE):
+        return stream.isatty() and os.environ.get("TERM") != "dumb"
+    return False
+
 
 def show(text: str, end: str = "\n") -> None:
     """Write to standard output. It is no error if the reader has left.
@@ -25,28 +35,28 @@ def show(text: str, end: str = "\n") -> None:
     """
     try:
         _write(text, sys.stdout, end)
-    except (OSError, ValueError) as error:
+    except UNUSABLE as error:
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             raise GpucubeError(f"cannot write to standard output: {error.strerror}") from None
 
 
 def tell(text: str, stream: TextIO | None = None) -> None:
     """Write a line, by default to standard error, if that is possible. An unread message is no reason to end a run."""
-    with suppress(OSError, ValueError):
+    with suppress(*UNUSABLE):
         _write(text, stream or sys.stderr, "\n")
 
 
 def _write(text: str, stream: TextIO, end: str) -> None:
     try:
         print(text, end=end, file=stream, flush=True)
-    except (OSError, ValueError):
+    except UNUSABLE:
         _empty(stream)
         raise
 
 
 def _empty(stream: TextIO) -> None:
     """Send what is left in the buffer of a stream to the null device."""
-    with suppress(OSError, ValueError):  # a stream without a file has nothing left
+    with suppress(*UNUSABLE):  # a stream without a file has nothing left
         number = stream.fileno()
         kept = os.dup(number)
         try:

@@ -8,7 +8,6 @@ Every method may be called from any thread. `rich` is imported only for a termin
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -67,7 +66,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         self._begun = self._last_line = self._clock()
-        if self._enabled and self._stream.isatty() and os.environ.get("TERM") != "dumb":
+        if self._enabled and streams.is_terminal(self._stream):
             from rich.console import Console
             from rich.live import Live
 

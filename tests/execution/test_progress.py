@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 import time
+from typing import TextIO, cast
 
 import pytest
 from records import channel_record
@@ -140,6 +141,25 @@ def test_a_stream_that_cannot_be_written_ends_no_run(error: Exception) -> None:
     with Progress(1, stream=Gone()) as progress:
         progress.stage("reading")
         progress.finished(record(0))
+
+
+def test_a_stream_without_the_methods_of_a_file_gets_what_it_can_take() -> None:
+    class Logger:
+        def __init__(self) -> None:
+            self.text = ""
+
+        def write(self, text: str) -> int:
+            self.text += text
+            return len(text)
+
+    logger, closed = Logger(), io.StringIO()
+    closed.close()
+    for stream in (logger, closed):
+        with Progress(1, stream=cast(TextIO, stream)) as progress:
+            progress.stage("reading")
+            progress.finished(record(0))
+    assert "reading" in logger.text
+    assert "1 of 1 channels done" in logger.text
 
 
 def test_the_slowest_channel_and_the_failures_are_named() -> None:
