@@ -386,7 +386,7 @@ def test_a_run_that_is_cut_off_takes_up_its_visibilities_without_continuum_and_i
         t.putcol("FLAG", flag)
 
     ms = altered(line_ms, tmp_path, spoil)
-    wanted = DIRTY | {"contsubspw": "0:3~13;27~37", "contsuborder": 1, "workers": 1, "chunksize": 4}
+    wanted = DIRTY | LSRK | {"contsubspw": "0:3~13;27~37", "contsuborder": 1, "workers": 1, "chunksize": 4}
     with pytest.warns(UserWarning, match="left out"):
         whole = image(ms, tmp_path / "whole", **wanted)
     with pytest.raises(KeyboardInterrupt):

@@ -164,6 +164,7 @@ def test_bits_do_not_depend_on_workers_or_chunk_size(
     one = image(topo, tmp_path / "one", **DIRTY, **LSRK, workers=1)
     other = image(topo, tmp_path / "other", **DIRTY, **LSRK, **settings)
     np.testing.assert_array_equal(planes(other, "dirty"), planes(one, "dirty"))
+    assert other.summary["ms_bytes_read"] == other.summary["ms_bytes_selected"]
 
 
 def test_windows_of_several_widths_meet_on_one_axis(topo: tuple[Path, Path], make_ms: Any, tmp_path: Path) -> None:
