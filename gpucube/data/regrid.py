@@ -27,8 +27,9 @@ from gpucube.data.transpose import Planes
 
 Interpolation = Literal["nearest", "linear", "cubic"]
 
-WHOLE = 0.01
-"""A channel of the cube that lacks less than this part of a channel of the data has room for one sample more."""
+EXACT, MOVING = 1e-6, 0.01
+"""Parts of a channel of the data that a channel of the cube may lack and still have room for one sample more: rounding, and the
+motion of the frame where the user asks for channels of n channels each."""
 
 GAP = 1.5
 """Channels further apart than this many times the usual distance have a gap between them."""
@@ -44,11 +45,12 @@ class Regridding:
     frequency: np.ndarray  # (nin,) centres of channels of the window in the frame of the data, Hz, rising or falling
     selected: np.ndarray  # (nin,) bool, the channels that count
     spacing: float  # usual distance of neighbouring channels of the window, positive, Hz
+    slack: float = MOVING  # `EXACT` or `MOVING`
     method: Interpolation = "linear"
 
     def samples(self) -> np.ndarray:
         """Count the samples that each slot is made of in rows whose frame does not move, shape (nslot,)."""
-        return np.array([_samples(width, self.spacing) for width in self.width], np.int64)
+        return np.array([_samples(width, self.spacing, self.slack) for width in self.width], np.int64)
 
 
 def regrid(planes: Planes, factors: np.ndarray, how: Regridding) -> Planes:
@@ -88,7 +90,19 @@ def regrid(planes: Planes, factors: np.ndarray, how: Regridding) -> Planes:
     factors = factors[rows]
     runs = np.concatenate([[0], np.flatnonzero(np.diff(factors)) + 1, [nrow]])
     if len(how.frequency) == 1 or how.method == "nearest":
-        _nearest(planes.vis, weight, factors, rows, runs, how.frequency, how.spacing, how.centre, how.width, result)
+        _nearest(
+            planes.vis,
+            weight,
+            factors,
+            rows,
+            runs,
+            how.frequency,
+            how.spacing,
+            how.centre,
+            how.width,
+            how.slack,
+            result,
+        )
     else:
         ends = np.flatnonzero(how.selected)[[0, -1]]
         _interpolate(
@@ -102,6 +116,7 @@ def regrid(planes: Planes, factors: np.ndarray, how: Regridding) -> Planes:
             ends,
             how.centre,
             how.width,
+            how.slack,
             how.method == "cubic",
             result,
         )
@@ -120,6 +135,7 @@ def _interpolate(
     ends: np.ndarray,
     centre: np.ndarray,
     width: np.ndarray,
+    slack: float,
     cubic: bool,
     result: Planes,
 ) -> None:
@@ -132,7 +148,7 @@ def _interpolate(
         for run in range(len(runs) - 1):
             begin, end = runs[run], runs[run + 1]
             factor = factors[begin]
-            samples = _samples(width[slot], spacing * factor)
+            samples = _samples(width[slot], spacing * factor, slack)
             for s in range(nstokes):
                 sums[:, : end - begin] = 0.0
                 for sample in range(samples):
@@ -162,9 +178,9 @@ def _interpolate(
 
 
 @register_jitable  # called by Python too, which need not wait for a compiler
-def _samples(width: float, spacing: float) -> int:
+def _samples(width: float, spacing: float, slack: float) -> int:
     """Number of samples of a channel of the cube, where the channels of the data have this distance in its frame."""
-    return max(1, int(np.floor(width / spacing + WHOLE)))
+    return max(1, int(np.floor(width / spacing + slack)))
 
 
 @njit(inline="always")
@@ -291,6 +307,7 @@ def _nearest(
     spacing: float,
     centre: np.ndarray,
     width: np.ndarray,
+    slack: float,
     result: Planes,
 ) -> None:
     """Fill `result`: each channel of the data counts for the channel of the cube that its centre lies in."""
@@ -310,4 +327,4 @@ def _nearest(
                 for k in range(first, last + 1):
                     if low <= frequency[k] < high:
                         _add_linear(vis[s, k], vis[s, k], weight[s, k], weight[s, k], 0.0, rows[begin:end], sums)
-                _put(result, s, slot, _samples(width[slot], spacing * factors[begin]), rows[begin:end], sums)
+                _put(result, s, slot, _samples(width[slot], spacing * factors[begin], slack), rows[begin:end], sums)

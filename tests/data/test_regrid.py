@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpucube.data.regrid import Interpolation, Regridding, regrid
+from gpucube.data.regrid import EXACT, MOVING, Interpolation, Regridding, regrid
 from gpucube.data.transpose import Planes
 
 NIN, NROW = 24, 7
@@ -181,6 +181,14 @@ def test_a_row_gives_the_same_bits_whatever_its_neighbours(method: Interpolation
     )
     np.testing.assert_array_equal(apart.vis, together.vis[:, :, some])
     np.testing.assert_array_equal(apart.weight, together.weight[:, :, some])
+
+
+@pytest.mark.parametrize(("slack", "weights"), [(EXACT, 1), (MOVING, 2)])
+def test_a_hair_below_two_channels_is_two_only_if_channels_were_asked_for(slack: float, weights: int) -> None:
+    """As in tclean for a width in Hz. A width of two channels shall not count one where the frame moves apart."""
+    given = planes()._replace(weight=np.ones((2, NIN, NROW), np.float32))
+    found = regrid(given, np.ones(NROW), how([110.0], width=2 - 1e-4, slack=slack))
+    np.testing.assert_allclose(found.weight, weights, rtol=1e-6)
 
 
 def test_a_block_without_rows_gives_none() -> None:
