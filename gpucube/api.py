@@ -253,7 +253,8 @@ def image_cube(
         the cube, and its channels are found by frequency. Empty for none.
     restart : True or False; default False
         Go on from the model of the finished run with this imagename, for example with a lower threshold or another mask.
-        The products are replaced. Without such a run it makes no difference.
+        The products are replaced. Automatic masks go on growing from those that are there. Without such a run it makes no
+        difference.
     pbmask : a number from 0 to 1; default 0.0
         Level of the primary beam above which usemask='pb' allows components, and, if it is above 0, usemask='auto-
         multithresh' too.
@@ -315,8 +316,8 @@ def image_cube(
         Finish a run that was cut off, with the same bits. Channels that are safe on disk are not imaged again.
     products : one or several names of products; default ('image', 'residual', 'model')
         Which cubes to write, of image, residual, model, psf, dirty, mask, pb, image.pbcor, sumwt and startmodel. pbcor adds
-        pb and image.pbcor. sumwt has the sum of weights of each plane, startmodel the model with its axes in CASA's order:
-        importfits turns it into a startmodel for tclean.
+        pb and image.pbcor, and automatic masks add mask. sumwt has the sum of weights of each plane, startmodel the model
+        with its axes in CASA's order: importfits turns it into a startmodel for tclean.
     quiet : True or False; default False
         Show no progress.
     **unknown

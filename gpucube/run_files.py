@@ -93,18 +93,22 @@ def goes_on(parameters: Parameters) -> bool:
     """Whether there is an earlier run that `restart` goes on from, and no other run in the way."""
     paths = RunPaths.of(parameters)
     in_the_way = os.path.exists(paths.journal) and not (parameters.resume or parameters.overwrite)
-    earlier = os.path.exists(paths.start_model) or os.path.exists(paths.summary)
+    earlier = os.path.exists(paths.earlier("model")) or os.path.exists(paths.summary)
     return parameters.restart and earlier and not in_the_way and not is_locked(parameters.imagename)
+
+
+CARRIED_ON = ("model", "mask")
+"""Products that `restart` goes on from: the model, and a mask that was made automatically."""
 
 
 @contextmanager
 def restarted(parameters: Parameters) -> Iterator[Parameters]:
     """Turn `restart` into a start model: the model of the earlier run under a second name, which the new run does not replace.
 
-    If the new run fails before any channel is safe, the model gets its name back.
+    With automatic masks, the earlier mask becomes the mask that they begin with. If the new run fails before any channel is
+    safe, both get their names back.
     """
     paths = RunPaths.of(parameters)
-    model, aside = paths.product("model"), paths.start_model
     if not goes_on(parameters):
         yield parameters
         return
@@ -112,23 +116,49 @@ def restarted(parameters: Parameters) -> Iterator[Parameters]:
         raise GpucubeError(
             "`startmodel` cannot be used with `restart=True`, which goes on from the model that is there"
         )
-    if not os.path.exists(aside):
-        if not os.path.exists(model):
-            raise GpucubeError(f"cannot go on from {parameters.imagename}: {model} does not exist")
-        with disk.explain(f"cannot keep {model}"):
-            disk.second_name(model, aside)
     resume = parameters.resume and os.path.exists(paths.journal)
+    changes: dict[str, Any] = {"resume": resume, "overwrite": parameters.overwrite or not resume}
+    keeps_mask, notes = _earlier_mask(parameters, paths)
+    if not os.path.exists(paths.earlier("model")):
+        if not os.path.exists(paths.product("model")):
+            missing = paths.product("model")
+            raise GpucubeError(f"cannot go on from {parameters.imagename}: {missing} does not exist")
+        for name in CARRIED_ON if keeps_mask else ("model",):
+            with disk.explain(f"cannot keep {paths.product(name)}"):
+                disk.second_name(paths.product(name), paths.earlier(name))
+    changes["startmodel"] = paths.earlier("model")
+    if os.path.exists(paths.earlier("mask")):
+        changes["mask"] = paths.earlier("mask")
     try:
-        yield parameters.model_copy(
-            update={"startmodel": aside, "resume": resume, "overwrite": parameters.overwrite or not resume}
-        )
+        yield parameters.noted(*notes).model_copy(update=changes)
     except BaseException:
         if not os.path.exists(paths.journal):
-            if os.path.exists(model):
-                disk.remove_if_possible(aside)
-            else:
-                disk.replace(aside, model)
+            for name in CARRIED_ON:
+                if os.path.exists(paths.product(name)):
+                    disk.remove_if_possible(paths.earlier(name))
+                elif os.path.exists(paths.earlier(name)):
+                    disk.replace(paths.earlier(name), paths.product(name))
         raise
+
+
+def _earlier_mask(parameters: Parameters, paths: RunPaths) -> tuple[bool, list[str]]:
+    """Whether automatic masks begin with that of the earlier run, and what to say of an earlier mask that is not used."""
+    earlier = Summary.read(parameters.imagename)
+    if earlier is None or parameters.mask:
+        return False, []
+    before, now = earlier.parameters, parameters.as_json_dict()
+    if parameters.usemask == "auto-multithresh":
+        if not os.path.exists(paths.product("mask")):
+            return False, []
+        pixels = ("imsize", "cell", "phasecenter")
+        if all(before.get(name) == now[name] for name in pixels):
+            return True, []
+        return False, ["the automatic mask of the earlier run has other pixels, so the mask begins anew"]
+    if before.get("mask") and before.get("usemask") == parameters.usemask and parameters.niter > 0:
+        return False, [
+            f"the earlier run was cleaned inside `mask={before['mask']!r}`, this one is not: give `mask` again to keep to it"
+        ]
+    return False, []
 
 
 def check_outputs(parameters: Parameters) -> None:
@@ -205,7 +235,8 @@ def claimed_outputs(job: Job) -> Iterator[tuple[Journal, Footprint]]:
             raise
         footprint.keep_products()
         clear_leftover(job.plan.scratch, parameters.imagename)
-        disk.remove_if_possible(job.paths.start_model)
+        for name in CARRIED_ON:
+            disk.remove_if_possible(job.paths.earlier(name))
         try:
             journal.remove()
         except GpucubeError as error:

@@ -45,10 +45,9 @@ class RunPaths:
         """Name the clean mask of a run that was given one as an array. Another array has another digest."""
         return f"{self.imagename}.mask-{digest}.fits"
 
-    @property
-    def start_model(self) -> str:
-        """The model of an earlier run that `restart` goes on from, while the run lasts."""
-        return f"{self.imagename}.earlier-model.fits"
+    def earlier(self, name: str) -> str:
+        """The model or the mask of an earlier run that `restart` goes on from, while the run lasts."""
+        return f"{self.imagename}.earlier-{name}.fits"
 
     @property
     def scratch_folder(self) -> str:

@@ -175,7 +175,7 @@ def parse_imagename(value: Any) -> str:
 def selection_text(check: Callable[[str], Any]) -> Callable[[Any], str | tuple[str, ...]]:
     """Make a parser of selections: text or a number, or a list of them with one for each MeasurementSet, as tclean has it.
 
-    A list may also be text as Python writes it, ``"['0', '1']"``.
+    A list may also be text as Python writes it, ``"['0', '1']"``. An empty list selects everything, as empty text does.
     """
 
     def parse_text(value: Any) -> str:
@@ -193,9 +193,7 @@ def selection_text(check: Callable[[str], Any]) -> Callable[[Any], str | tuple[s
         if not isinstance(value, list | tuple) and getattr(value, "shape", ()) == ():
             return parse_text(value)
         texts = tuple(parse_text(item) for item in value)
-        if not texts:
-            raise refused()
-        return texts if len(texts) > 1 else texts[0]
+        return texts if len(texts) > 1 else "".join(texts)
 
     return parse
 

@@ -253,7 +253,7 @@ class Parameters(BaseModel):
 
     restart: bool = _parameter(False, "Deconvolution", tclean=True)
     """Go on from the model of the finished run with this imagename, for example with a lower threshold or another mask. The
-    products are replaced. Without such a run it makes no difference."""
+    products are replaced. Automatic masks go on growing from those that are there. Without such a run it makes no difference."""
 
     pbmask: fields.Real = _parameter(0.0, "Deconvolution", ge=0, le=1)
     """Level of the primary beam above which usemask='pb' allows components, and, if it is above 0,
@@ -345,14 +345,14 @@ class Parameters(BaseModel):
 
     products: fields.Products = _parameter(("image", "residual", "model"), "Output", tclean=None)
     """Which cubes to write, of image, residual, model, psf, dirty, mask, pb, image.pbcor, sumwt and startmodel. pbcor adds
-    pb and image.pbcor. sumwt has the sum of weights of each plane, startmodel the model with its axes in CASA's order:
-    importfits turns it into a startmodel for tclean."""
+    pb and image.pbcor, and automatic masks add mask. sumwt has the sum of weights of each plane, startmodel the model with its
+    axes in CASA's order: importfits turns it into a startmodel for tclean."""
 
     quiet: bool = _parameter(False, "Output", tclean=None)
     """Show no progress."""
 
     _notes: tuple[str, ...] = PrivateAttr(())
-    """Where a value of tclean means something else."""
+    """Lines for the user: where a value of tclean means something else, or a run goes on otherwise than one may expect."""
 
     @model_validator(mode="after")
     def _check_together(self) -> Parameters:
@@ -389,6 +389,12 @@ class Parameters(BaseModel):
             raise ValueError(f"{low} is above {high}; lower it")
         return self
 
+    def noted(self, *notes: str) -> Parameters:
+        """The same parameters with further lines for the user among their warnings."""
+        copy = self.model_copy()
+        copy._notes = (*self._notes, *notes)
+        return copy
+
     @property
     def warnings(self) -> tuple[str, ...]:
         """Warn of likely mistakes: limits or a mask without effect, and cleaning without a stopping level."""
@@ -397,9 +403,8 @@ class Parameters(BaseModel):
             ("threshold", self.threshold > 0, f"{self.threshold:g}"),
             ("nsigma", self.nsigma > 0, f"{self.nsigma:g}"),
         )
-        unused = [
-            f"`{name}={value}`" for name, given, value in (*limits, ("mask", bool(self.mask), repr(self.mask))) if given
-        ]
+        mask = ("mask", bool(self.mask) and self.usemask != "auto-multithresh", repr(self.mask))
+        unused = [f"`{name}={value}`" for name, given, value in (*limits, mask) if given]
         if self.niter == 0 and unused:
             found.append(
                 f"`niter=0` makes the dirty cube and does not use {' and '.join(unused)}: give `niter` to clean"
@@ -434,6 +439,8 @@ class Parameters(BaseModel):
     def cubes(self) -> tuple[str, ...]:
         """The products to be written, in the usual order."""
         wanted = {*self.products, *(("pb", "image.pbcor") if self.pbcor else ())}
+        if self.usemask == "auto-multithresh" and self.calcres:
+            wanted.add("mask")
         if not self.restoration:
             wanted -= {"image", "image.pbcor"}
         if not self.calcres:

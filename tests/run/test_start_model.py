@@ -95,6 +95,27 @@ def test_another_mask_goes_on_where_the_first_did_not_clean(ms, tmp_path):
     assert both.channels[0].model_flux == pytest.approx(0.5, abs=0.05)
 
 
+def test_automatic_masks_go_on_from_those_that_are_there(ms, tmp_path):
+    """The residual of a shallow clean is below the thresholds of a new mask, but not clean."""
+    auto = {"usemask": "auto-multithresh", "products": ("image", "residual", "model")}
+    deep = image(ms, tmp_path / "deep", nsigma=2, **auto)
+    shallow = image(ms, tmp_path / "two", nsigma=15, **auto)
+    before = jobs.planes(shallow, "mask") > 0
+    two = image(ms, tmp_path / "two", nsigma=2, restart=True, **auto)
+    assert np.all(jobs.planes(two, "mask")[before] == 1)
+    for last, once in zip(two.channels, deep.channels, strict=True):
+        assert last.model_flux == pytest.approx(once.model_flux, abs=3 * once.noise)
+    assert not (tmp_path / "two.earlier-mask.fits").exists()
+    with pytest.warns(UserWarning, match="other pixels, so the mask begins anew"):
+        image(ms, tmp_path / "two", nsigma=2, restart=True, imsize=SIZE + 8, **auto)
+
+
+def test_a_mask_that_is_not_given_again_is_named(ms, tmp_path):
+    image(ms, tmp_path / "x", mask="circle[[32pix, 32pix], 5pix]")
+    with pytest.warns(UserWarning, match=r"cleaned inside `mask='circle\[.+, this one is not: give `mask` again"):
+        image(ms, tmp_path / "x", restart=True)
+
+
 def test_a_restart_that_fails_gives_the_model_its_name_back(ms, tmp_path):
     first = image(ms, tmp_path / "x")
     before = Path(first.products["model"]).read_bytes()
