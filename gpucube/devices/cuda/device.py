@@ -27,7 +27,7 @@ from gpucube.devices.cuda.convolver import Convolver
 from gpucube.devices.cuda.gridder import PlacedSamples, SampleBatch, Target, TileGridder
 from gpucube.devices.cuda.memory import DeviceMemory, stack_specs, weighing_specs
 from gpucube.devices.cuda.minor_cycle import LISTED, UNLISTED, Changes, Images, active_set, orders_of, textbook
-from gpucube.devices.psf_fit import FIRST_WINDOW, fit_beam_in_window, lobe_ellipse, peak_window
+from gpucube.devices.psf_fit import FIRST_WINDOW, fit_beams, lobe_ellipse, peak_window
 from gpucube.errors import DeviceLost
 from gpucube.sky.beam import FOUR_LN2, Beam, taper_form
 
@@ -186,15 +186,16 @@ class CudaDevice:
         )
         self._gridder.image(placed, to)
         begun = _Begun(placed=placed, samples=kept, of_psf=None if self.settings.w_term else placed)
+        of_planes = zip(slots, sum_weights.tolist(), visibilities.tolist(), strict=True)
         return [
             CudaPlane(
                 slot=slot,
                 number=k,
-                sum_weights=float(sum_weights[k]),
-                visibilities=int(visibilities[k]) if sum_weights[k] > 0 else 0,
+                sum_weights=weight_of_plane,
+                visibilities=inside if weight_of_plane > 0 else 0,
                 begun=begun,
             )
-            for k, slot in enumerate(slots)
+            for k, (slot, weight_of_plane, inside) in enumerate(of_planes)
         ]
 
     def _put_masks(self, slots: Sequence[int], masks: Sequence[np.ndarray | None]) -> None:
@@ -238,7 +239,8 @@ class CudaDevice:
         first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         taper = taper_form(self.settings.taper) * per_metre[:, None] ** 2
         # the order of a set of rows is small beside its coordinates
-        sets = (np.concatenate([np.zeros(0, np.int32), *order]), np.array(rows, np.int64), np.array(orders, np.int64))
+        in_sets = order[0] if len(order) == 1 else np.concatenate([np.zeros(0, np.int32), *order])
+        sets = (in_sets, np.array(rows, np.int64), np.array(orders, np.int64))
         on_device = packed(backend, first, first_row, per_metre, taper, *sets)
         raw = coordinates = upload([a.reshape(-1) for a in uvw], np.float64)
         room = (((sum(counts),), np.float32), ((rows[-1] if order else 0, 3), np.float64))
@@ -366,9 +368,8 @@ class CudaDevice:
             (windows,) = self._work.take(((len(missing), rows, columns), np.float32))
             over = (len(missing), rows, columns)
             self._kernels.over("planes.cut_planes", *over, self._stacks.psf, first, pitch, rows, columns, windows)
-            for k, level in zip(missing, self._backend.download(windows), strict=True):
-                if (beam := fit_beam_in_window(level, g.shape, g.cell_x, g.cell_y)) is not None:
-                    beams[k] = beam
+            fitted = fit_beams(self._backend.download(windows), g.shape, g.cell_x, g.cell_y)
+            beams |= {k: beam for k, beam in zip(missing, fitted, strict=True) if beam is not None}
             half, missing = 2 * half, [k for k in missing if k not in beams]
         return [beams[k] for k in range(len(planes))]
 
@@ -498,8 +499,8 @@ class CudaDevice:
         there = packed(self._backend, slots, *same, *self._places(planes))
         stack_of = {"dirty": stacks.dirty, "residual": stacks.residual, "model": stacks.model, "psf": stacks.psf}
         self._work.start()
-        images = len(products) + (restoring is not None)
-        found: list[Spec] = [((count,), np.float64), *[((count, ny, nx), np.float32)] * images]
+        wanted = len(products) + (restoring is not None)
+        found: list[Spec] = [((count,), np.float64), *[((count, ny, nx), np.float32)] * wanted]
         (out,) = self._work.take(((block_bytes(found),), np.uint8))
         flux, *copies = divided(self._backend, out, found)
         self._kernels.launch("planes.sum_planes", (count,), (1024,), stacks.model, there[0], ny * nx, flux)
@@ -510,11 +511,8 @@ class CudaDevice:
             self._restore(stacks.residual, there[1], there[2], stacks.model, there[0], restoring, copies[-1])
         values = _parts(self._backend.download(out), found)
         names = [*products, *(["image"] if restoring is not None else [])]
-        for k in range(count):
-            yield Finished(
-                products={name: images[k] for name, images in zip(names, values[1:], strict=True)},
-                model_flux=float(values[0][k]),
-            )
+        for model_flux, *images in zip(values[0].tolist(), *values[1:], strict=True):
+            yield Finished(products=dict(zip(names, images, strict=True)), model_flux=model_flux)
 
     def _restore(
         self,
