@@ -18,13 +18,13 @@ from typing import Any, Literal, Never, ParamSpec, TypeVar
 import numpy as np
 
 from gpucube import disk, run
-from gpucube.data.mask import mask_file_content
+from gpucube.data.mask_image import mask_file_content
 from gpucube.execution.plan import Plan
 from gpucube.output.paths import RunPaths
 from gpucube.result import Result
-from gpucube.schema.fields import DirectionLike, MaskLike, PathLike, QuantityLike
 from gpucube.schema.parameters import Parameters, make_parameters
 from gpucube.schema.tclean import ABSENT_PARAMETERS, as_tclean_takes
+from gpucube.schema.types import DirectionLike, MaskLike, PathLike, QuantityLike
 from gpucube.schema.validation import about
 
 P = ParamSpec("P")

@@ -17,7 +17,7 @@ from typing import Any
 
 from gpucube import disk
 from gpucube.data.clean_mask import CleanMask, load_clean_mask
-from gpucube.data.proposal import propose
+from gpucube.data.line_search import propose
 from gpucube.data.selection import Selection, select
 from gpucube.data.start_model import StartModel, load_start_model
 from gpucube.data.store import PlaneKey, VisibilityStore
@@ -54,8 +54,8 @@ from gpucube.run_files import (
     restarted,
     take_up_records,
 )
-from gpucube.schema.fields import mask_items
 from gpucube.schema.parameters import Parameters
+from gpucube.schema.types import mask_items
 from gpucube.sky.beam import Beam, common_beam
 from gpucube.version import __version__, versions
 

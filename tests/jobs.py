@@ -23,7 +23,7 @@ from oracles import LIGHT_SPEED
 
 import gpucube
 from gpucube.constants import ARCSEC
-from gpucube.data.mask import Mask
+from gpucube.data.mask_image import MaskImage
 from gpucube.data.store import Samples, VisibilityStore
 from gpucube.devices.base import ImagingSettings
 from gpucube.devices.choice import Hardware
@@ -130,7 +130,7 @@ def make_job(
     stokes: Sequence[str] = ("I",),
     products: Sequence[str] = PRODUCTS,
     clean: CleanParameters | None = None,
-    mask: Mask | None = None,
+    mask: MaskImage | None = None,
     beam: RestoringBeam = "channel",
     **settings: Any,
 ) -> ImageJob:

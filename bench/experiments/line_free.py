@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from casacore import tables
 
-from gpucube.data.proposal import propose
+from gpucube.data.line_search import propose
 from gpucube.data.selection import select
 from gpucube.schema.parameters import make_parameters
 from gpucube.simulate import SimulationParameters, simulate_ms

@@ -1,9 +1,24 @@
-"""From MeasurementSets to channels: reading, selection, transposition, and the store.
+"""From MeasurementSets to channels: selection, reading, and the visibility store.
 
-* `measurementset` describes a MeasurementSet by its subtables, `rows` reads its main table.
-* `selection` turns parameters into sources and the axes of the cube, with `channels` (start, width, nchan, overlapping
-  windows) and `stokes` (which correlations make which Stokes parameter).
-* `ingest` is step 1 of a run: it reads blocks of rows and puts them, by way of `transpose`, into the `store`.
-* `store` hands out the samples of any plane. It lies in a folder that `scratch` makes, keeps and removes.
-* `mask` reads the user's clean mask.
+What is imaged:
+
+* `measurementset` reads the subtables; `fields`, `observation` and `pointing` say where the phase centre is, who observed
+  when, and where the antennas point.
+* `msselect` understands CASA's selection syntax. `selection` turns parameters into a `Selection`: the rows and channels to
+  read, and the axes of the cube.
+* `channels` and `placing` map channels of the data onto channels of the cube. `stokes` maps correlations onto Stokes
+  parameters, `continuum_channels` finds the channels that the continuum is fitted to.
+* `comparison` and `frame_motion` warn of data that do not fit together.
+
+From rows to channels, step 1 of a run:
+
+* `ingest` sends blocks of rows through `rows` (read), `continuum` (subtract), `transpose` (Stokes, channel-major) and
+  `regrid` (interpolate) into the `store`, which returns the samples of any plane. The store lies in a folder of `scratch`.
+
+Images that the user gives:
+
+* `clean_mask` combines the parts of `mask`: `mask_image` and `regions`. `start_model` reads `startmodel`. `user_image` and
+  `casa_image` read and place these images.
+
+`line_search` proposes line-free channels for `gpucube plan`.
 """

@@ -1,6 +1,6 @@
 """The clean mask of a run, from everything that a user may give as `mask`.
 
-In: FITS and CASA images, files and texts of regions, and thresholds on images (`gpucube.schema.fields.parse_mask`). Out:
+In: FITS and CASA images, files and texts of regions, and thresholds on images (`gpucube.schema.types.parse_mask`). Out:
 a `CleanMask`, which travels to workers and gives one plane at a time: components may be found wherever any part allows.
 """
 
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpucube.data.mask import Mask, load_mask
+from gpucube.data.mask_image import MaskImage, load_mask
 from gpucube.data.regions import RegionMask, load_regions
-from gpucube.schema.fields import LIKE_REGIONS, is_region_text, mask_file
+from gpucube.schema.types import LIKE_REGIONS, is_region_text, mask_file
 from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
 
@@ -26,7 +26,7 @@ LARGEST_REGION_FILE = 50_000_000
 class CleanMask:
     """All parts of a mask."""
 
-    parts: tuple[Mask | RegionMask, ...]
+    parts: tuple[MaskImage | RegionMask, ...]
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -52,7 +52,7 @@ def load_clean_mask(items: Sequence[str], geometry: ImageGeometry, axis: Spectra
     return CleanMask(parts=tuple(_part(item, geometry, axis) for item in items))
 
 
-def _part(item: str, geometry: ImageGeometry, axis: SpectralAxis) -> Mask | RegionMask:
+def _part(item: str, geometry: ImageGeometry, axis: SpectralAxis) -> MaskImage | RegionMask:
     if is_region_text(item):
         return load_regions(item, f"`mask={item!r}`", geometry, axis)
     path, cut = mask_file(item)

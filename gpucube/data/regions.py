@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpucube.constants import ARCSEC_PER_RADIAN
-from gpucube.data.given_image import is_frame_of
+from gpucube.data.user_image import is_frame_of
 from gpucube.errors import GpucubeError
 from gpucube.schema import quantities
 from gpucube.sky.directions import CELESTIAL_FRAMES, Direction, frame_rotation, unit_vectors, uvw_axes

@@ -24,9 +24,9 @@ from gpucube.data.channels import WindowChannels
 from gpucube.data.column_keywords import unit_factors
 from gpucube.data.comparison import compare, outside_of_fields, separation
 from gpucube.data.continuum import ContinuumFit
+from gpucube.data.continuum_channels import continuum_fits
 from gpucube.data.fields import Track, read_track
 from gpucube.data.frame_motion import frame_motion
-from gpucube.data.line_free import continuum_fits
 from gpucube.data.measurementset import Field, MeasurementSet, describe, open_table
 from gpucube.data.msselect.lists import WrongSelection, listed, select_fields
 from gpucube.data.msselect.rows import ROW_PARAMETERS

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from gpucube.data.given_image import (
+from gpucube.data.user_image import (
     REFERENCE_TOLERANCE,
     Use,
     coordinates,

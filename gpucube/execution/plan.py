@@ -17,7 +17,7 @@ import numpy as np
 
 from gpucube import disk
 from gpucube.data.ingest import BYTES_TO_SORT, plan_partitions
-from gpucube.data.proposal import Proposal
+from gpucube.data.line_search import Proposal
 from gpucube.data.scratch import belongs_to
 from gpucube.data.selection import Selection
 from gpucube.data.store import Partition

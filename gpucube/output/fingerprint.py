@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gpucube import disk
-from gpucube.schema.fields import is_region_text, mask_file, mask_items
+from gpucube.schema.types import is_region_text, mask_file, mask_items
 
 NOT_IN_FINGERPRINT = frozenset(
     {"resume", "restart", "overwrite", "workers", "memory", "scheduler", "scratch", "chunksize", "device", "quiet"}

@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpucube.schema.fields import PRODUCTS
 from gpucube.schema.parameters import Parameters
+from gpucube.schema.types import PRODUCTS
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from gpucube.constants import ARCSEC_PER_RADIAN
-from gpucube.schema import fields
+from gpucube.schema import types
 from gpucube.schema.tclean import from_tclean
 from gpucube.schema.validation import Choice, validated
 
@@ -58,39 +58,39 @@ class Parameters(BaseModel):
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
-    vis: fields.Paths = _parameter(..., "Data", usual=True)
+    vis: types.Paths = _parameter(..., "Data", usual=True)
     """The MeasurementSet to image, or several to image together."""
 
-    imagename: fields.Imagename = _parameter(..., "Output", usual=True)
+    imagename: types.Imagename = _parameter(..., "Output", usual=True)
     """How the names of all products begin: OUT gives OUT.image.fits and so on. A missing folder is made."""
 
-    field: fields.FieldName = _parameter("", "Data")
+    field: types.FieldName = _parameter("", "Data")
     """The field to image, in CASA's syntax. Several entries of the table FIELD are one field if they have the same
     direction. Empty for all fields that have data, which must then be one field. A list has one selection for each
     MeasurementSet."""
 
-    spw: fields.Spw = _parameter("", "Data")
+    spw: types.Spw = _parameter("", "Data")
     """Spectral windows and, after a colon, their channels, in CASA's syntax. Numbers count from 0 and ranges include both
     ends. Empty for everything. A list has one selection for each MeasurementSet."""
 
-    timerange: fields.Timerange = _parameter("", "Data")
+    timerange: types.Timerange = _parameter("", "Data")
     """Times to image, in CASA's syntax, UTC. Empty for all. A list has one selection for each MeasurementSet."""
 
-    uvrange: fields.Uvrange = _parameter("", "Data")
+    uvrange: types.Uvrange = _parameter("", "Data")
     """Distances in the uv plane to image, in CASA's syntax: in metres, or in wavelengths at the reference frequency of
     the window. Empty for all. A list has one selection for each MeasurementSet."""
 
-    antenna: fields.Antenna = _parameter("", "Data")
+    antenna: types.Antenna = _parameter("", "Data")
     """Antennas and baselines to image, in CASA's syntax. Empty for all. A list has one selection for each MeasurementSet."""
 
-    scan: fields.Scan = _parameter("", "Data")
+    scan: types.Scan = _parameter("", "Data")
     """Scans to image, in CASA's syntax. Empty for all. A list has one selection for each MeasurementSet."""
 
-    observation: fields.Scan = _parameter("", "Data")
+    observation: types.Scan = _parameter("", "Data")
     """Observations (OBSERVATION_ID) to image, in CASA's syntax. Empty for all. A list has one selection for each
     MeasurementSet."""
 
-    intent: fields.Intent = _parameter("", "Data")
+    intent: types.Intent = _parameter("", "Data")
     """Intents to image, in CASA's syntax. Empty for all. A list has one selection for each MeasurementSet."""
 
     datacolumn: Annotated[Literal["auto", "data", "corrected", "model"], Choice()] = _parameter(
@@ -98,15 +98,15 @@ class Parameters(BaseModel):
     )
     """Which visibilities to image. 'auto' takes CORRECTED_DATA if the MeasurementSet has it, otherwise DATA."""
 
-    contsubspw: fields.Contsubspw = _parameter("", "Data", tclean=None)
+    contsubspw: types.Contsubspw = _parameter("", "Data", tclean=None)
     """Line-free channels, to which the continuum of every row and correlation is fitted before it is subtracted. They are
     written as in `spw`, or as velocities of the cube's frame with a unit. Empty for no subtraction. A list has one selection
     for each MeasurementSet."""
 
-    contsuborder: fields.Integer = _parameter(0, "Data", tclean=None, ge=0, le=4)
+    contsuborder: types.Integer = _parameter(0, "Data", tclean=None, ge=0, le=4)
     """Order of the polynomial in frequency that contsubspw is fitted with: 0 is a constant."""
 
-    stokes: fields.Stokes = _parameter("I", "Image")
+    stokes: types.Stokes = _parameter("I", "Image")
     """Stokes parameters to image. 'I' uses a sample only if neither parallel hand is flagged; 'pseudoI' uses whichever hand
     is not flagged."""
 
@@ -123,15 +123,15 @@ class Parameters(BaseModel):
     of the data, and for LSRK if start is a velocity and the data are in TOPO or GEO. REST is for data that are in this frame
     already."""
 
-    start: fields.Start = _parameter(None, "Spectral axis")
+    start: types.Start = _parameter(None, "Spectral axis")
     """Centre of the cube's first channel. A number is that of a channel in its spectral window. By default the cube begins
     where the selected data begin."""
 
-    width: fields.Width = _parameter(1, "Spectral axis")
+    width: types.Width = _parameter(1, "Spectral axis")
     """Width of the cube's channels; a number counts channels of the data. A negative width runs down in channels or in
     frequency. A positive width in velocity runs up in velocity, and so down in frequency."""
 
-    nchan: fields.FromOneOrAll = _parameter(-1, "Spectral axis")
+    nchan: types.FromOneOrAll = _parameter(-1, "Spectral axis")
     """Number of channels of the cube. -1 for as many as the data fill."""
 
     veltype: Annotated[Literal["radio", "optical"], Choice(empty="radio")] = _parameter("radio", "Spectral axis")
@@ -142,18 +142,18 @@ class Parameters(BaseModel):
     )
     """How visibilities are interpolated in frequency where the channels of the cube are not those of the data."""
 
-    phasecenter: fields.Phasecenter = _parameter("", "Image")
+    phasecenter: types.Phasecenter = _parameter("", "Image")
     """Centre of the image. Empty for the field's phase centre. Colons count hours in right ascension and degrees in
     declination. 'TRACKFIELD' follows a field that moves."""
 
-    restfreq: fields.Restfreq = _parameter(None, "Spectral axis")
+    restfreq: types.Restfreq = _parameter(None, "Spectral axis")
     """Rest frequency: velocities refer to it. By default the one in the MeasurementSet, if there is one. Of a list the
     first counts."""
 
-    imsize: fields.Imsize = _parameter(100, "Image", usual=True)
+    imsize: types.Imsize = _parameter(100, "Image", usual=True)
     """Size of the image in pixels; two numbers are nx and ny. Sizes without prime factors above 7 are quickest."""
 
-    cell: fields.Cell = _parameter("1arcsec", "Image", usual=True)
+    cell: types.Cell = _parameter("1arcsec", "Image", usual=True)
     """Size of a pixel; two angles are the sizes along x and y. Text needs a unit."""
 
     gridder: Annotated[Literal["standard", "wgridder", "auto"], Choice()] = _parameter(
@@ -162,7 +162,7 @@ class Parameters(BaseModel):
     """'auto' takes the w term into account where neglecting it would matter. 'standard' always neglects it, as tclean's does,
     and 'wgridder' takes it into account."""
 
-    epsilon: fields.Real = _parameter(1e-4, "Gridding", tclean=None, ge=1e-10, le=1e-2)
+    epsilon: types.Real = _parameter(1e-4, "Gridding", tclean=None, ge=1e-10, le=1e-2)
     """Relative accuracy of gridding and degridding."""
 
     weighting: Annotated[
@@ -175,16 +175,16 @@ class Parameters(BaseModel):
     """Give every channel the weights of its own density of samples. False takes one density of all channels, so that
     their beams are more alike."""
 
-    robust: fields.Real = _parameter(0.5, "Weighting", usual=True, ge=-2, le=2)
+    robust: types.Real = _parameter(0.5, "Weighting", usual=True, ge=-2, le=2)
     """Briggs's robustness, for the weightings of his name: -2 is close to uniform weights, 2 to natural ones."""
 
-    noise: fields.Noise = _parameter(1.0, "Weighting")
+    noise: types.Noise = _parameter(1.0, "Weighting")
     """Noise of a visibility, for weighting='briggsabs'."""
 
-    npixels: fields.Integer = _parameter(0, "Weighting", ge=0)
+    npixels: types.Integer = _parameter(0, "Weighting", ge=0)
     """For weighting='superuniform': the density is that of a square which reaches this many cells to every side. 0 for 3."""
 
-    uvtaper: fields.Uvtaper = _parameter((), "Weighting")
+    uvtaper: types.Uvtaper = _parameter((), "Weighting")
     """Gaussian taper of the weights. Angles are full widths at half maximum on the sky, lengths in wavelengths half widths at
     half maximum in the aperture; bpa is the position angle."""
 
@@ -192,7 +192,7 @@ class Parameters(BaseModel):
     """Algorithm of the minor cycle: points ('hogbom'), or components of several scales for extended emission
     ('multiscale', on CPU cores only)."""
 
-    scales: fields.Scales = _parameter((), "Deconvolution")
+    scales: types.Scales = _parameter((), "Deconvolution")
     """Sizes of the components of deconvolver='multiscale', in pixels; 0 is a point. Empty for a point, the beam, and three
     times the scale before, up to a sixth of the image."""
 
@@ -211,43 +211,43 @@ class Parameters(BaseModel):
     """How the residual is recomputed: from the visibilities, or in the image, which is exact where the w term is neglected.
     'auto' takes the cheaper way that is exact."""
 
-    niter: fields.Integer = _parameter(0, "Deconvolution", usual=True, ge=0)
+    niter: types.Integer = _parameter(0, "Deconvolution", usual=True, ge=0)
     """Largest number of minor-cycle iterations PER CHANNEL (tclean counts over all channels). 0 makes the dirty cube."""
 
-    gain: fields.Real = _parameter(0.1, "Deconvolution", gt=0, le=1)
+    gain: types.Real = _parameter(0.1, "Deconvolution", gt=0, le=1)
     """Fraction of the peak that one iteration subtracts."""
 
-    threshold: fields.Threshold = _parameter(0.0, "Stopping", usual=True)
+    threshold: types.Threshold = _parameter(0.0, "Stopping", usual=True)
     """A channel is finished when its peak residual is below this."""
 
-    nsigma: fields.Real = _parameter(0.0, "Stopping", usual=True, ge=0)
+    nsigma: types.Real = _parameter(0.0, "Stopping", usual=True, ge=0)
     """A channel is finished when its peak residual is below this many times its noise (1.4826 MAD of the residual)."""
 
-    cyclefactor: fields.Real = _parameter(1.0, "Stopping", gt=0)
+    cyclefactor: types.Real = _parameter(1.0, "Stopping", gt=0)
     """A minor cycle stops at cyclefactor times the largest sidelobe of the PSF times the peak it began with."""
 
-    cycleniter: fields.FromOneOrAll = _parameter(-1, "Stopping")
+    cycleniter: types.FromOneOrAll = _parameter(-1, "Stopping")
     """Largest number of iterations in one minor cycle. -1 for no limit."""
 
-    minpsffraction: fields.Real = _parameter(0.05, "Stopping", ge=0, le=1)
+    minpsffraction: types.Real = _parameter(0.05, "Stopping", ge=0, le=1)
     """A minor cycle always stops at this fraction of the peak it began with."""
 
-    maxpsffraction: fields.Real = _parameter(0.8, "Stopping", ge=0, le=1)
+    maxpsffraction: types.Real = _parameter(0.8, "Stopping", ge=0, le=1)
     """A minor cycle always goes down at least to this fraction of the peak it began with."""
 
-    nmajor: fields.FromZeroOrAll = _parameter(-1, "Stopping")
+    nmajor: types.FromZeroOrAll = _parameter(-1, "Stopping")
     """Largest number of major cycles per channel. -1 for no limit."""
 
     usemask: Annotated[Literal["user", "pb", "auto-multithresh"], Choice()] = _parameter("user", "Deconvolution")
     """Where the clean mask comes from: from mask; from the primary beam (pbmask), inside mask if there is one; or made anew
     for every cycle of every channel from its residual, beginning with mask if there is one (Kepley et al. 2020)."""
 
-    mask: fields.Mask = _parameter("", "Deconvolution")
+    mask: types.Mask = _parameter("", "Deconvolution")
     """Clean mask: where components may be found. Of an image these are the pixels that are not 0, or those that an
     expression such as 'out.image > 0.003' selects; one plane holds for all channels. Several masks add up, and numbers
     are pixels: [x0, y0, x1, y1] of a box, [x, y, r] of a circle. Empty for the whole image."""
 
-    startmodel: fields.ImageFile = _parameter("", "Deconvolution")
+    startmodel: types.ImageFile = _parameter("", "Deconvolution")
     """Model in Jy/pixel to start from, such as the model of an earlier run or of tclean. It is regridded to the pixels of the
     cube, and its channels are found by frequency. Empty for none."""
 
@@ -255,45 +255,45 @@ class Parameters(BaseModel):
     """Go on from the model of the finished run with this imagename, for example with a lower threshold or another mask. The
     products are replaced. Automatic masks go on growing from those that are there. Without such a run it makes no difference."""
 
-    pbmask: fields.Real = _parameter(0.0, "Deconvolution", ge=0, le=1)
+    pbmask: types.Real = _parameter(0.0, "Deconvolution", ge=0, le=1)
     """Level of the primary beam above which usemask='pb' allows components, and, if it is above 0,
     usemask='auto-multithresh' too."""
 
-    sidelobethreshold: fields.Real = _parameter(3.0, "Automatic masks", ge=0)
+    sidelobethreshold: types.Real = _parameter(3.0, "Automatic masks", ge=0)
     """Masks begin at this many times the sidelobe level of the PSF times the peak of the residual."""
 
-    noisethreshold: fields.Real = _parameter(5.0, "Automatic masks", ge=0)
+    noisethreshold: types.Real = _parameter(5.0, "Automatic masks", ge=0)
     """Masks begin at this many times the noise, if that is more."""
 
-    lownoisethreshold: fields.Real = _parameter(1.5, "Automatic masks", ge=0)
+    lownoisethreshold: types.Real = _parameter(1.5, "Automatic masks", ge=0)
     """Masks grow down to this many times the noise, but not below sidelobethreshold."""
 
-    negativethreshold: fields.Real = _parameter(0.0, "Automatic masks", ge=0)
+    negativethreshold: types.Real = _parameter(0.0, "Automatic masks", ge=0)
     """Negative features are masked below minus this many times the noise. 0 for none."""
 
-    smoothfactor: fields.Real = _parameter(1.0, "Automatic masks", ge=0)
+    smoothfactor: types.Real = _parameter(1.0, "Automatic masks", ge=0)
     """Masks are smoothed with the beam, enlarged by this factor."""
 
-    minbeamfrac: fields.Real = _parameter(0.3, "Automatic masks")
+    minbeamfrac: types.Real = _parameter(0.3, "Automatic masks")
     """Regions of fewer beams than this are dropped. 0 or less for none."""
 
-    cutthreshold: fields.Real = _parameter(0.01, "Automatic masks", ge=0, le=1)
+    cutthreshold: types.Real = _parameter(0.01, "Automatic masks", ge=0, le=1)
     """Smoothed masks are cut at this fraction of their maximum."""
 
-    growiterations: fields.Integer = _parameter(75, "Automatic masks", ge=0)
+    growiterations: types.Integer = _parameter(75, "Automatic masks", ge=0)
     """By how many pixels a mask may grow in a cycle."""
 
     dogrowprune: bool = _parameter(True, "Automatic masks")
     """Whether minbeamfrac holds for what has grown, too."""
 
-    minpercentchange: fields.Real = _parameter(-1.0, "Automatic masks")
+    minpercentchange: types.Real = _parameter(-1.0, "Automatic masks")
     """A channel keeps its mask once a cycle down to its stop level has changed it by less than this percentage. Below 0
     for never."""
 
     fastnoise: bool = _parameter(True, "Automatic masks")
     """Whether the noise for masks is that of the whole residual. Otherwise it is that outside the mask."""
 
-    restoringbeam: fields.Restoringbeam = _parameter("", "Output")
+    restoringbeam: types.Restoringbeam = _parameter("", "Output")
     """Beam of the restored image. Empty for each channel's own, 'common' for the smallest that fits all channels; otherwise
     full widths at half maximum bmaj and bmin, and the position angle bpa."""
 
@@ -309,15 +309,15 @@ class Parameters(BaseModel):
     pbcor: bool = _parameter(False, "Output")
     """Also write the primary beam, OUT.pb.fits, and the image divided by it, OUT.image.pbcor.fits."""
 
-    pblimit: fields.Real = _parameter(0.2, "Output", ge=-1, le=1)
+    pblimit: types.Real = _parameter(0.2, "Output", ge=-1, le=1)
     """Level of the primary beam below which the products pb and image.pbcor are blank, whatever its sign. It does not
     affect other products (tclean blanks image and residual too, if it is positive)."""
 
-    dish_diameter: fields.DishDiameter = _parameter(None, "Output", tclean=None)
+    dish_diameter: types.DishDiameter = _parameter(None, "Output", tclean=None)
     """Diameter of the antennas, for primary beams of telescopes that gpucube does not know: that of any dish of this size.
     By default the telescope of the MeasurementSet decides."""
 
-    chunksize: fields.Chunksize = _parameter("auto", "Resources", tclean=None)
+    chunksize: types.Chunksize = _parameter("auto", "Resources", tclean=None)
     """How many channels are imaged together. -1 for one chunk per worker. The cube does not depend on it."""
 
     device: Annotated[Literal["auto", "cpu", "cuda"], Choice(gpu="cuda", gpus="cuda", nvidia="cuda")] = _parameter(
@@ -325,16 +325,16 @@ class Parameters(BaseModel):
     )
     """Where the imaging runs. 'auto' takes the GPUs if they can be used, otherwise the CPU cores."""
 
-    workers: fields.Workers = _parameter(None, "Resources", tclean=None)
+    workers: types.Workers = _parameter(None, "Resources", tclean=None)
     """Number of processes. By default the number of cores, or of GPUs."""
 
-    memory: fields.Memory = _parameter(None, "Resources", tclean=None)
+    memory: types.Memory = _parameter(None, "Resources", tclean=None)
     """Host memory that the run may use. By default 80 % of what is available."""
 
-    scheduler: fields.Address = _parameter("", "Resources", tclean=None)
+    scheduler: types.Address = _parameter("", "Resources", tclean=None)
     """Address of a running Dask scheduler. Empty for workers on this machine."""
 
-    scratch: fields.Folder = _parameter("", "Resources", tclean=None)
+    scratch: types.Folder = _parameter("", "Resources", tclean=None)
     """Folder that holds the visibilities during the run. Empty for a folder beside the products."""
 
     overwrite: bool = _parameter(False, "Output", tclean=None)
@@ -343,7 +343,7 @@ class Parameters(BaseModel):
     resume: bool = _parameter(False, "Output", tclean=None)
     """Finish a run that was cut off, with the same bits. Channels that are safe on disk are not imaged again."""
 
-    products: fields.Products = _parameter(("image", "residual", "model"), "Output", tclean=None)
+    products: types.Products = _parameter(("image", "residual", "model"), "Output", tclean=None)
     """Which cubes to write, of image, residual, model, psf, dirty, mask, pb, image.pbcor, sumwt and startmodel. pbcor adds
     pb and image.pbcor, and automatic masks add mask. sumwt has the sum of weights of each plane, startmodel the model with its
     axes in CASA's order: importfits turns it into a startmodel for tclean."""
@@ -447,7 +447,7 @@ class Parameters(BaseModel):
             wanted = (wanted & {"mask", "pb", "sumwt"}) | {"psf"}
         if not self.calcpsf:
             wanted -= {"psf"}
-        return tuple(name for name in fields.PRODUCTS if name in wanted)
+        return tuple(name for name in types.PRODUCTS if name in wanted)
 
     @property
     def needs_primary_beam(self) -> bool:

@@ -1,4 +1,4 @@
-"""The spectral axis of a cube."""
+"""`SpectralAxis`: the channels of a cube, their frame and their rest frequency."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from events import RecordedEvents
 from jobs import IMAGES, SETTINGS, image, make_job, payload, planes, read, tree
 
 from gpucube import disk
-from gpucube.data.mask import Mask
+from gpucube.data.mask_image import MaskImage
 from gpucube.devices.choice import Hardware
 from gpucube.devices.cpu.kind import CpuKind
 from gpucube.errors import DeviceLost, GpucubeError
@@ -68,7 +68,7 @@ def workers(request: pytest.FixtureRequest) -> Iterator[Workers]:
     made.close()
 
 
-class DeadlyMask(Mask):
+class DeadlyMask(MaskImage):
     """The plane of channel 5 kills the process that reads it, as the kernel does when memory runs out."""
 
     def plane(self, channel: int, stokes: str = "I") -> np.ndarray:
@@ -77,7 +77,7 @@ class DeadlyMask(Mask):
         return np.ones((64, 64), bool)
 
 
-class DeviceLosingMask(Mask):
+class DeviceLosingMask(MaskImage):
     """At the plane of channel 5 the GPU of the process stops working, so no other channel can be imaged there."""
 
     def plane(self, channel: int, stokes: str = "I") -> np.ndarray:
@@ -127,7 +127,7 @@ def test_an_unreadable_plane_of_the_mask_fails_its_channels_alone(
             tmp_path,
             workers,
             stores,
-            mask=Mask(path=str(path), hdu=0, leading=(12,), planes=tuple((c,) for c in range(12)), image=(64, 64)),
+            mask=MaskImage(path=str(path), hdu=0, leading=(12,), planes=tuple((c,) for c in range(12)), image=(64, 64)),
         )
         records, _ = run(job, workers)
     good = image(tiny_ms.ms, tmp_path / "good")

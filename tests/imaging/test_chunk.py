@@ -16,7 +16,7 @@ from jobs import CELL, read, samples, with_sky
 from oracles import dft_image, dft_predict, direct_dirty, direct_predict, imaging_weights, point_components
 
 from gpucube.constants import ARCSEC
-from gpucube.data.mask import load_mask
+from gpucube.data.mask_image import load_mask
 from gpucube.data.scratch import allocate
 from gpucube.data.store import Partition, PlaneKey, Samples, VisibilityStore, sort_rows, write_rows
 from gpucube.devices.base import ImagingSettings

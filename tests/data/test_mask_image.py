@@ -15,7 +15,7 @@ import pytest
 from astropy import units as u
 from astropy.io import fits
 
-from gpucube.data.mask import Mask, load_mask
+from gpucube.data.mask_image import MaskImage, load_mask
 from gpucube.errors import GpucubeError
 from gpucube.sky.directions import Direction
 from gpucube.sky.frames import FRAMES
@@ -246,7 +246,9 @@ def spectral_header(**changes: Any) -> fits.Header:
     return sky_header(**(cards | {"SPECSYS": "LSRK", "RESTFRQ": RESTFREQ} | changes))
 
 
-def placed(tmp_path: Path, axis: SpectralAxis = LSRK, nplane: int = 5, **changes: Any) -> tuple[Mask, list[list[int]]]:
+def placed(
+    tmp_path: Path, axis: SpectralAxis = LSRK, nplane: int = 5, **changes: Any
+) -> tuple[MaskImage, list[list[int]]]:
     """The mask, and the planes that each channel of `axis` got."""
     path = tmp_path / "mask.fits"
     fits.PrimaryHDU(marked(nplane), spectral_header(**changes)).writeto(path, overwrite=True)

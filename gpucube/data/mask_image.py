@@ -2,7 +2,7 @@
 
 In: a FITS or CASA image on the pixel grid of the cube, with two to four axes: one plane for all channels, or one per channel of
 the mask. Components may be found where a pixel is finite and not 0. Planes are placed by frequency, and by index only where
-the mask's header has no spectral axis. Out: a `Mask`, which travels to workers as a path and reads one plane at a time, so
+the mask's header has no spectral axis. Out: a `MaskImage`, which travels to workers as a path and reads one plane at a time, so
 that a mask as large as the cube takes no memory.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpucube.data.given_image import (
+from gpucube.data.user_image import (
     Use,
     check_place,
     check_shape,
@@ -29,7 +29,7 @@ from gpucube.sky.spectral import SpectralAxis
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mask:
+class MaskImage:
     """A checked mask.
 
     Attributes
@@ -88,7 +88,7 @@ def load_mask(
     geometry: ImageGeometry,
     axis: SpectralAxis,
     cut: tuple[str, float] | None = None,
-) -> Mask:
+) -> MaskImage:
     """Open a mask, check it against the cube and find each channel's planes.
 
     Parameters
@@ -99,7 +99,7 @@ def load_mask(
     axis : SpectralAxis
         The axes of the cube.
     cut : tuple of str and float, or None
-        As in `Mask`.
+        As in `MaskImage`.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def load_mask(
     wcs = coordinates(label, header, axis.restfreq)
     check_place(label, header, wcs, geometry)
     planes, remarks = planes_of_channels(label, shape, header, wcs, geometry, axis, listed, _USE)
-    return Mask(
+    return MaskImage(
         path=str(path),
         hdu=hdu,
         leading=tuple(shape[:-2]),

@@ -17,7 +17,7 @@ from casacore import tables
 from jobs import altered, image, planes
 
 import gpucube
-from gpucube.data.proposal import Proposal, propose
+from gpucube.data.line_search import Proposal, propose
 from gpucube.data.selection import select
 from gpucube.schema.parameters import make_parameters
 
