@@ -184,6 +184,13 @@ def _samples(width: float, spacing: float, slack: float) -> int:
 
 
 @njit(inline="always")
+def _of_rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Values of some rows, as they lie in memory where the rows follow one another."""
+    first, count = rows[0], len(rows)
+    return values[first : first + count] if rows[-1] - first == count - 1 else values[rows]
+
+
+@njit(inline="always")
 def _add_linear(
     vis: np.ndarray,
     vis2: np.ndarray,
@@ -194,15 +201,17 @@ def _add_linear(
     sums: np.ndarray,
 ) -> None:
     """Add samples between two channels, those of all rows of a run, where both channels count."""
-    for i, row in enumerate(rows):
-        w1, w2 = np.float64(weight[row]), np.float64(weight2[row])
-        if w1 > 0.0 and w2 > 0.0:
-            w = (1 - part) * w1 + part * w2
-            a, b = np.complex128(vis[row]), np.complex128(vis2[row])
-            sums[0, i] += w * (a.real + part * (b.real - a.real))
-            sums[1, i] += w * (a.imag + part * (b.imag - a.imag))
-            sums[2, i] += w
-            sums[3, i] += 1.0
+    v1, v2, u1, u2 = _of_rows(vis, rows), _of_rows(vis2, rows), _of_rows(weight, rows), _of_rows(weight2, rows)
+    for i in range(len(rows)):  # without branches: values that do not count are 0, or at least finite
+        w1, w2 = np.float64(u1[i]), np.float64(u2[i])
+        counts = (w1 > 0.0) & (w2 > 0.0)
+        w = (1 - part) * w1 + part * w2 if counts else 0.0
+        a, b = np.float64(v1[i].real), np.float64(v1[i].imag)
+        re, im = a + part * (np.float64(v2[i].real) - a), b + part * (np.float64(v2[i].imag) - b)
+        sums[0, i] += w * re
+        sums[1, i] += w * im
+        sums[2, i] += w
+        sums[3, i] += 1.0 if counts else 0.0
 
 
 @njit()

@@ -5,6 +5,7 @@ Oracles: the numbers that the tests write into the tables, astropy's times and v
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,10 +112,10 @@ def test_the_band_is_that_of_the_channels_that_are_imaged(make_ms: Any, tmp_path
 def test_another_measurement_set_may_give_the_rest_frequency(tiny_ms: Any, tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     silent = altered(tiny_ms.ms, tmp_path, lines([0.0]))
-    for other, warnings in ((HI, 0), (HI + 1000.0, 0), (OH, 0)):
+    for other in (HI, HI + 1000.0, OH):
         speaks = altered(tiny_ms.ms, tmp_path / "b", lines([other]))
         selection = selected([silent, speaks])
-        assert (selection.axis.restfreq, len(selection.warnings)) == (other, warnings)
+        assert (selection.axis.restfreq, selection.warnings) == (other, ())
         tables.tabledelete(str(speaks), ack=False)
 
 
@@ -335,6 +336,14 @@ def test_astropy_takes_a_topo_cube_to_lsrk_within_10_metres_per_second(topo_ms: 
     apex = SkyCoord(18 * u.hourangle, 30 * u.deg, frame="fk4", equinox="B1900").icrs
     velocity += 20e3 * np.cos(target.icrs.separation(apex).rad)
     assert found == pytest.approx(-velocity / 299792458.0 * header["CRVAL3"], abs=10 / 299792458.0 * header["CRVAL3"])
+
+
+def test_leap_seconds_to_come_are_no_reason_to_warn(tiny_ms: Any, tmp_path: Path) -> None:
+    ms = altered(tiny_ms.ms, tmp_path, lambda t: t.putcol("TIME", t.getcol("TIME") % 86400 + 69800 * 86400))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = image(ms, tmp_path / "cube", niter=0, products="image")
+    assert fits.getheader(result.products["image"])["DATE-OBS"].startswith("2049-")
 
 
 def test_the_header_says_what_casa_says(tiny_ms: Any, tmp_path: Path) -> None:
