@@ -227,22 +227,25 @@ def _add_cubic(
 ) -> None:
     """Add samples of the polynomials through four channels; linear ones where only the two neighbours `k` and k + 1 count."""
     c0, c1, c2, c3 = coefficients[0], coefficients[1], coefficients[2], coefficients[3]
-    v0, v1, v2, v3 = vis[first], vis[first + 1], vis[first + 2], vis[first + 3]
-    u0, u1, u2, u3 = weight[first], weight[first + 1], weight[first + 2], weight[first + 3]
-    for i, row in enumerate(rows):
-        w1, w2 = np.float64(weight[k, row]), np.float64(weight[k + 1, row])
-        if w1 > 0.0 and w2 > 0.0:
-            w = (1 - part) * w1 + part * w2
-            if u0[row] > 0.0 and u1[row] > 0.0 and u2[row] > 0.0 and u3[row] > 0.0:
-                re = c0 * v0[row].real + c1 * v1[row].real + c2 * v2[row].real + c3 * v3[row].real
-                im = c0 * v0[row].imag + c1 * v1[row].imag + c2 * v2[row].imag + c3 * v3[row].imag
-            else:
-                a, b = np.complex128(vis[k, row]), np.complex128(vis[k + 1, row])
-                re, im = a.real + part * (b.real - a.real), a.imag + part * (b.imag - a.imag)
-            sums[0, i] += w * re
-            sums[1, i] += w * im
-            sums[2, i] += w
-            sums[3, i] += 1.0
+    v0, v1 = _of_rows(vis[first], rows), _of_rows(vis[first + 1], rows)
+    v2, v3 = _of_rows(vis[first + 2], rows), _of_rows(vis[first + 3], rows)
+    u0, u1 = _of_rows(weight[first], rows), _of_rows(weight[first + 1], rows)
+    u2, u3 = _of_rows(weight[first + 2], rows), _of_rows(weight[first + 3], rows)
+    left, right = _of_rows(vis[k], rows), _of_rows(vis[k + 1], rows)
+    weight_left, weight_right = _of_rows(weight[k], rows), _of_rows(weight[k + 1], rows)
+    for i in range(len(rows)):  # without branches, as above
+        w1, w2 = np.float64(weight_left[i]), np.float64(weight_right[i])
+        counts = (w1 > 0.0) & (w2 > 0.0)
+        w = (1 - part) * w1 + part * w2 if counts else 0.0
+        four = (u0[i] > 0.0) & (u1[i] > 0.0) & (u2[i] > 0.0) & (u3[i] > 0.0)
+        a, b = np.float64(left[i].real), np.float64(left[i].imag)
+        re, im = a + part * (np.float64(right[i].real) - a), b + part * (np.float64(right[i].imag) - b)
+        cubic_re = c0 * v0[i].real + c1 * v1[i].real + c2 * v2[i].real + c3 * v3[i].real
+        cubic_im = c0 * v0[i].imag + c1 * v1[i].imag + c2 * v2[i].imag + c3 * v3[i].imag
+        sums[0, i] += w * (cubic_re if four else re)
+        sums[1, i] += w * (cubic_im if four else im)
+        sums[2, i] += w
+        sums[3, i] += 1.0 if counts else 0.0
 
 
 @njit()
