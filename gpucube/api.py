@@ -211,7 +211,7 @@ def image_cube(
         at half maximum in the aperture; bpa is the position angle.
     deconvolver : 'hogbom' or 'multiscale'; default 'hogbom'
         Algorithm of the minor cycle: points ('hogbom'), or components of several scales for extended emission
-        ('multiscale', on CPU cores only).
+        ('multiscale').
     scales : sizes in pixels from 0, such as [0, 5, 15]; default ()
         Sizes of the components of deconvolver='multiscale', in pixels; 0 is a point. Empty for a point, the beam, and three
         times the scale before, up to a sixth of the image.

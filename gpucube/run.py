@@ -174,14 +174,9 @@ def plan(
 
 def hardware_for(parameters: Parameters, tuning: Tuning = DEFAULT_TUNING) -> Hardware:
     """Choose the hardware: what `parameters` ask for, out of what this machine or the workers of the scheduler have."""
-    device = parameters.device
-    if parameters.deconvolver == "multiscale":
-        if device == "cuda":
-            raise GpucubeError("`deconvolver='multiscale'` runs on CPU cores only: use `device='cpu'`")
-        device = "cpu"
     if parameters.scheduler:
-        return hardware_of_workers(device, parameters.scheduler, tuning.cluster)
-    return find_hardware(device)
+        return hardware_of_workers(parameters.device, parameters.scheduler, tuning.cluster)
+    return find_hardware(parameters.device)
 
 
 def prepare(

@@ -25,34 +25,6 @@
 // Cost: textbook 12 bytes per pixel and iteration. Active set: 8 bytes of the PSF's cache lines per pixel of the set, and one
 // barrier per iteration. Making the sets reads the planes once, and of them again only units that have members.
 
-// A candidate, ordered by top and then low. top: 1 + bits of |value|, 0 for none, so that values that are not finite come
-// first; low: (0x7fffffff - index) << 1 | sign. It holds the whole value: nobody reads the pixel again, which its owner may
-// be changing.
-struct Peak { unsigned top, low; };
-
-__device__ __forceinline__ float value_of(Peak p) { return __uint_as_float((p.top - 1) | p.low << 31); }
-__device__ __forceinline__ int index_of(Peak p) { return (int)(0x7fffffffu - (p.low >> 1)); }
-
-// A thread meets its pixels in rising order, so of equals the first stays.
-__device__ __forceinline__ void consider(Peak& best, float value, int index) {
-    const unsigned bits = __float_as_uint(value), top = (bits & 0x7fffffffu) + 1;
-    if (top > best.top) best = {top, (0x7fffffffu - index) << 1 | bits >> 31};
-}
-
-__device__ __forceinline__ Peak warp_peak(Peak p) {
-    const unsigned top = __reduce_max_sync(ALL_LANES, p.top);
-    return {top, __reduce_max_sync(ALL_LANES, p.top == top ? p.low : 0u)};
-}
-
-// Largest of the block, known to every thread after one barrier. Consecutive calls need different arrays `partial`.
-__device__ __forceinline__ Peak block_peak(Peak mine, Peak* partial) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    mine = warp_peak(mine);
-    if (lane == 0) partial[warp] = mine;
-    __syncthreads();
-    return warp_peak(lane < (int)blockDim.x / 32 ? partial[lane] : Peak{0, 0});
-}
-
 // How far to clean a plane.
 struct Order { double gain, threshold; int limit; double cut; };
 
@@ -65,8 +37,6 @@ __device__ __forceinline__ bool finished(Peak peak, int done, Order order) {
 }
 
 __device__ __forceinline__ float flux_of(Peak peak, Order order) { return (float)__dmul_rn(order.gain, value_of(peak)); }
-
-constexpr int CHUNK = 32 * AHEAD;  // pixels that a warp loads at once
 
 // One warp's share of the image, every `step`th chunk of a row: subtract flux * PSF centred on pixel `at` (if SUBTRACT), and
 // find the largest value that is left.
@@ -97,10 +67,6 @@ __device__ __forceinline__ Peak sweep(
         }
     }
     return best;
-}
-
-__device__ __forceinline__ const unsigned char* mask_at(const unsigned char* masks, int m, size_t pixels) {
-    return m < 0 ? nullptr : masks + m * pixels;
 }
 
 // Grid (planes), block any multiple of 32 up to 1024. state (planes, 2): iterations, and whether the plane is finished: it is
@@ -134,8 +100,6 @@ extern "C" __global__ void __launch_bounds__(1024, 1) hogbom_textbook(
     }
 }
 
-constexpr int UNIT = 8 * CHUNK;  // pixels whose members one warp counts and gathers
-
 // The lane's AHEAD pixels of a chunk, all loaded before any is looked at; returns which of them are members, as bits.
 __device__ __forceinline__ unsigned members(
     const float* __restrict__ residual, const unsigned char* __restrict__ mask, int start, int pixels, double cut, float* value)
@@ -150,20 +114,6 @@ __device__ __forceinline__ unsigned members(
         if (i < pixels && fabs((double)value[j]) > cut && (!mask || mask[i])) bits |= 1u << j;
     }
     return bits;
-}
-
-// Where a plane's part of scratch begins: the counts of its units.
-__device__ __forceinline__ int* scratch_of(int* scratch, int b, int units, int room) {
-    return scratch + b * (units + 3 * (size_t)room);
-}
-
-// The members, in raster order, each with its place in a PSF-sized array, its value, and its model so far.
-struct ActiveSet { int* place; float *value, *model; };
-
-// The set as it lies in scratch, behind the counts.
-__device__ __forceinline__ ActiveSet kept_set(int* counts, int units, int room) {
-    float* first = (float*)(counts + units);
-    return {(int*)first, first + room, first + 2 * (size_t)room};
 }
 
 // Grid (any, planes), block any multiple of 32 up to 256.
@@ -186,16 +136,6 @@ extern "C" __global__ void __launch_bounds__(256) hogbom_count(
         mine = __reduce_add_sync(ALL_LANES, mine);
         if (threadIdx.x % 32 == 0) counts[unit] = mine;
     }
-}
-
-// Sum over the block, known to every thread after two barriers.
-__device__ __forceinline__ int block_total(int mine, int* sums) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    mine = (int)__reduce_add_sync(ALL_LANES, (unsigned)mine);
-    __syncthreads();  // before this sum's parts overwrite the last one's
-    if (lane == 0) sums[warp] = mine;
-    __syncthreads();
-    return (int)__reduce_add_sync(ALL_LANES, lane < (int)blockDim.x / 32 ? (unsigned)sums[lane] : 0u);
 }
 
 // Put the members where the counts say, in raster order, as far as there is room. Grid (any, planes), block any multiple of 32

@@ -37,9 +37,10 @@ NAMED = ("cupy-cuda12x", "cupy-cuda13x", "numpy", "scipy", "numba", "ducc0", "as
 KERNELS = [
     *(
         f"tests/devices/test_kernels_{name}.py"
-        for name in ("weights", "statistics", "beam", "hogbom", "components", "planes")
+        for name in ("weights", "statistics", "beam", "hogbom", "multiscale", "components", "planes")
     ),
     *("tests/devices/test_kernels_grid.py", "tests/devices/test_minor_cycle.py", "tests/devices/test_devices.py"),
+    "tests/devices/test_multiscale.py",
 ]
 """Tests that need neither casacore nor a MeasurementSet."""
 

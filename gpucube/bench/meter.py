@@ -42,6 +42,7 @@ STEP_OF = {
 ANSWERS: dict[str, dict[int, float]] = {
     "hogbom_active_set": {14: 1000},
     "hogbom_textbook": {11: 1000},
+    "multiscale_active_set": {14: 1000},
     "make_items": {8: 250},
 }
 """A minor cycle is finished and has changed so many pixels of the model; planes have so many items."""
@@ -162,8 +163,8 @@ def measured(
     }
 
 
-def meter(workload: Workload) -> dict[str, Any]:
-    """Meter a workload: counts by step, and ``python_seconds``."""
+def meter(workload: Workload, scales: tuple[float, ...] = ()) -> dict[str, Any]:
+    """Meter a workload, cleaned with so many scales if there are any: counts by step, and ``python_seconds``."""
     from gpucube.data.store import PlaneKey, Samples, VisibilityStore
     from gpucube.devices.base import ImagingSettings
     from gpucube.devices.cuda.backend import Backend
@@ -185,6 +186,7 @@ def meter(workload: Workload) -> dict[str, Any]:
         samples=rows,
         uv_max=longest,
         w_max=longest,
+        scales=scales,
     )
     samples = ghost_samples(Samples, rows, channels)
 

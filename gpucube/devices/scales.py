@@ -10,6 +10,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+MASK_LEVEL = 0.9
+"""A component may lie where the mask, convolved with its scale, is above this, as in tclean."""
+
+LEAST_RESPONSE = 1e-5
+"""A scale is left out if the peak of the PSF convolved twice with it is not above this: the array does not see it."""
+
+GROWTH = 1.5
+"""A minor cycle ends if a component is better than the first by this factor: it diverges. The factor is tclean's."""
+
 _SPHEROIDAL = (
     (0.75, (8.203343e-2, -3.644705e-1, 6.278660e-1, -5.335581e-1, 2.312756e-1), (1.0, 8.212018e-1, 2.078043e-1)),
     (1.0, (4.028559e-3, -3.697768e-2, 1.021332e-1, -1.201436e-1, 6.412774e-2), (1.0, 9.599102e-1, 2.918724e-1)),

@@ -190,7 +190,7 @@ class Parameters(BaseModel):
 
     deconvolver: Annotated[Literal["hogbom", "multiscale"], Choice()] = _parameter("hogbom", "Deconvolution")
     """Algorithm of the minor cycle: points ('hogbom'), or components of several scales for extended emission
-    ('multiscale', on CPU cores only)."""
+    ('multiscale')."""
 
     scales: types.Scales = _parameter((), "Deconvolution")
     """Sizes of the components of deconvolver='multiscale', in pixels; 0 is a point. Empty for a point, the beam, and three

@@ -108,6 +108,14 @@ def test_steps_take_few_operations_whatever_the_number_of_planes(channels) -> No
     assert found["cycles"] > 1
 
 
+def test_several_scales_take_some_operations_more() -> None:
+    """The first cycle of planes makes what later ones have of their scales; the rest is for convolutions."""
+    for channels in (13, 117):
+        cycle = meter(find_workload("vla-hi").changed(channels=channels), scales=(0, 4, 12, 36))["cycle"]
+        assert cycle["operations"] <= 48
+        assert cycle["looks"] == 2
+
+
 @needs_compiler
 def test_arrays_without_values_are_asked_for_what_real_ones_are() -> None:
     """The same life of two planes on the kernels' host build, through a backend that counts, asks for as much."""

@@ -18,6 +18,7 @@ from conftest import ON_GPU, ON_HOST
 from hosts.host_backend import HostCuda, host_backend
 from hosts.kernel_runs import NO_GPU, needs_compiler
 from jobs import SETTINGS, geometry, image, payload, planes, samples
+from oracles import gaussian
 
 import gpucube
 from gpucube import run
@@ -27,9 +28,11 @@ from gpucube.devices.cuda.backend import Backend
 from gpucube.devices.cuda.device import CudaDevice
 from gpucube.devices.cuda.kind import CudaKind
 from gpucube.devices.cuda.memory import DeviceMemory
+from gpucube.devices.psf_fit import fit_beam
 from gpucube.errors import GpucubeError
 from gpucube.output.records import StopCode
 from gpucube.schema.parameters import make_parameters
+from gpucube.sky.beam import Beam
 
 
 @pytest.fixture(params=[ON_HOST, ON_GPU])
@@ -73,8 +76,16 @@ class Altered(CudaKind):
         {"majorcycle": "visibility", "minorcycle": "textbook", "niter": 60},
         {"stokes": "IV", "restoringbeam": ["100arcsec", "90arcsec", "20deg"], "nsigma": 5},
         {"weighting": "superuniform", "npixels": 2, "pbcor": True, "niter": 60, "nchan": 3},
+        {"deconvolver": "multiscale", "scales": [0, 2, 5], "mask": "circle[[40pix,24pix],12pix]", "nchan": 3},
     ],
-    ids=["defaults", "w", "visibilities, textbook", "two Stokes, given beam", "weights and primary beam of the host"],
+    ids=[
+        "defaults",
+        "w",
+        "visibilities, textbook",
+        "two Stokes, given beam",
+        "weights and beam of the host",
+        "multiscale",
+    ],
 )
 def test_the_cubes_agree_with_the_cpu_devices(cuda, tiny_ms, tmp_path, changes) -> None:
     settings = {"nchan": 5, "start": 2, "epsilon": 1e-6} | changes
@@ -182,18 +193,25 @@ def test_a_gpu_that_fails_for_good_ends_the_run_in_one_line(tiny_ms, tmp_path) -
 
 
 @pytest.mark.parametrize("w_term", [False, True])
-@pytest.mark.parametrize(("n", "size"), [(300, 128), (60_000, 32)], ids=["large images", "many samples"])
-def test_the_memory_that_planes_take_is_predicted(n, size, w_term) -> None:
+@pytest.mark.parametrize(
+    ("n", "size", "scales"),
+    [(300, 128, ()), (60_000, 32, ()), (300, 64, (0, 3, 8))],
+    ids=["large images", "many samples", "several scales"],
+)
+def test_the_memory_that_planes_take_is_predicted(n, size, scales, w_term) -> None:
     """On the host every array is counted: the peak of numpy's memory over the whole life of planes that share their rows."""
     g = geometry(size, size, 60.0)
     settings = ImagingSettings(
-        geometry=g, weighting="briggs", epsilon=1e-4, w_term=w_term, majorcycle="auto", samples=n, w_max=3000.0
+        geometry=g, weighting="briggs", epsilon=1e-4, w_term=w_term, scales=scales, samples=n, w_max=3000.0
     )
     backend = host_backend()
     one = replace(samples(g, n=n, w=3000.0), order=np.arange(n, dtype=np.int32), rows="shared")
     each = [one, replace(one, frequency=1.001 * one.frequency), replace(one, frequency=1.002 * one.frequency)]
     predicted = DeviceMemory(settings, backend.fft_memory, backend.memory).of(3)
     device = CudaDevice(settings, backend)
+    fit_beam(
+        gaussian(g, Beam(bmaj=0.001, bmin=0.001, bpa=0.0), size // 2, size // 2), g.cell_x, g.cell_y
+    )  # is compiled
     tracemalloc.start()
     try:
         held = device.begin(each, [None] * 3)

@@ -13,7 +13,7 @@ import pytest
 from hosts.cudahost import HostKernelError, HostModule, missing_sanitizers, sanitizer_environment, thread_order
 from hosts.kernel_runs import HOST_ORDERS, needs_compiler
 
-from gpucube.devices.cuda.kernel_sources import FOLDER, PRELUDE, kernel_source
+from gpucube.devices.cuda.kernel_sources import FOLDER, kernel_source
 
 pytestmark = needs_compiler
 
@@ -161,11 +161,11 @@ def test_messages_of_the_compiler_name_the_line_of_the_file():
     ("name", "right", "wrong", "tests"),
     [
         (
-            *("hogbom", "    if (lane == 0) partial[warp] = mine;\n    __syncthreads();"),
+            *("active_set.cuh", "    if (lane == 0) partial[warp] = mine;\n    __syncthreads();"),
             *("    if (lane == 0) partial[warp] = mine;", "hogbom.py::test_the_textbook_loop_agrees_with_the_cpu"),
         ),
         (
-            *("restore", "from_x[place] = my_x;\n        __syncthreads();", "from_x[place] = my_x;"),
+            *("restore.cu", "from_x[place] = my_x;\n        __syncthreads();", "from_x[place] = my_x;"),
             "components.py::test_gaussians_are_added_as_on_the_cpu",
         ),
     ],
@@ -173,8 +173,8 @@ def test_messages_of_the_compiler_name_the_line_of_the_file():
 )
 def test_a_missing_barrier_is_caught(tmp_path, name, right, wrong, tests):
     """The tests that pass on the kernel as it is fail on the kernel with the mistake."""
-    shutil.copy(FOLDER / PRELUDE, tmp_path)
-    (tmp_path / f"{name}.cu").write_text(with_mistake((FOLDER / f"{name}.cu").read_text(), right, wrong))
+    shutil.copytree(FOLDER, tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).write_text(with_mistake((FOLDER / name).read_text(), right, wrong))
     code = (
         "import sys, pathlib, pytest; from gpucube.devices.cuda import kernel_sources as k;"
         f"k.FOLDER = pathlib.Path({str(tmp_path)!r});"
@@ -238,9 +238,8 @@ def test_sanitizers_catch_what_is_out_of_bounds(tmp_path, right, wrong, report):
 @needs_sanitizers
 def test_kernels_are_clean_under_the_sanitizers():
     """The kernels' own tests once more, with threads shuffled and every access checked."""
-    whole = [
-        f"tests/devices/test_kernels_{name}.py" for name in ("weights", "statistics", "beam", "hogbom", "components")
-    ]
+    names = ("weights", "statistics", "beam", "hogbom", "multiscale", "components")
+    whole = [f"tests/devices/test_kernels_{name}.py" for name in names]
     # only the tests of gridding that reach furthest out; all of them take minutes
     some = ["tests/devices/test_kernels_grid.py", "-k", "edges or without_weight or without_any_sample"]
     for tests in (whole, some):

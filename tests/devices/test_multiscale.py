@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jobs
 import numpy as np
 import pytest
+from oracles import dft_image, dft_predict
 
 from gpucube.devices.base import ImagingSettings, MinorCycle
 from gpucube.devices.cpu.device import CpuDevice, CpuPlane
@@ -72,17 +75,23 @@ def smooth(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 
 def cornwell(
-    residual: np.ndarray, mask: np.ndarray, scales: tuple[float, ...], bias: float, cycle: MinorCycle
+    residual: np.ndarray,
+    mask: np.ndarray,
+    scales: tuple[float, ...],
+    bias: float,
+    cycle: MinorCycle,
+    beam: np.ndarray | None = None,
 ) -> tuple[np.ndarray, int]:
     """Every image updated everywhere, in double precision. The model, and the number of iterations."""
     kernels = [scale_kernel(s) for s in scales]
     pairs = [(a, b) for a in range(len(scales)) for b in range(len(scales))]
-    response = {(a, b): smooth(smooth(psf(), kernels[a]), kernels[b]) for a, b in pairs}
-    own = [response[s, s][NY, NX] for s in range(len(scales))]
+    beam, (ny, nx) = psf() if beam is None else beam, residual.shape
+    response = {(a, b): smooth(smooth(beam, kernels[a]), kernels[b]) for a, b in pairs}
+    own = [response[s, s][ny, nx] for s in range(len(scales))]
     weight = scale_bias(scales, bias)
     images = [smooth(residual, kernel) for kernel in kernels]
     allowed = [smooth(mask, kernel) > 0.9 for kernel in kernels]
-    components = [np.zeros((NY, NX)) for _ in scales]
+    components = [np.zeros((ny, nx)) for _ in scales]
     iteration = 0
     while iteration < cycle.max_iterations:
         # signal to noise: a residual convolved twice with a scale has the noise of its peak's root
@@ -91,11 +100,11 @@ def cornwell(
         best = int(np.argmax([m.max() for m in merit]))
         if merit[best].max() == 0:
             break
-        y, x = np.unravel_index(merit[best].argmax(), (NY, NX))
+        y, x = np.unravel_index(merit[best].argmax(), (ny, nx))
         flux = cycle.gain * images[best][y, x] / own[best]
         components[best][y, x] += flux
         for other in range(len(scales)):
-            images[other] -= flux * response[best, other][NY - y : 2 * NY - y, NX - x : 2 * NX - x]
+            images[other] -= flux * response[best, other][ny - y : 2 * ny - y, nx - x : 2 * nx - x]
         iteration += 1
     return sum(smooth(c, kernel) for c, kernel in zip(components, kernels, strict=True)), iteration
 
@@ -120,6 +129,50 @@ def test_components_are_those_of_cornwells_algorithm(minorcycle, bias, masked):
     # float32 images and FFTs, over some hundred subtractions of numbers up to the peak
     assert plane.model == pytest.approx(expected, abs=2e-5 * float(np.abs(expected).max()))
     assert np.array_equal(plane.residual, dirty), "the next major cycle recomputes the residual"
+
+
+@pytest.mark.parametrize("way", ["image", "visibility"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_every_device_finds_them_in_visibilities(device_kind, masked, way):
+    """Two planes at once, of which one is faint: PSFs, masks, a minor cycle and the major cycle after it."""
+    g, scales = jobs.geometry(64, 48, CELL), (0.0, 3.0, 7.0)
+    s = jobs.samples(g, n=1500)
+    y, x = np.mgrid[: g.ny, : g.nx]
+    sky = np.where(np.hypot(y - 22, x - 30) < 6, 0.05, 0.0)
+    sky[12, 40], sky[30, 15] = 1.0, -0.6
+    s = jobs.with_sky(s, dft_predict(s, g, sky))
+    beam = dft_image(s, g, s.weight, np.ones(len(s.vis)), (2 * g.ny, 2 * g.nx))
+    mask = np.hypot(y - 22, x - 30) < 14 if masked else None
+    settings = ImagingSettings(geometry=g, scales=scales, epsilon=1e-6, samples=1500, majorcycle=way)
+    device = device_kind.make(settings)
+    faint = replace(s, vis=(1e-3 * s.vis).astype(np.complex64))
+    planes = device.begin([faint, s], [None, mask])
+    device.make_psf(planes, True)
+    dirty = device.fetch(planes[1], "residual").copy()
+    cycle = MinorCycle(threshold=float(np.abs(dirty).max()) / 3, max_iterations=400, gain=0.2)
+    allowed = np.full(g.shape, 1e9) if mask is None else mask
+    expected, iterations = cornwell(dirty, allowed, scales, 0.0, cycle, beam)
+    assert device.minor(planes, [cycle] * 2) == [0, iterations]
+    assert iterations > 10
+    # PSFs of accuracy 1e-6, and float32 images and FFTs
+    model = device.fetch(planes[1], "model").copy()
+    assert model == pytest.approx(expected, abs=2e-5 * float(np.abs(expected).max()))
+    assert not device.fetch(planes[0], "model").any()
+    by_itself = device_kind.make(settings)
+    alone = by_itself.begin([s], [mask])
+    by_itself.make_psf(alone, True)
+    by_itself.minor(alone, [cycle])
+    assert by_itself.fetch(alone[0], "model").tobytes() == model.tobytes(), "its neighbour in the batch changes no bit"
+    device.major(planes)
+    left = dft_image(s, g, s.weight, s.vis - dft_predict(s, g, model))
+    assert device.fetch(planes[1], "residual") == pytest.approx(left, abs=2e-5 * float(np.abs(dirty).max()))
+    # a mask of its own, and the next cycle adds to the model: nothing beyond the reach of the scales from the mask
+    corner = (y > 40) & (x > 56)
+    device.set_masks([planes[1]], [corner])
+    deeper = MinorCycle(threshold=0.0, max_iterations=20, gain=0.2)
+    assert device.minor([planes[1]], [deeper]) == [20]
+    added = np.abs(device.fetch(planes[1], "model") - model)
+    assert added[corner].max() > 100 * added[:32].max()
 
 
 def test_one_scale_of_points_is_hogbom():

@@ -74,7 +74,6 @@ def test_scales_are_planned_from_the_beam_or_given(disc, tmp_path):
         ({"scales": [-1]}, "sizes in pixels from 0"),
         ({"scales": "0,x"}, "sizes in pixels from 0"),
         ({"smallscalebias": 2}, "`smallscalebias=2`"),
-        ({"device": "cuda"}, "`deconvolver='multiscale'` runs on CPU cores only: use `device='cpu'`"),
     ],
 )
 def test_impossible_scales_are_refused_in_one_line(changes, line, disc, tmp_path):

@@ -23,16 +23,7 @@ import numpy as np
 
 from gpucube.devices.base import MinorCycle
 from gpucube.devices.cpu import loops
-from gpucube.devices.scales import scale_bias, scale_kernel
-
-MASK_LEVEL = 0.9
-"""A component may lie where the mask, convolved with its scale, is above this, as in tclean."""
-
-LEAST_RESPONSE = 1e-5
-"""A scale is left out if the peak of the PSF convolved twice with it is not above this: the array does not see it."""
-
-GROWTH = 1.5
-"""A minor cycle ends if a component is better than the first by this factor: it diverges. The factor is tclean's."""
+from gpucube.devices.scales import GROWTH, LEAST_RESPONSE, MASK_LEVEL, scale_bias, scale_kernel
 
 Convolve = Callable[[np.ndarray, np.ndarray], np.ndarray]
 

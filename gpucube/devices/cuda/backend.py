@@ -122,6 +122,11 @@ class Workspace:
             self.use(self._backend.xp.empty(self._wanted, np.uint8))
         self._at = self._wanted = 0
 
+    @property
+    def left(self) -> int:
+        """Bytes of the block that are not taken yet."""
+        return self.nbytes - self._at
+
     def take(self, *specs: Spec) -> list[DeviceArray]:
         """Make arrays that last until the next step; what does not fit takes memory of its own."""
         needed = block_bytes(specs)

@@ -27,6 +27,8 @@ from gpucube.devices.cuda.convolver import Convolver
 from gpucube.devices.cuda.gridder import PlacedSamples, SampleBatch, Target, TileGridder
 from gpucube.devices.cuda.memory import DeviceMemory, stack_specs, weighing_specs
 from gpucube.devices.cuda.minor_cycle import LISTED, UNLISTED, Changes, Images, active_set, orders_of, textbook
+from gpucube.devices.cuda.multiscale import Multiscale, ScaleStacks
+from gpucube.devices.cycle_rules import ACTIVE_SET_CUT
 from gpucube.devices.psf_fit import FIRST_WINDOW, fit_beams, lobe_ellipse, peak_window
 from gpucube.errors import DeviceLost
 from gpucube.sky.beam import FOUR_LN2, Beam, taper_form
@@ -60,22 +62,23 @@ class CudaPlane:
     begun: _Begun | None  # until the PSF is made; longer if major cycles go through the visibilities
     wide: bool = False  # whether the PSF is of twice the image's size
     changed: int = 0  # pixels of the model that have changed since the residual was made
+    crossed: bool = False  # whether its PSF is convolved with every pair of scales
     improved: bool = False  # whether model and residual are to be remembered before the next minor cycle
 
 
 class Stacks:
     """What all slots hold, and the workspace. A narrow PSF lies in the first quarter of its slot's wide one."""
 
-    def __init__(self, backend: Backend, slots: int, ny: int, nx: int, spectra: bool, work: int):
-        specs = stack_specs(slots, ny, nx, spectra)
+    def __init__(self, backend: Backend, slots: int, ny: int, nx: int, spectra: bool, scales: int, work: int):
+        specs = stack_specs(slots, ny, nx, spectra, scales)
         held = block_bytes(specs)
         block = backend.xp.zeros(max(1, held + work), np.uint8)
         self.slots, self.work = slots, backend.view(block, held, (work,), np.dtype(np.uint8))
         self.dirty, self.residual, self.model, self.best_model, self.best_residual, *others = divided(
             backend, block, specs
         )
-        self.psf, self.spectrum, self.masks, self.mask_of, self.counting, *changes = others
-        self.changes = Changes(*changes)
+        self.psf, self.spectrum, self.masks, self.mask_of, self.counting, *changes, cross, allowed = others
+        self.changes, self.scales = Changes(*changes), ScaleStacks(self.spectrum, cross, allowed)
         self.mask_of[:] = -1
         # slot s has its narrow PSF at 4 s; where a slot has a mask, it lies in the same slot
         self.narrow_psf = backend.view(self.psf, 0, (4 * slots, ny, nx), np.dtype(np.float32))
@@ -97,15 +100,22 @@ class CudaDevice:
         self._convolver = Convolver(backend, self._work, geometry.nx, geometry.ny)
         stems = ("weights", "statistics", "beam", "hogbom", "components", "restore", "planes")
         self._kernels = Kernels(backend, dict.fromkeys(stems, ()))
+        self._multiscale: Multiscale | None = None
+        if settings.scales:
+            cut = ACTIVE_SET_CUT if settings.minorcycle == "activeset" else -1.0
+            given = (self._convolver, geometry.shape, settings.scales, settings.smallscalebias, cut)
+            self._multiscale = Multiscale(backend, self._work, *given)
         self.substage_seconds: dict[str, float] = {}
         self._make_stacks(0)
 
     def _make_stacks(self, slots: int) -> None:
         work = self._memory.work(slots) if slots else 0
-        self._stacks = Stacks(self._backend, slots, *self.settings.geometry.shape, self._in_image, work)
+        form = (*self.settings.geometry.shape, self._memory.spectra, len(self.settings.scales))
+        self._stacks = Stacks(self._backend, slots, *form, work)
         self._work.use(self._stacks.work)
         self._free = list(range(slots))[::-1]
         self._masked: set[int] = set()  # slots that have a mask
+        self._remasked: set[int] = set()  # and that have not been cleaned with it
         self._slots: tuple[list[int], DeviceArray | None] = ([], None)  # those uploaded last
 
     @contextmanager
@@ -211,6 +221,7 @@ class CudaDevice:
         self._kernels.launch("planes.put_masks", self._blocks(len(slots)), (256,), given, *there, pixels, *put)
         self._masked.difference_update(slots)
         self._masked.update(slot for slot, m in zip(slots, masks, strict=True) if m is not None)
+        self._remasked = self._remasked.union(slots) & self._masked
 
     def _upload(self, samples: Sequence[Samples | None]) -> tuple[SampleBatch, DeviceArray, DeviceArray]:
         """Upload samples one plane after another, rows that planes share once, in the order of the visibilities.
@@ -331,7 +342,7 @@ class CudaDevice:
             images=stacks.psf if wide else stacks.narrow_psf,
         )
         for found in self._psfs.psf(placed, to, wide=wide):
-            if self._in_image:
+            if self._memory.spectra:
                 self._convolver.spectrum(found.stack, found.count, found.transform, found.slot, stacks.spectrum)
 
     def _places(self, planes: Sequence[CudaPlane], half: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -401,13 +412,19 @@ class CudaDevice:
             self._copy_pairs(kept, s.model, s.residual, s.best_model, s.best_residual)
         images = Images(s.residual, s.psf, s.model, s.masks, s.mask_of)
         self._work.start()
-        if self.settings.minorcycle == "activeset":
+        if self._multiscale is not None:
+            fresh = np.array([p.slot for p in planes if not p.crossed], np.int32)
+            remasked = np.array([p.slot for p in planes if p.slot in self._remasked], np.int32)
+            iterations = self._multiscale.clean(images, s.scales, where, how_far, fresh, remasked)
+            self._remasked.difference_update(remasked.tolist())
+            changed = [UNLISTED if n else 0 for n in iterations]
+        elif self.settings.minorcycle == "activeset":
             given = (self._kernels, images, s.changes, self._work, slots, where, orders, how_far)
             iterations, changed = active_set(backend, *given)
         else:
             iterations, changed = textbook(backend, self._kernels, images, where, orders, how_far)
         for p, n in zip(planes, changed, strict=True):
-            p.changed, p.improved = n if p.changed == 0 else UNLISTED, False
+            p.changed, p.improved, p.crossed = n if p.changed == 0 else UNLISTED, False, True
         return iterations
 
     def major(self, planes: Sequence[CudaPlane]) -> None:

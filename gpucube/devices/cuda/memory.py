@@ -18,6 +18,7 @@ from gpucube.devices.cuda.convolver import stacks_of
 from gpucube.devices.cuda.gridder import placed_specs, work_of_placing, work_specs
 from gpucube.devices.cuda.gridding_kernel import FFT_SECONDS
 from gpucube.devices.cuda.minor_cycle import LISTED, set_room, work_of_sets
+from gpucube.devices.cuda.multiscale import round_specs, stack_specs_of_scales, work_of_scales
 from gpucube.devices.cuda.uv_grid import UvGrid, choose_grids
 from gpucube.devices.cycle_rules import MajorCycleCost, major_in_image
 from gpucube.errors import GpucubeError
@@ -38,14 +39,15 @@ SORT_BYTES = 3 * LONG
 """Of each sample while keys are sorted: the order, and at most as much again for keys and order."""
 
 
-def stack_specs(slots: int, ny: int, nx: int, spectra: bool) -> list[Spec]:
+def stack_specs(slots: int, ny: int, nx: int, spectra: bool, scales: int) -> list[Spec]:
     """What all slots hold, in the order of `device.Stacks`."""
     images: list[Spec] = [((slots, ny, nx), np.float32)] * 5
     psf: Spec = ((slots, 2 * ny, 2 * nx), np.float32)
     spectrum: Spec = ((slots if spectra else 0, 2 * ny, nx + 1), np.float32)
     masks: list[Spec] = [((slots, ny, nx), np.uint8), ((slots,), np.int32)]
     listed: list[Spec] = [((slots, LISTED), np.int32), ((slots, LISTED), np.float32), ((slots,), np.int32)]
-    return [*images, psf, spectrum, *masks, ((slots, COUNTING_WORDS), np.uint32), *listed]
+    counting: Spec = ((slots, COUNTING_WORDS), np.uint32)
+    return [*images, psf, spectrum, *masks, counting, *listed, *stack_specs_of_scales(slots, ny, nx, scales)]
 
 
 def weighing_specs(planes: int, count: int, cells: int) -> list[Spec]:
@@ -60,6 +62,7 @@ class DeviceMemory:
         self._settings, self._fft_memory, self.memory = settings, fft_memory, memory
         self.grids = choose_grids(settings)
         self.in_image = major_in_image(settings, settings.samples, MAJOR_CYCLE)
+        self.spectra = self.in_image or bool(settings.scales)  # whether the spectra of PSFs are kept
 
     def planes_that_fit(self) -> int:
         """Find the largest number of planes that the memory holds at once; raises GpucubeError if not even one fits."""
@@ -80,7 +83,7 @@ class DeviceMemory:
         settings, grids = self._settings, self.grids
         ny, nx, each = settings.geometry.ny, settings.geometry.nx, settings.samples
         count = planes * each
-        stacks = block_bytes(stack_specs(planes, ny, nx, self.in_image))
+        stacks = block_bytes(stack_specs(planes, ny, nx, self.spectra, len(settings.scales)))
         # uvw are uploaded, and put into the order of the visibilities
         alike = each if settings.sources < 2 else count
         rows = alike * 3 * DOUBLE
@@ -103,8 +106,14 @@ class DeviceMemory:
         cells = 0 if settings.weighting == "natural" else (half_v + 1) * (2 * half_u + 1)
         placing = max(block_bytes(work_of_placing(grid, planes, count)) for grid in (grids.image, grids.narrow))
         begin = block_bytes(weighing_specs(planes, count, cells)) + placing + planes * 64 * 17 + 2048
-        cleaning = block_bytes(work_of_sets(planes, pixels, set_room(settings.geometry.ny, settings.geometry.nx)))
-        rounds = min(self._rounds(planes), max(self._rounds(1), int(WORK_SHARE * self.memory)))
+        share, shape = int(WORK_SHARE * self.memory), settings.geometry.shape
+        if scales := len(settings.scales):
+            convolving = [block_bytes(round_specs(n, *shape, scales)) for n in (planes, 1)]
+            together = min(convolving[0], max(convolving[1], share))
+            cleaning = block_bytes(work_of_scales(planes, *shape, scales)) + together
+        else:
+            cleaning = block_bytes(work_of_sets(planes, pixels, set_room(*shape)))
+        rounds = min(self._rounds(planes), max(self._rounds(1), share))
         return max(begin, cleaning, rounds)
 
     def _rounds(self, planes: int) -> int:
@@ -141,13 +150,14 @@ class DeviceMemory:
         g, grids = self._settings.geometry, self.grids
         image, narrow, wide = (_batch_bytes(grid) for grid in (grids.image, grids.narrow, grids.wide))
         twice = max(block_bytes([spec]) for spec in stacks_of(g.nx, g.ny, 1))
-        bytes_of_ffts = (image + 2 * twice if self.in_image else 2 * image) + wide
+        bytes_of_ffts = (image if self.in_image else 2 * image) + (2 * twice if self.spectra else 0) + wide
         return int(self._fft_memory * (bytes_of_ffts + (narrow if self._settings.w_term else 0)))
 
     def _tables(self) -> int:
-        """Bytes of what is tabulated for every pixel: with w its height."""
-        pixels = self._settings.geometry.nx * self._settings.geometry.ny
-        return pixels * (DOUBLE + self.grids.image.real.itemsize) if self._settings.w_term else 0
+        """Bytes of what is tabulated for every pixel: with w its height; and the spectra of scales."""
+        nx, ny = self._settings.geometry.nx, self._settings.geometry.ny
+        heights = nx * ny * (DOUBLE + self.grids.image.real.itemsize) if self._settings.w_term else 0
+        return heights + len(self._settings.scales) * 2 * ny * (nx + 1) * FLOAT
 
 
 def _batch_bytes(grid: UvGrid) -> int:
