@@ -42,6 +42,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return None if NEEDS_A_GPU.search(collection_path.read_text()) else True
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run long tests first, so that no test process waits for one of them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 TINY: dict[str, Any] = {
     "array": "vla-d",
     "antennas": 10,

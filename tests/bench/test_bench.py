@@ -39,6 +39,7 @@ def run(*arguments: object) -> int:
     return main([str(a) for a in arguments])
 
 
+@pytest.mark.long
 def test_a_run_prints_a_table_and_writes_its_figures(
     tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +101,7 @@ def test_a_measurement_set_of_the_user_is_read_whole_and_imaged(
     assert "no.ms" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_result_is_compared_with_an_older_one(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "old.json"
     arguments = ["--workload", tiny, "--workers", 1, "--repeat", 1, "--stages", ",".join(IMAGE_STAGES)]

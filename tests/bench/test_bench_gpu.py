@@ -28,6 +28,7 @@ def measure(*options: object, **more: object) -> int:
     return gpu_speed.main([str(option) for option in options], here=HostAccelerator(), sizes=TINY, **more)
 
 
+@pytest.mark.long
 @needs_compiler
 def test_every_part_is_measured_without_a_gpu_and_without_casacore(tmp_path: Path) -> None:
     result = tmp_path / "result.json"

@@ -68,6 +68,7 @@ class Altered(CudaKind):
         return self.kind.working()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "changes",
     [

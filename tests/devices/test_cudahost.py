@@ -235,6 +235,7 @@ def test_sanitizers_catch_what_is_out_of_bounds(tmp_path, right, wrong, report):
         assert any(r in result.stderr for r in report.split("|")), result.stderr
 
 
+@pytest.mark.long
 @needs_sanitizers
 def test_kernels_are_clean_under_the_sanitizers():
     """The kernels' own tests once more, with threads shuffled and every access checked."""

@@ -25,6 +25,7 @@ def test_memory_and_files_do_not_grow_with_the_channels(many_channels: Path, tmp
     assert seen.summary["memory_peak"] <= seen.summary["memory_predicted"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("gridder", ["standard", "wgridder"])
 def test_a_cube_larger_than_the_budget_streams_through(many_channels: Path, tmp_path: Path, gridder: str) -> None:
     """1.2 GB of planes go through 340 MB, three quarters of which the interpreter and its libraries take."""

@@ -118,6 +118,7 @@ def test_a_store_too_large_for_its_disk_is_reported_before_starting(
     assert list(small_disk.iterdir()) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", ["threads", "local"])
 def test_a_store_cut_short_while_it_is_used_ends_the_run_and_resume_reads_again(
     make_ms: Any, tmp_path: Path, place: str

@@ -78,6 +78,7 @@ ONE_OF_EACH = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("ways", "changes"),
     [
