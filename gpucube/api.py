@@ -126,7 +126,7 @@ def image_cube(
     vis : the path of a MeasurementSet, or several paths
         The MeasurementSet to image, or several to image together.
     imagename : a path without ending, such as 'out/target'
-        How the names of all products begin: OUT gives OUT.image.fits and so on. A missing folder is made.
+        Path with which the names of all products begin: OUT gives OUT.image.fits and so on. A missing folder is created.
     field : names or numbers of fields, such as '3C286', 'M3*' or '0,2~3'; default ''
         The field to image, in CASA's syntax. Several entries of the table FIELD are one field if they have the same
         direction. Empty for all fields that have data, which must then be one field. A list has one selection for each
@@ -151,9 +151,9 @@ def image_cube(
     datacolumn : 'auto', 'data', 'corrected' or 'model'; default 'auto'
         Which visibilities to image. 'auto' takes CORRECTED_DATA if the MeasurementSet has it, otherwise DATA.
     contsubspw : text such as '0:5~20;40~59', '*:1.41~1.42GHz' or '0:-50~10km/s;90~150km/s'; default ''
-        Line-free channels, to which the continuum of every row and correlation is fitted before it is subtracted. They are
-        written as in `spw`, or as velocities of the cube's frame with a unit. Empty for no subtraction. A list has one
-        selection for each MeasurementSet.
+        Line-free channels. The continuum of every row and correlation is fitted to them and subtracted. They are written as
+        in `spw`, or as velocities with a unit in the frame of the cube. Empty for no subtraction. A list has one selection
+        for each MeasurementSet.
     contsuborder : a whole number from 0 to 4; default 0
         Order of the polynomial in frequency that contsubspw is fitted with: 0 is a constant.
     stokes : 'I', 'pseudoI', or several of I, Q, U, V in this order, such as 'IQUV' or 'QU'; default 'I'
@@ -161,68 +161,69 @@ def image_cube(
         hand is not flagged.
     specmode : 'cube', 'cubedata' or 'cubesource'; default 'cube'
         'cube' makes a cube in the frame outframe, 'cubedata' one in the frame of the data. 'cubesource' makes one in the
-        rest frame of an object with an ephemeris, by its radial velocity at each time, and follows it as
+        rest frame of an object with an ephemeris: it follows the radial velocity of the object, and its position as
         phasecenter='TRACKFIELD' does.
     outframe : '', 'LSRK', 'LSRD', 'BARY', 'GEO', 'TOPO', 'GALACTO', 'LGROUP', 'CMB' or 'REST'; default ''
-        Frame of the cube's frequencies. The Doppler factor of every row is that of its time and field. Empty for the frame
-        of the data, and for LSRK if start is a velocity and the data are in TOPO or GEO. REST is for data that are in this
-        frame already.
+        Frame of the cube's frequencies. Every row is converted with the Doppler factor of its time and field. Empty for the
+        frame of the data, or for LSRK if start is a velocity and the data are in TOPO or GEO. REST is only for data that
+        are already in this frame.
     start : the number of a channel, from 0, or a frequency or velocity with its unit, such as '5km/s'; default None
-        Centre of the cube's first channel. A number is that of a channel in its spectral window. By default the cube begins
-        where the selected data begin.
+        Centre of the cube's first channel. A number without a unit is the number of a channel in its spectral window. By
+        default the cube begins where the selected data begin.
     width : a number of channels, not 0, or a frequency or velocity with its unit, such as '0.2km/s'; default 1
-        Width of the cube's channels; a number counts channels of the data. A negative width runs down in channels or in
-        frequency. A positive width in velocity runs up in velocity, and so down in frequency.
+        Width of the cube's channels; a number without a unit counts channels of the data. With a negative width, channel
+        number or frequency falls along the axis. With a positive width in velocity, velocity rises and so frequency falls.
     nchan : a whole number from 1, or -1; default -1
         Number of channels of the cube. -1 for as many as the data fill.
     veltype : 'radio' or 'optical'; default 'radio'
-        Kind of velocity that `start` and `width` are given in, and that plan, table, summary and report give.
+        Convention of the velocities in `start` and `width`, and of those in plan, table, summary and report.
     interpolation : 'nearest', 'linear' or 'cubic'; default 'linear'
-        How visibilities are interpolated in frequency where the channels of the cube are not those of the data.
+        How visibilities are interpolated in frequency if the channels of the cube are not those of the data.
     phasecenter : a direction such as 'J2000 12h30m00s +30d00m00s' or 'ICRS 187.5deg 30deg'; default ''
         Centre of the image. Empty for the field's phase centre. Colons count hours in right ascension and degrees in
         declination. 'TRACKFIELD' follows a field that moves.
     restfreq : a frequency (Hz) such as '230.538GHz'; default None
-        Rest frequency: velocities refer to it. By default the one in the MeasurementSet, if there is one. Of a list the
-        first counts.
+        Rest frequency of the line, which velocities refer to. By default the one in the MeasurementSet, if there is one.
+        The first of a list counts.
     imsize : an even number from 32 to 65536, or two as in '512,256'; default 100
         Size of the image in pixels; two numbers are nx and ny. Sizes without prime factors above 7 are quickest.
     cell : an angle (arcsec) such as '0.2arcsec', or two; default '1arcsec'
         Size of a pixel; two angles are the sizes along x and y. Text needs a unit.
     gridder : 'standard', 'wgridder' or 'auto'; default 'auto'
-        'auto' takes the w term into account where neglecting it would matter. 'standard' always neglects it, as tclean's
-        does, and 'wgridder' takes it into account.
+        'auto' corrects for the w term if neglecting it would matter. 'standard' always neglects it, as in tclean.
+        'wgridder' corrects for it.
     epsilon : a number from 1e-10 to 0.01; default 0.0001
         Relative accuracy of gridding and degridding.
     weighting : 'natural', 'uniform', 'briggs', 'briggsabs', 'briggsbwtaper', 'superuniform' or 'radial'; default 'natural'
-        Imaging weights. 'briggsbwtaper' is for perchanweightdensity=True; 'superuniform' always has one density for all
+        Imaging weights. 'briggsbwtaper' needs perchanweightdensity=True. 'superuniform' always uses one density for all
         channels, as in tclean.
     perchanweightdensity : True or False; default True
-        Give every channel the weights of its own density of samples. False takes one density of all channels, so that their
-        beams are more alike.
+        True computes the weights of every channel from its own density of samples. False uses one density of all channels,
+        so that their beams are more similar.
     robust : a number from -2 to 2; default 0.5
-        Briggs's robustness, for the weightings of his name: -2 is close to uniform weights, 2 to natural ones.
+        Robustness of the Briggs weightings: -2 is close to uniform weights, 2 to natural weights.
     noise : a flux density (Jy) such as '3mJy'; default 1.0
         Noise of a visibility, for weighting='briggsabs'.
     npixels : a whole number from 0; default 0
-        For weighting='superuniform': the density is that of a square which reaches this many cells to every side. 0 for 3.
+        For weighting='superuniform': the density is summed over a square that extends this many cells to every side. 0
+        means 3.
     uvtaper : bmaj, or bmaj, bmin, bpa as in ['5klambda', '3klambda', '45deg']; default ()
-        Gaussian taper of the weights. Angles are full widths at half maximum on the sky, lengths in wavelengths half widths
-        at half maximum in the aperture; bpa is the position angle.
+        Gaussian taper of the weights. Angles are full widths at half maximum on the sky. Lengths in wavelengths are half
+        widths at half maximum in the aperture. bpa is the position angle.
     deconvolver : 'hogbom' or 'multiscale'; default 'hogbom'
         Algorithm of the minor cycle: points ('hogbom'), or components of several scales for extended emission
         ('multiscale').
     scales : sizes in pixels from 0, such as [0, 5, 15]; default ()
-        Sizes of the components of deconvolver='multiscale', in pixels; 0 is a point. Empty for a point, the beam, and three
-        times the scale before, up to a sixth of the image.
+        Sizes of the components of deconvolver='multiscale', in pixels; 0 is a point. Empty for a point, the beam, and
+        further scales that are each three times the previous one, up to a sixth of the image.
     smallscalebias : a number from -1 to 1; default 0.0
-        For deconvolver='multiscale': components of the largest scale count 1 - smallscalebias times as much as points,
-        those of other scales in proportion. Above 0 small scales are preferred.
+        For deconvolver='multiscale': components of the largest scale count 1 - smallscalebias times as much as points. For
+        other scales the reduction is in proportion to their size. A value above 0 prefers small scales.
     minorcycle : 'activeset' or 'textbook'; default 'activeset'
-        'activeset' updates only those pixels of the residual that may become peaks, 'textbook' the whole image.
+        'activeset' updates only those pixels of the residual that may become peaks, 'textbook' updates the whole image.
     majorcycle : 'auto', 'visibility' or 'image'; default 'auto'
-        How the residual is recomputed: from the visibilities, or in the image, which is exact where the w term is
-        neglected. 'auto' takes the cheaper way that is exact.
+        How the residual is recomputed: from the visibilities, or in the image, which is exact if the w term is neglected.
+        'auto' takes the cheaper way that is exact.
     niter : a whole number from 0; default 0
         Largest number of minor-cycle iterations PER CHANNEL (tclean counts over all channels). 0 makes the dirty cube.
     gain : a number above 0, at most 1; default 0.1
@@ -236,68 +237,69 @@ def image_cube(
     cycleniter : a whole number from 1, or -1; default -1
         Largest number of iterations in one minor cycle. -1 for no limit.
     minpsffraction : a number from 0 to 1; default 0.05
-        A minor cycle always stops at this fraction of the peak it began with.
+        A minor cycle never goes below this fraction of the peak it began with.
     maxpsffraction : a number from 0 to 1; default 0.8
         A minor cycle always goes down at least to this fraction of the peak it began with.
     nmajor : a whole number from 0, or -1; default -1
         Largest number of major cycles per channel. -1 for no limit.
     usemask : 'user', 'pb' or 'auto-multithresh'; default 'user'
-        Where the clean mask comes from: from mask; from the primary beam (pbmask), inside mask if there is one; or made
-        anew for every cycle of every channel from its residual, beginning with mask if there is one (Kepley et al. 2020).
+        Where the clean mask comes from. 'user' takes mask. 'pb' makes it from the primary beam (pbmask), inside mask if
+        there is one. 'auto-multithresh' makes it from the residual, again for every cycle of every channel, beginning with
+        mask if there is one (Kepley et al. 2020).
     mask : an image (FITS or CASA), a file or a text of regions (CRTF or DS9), in Python an array, or several of these; default ''
-        Clean mask: where components may be found. Of an image these are the pixels that are not 0, or those that an
-        expression such as 'out.image > 0.003' selects; one plane holds for all channels. Several masks add up, and numbers
-        are pixels: [x0, y0, x1, y1] of a box, [x, y, r] of a circle. Empty for the whole image.
+        Clean mask: where components may be found. An image selects its pixels that are not 0, or those that an expression
+        such as 'out.image > 0.003' selects; an image of one plane applies to all channels. Numbers are pixels: [x0, y0, x1,
+        y1] of a box, [x, y, r] of a circle. Several masks are combined. Empty for the whole image.
     startmodel : the path of a FITS or CASA image; default ''
         Model in Jy/pixel to start from, such as the model of an earlier run or of tclean. It is regridded to the pixels of
         the cube, and its channels are found by frequency. Empty for none.
     restart : True or False; default False
-        Go on from the model of the finished run with this imagename, for example with a lower threshold or another mask.
-        The products are replaced. Automatic masks go on growing from those that are there. Without such a run it makes no
-        difference.
+        Continue from the model of the finished run with this imagename, for example with a lower threshold or another mask.
+        The products are replaced. Automatic masks continue to grow from those of that run. Without such a run this has no
+        effect.
     pbmask : a number from 0 to 1; default 0.0
-        Level of the primary beam above which usemask='pb' allows components, and, if it is above 0, usemask='auto-
-        multithresh' too.
+        Level of the primary beam above which usemask='pb' allows components. If it is above 0, it also limits the masks of
+        usemask='auto-multithresh'.
     sidelobethreshold : a number from 0; default 3.0
-        Masks begin at this many times the sidelobe level of the PSF times the peak of the residual.
+        A mask contains pixels above sidelobethreshold times the sidelobe level of the PSF times the peak of the residual.
     noisethreshold : a number from 0; default 5.0
-        Masks begin at this many times the noise, if that is more.
+        A mask contains pixels above this many times the noise, if that is higher than the level of sidelobethreshold.
     lownoisethreshold : a number from 0; default 1.5
-        Masks grow down to this many times the noise, but not below sidelobethreshold.
+        Masks grow down to this many times the noise, but not below the level of sidelobethreshold.
     negativethreshold : a number from 0; default 0.0
         Negative features are masked below minus this many times the noise. 0 for none.
     smoothfactor : a number from 0; default 1.0
         Masks are smoothed with the beam, enlarged by this factor.
     minbeamfrac : a number; default 0.3
-        Regions of fewer beams than this are dropped. 0 or less for none.
+        Regions smaller than this many beams are removed. 0 or less keeps all of them.
     cutthreshold : a number from 0 to 1; default 0.01
         Smoothed masks are cut at this fraction of their maximum.
     growiterations : a whole number from 0; default 75
-        By how many pixels a mask may grow in a cycle.
+        Number of pixels by which a mask may grow in a cycle.
     dogrowprune : True or False; default True
-        Whether minbeamfrac holds for what has grown, too.
+        Whether minbeamfrac also applies to the regions after they have grown.
     minpercentchange : a number; default -1.0
-        A channel keeps its mask once a cycle down to its stop level has changed it by less than this percentage. Below 0
-        for never.
+        The mask of a channel is kept once it has changed by less than this percentage in a cycle that went down to the stop
+        level. Below 0 it is never kept.
     fastnoise : True or False; default True
-        Whether the noise for masks is that of the whole residual. Otherwise it is that outside the mask.
+        True takes the noise for masks from the whole residual, False from the pixels outside the mask.
     restoringbeam : '', 'common', '1arcsec' or ['1arcsec', '0.8arcsec', '30deg']; default ''
-        Beam of the restored image. Empty for each channel's own, 'common' for the smallest that fits all channels;
-        otherwise full widths at half maximum bmaj and bmin, and the position angle bpa.
+        Beam of the restored image. Empty for each channel's own beam, 'common' for the smallest beam that contains those of
+        all channels. Otherwise full widths at half maximum bmaj and bmin, and the position angle bpa.
     restoration : True or False; default True
-        Make the restored image. False leaves the products image and image.pbcor out.
+        Make the restored image. False leaves out the products image and image.pbcor.
     calcres : True or False; default True
-        Make dirty image and residual. False, with niter=0, makes the PSF alone.
+        Make dirty image and residual. False, which needs niter=0, makes only the PSF.
     calcpsf : True or False; default True
-        Write the PSF where products ask for it. False is for niter=0.
+        Write the PSF if it is among products. False needs niter=0.
     pbcor : True or False; default False
         Also write the primary beam, OUT.pb.fits, and the image divided by it, OUT.image.pbcor.fits.
     pblimit : a number from -1 to 1; default 0.2
-        Level of the primary beam below which the products pb and image.pbcor are blank, whatever its sign. It does not
-        affect other products (tclean blanks image and residual too, if it is positive).
+        Level of the primary beam below which the products pb and image.pbcor are blank. Its sign does not matter. Other
+        products are not affected (tclean also blanks image and residual if it is positive).
     dish_diameter : a length (m) such as '12m'; default None
-        Diameter of the antennas, for primary beams of telescopes that gpucube does not know: that of any dish of this size.
-        By default the telescope of the MeasurementSet decides.
+        Diameter of the antennas. The primary beam is then that of a dish of this size, for telescopes that gpucube does not
+        know. By default the telescope of the MeasurementSet determines the primary beam.
     chunksize : 'auto', a number of channels from 1, or -1; default 'auto'
         How many channels are imaged together. -1 for one chunk per worker. The cube does not depend on it.
     device : 'auto', 'cpu' or 'cuda'; default 'auto'
@@ -313,11 +315,12 @@ def image_cube(
     overwrite : True or False; default False
         Replace the products of an earlier run.
     resume : True or False; default False
-        Finish a run that was cut off, with the same bits. Channels that are safe on disk are not imaged again.
+        Finish a run that was interrupted. The cube is bit-identical to that of an undisturbed run. Channels that are safe
+        on disk are not imaged again.
     products : one or several names of products; default ('image', 'residual', 'model')
         Which cubes to write, of image, residual, model, psf, dirty, mask, pb, image.pbcor, sumwt and startmodel. pbcor adds
-        pb and image.pbcor, and automatic masks add mask. sumwt has the sum of weights of each plane, startmodel the model
-        with its axes in CASA's order: importfits turns it into a startmodel for tclean.
+        pb and image.pbcor, and automatic masks add mask. sumwt contains the sum of weights of each plane. startmodel
+        contains the model with its axes in CASA's order, which importfits turns into a startmodel for tclean.
     quiet : True or False; default False
         Show no progress.
     **unknown
@@ -410,7 +413,7 @@ _TCLEAN = tclean.__signature__ = _tclean_signature()  # type: ignore[attr-define
 
 @contextmanager
 def _checked(given: dict[str, Any], beside: str, notes: Sequence[str] = ()) -> Iterator[Parameters]:
-    """Check the parameters. Masks that are arrays are written to files `beside`, and removed if no run keeps them."""
+    """Check the parameters. A mask that is an array is written to a file `beside`, which is removed if no run keeps it."""
     given, paths, contents = dict(given), RunPaths(beside), {}
 
     def path_of(mask: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Caches of compiled code, in a writable folder or not at all: the home of a batch job or container is often read-only.
+"""Caches of compiled code. They need a writable folder, and the home of a batch job or container is often read-only.
 
-In: functions for numba to compile. Out: the same, compiled when they are first called, from a cache on disk where there is
-one. A cache that is full, damaged or gone costs time, and never ends a run.
+In: functions for numba to compile. Out: the same functions, which are compiled when they are first called, or loaded from a
+cache on disk if there is one. If a cache is full, damaged or missing, compiling takes longer, but the run goes on.
 """
 
 from __future__ import annotations

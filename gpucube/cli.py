@@ -324,7 +324,7 @@ def main(arguments: Sequence[str] | None = None, *, tuning: Tuning | None = None
         streams.tell(f"gpucube: error: {at_the_shell(warning)}")
         return 2
     except MemoryError:
-        streams.tell("gpucube: error: the system gives no more memory: let the job have more")
+        streams.tell("gpucube: error: the system has no more memory: give the job more")
         return 2
     except Exception as error:
         notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))

@@ -1,11 +1,11 @@
-"""The only door to the file system: gpucube reads, writes, reserves, locks and removes files with these functions.
+"""The only access to the file system: gpucube reads, writes, reserves, locks and removes files with these functions.
 
 In: paths, bytes and open files. Out: files that are whole and safe, or one line that says what the system refused. File
 systems of clusters and containers may lack locks, syncing, allocation, shared mappings or links. Each function then
-finds another way or does without, and `rehearse` warns of it before a run begins. Functions raise `OSError` where only
-the caller knows what the file means to the user. The caller then says so with `explain`.
+finds another way or does without, and `rehearse` warns of it before a run begins. A function raises `OSError` if only its
+caller knows what the file means to the user. The caller then makes the message with `explain`.
 
-Every call of the system is audited as ``gpucube.disk``. A hook (`sys.addaudithook`) can thus make any of them fail.
+Every system call raises an audit event ``gpucube.disk``, so that a hook (`sys.addaudithook`) can make any of them fail.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY})
-"""What a file system answers that does not know a call."""
+"""Errors of a file system that does not support a call."""
 
 NO_LOCKS = UNSUPPORTED | {errno.ENOLCK}
 NO_SHARED_MAPPINGS = UNSUPPORTED | {errno.ENODEV, errno.EACCES, errno.EPERM}
@@ -66,7 +66,7 @@ def explain_the_system() -> Iterator[None]:
     try:
         yield
     except MemoryError:
-        raise GpucubeError("the system gives no more memory: use fewer `workers`, or let the job have more") from None
+        raise GpucubeError("the system has no more memory: use fewer `workers`, or give the job more memory") from None
     except OSError as error:
         if error.errno is None or isinstance(error, ConnectionError):
             raise

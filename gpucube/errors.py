@@ -1,4 +1,4 @@
-"""The exceptions that users are meant to read.
+"""The exceptions whose messages are for users.
 
 Every check of parameters, files and resources raises `GpucubeError` with one line that says what is wrong, where, and
 what would be right. Parameters in such a line are written as Python in backticks, e.g. `` `overwrite=True` ``; the command

@@ -1,4 +1,4 @@
-"""How much memory a process takes for arrays that are made and freed, step by step: arithmetic.
+"""Predict how much memory a process takes for arrays that are made and freed, step by step. Arithmetic only.
 
 The C library (glibc) maps large arrays one by one, and returns them to the system when they are freed. Smaller ones lie in
 its heap, which it keeps for the next.

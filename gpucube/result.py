@@ -89,7 +89,7 @@ class Result:
         return table
 
     def _axis(self) -> SpectralSummary | None:
-        """What the frequencies mean; None for runs of older versions."""
+        """The spectral axis as the summary describes it; None for runs of older versions."""
         axis = self.summary.get("spectral_axis")
         return SpectralSummary(**axis) if axis else None
 

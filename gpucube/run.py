@@ -159,7 +159,7 @@ def _warn(texts: Sequence[str]) -> None:
 def plan(
     parameters: Parameters, *, hardware: Hardware | None = None, tuning: Tuning = DEFAULT_TUNING
 ) -> tuple[Plan, Hardware]:
-    """Predict what `image` would do and need, without doing it. GpucubeError if `image` would refuse."""
+    """Predict what `image` would do and need, without doing it. Raises the same GpucubeError as `image`."""
     selection = select(parameters)
     hardware = hardware or hardware_for(parameters, tuning)
     if not goes_on(parameters):
@@ -182,7 +182,7 @@ def hardware_for(parameters: Parameters, tuning: Tuning = DEFAULT_TUNING) -> Har
 def prepare(
     parameters: Parameters, selection: Selection, hardware: Hardware, tuning: Tuning, identity: dict[str, Any]
 ) -> Job:
-    """Plan the run, read the mask, and try the folders."""
+    """Plan the run, open the mask and the start model, and test the folders."""
     plan, mask, start_model = _plan_and_images(parameters, selection, hardware, tuning)
     lacks = disk.rehearse(parameters.imagename, plan.scratch, links=bool(parameters.scheduler))
     plan = replace(plan, warnings=(*plan.warnings, *lacks))

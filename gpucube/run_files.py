@@ -90,7 +90,7 @@ class Footprint(ExitStack):
 
 
 def goes_on(parameters: Parameters) -> bool:
-    """Whether there is an earlier run that `restart` goes on from, and no other run in the way."""
+    """Whether there is an earlier run that `restart` can continue, and no other run is using the imagename."""
     paths = RunPaths.of(parameters)
     in_the_way = os.path.exists(paths.journal) and not (parameters.resume or parameters.overwrite)
     earlier = os.path.exists(paths.earlier("model")) or os.path.exists(paths.summary)
@@ -114,7 +114,7 @@ def restarted(parameters: Parameters) -> Iterator[Parameters]:
         return
     if parameters.startmodel:
         raise GpucubeError(
-            "`startmodel` cannot be used with `restart=True`, which goes on from the model that is there"
+            "`startmodel` cannot be used with `restart=True`, which continues from the model of the finished run"
         )
     resume = parameters.resume and os.path.exists(paths.journal)
     changes: dict[str, Any] = {"resume": resume, "overwrite": parameters.overwrite or not resume}
@@ -122,7 +122,7 @@ def restarted(parameters: Parameters) -> Iterator[Parameters]:
     if not os.path.exists(paths.earlier("model")):
         if not os.path.exists(paths.product("model")):
             missing = paths.product("model")
-            raise GpucubeError(f"cannot go on from {parameters.imagename}: {missing} does not exist")
+            raise GpucubeError(f"cannot continue from {parameters.imagename}: {missing} does not exist")
         for name in CARRIED_ON if keeps_mask else ("model",):
             with disk.explain(f"cannot keep {paths.product(name)}"):
                 disk.second_name(paths.product(name), paths.earlier(name))
@@ -142,7 +142,7 @@ def restarted(parameters: Parameters) -> Iterator[Parameters]:
 
 
 def _earlier_mask(parameters: Parameters, paths: RunPaths) -> tuple[bool, list[str]]:
-    """Whether automatic masks begin with that of the earlier run, and what to say of an earlier mask that is not used."""
+    """Whether automatic masks begin with that of the earlier run; also return a warning if an earlier mask is not used."""
     earlier = Summary.read(parameters.imagename)
     if earlier is None or parameters.mask:
         return False, []
@@ -162,7 +162,7 @@ def _earlier_mask(parameters: Parameters, paths: RunPaths) -> tuple[bool, list[s
 
 
 def check_outputs(parameters: Parameters) -> None:
-    """Before any work is done, refuse to touch files of another run. The journal's lock decides in the end."""
+    """Before any work is done, raise an error if there are files of another run. The lock of the journal decides finally."""
     imagename, paths = parameters.imagename, RunPaths.of(parameters)
     if is_locked(imagename):
         raise GpucubeError(f"another run is making {imagename} now: wait until it ends, or give another `imagename`")
@@ -185,7 +185,7 @@ def check_outputs(parameters: Parameters) -> None:
 def finished_before(parameters: Parameters, identity: dict[str, Any], *, ours: bool = False) -> Result | None:
     """The result of the run that `resume` continues, if that run had finished.
 
-    It is refused if its fingerprint is not `identity`, or a product is missing. `ours` says that this run holds the
+    An error is raised if its fingerprint is not `identity`, or a product is missing. `ours` means that this run holds the
     journal, so that the summary can no longer change.
     """
     imagename, paths = parameters.imagename, RunPaths.of(parameters)
@@ -244,7 +244,7 @@ def claimed_outputs(job: Job) -> Iterator[tuple[Journal, Footprint]]:
 
 
 def _how_to_resume(error: BaseException, safe: int, job: Job) -> BaseException:
-    """Add to the error that ended a run how to continue it."""
+    """Add a note to the error that ended a run: how to continue the run."""
     way_on = f"{safe} of {job.plan.nchan} channels are safe on disk, the same call with `resume=True` continues the run"
     if not os.path.exists(job.paths.journal):
         way_on = "its journal is gone, so the run cannot be continued: start again with `overwrite=True`"
@@ -304,7 +304,7 @@ def make_store(
 
 
 def _check_sight(job: Job, workers: Workers, journal: Journal, cubes: dict[str, CubeFile]) -> None:
-    """Refuse workers that cannot see the MeasurementSets, or cannot write to the folders of scratch files and cubes."""
+    """Raise an error if a worker cannot see the MeasurementSets, or cannot write to the folders of scratch files and cubes."""
     to_read = [os.path.join(source.path, "table.dat") for source in job.selection.sources]
     to_write = [os.path.join(job.plan.scratch, OWNER_FILE), journal.lease.path]
     to_write += [cubes[name].path for name in job.parameters.cubes]

@@ -1,8 +1,8 @@
 """Writing to standard streams that may be closed, full or left by their reader.
 
-In: text. Out: the text on the stream, or an error that says why not. Text that could not be written stays in the
-buffer, and Python tries again when the process ends. If that fails too, the exit status is 120, whatever the program
-returned. So the buffer is emptied.
+In: text. Out: the text on the stream, or an error that gives the reason. Text that could not be written stays in the
+buffer, and Python tries to write it again when the process ends. If that fails too, the exit status is 120, whatever the
+program returned. These functions therefore empty the buffer.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""A backend of the CUDA device that computes nothing and counts everything: what the meter runs on.
+"""A backend of the CUDA device for the meter, which computes nothing and counts everything. Its arrays are called ghosts.
 
-In: nothing. Out: a `Backend` of arrays that have a shape and a type but no values, and a `Counter` of what is asked of it. An
-operation is a call into the array library or the launch of a kernel; a look is a point at which the host waits for the
-device; a copy brings data to the device. The FFT of a stack, the sort and a packed upload are one operation each, however
-many kernels or batches the library makes of them.
+In: nothing. Out: a `Backend` of arrays that have a shape and a type but no values, and a `Counter` of its operations. An
+operation is a call into the array library or the launch of a kernel. A look is a point at which the host waits for the
+device. A copy transfers data to the device. The FFT of a stack, the sort and a packed upload are one operation each, even if
+the library uses several kernels or batches.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""``python -m gpucube.bench meter``: what a GPU is asked to do for a workload, and what Python takes to ask. No GPU is needed.
+"""``python -m gpucube.bench meter``: count what a GPU has to do for a workload, and time what Python needs to request it.
 
-In: a workload. Out: for each step of a chunk that holds all channels the operations, looks, copies and bytes (defined in
-`gpucube.bench.ghosts`), and the seconds of Python of the whole job. The imaging loop and the CUDA device run as in the main
-job, on arrays without values. What the loop decides by (peaks, noise, iterations) is made up: the bright channels of the
-workload stop after 4 to 9 major cycles.
+No GPU is needed. In: a workload. Out: for each step of a chunk of all channels the operations, looks, copies and bytes (defined
+in `gpucube.bench.ghosts`), and the time of Python for the whole job. The imaging loop and the CUDA device run as in the main
+job, on arrays without values. The numbers on which the loop decides (peaks, noise, iterations) are invented: the bright channels
+of the workload stop after 4 to 9 major cycles.
 
 `python_seconds` is the processor time of one thread for the whole job: imaging loop and device, with beams fitted to Gaussians.
-Reading, writing and all work on a GPU take no time here. CuPy's own time for each operation is not in it.
+It does not include reading, writing, work on a GPU, or CuPy's own time for each operation.
 """
 
 from __future__ import annotations

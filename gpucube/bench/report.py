@@ -30,10 +30,10 @@ ADVICE = {
     "casacore": "reading the MeasurementSet with one casacore process; more reading processes help",
     "": "workers without work; smaller chunks or fewer workers help",
 }
-"""What binds, by kind of floor."""
+"""What limits the speed and what helps, by kind of floor."""
 
 WORTH_A_NAME = 0.01
-"""Share of the wall time from which a stage is named among those that bind."""
+"""Share of the wall time above which a stage is named among those that limit the speed."""
 
 
 def as_json(outcome: Outcome, stages: Sequence[str]) -> dict[str, Any]:

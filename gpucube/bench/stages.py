@@ -1,4 +1,4 @@
-"""Run a workload through INGEST and IMAGE, and account for its time stage by stage.
+"""Run a workload through INGEST and IMAGE, and find the time of each stage.
 
 In: a workload, or a MeasurementSet. Out: an `Outcome` with the seconds, the work and the floor of every stage. IMAGE runs as
 in the main job (`ThreadWorkers`, `image_chunk`, a device), and its stages are the `seconds` of the channel records. If several

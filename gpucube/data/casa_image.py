@@ -1,6 +1,6 @@
 """CASA images: their coordinates as a FITS header, and their planes.
 
-In: the folder of an image that CASA wrote. Out: what `gpucube.data.user_image` reads from a FITS file.
+In: the folder of an image that CASA wrote. Out: the same as `gpucube.data.user_image` reads from a FITS file.
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ def _common_grid(windows: Sequence[WindowChannels]) -> tuple[_Grid, list[np.ndar
     """Return the grid, the places of each window's selected channels, (nselected,) int64, and what to warn of."""
     for window in windows:
         if not len(window.selected):
-            raise GpucubeError(f"no channel is selected of {window.label}: check `spw`")
+            raise GpucubeError(f"no channel is selected in {window.label}: check `spw`")
     # most channels first, and then an order that does not depend on the order of storage
     order = sorted(
         range(len(windows)),

@@ -19,7 +19,7 @@ from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
 
 LARGEST_REGION_FILE = 50_000_000
-"""Bytes. A larger file holds no regions."""
+"""Bytes. A larger file is not taken for a file of regions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def _part(item: str, geometry: ImageGeometry, axis: SpectralAxis) -> MaskImage |
 
 
 def _region_file(path: str) -> str | None:
-    """The text of a file that holds regions; None for any other file, which the reader of images explains."""
+    """Return the text of a file that contains regions; None for any other file, whose errors the reader of images reports."""
     try:
         with open(path, "rb") as file:
             begin = file.read(4096)

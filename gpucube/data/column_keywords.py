@@ -1,7 +1,7 @@
 """What the keywords of a column say about its numbers: their units, and the frames or scales that they refer to.
 
 The keywords are those of casacore's TableMeasures (AIPS++ note 209): `QuantumUnits` or `UNIT` for units, and `MEASINFO`
-for frames. A frame is the same for all rows (`Ref`) or has a column of its own (`VarRefCol`) that holds words or
+for frames. A frame is the same for all rows (`Ref`), or a separate column (`VarRefCol`) names it by words or
 numbers. The meaning of the numbers is given by `TabRefTypes` and `TabRefCodes`, or by casacore if these are missing.
 """
 
@@ -29,7 +29,7 @@ TIME_SCALES = {
 
 
 def unit_factors(t: tables.table, column: str, unit: str) -> np.ndarray:
-    """Return what the numbers of a column are multiplied by to be in `unit`: one factor, or one per element of a cell.
+    """Return the factor that converts the numbers of a column to `unit`, or one factor for each element of a cell.
 
     A column that names no unit is in `unit`. One that names another kind of unit raises GpucubeError.
     """

@@ -1,8 +1,8 @@
-"""Whether several MeasurementSets belong into one image: fields, columns and weights are compared before they are read.
+"""Check that several MeasurementSets belong into one image: compare fields, columns and weights before reading.
 
-In: the windows of all MeasurementSets. Out: warnings that name what differs, or what is far from the centre of the image,
-or `GpucubeError`. Telescopes, dates and
-numbers of channels or antennas may differ. Frequencies are compared where the channels are chosen.
+In: the windows of all MeasurementSets. Out: warnings about differences and about fields far from the centre of the image,
+or `GpucubeError`. Telescopes, dates and numbers of channels or antennas may differ. `gpucube.data.placing` compares the
+frequencies.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def compare(
 
 
 def outside_of_fields(windows: Sequence[Window], geometry: ImageGeometry) -> tuple[str, ...]:
-    """Warn of a centre of the image that the antennas hardly see, because the user chose it far from a field.
+    """Warn if the user chose a centre of the image so far from a field that the antennas hardly see it.
 
     Raises
     ------

@@ -1,13 +1,14 @@
-"""Continuum subtraction: a polynomial in frequency is fitted to the line-free channels of every row and correlation.
+"""Continuum subtraction: fit a polynomial in frequency to the line-free channels of every row and correlation.
 
 In: a `Block` of rows as read, and the `ContinuumFit` of its window: the channels that are free of lines, and the order of
 the polynomial. Out: the same block with the fit subtracted from all channels. The fit is by weighted least squares, to the
 real and the imaginary part (Cornwell, Uson & Haddad 1992, A&A 258, 583), over the samples that count: unflagged, finite, of
-positive weight. Weights stay as they are.
+positive weight. Weights are not changed.
 
-A spectrum is one correlation of one row. Flags may leave one too few line-free channels for the polynomial, or leave them on
-one side, so that the polynomial is extrapolated and its noise far exceeds that of the data. Such a spectrum gets a polynomial of
-lower order. One without any line-free channel is flagged, because its continuum is not known. Both are counted.
+A spectrum is one correlation of one row. Because of flags a spectrum may have too few line-free channels for the polynomial, or
+have them on one side only. The polynomial is then extrapolated, and its noise far exceeds that of the data. Such a spectrum gets
+a polynomial of lower order. A spectrum without line-free channels is flagged, because its continuum is not known. Both kinds
+are counted.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ SINGULAR = 1e-10
 
 @dataclass(frozen=True, kw_only=True)
 class ContinuumFit:
-    """What is fitted to the channels of one window."""
+    """The fit to the channels of one window."""
 
     line_free: np.ndarray  # (nchan,) bool, channels of the window that the polynomial is fitted to in every row
     ranges: np.ndarray  # (nrange, 2) Hz in the frame of the cube: further channels, which may differ from row to row
@@ -213,7 +214,7 @@ def _subtract(
 def _take_away(
     data: np.ndarray, row: int, corr: int, x: np.ndarray, terms: int, re: np.ndarray, im: np.ndarray
 ) -> None:
-    """Subtract a polynomial of so many terms from a spectrum, in single precision, that of the data."""
+    """Subtract a polynomial with `terms` terms from a spectrum, in single precision like the data."""
     re0, re1, re2 = np.float32(re[0]), np.float32(re[1]), np.float32(re[2])
     re3, re4 = np.float32(re[3]), np.float32(re[4])
     im0, im1, im2 = np.float32(im[0]), np.float32(im[1]), np.float32(im[2])
@@ -295,10 +296,10 @@ def _moments(
 
 @njit()
 def _fits(sums: np.ndarray, terms: int, re: np.ndarray, im: np.ndarray, probes: np.ndarray, most: float) -> bool:
-    """Solve for a polynomial of so many terms: `re` and `im` become its coefficients.
+    """Solve for a polynomial with `terms` terms: `re` and `im` become its coefficients.
 
-    False, and nothing is changed, if the sums do not tell the terms apart, or if the variance of the fit exceeds `most` at one
-    of the probes. The matrix of the sums, ``sums[i + j]``, is symmetric: it is decomposed by Cholesky's method.
+    Returns False and changes nothing if the sums do not determine all terms, or if the variance of the fit exceeds `most` at
+    one of the probes. The matrix of the sums, ``sums[i + j]``, is symmetric: it is decomposed by Cholesky's method.
     """
     lower = np.zeros((terms, terms))
     for i in range(terms):

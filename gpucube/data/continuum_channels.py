@@ -1,8 +1,8 @@
 """Which channels the continuum is fitted to: from `contsubspw` and `contsuborder` to the fit of every window.
 
-In: the two parameters, and the windows that are imaged with the channels that each gives to the cube. Out: a `ContinuumFit`
-for each, and what the user should know of them. Channel numbers and frequencies are those of the data, as in `spw`. Velocities
-are those of the cube: they refer to its frame and rest frequency, so the channels that they mean may differ from row to row.
+In: the two parameters, the windows that are imaged, and the channels that each of them contributes to the cube. Out: a
+`ContinuumFit` for each window, and warnings. Channel numbers and frequencies are those of the data, as in `spw`. Velocities
+are those of the cube: they refer to its frame and rest frequency, so they may mean different channels in different rows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Used = Sequence[tuple["Window", Placed]]
 def continuum_fits(
     parameters: Parameters, texts: dict[str, str], used: Used, rest: float | None
 ) -> tuple[list[ContinuumFit | None], tuple[str, ...]]:
-    """Prepare the fit of each window, None where nothing is subtracted; also return what to warn of.
+    """Prepare the fit of each window, None where nothing is subtracted; also return warnings.
 
     Parameters
     ----------
@@ -107,8 +107,8 @@ def _doubts(text: str, fit: ContinuumFit, window: Window, placed: Placed) -> lis
     label = window.channels.label
     if fit.at(placed.rows.factor_span[0])[placed.channel_map.members].all():
         found.append(
-            f"`contsubspw={text!r}` takes every channel that is imaged of {label} as free of lines, so that part of each line is "
-            "subtracted: name only the channels without lines"
+            f"`contsubspw={text!r}` names every imaged channel of {label} as line-free, so that part of each line is "
+            "subtracted: name only channels without lines"
         )
     if fit.leverage > 1:
         channels = int(fit.at(placed.rows.factor_span[0]).sum())

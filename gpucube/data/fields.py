@@ -97,7 +97,7 @@ class Track:
         return self.ephemeris is not None and self.ephemeris.recession is not None
 
     def check_offset(self) -> None:
-        """Refuse an offset from an ephemeris that is a direction by itself."""
+        """Raise an error if an offset from an ephemeris is so long that it must be a direction."""
         offset = float(np.degrees(np.hypot(*self.polynomial[0])))
         if self.ephemeris is not None and offset > LARGEST_OFFSET:
             raise GpucubeError(
@@ -115,7 +115,7 @@ class Track:
     def rotations(self, time: np.ndarray, centre: Direction, *, follow: bool = False) -> np.ndarray:
         """Return `uvw_rotation` to a phase centre at all times, (ntime, 3, 3).
 
-        With `follow` the phase centre moves with the field, and uvw are turned only to the frame of `centre`.
+        With `follow` the phase centre moves with the field, and uvw are only rotated to the frame of `centre`.
         """
         axes = uvw_axes(*self._positions(time)) @ frame_rotation(self.at(time[0]), centre).T
         there = uvw_axes(*_angles(axes[:, 2])) if follow else uvw_axes(centre.ra, centre.dec)
@@ -190,7 +190,7 @@ def read_track(path: str, field_id: int) -> Track:
 
 
 def _read_track(t: tables.table, field_id: int, label: str) -> Track:
-    """The track of a row of FIELD, in whatever frame."""
+    """Read the track of a row of FIELD. Its frame is not checked."""
     columns = t.colnames()
     order = int(t.getcell("NUM_POLY", field_id)) if "NUM_POLY" in columns else 0
     terms = np.reshape(t.getcell("PHASE_DIR", field_id), (-1, 2))

@@ -1,7 +1,7 @@
-"""Whether the frame of the frequencies moves within what is imaged together, so that lines are smeared over channels.
+"""Find out whether the frame of the frequencies moves during the imaged data, so that lines are smeared over channels.
 
-In: the windows of all MeasurementSets, the places of their observatories, the axis of the cube. Out: a warning with the
-change of velocity, the number of channels and the times between which it happens. TOPO moves with the observatory and GEO
+In: the windows of all MeasurementSets, the places of their observatories, and the axis of the cube. Out: a warning with the
+change of velocity, in km/s and in channels, and the times between which it happens. TOPO moves with the observatory and GEO
 with the Earth. Other frames do not change with time, but an object that has an ephemeris moves in them.
 """
 

@@ -6,10 +6,10 @@ rows of one source. `ingest_rows` does one job, in any thread or process, block 
     read block -> unusable uvw -> phase centre -> continuum (`subtract_continuum`) -> flags, Stokes, phase shift, channel map
     (`transpose`) -> other channels (`regrid`) -> write
 
-All channels of a row are at hand between reading and `transpose`, and nowhere else. The continuum is subtracted there, before
-Stokes parameters mix the correlations.
+All channels of a row are in memory together only between reading and `transpose`. The continuum is subtracted there, before
+correlations are combined into Stokes parameters.
 
-Reading holds the interpreter lock, because casacore does. Transposing and writing do not, and run beside it in threads.
+Reading holds the interpreter lock, because casacore does. Transposing and writing release it, and run beside it in threads.
 
 A sample counts if neither FLAG nor FLAG_ROW is set, its weight is above 0 and its value finite (both below `LARGEST`), its
 uvw is not 0 and shorter than `LONGEST_BASELINE`, and it is not an autocorrelation.
@@ -65,7 +65,7 @@ class IngestJob:
 
 
 class Remark(Enum):
-    """What rows can have that the user should know."""
+    """What rows can have that the user is warned of."""
 
     LOST_UVW = auto()  # left out because of uvw that no array has
     GARBAGE = auto()  # values or weights that no array measures
@@ -78,7 +78,7 @@ class Remark(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class BlockReport:
-    """What one block of rows held."""
+    """What one block of rows contained."""
 
     partition: int  # index of the partition that it was written to
     counts: np.ndarray  # (nstokes, nslot) int64, samples that count
@@ -106,7 +106,7 @@ def plan_partitions(selection: Selection, folder: str) -> list[Partition]:
 
 
 class Ingest:
-    """Makes a store: allocates it, says which jobs fill it, and gathers what they report.
+    """Makes a store: allocates it, lists the jobs that fill it, and collects their reports.
 
     Parameters
     ----------
@@ -285,7 +285,7 @@ def ingest_rows(job: IngestJob, threads: int = 1) -> Iterator[BlockReport]:
 
 
 def warm_up(job: IngestJob) -> None:
-    """Compile what reading will run: read the first row of a job, and put none of it into the store."""
+    """Compile the loops of reading: read the first row of a job without writing it into the store."""
     reader = job.source.open()
     rows = replace(job.source.rows.part(0, 1), keep=np.zeros(1, bool))
     try:
@@ -352,7 +352,7 @@ def _may_count(block: Block, rows: np.ndarray) -> np.ndarray:
 
 
 def _has_single_hands(source: Source) -> bool:
-    """Whether the first block of a source, in which no sample counts that needs two hands, has one that needs only one."""
+    """Whether the first block of a source has samples with one hand, if it has none with the two hands that are needed."""
     if {c.rule for c in source.combinations} != {Rule.BOTH}:
         return False
     reader = source.open()
@@ -366,9 +366,9 @@ def _has_single_hands(source: Source) -> bool:
 
 
 def usable_uvw(uvw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Put 0 in the place of uvw that no gridder can take; also return where uvw is usable, bool, shape (nrow,).
+    """Replace by 0 the uvw that no gridder can use; also return where uvw is usable, bool, shape (nrow,).
 
-    Two antennas are not in one place: where uvw is 0 it has not been filled in.
+    Two antennas are never in one place: if uvw is 0, it has not been filled in.
     """
     u, v, w = np.abs(uvw.T)
     largest = np.maximum(np.maximum(u, v), w)

@@ -6,13 +6,13 @@ Some thousand spectra from all rows of each window are read, with all their chan
 subtracted from every spectrum, as continuum subtraction would do. A spectral line then shows in two ways: by power,
 sum w |V|^2, above that of the noise, wherever it is; and by a mean at the centre of the image, if it is faint and lies there.
 The noise of a channel is that of the difference between two parallel hands, in which unpolarized sources cancel. If there is
-one hand only, the noise is that of second differences between channels some way apart. Channels, and runs of 2, 4, 8 ...
+only one hand, the noise is that of second differences between channels some way apart. Channels, and runs of 2, 4, 8 ...
 channels, stand out if they are more than `LIMIT` standard deviations above the noise. They are left out of the fit, the
 strongest first, until nothing changes.
 
-This is done twice, beginning with all channels and with the ends of the window alone. If both end well and differ, the data do
-not tell lines from continuum, and nothing is proposed. The channels that are proposed keep a margin from each line, in all
-windows that see the same frequencies.
+This is done twice: once beginning with all channels, and once with only the ends of the window. If both succeed but differ,
+lines cannot be told from continuum, and nothing is proposed. The proposed channels keep a margin from each line, in all
+windows that cover the same frequencies.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class _Sample:
 def propose(selection: Selection) -> Proposal:
     """Read a sample and propose line-free channels for the windows that are imaged.
 
-    Where the continuum is subtracted already, nothing is proposed, and the words say which of the channels of its fit stand out.
+    If the continuum is already subtracted, nothing is proposed, and the text says which of the fitted channels stand out.
     """
     try:
         most = max(FEWEST_BYTES, SAMPLE_BYTES // len(selection.sources))
@@ -120,15 +120,15 @@ def propose(selection: Selection) -> Proposal:
         return _nothing(*_doubts(samples))
     if len(samples) < len(selection.sources):
         return _nothing(
-            f"no line-free channels are proposed: this takes windows of {FEWEST_CHANNELS} channels and a sample of "
-            f"{FEWEST_SPECTRA} unflagged spectra, or more"
+            f"no line-free channels are proposed: to find them, every window needs at least {FEWEST_CHANNELS} channels and "
+            f"{FEWEST_SPECTRA} unflagged spectra in the sample"
         )
     found, strengths = [], []
     for sample in samples:
         lines, strength = _lines(sample)
         if lines is None:
             return _nothing(
-                f"no line-free channels are proposed: a sample of {_label(sample)} does not tell lines from continuum"
+                f"no line-free channels are proposed: lines cannot be told from continuum in a sample of {_label(sample)}"
             )
         found.append(lines)
         strengths.append(strength)
@@ -136,19 +136,19 @@ def propose(selection: Selection) -> Proposal:
     for sample, channels in zip(samples, free, strict=True):
         if (channels & sample.usual).sum() < FEWEST_FREE * sample.usual.sum() or not _reaches_the_ends(channels):
             return _nothing(
-                "no line-free channels are proposed: lines, or a continuum that is no straight line, fill most or one end of "
-                f"{_label(sample)}"
+                "no line-free channels are proposed: lines, or a continuum that is not a straight line, fill most of "
+                f"{_label(sample)} or one end of it"
             )
     spectra = counted(sum(len(s.vis) for s in samples), "spectrum", "spectra")
     level, sure = _continuum([(s, s.usual & ~f) for s, f in zip(samples, found, strict=True)])
     if not sure:
         return _nothing(
-            f"no continuum stands out in a sample of {spectra}: more than {level:.2g} Jy, as the root of its mean square, would"
+            f"no continuum was found in a sample of {spectra}: one of more than {level:.2g} Jy (rms) would have been found"
         )
-    words = [f"continuum of {level:.3g} Jy (root of the mean square over a sample of {spectra})"]
+    words = [f"continuum of {level:.3g} Jy (rms over a sample of {spectra})"]
     if not any(_is_line(*run, len(f)) for s, f in zip(samples, found, strict=True) for run in _runs(f & s.usual)):
         return _nothing(
-            *words, "no line stands out, so no line-free channels are proposed: name channels away from the line"
+            *words, "no line was found, so no line-free channels are proposed: name channels away from the line"
         )
     texts: dict[str, dict[int, np.ndarray]] = {}
     for sample, channels in zip(samples, free, strict=True):
@@ -247,9 +247,9 @@ def _abscissa(sample: _Sample) -> np.ndarray:
 
 
 def _lines(sample: _Sample) -> tuple[np.ndarray | None, np.ndarray]:
-    """Channels in which anything but noise and continuum stands out, bool, (nchan,); None if the data do not tell.
+    """Find channels in which something other than noise and continuum stands out, bool, (nchan,); None if this is not clear.
 
-    The second array says how strong each channel is: its amplitude over that which stands out.
+    The second array is the strength of each channel: its amplitude over the smallest amplitude that stands out.
     """
     nchan = len(sample.usual)
     end = math.ceil(ENDS * nchan)
@@ -263,7 +263,7 @@ def _lines(sample: _Sample) -> tuple[np.ndarray | None, np.ndarray]:
 
 
 def _noise(sample: _Sample) -> np.ndarray:
-    """Mean of w |V|^2 / 2 that the noise of each channel has, (nchan,)."""
+    """Estimate the mean of w |V|^2 / 2 of the noise in each channel, (nchan,)."""
     if sample.pairs:
         half = len(sample.vis) // 2
         with np.errstate(divide="ignore"):
@@ -291,7 +291,7 @@ def _noise(sample: _Sample) -> np.ndarray:
 
 
 def _power(sample: _Sample, channels: np.ndarray) -> np.ndarray:
-    """Mean of w |V|^2 / 2 of each channel beside a straight line through some of them, over that of noise of 1, (nchan,)."""
+    """Mean of w |V|^2 / 2 of each channel minus a straight line through some of them, over that of noise of 1, (nchan,)."""
     left = _left(sample, channels)
     number = np.maximum((sample.weight > 0).sum(axis=0), 1)
     power: np.ndarray = (sample.weight * np.abs(left) ** 2).sum(axis=0) / (2 * number * _expected(sample, channels))
@@ -356,7 +356,7 @@ def _standing_out(mark: np.ndarray, usual: np.ndarray, least: float) -> np.ndarr
 
 
 def _boxes(values: np.ndarray, width: int) -> np.ndarray:
-    """Sums over every run of so many values."""
+    """Sums over every run of `width` values."""
     before = np.concatenate([[0.0], np.cumsum(values)])
     sums: np.ndarray = before[width:] - before[:-width]
     return sums
@@ -431,7 +431,7 @@ def _crossed(sample: _Sample, channels: np.ndarray, order: int) -> np.ndarray:
 
 
 def _continuum(parts: Sequence[tuple[_Sample, np.ndarray]]) -> tuple[float, bool]:
-    """Root of the mean square of the continuum, Jy, and whether it is more than noise; if not, the level that would be."""
+    """The rms of the continuum, Jy, and whether it exceeds the noise; if not, the level that would exceed it."""
     crossed = np.concatenate([_crossed(sample, channels, 0) for sample, channels in parts])
     mean, error = float(crossed.mean()), float(crossed.std()) / math.sqrt(len(crossed))
     sure = mean > LIMIT * error
@@ -439,7 +439,7 @@ def _continuum(parts: Sequence[tuple[_Sample, np.ndarray]]) -> tuple[float, bool
 
 
 def _order(samples: Sequence[_Sample], free: Sequence[np.ndarray]) -> int:
-    """Largest order up to 2 that the data ask for and the channels allow."""
+    """Largest order up to 2 that the data require and the channels allow."""
     for order in (2, 1):
         crossed = np.concatenate([_crossed(s, channels, order) for s, channels in zip(samples, free, strict=True)])
         asked = crossed.mean() > LIMIT * crossed.std() / math.sqrt(len(crossed))

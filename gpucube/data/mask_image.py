@@ -1,8 +1,8 @@
-"""The user's clean mask: where on the sky, and in which channels, components may be found.
+"""A clean mask that is an image: where on the sky, and in which channels, components may be found.
 
 In: a FITS or CASA image on the pixel grid of the cube, with two to four axes: one plane for all channels, or one per channel of
-the mask. Components may be found where a pixel is finite and not 0. Planes are placed by frequency, and by index only where
-the mask's header has no spectral axis. Out: a `MaskImage`, which travels to workers as a path and reads one plane at a time, so
+the mask. Components may be found where a pixel is finite and not 0. Planes are placed by frequency, and by index only if
+the mask's header has no spectral axis. Out: a `MaskImage`. It is sent to workers as a path and reads one plane at a time, so
 that a mask as large as the cube takes no memory.
 """
 
@@ -41,11 +41,11 @@ class MaskImage:
     leading : tuple of int
         Lengths of the axes before y and x, slowest first; at most one is longer than 1.
     planes : tuple of tuple of int
-        For each channel of the cube the planes that count for it, as indices along the long axis. Components may be found
-        where any of them allows; nowhere if there is none.
+        For each channel of the cube the planes that apply to it, as indices along the long axis. Components may be found
+        where any of them allows it; nowhere if there is none.
     cut : tuple of str and float, or None
-        Components may be found where the pixel is above (``">"``), not below (``">="``) and so on a number. None for where
-        it is not 0.
+        A comparison (``">"``, ``">="``, ``"<"`` or ``"<="``) and a number: components may be found where the pixel meets it.
+        None for where the pixel is not 0.
     warnings : tuple of str
         What the user should know, one line each.
     """
@@ -104,8 +104,8 @@ def load_mask(
     Raises
     ------
     GpucubeError
-        No such file, not FITS, no image in it, another shape than the cube's, another place on the sky, another spectral
-        frame, coordinates that cannot be read, or no channel in common.
+        The file does not exist, is not FITS or contains no image; or the image has another shape, another place on the sky or
+        another spectral frame than the cube, coordinates that cannot be read, or no channel in common with the cube.
     """
     label = f"mask {path}"
     header, shape, listed, hdu = described(label, os.fspath(path))
@@ -125,7 +125,7 @@ def load_mask(
 
 
 def mask_file_content(mask: np.ndarray) -> bytes:
-    """Write an array as the FITS file of a mask that `load_mask` takes, by index and without coordinates.
+    """Return the bytes of a FITS file that `load_mask` reads: an array as a mask, placed by index, without coordinates.
 
     Parameters
     ----------

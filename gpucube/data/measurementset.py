@@ -184,7 +184,7 @@ def _cell(t: tables.table, column: str, row: int, absent: float) -> np.ndarray:
 def _frame(windows: tables.table, row: int) -> tuple[SpectralFrame | None, str]:
     """Frame of a row of SPECTRAL_WINDOW, and where the table says it.
 
-    MEAS_FREQ_REF counts if it is there, as in tclean, whatever CHAN_FREQ says about itself.
+    MEAS_FREQ_REF is used if it exists, as in tclean, even if the keywords of CHAN_FREQ differ.
     """
     if "MEAS_FREQ_REF" in windows.colnames():
         code = int(windows.getcell("MEAS_FREQ_REF", row))
@@ -218,7 +218,7 @@ def _fields(path: str) -> tuple[Field, ...]:
 
 
 def _read(path: str, name: str, read: Callable[[tables.table], Rows], keywords: Container[str], absent: Rows) -> Rows:
-    """What `read` makes of a subtable that a MeasurementSet may lack."""
+    """Apply `read` to a subtable that a MeasurementSet may lack."""
     if name not in keywords:
         return absent
     with _subtable(path, name) as t:
@@ -272,5 +272,5 @@ def is_locked(path: str) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """Return what casacore says of an error, without its stack."""
+    """Return casacore's message for an error, without its stack."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -63,8 +63,8 @@ def beam_on_sky(
     apart = max(separation(pointings[0], other) for other in pointings)
     if apart > SAME_POINTING * beam.width(frequency):
         raise GpucubeError(
-            f"the antennas point in several directions, up to {angle_text(apart)} apart, and there is one primary beam: "
-            "image each pointing in a run of its own"
+            f"the antennas point in several directions, up to {angle_text(apart)} apart, but one primary beam is "
+            "needed: image each pointing in a separate run"
         )
     limit = abs(parameters.pblimit)
     return BeamOnSky(beam=beam, pointing=pointings[0], geometry=geometry, limit=limit), tuple(dict.fromkeys(warnings))
@@ -126,7 +126,7 @@ def _pointing(window: Window, width: float, warnings: list[str]) -> Direction:
         return window.centre
     warnings.append(
         f"{window.ms.path}: the phase centre of field {window.field.name} is {angle_text(apart)} away from its DELAY_DIR and "
-        "REFERENCE_DIR: the primary beam is centred on these, where the antennas point (tclean's is centred on the former)"
+        "REFERENCE_DIR: the primary beam is centred on DELAY_DIR, where the antennas point (tclean's on the phase centre)"
     )
     return delay
 

@@ -27,7 +27,7 @@ from gpucube.sky.spectral_types import frequency_of
 from gpucube.text import in_words
 
 EDGE = 1e-5
-"""Pixels or channels by which a centre may lie outside and still count as on the edge: CASA computes in float32."""
+"""Pixels or channels. A centre that lies outside by no more than this is on the edge: CASA computes in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +185,7 @@ class _Reader:
                 continue
             match = _CRTF_LINE.fullmatch(line)
             if match is None:
-                raise self._wrong(f"{line!r} is no region; expected e.g. 'circle[[100pix, 100pix], 20pix]'")
+                raise self._wrong(f"{line!r} is not a region; expected e.g. 'circle[[100pix, 100pix], 20pix]'")
             sign, drawn, name, rest = match.groups()
             if drawn or name.lower() in _DRAWINGS:
                 continue
@@ -201,7 +201,7 @@ class _Reader:
 
     def _crtf_shape(self, name: str, values: Sequence[Any], frame: str) -> Shape:
         if name not in _CRTF_SHAPES:
-            raise ValueError(f"{name!r} is no shape; expected {in_words(_CRTF_SHAPES)}")
+            raise ValueError(f"{name!r} is not a shape; expected {in_words(_CRTF_SHAPES)}")
         if name == "poly":
             return _polygon([self._point(pair, frame) for pair in values])
         centre = self._point(values[0], frame)
@@ -256,7 +256,7 @@ class _Reader:
             raise ValueError("its velocities need a rest frequency: give `restfreq`")
         kind = {"RADIO": "VRAD", "OPTICAL": "VOPT", "Z": "VOPT"}.get(given.get("veltype", "RADIO").upper())
         if kind is None:
-            raise ValueError(f"veltype={given['veltype']} is not read; expected RADIO or OPTICAL")
+            raise ValueError(f"veltype={given['veltype']} is not supported; expected RADIO or OPTICAL")
         return float(frequency_of(kind, np.array([velocity]), restfreq)[0])
 
     # DS9
@@ -273,7 +273,7 @@ class _Reader:
                 continue
             match = _DS9_SHAPE.match(line)
             if match is None:
-                raise self._wrong(f"{line!r} is no region; expected e.g. 'circle(100,100,20)' or 'fk5; circle(...)'")
+                raise self._wrong(f"{line!r} is not a region; expected e.g. 'circle(100,100,20)' or 'fk5; circle(...)'")
             sign, name, arguments = match.groups()
             if name.lower() in _DRAWINGS:
                 continue
@@ -311,7 +311,7 @@ class _Reader:
                 return _ellipse(point(0), self._along_x(length(2)), self._along_y(length(3)), angle)
             case "box":
                 return _box(point(0), self._along_x(length(2)), self._along_y(length(3)), angle)
-        raise ValueError(f"{name!r} is no shape; expected circle, annulus, ellipse, box or polygon")
+        raise ValueError(f"{name!r} is not a shape; expected circle, annulus, ellipse, box or polygon")
 
     # both
 
@@ -322,7 +322,7 @@ class _Reader:
             return float(x[:-3]), float(y[:-3])
         name = CELESTIAL_FRAMES.get(frame.upper(), frame.upper()) or self.geometry.centre.frame
         if name not in (*CELESTIAL_FRAMES.values(), "FK4"):
-            raise ValueError(f"coord={frame} is not read; expected J2000, ICRS, B1950 or GALACTIC")
+            raise ValueError(f"coord={frame} is not supported; expected J2000, ICRS, B1950 or GALACTIC")
         ra, dec, _ = quantities.parse_direction(f"J2000 {x} {y}")
         point, centre = Direction(ra=ra, dec=dec, frame=name), self.geometry.centre
         vector = frame_rotation(point, centre) @ unit_vectors(np.array([ra]), np.array([dec]))[0]

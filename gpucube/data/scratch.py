@@ -1,8 +1,8 @@
-"""The scratch folder of a run: made, owned by an imagename, kept for `resume`, removed.
+"""The scratch folder of a run: it is made for an imagename, kept for `resume`, and removed.
 
-In: the partitions of a store to be, and the imagename that it is for. Out: a folder with a file of its own for every array
-of a partition, and with two small files: one says whose folder it is, so that nobody else's is ever removed, and the other,
-written last, holds what a resumed run needs to know of the store.
+In: the partitions of a new store, and the imagename that it is for. Out: a folder with one file for every array of a
+partition, and two small files. One names the owner of the folder, so that no other folder is ever removed. The other is
+written last and contains what a resumed run needs to know about the store.
 """
 
 from __future__ import annotations

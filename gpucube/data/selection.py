@@ -4,10 +4,9 @@ In: checked parameters (`vis`, `field`, `spw`, `datacolumn`, `contsubspw`, `stok
 Out: a `Selection`: one `Source` for each MeasurementSet, DATA_DESC_ID and field, and the axes of the cube. Only subtables
 and index columns are read.
 
-The steps are those of the user's sentence: the fields and the column of each MeasurementSet, its windows and their rows,
-then the output channels of all windows together, and what the user has to know of them before the run. A source has one
-pointing, one phase centre and one channel map, so a selection of several fields makes several sources and changes nothing
-below.
+The steps are: the fields and the column of each MeasurementSet, its windows and their rows, then the output channels of all
+windows together, and the warnings. A source has one pointing, one phase centre and one channel map. A selection of several
+fields therefore makes several sources, and the code that uses a selection need not know of it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The model that cleaning starts from: components that an earlier run, tclean or a calculation has found.
 
 In: a FITS or CASA image in Jy/pixel, one plane for all channels or planes along a spectral axis, with or without Stokes
-parameters, on any pixel grid. Out: a `StartModel`, which travels to workers as a path and reads one plane at a time.
+parameters, on any pixel grid. Out: a `StartModel`, which is sent to workers as a path and reads one plane at a time.
 
 On the grid of the cube, pixels are taken as they are. From another grid they are interpolated linearly, and multiplied
 by the ratio of the pixels' solid angles, so that flux is kept.
@@ -125,8 +125,8 @@ def load_start_model(
     Raises
     ------
     GpucubeError
-        No such file, no image in it, another unit than Jy/pixel, no sky coordinates on another grid, another spectral frame,
-        or no channel or Stokes parameter in common.
+        The file does not exist or contains no image; or the image has another unit than Jy/pixel, another spectral frame, no
+        sky coordinates although its grid is another one, or no channel or Stokes parameter in common with the cube.
     """
     path = os.path.abspath(path)
     label = f"startmodel {path}"

@@ -6,9 +6,9 @@ names it.
 
 The store is made of partitions, one for each MeasurementSet, DATA_DESC_ID and field. Each has its own uvw, its own output
 channels and one pointing, so spectral windows and MeasurementSets with different rows cost nothing extra. A sample takes
-12 bytes: complex64 and float32. The page cache keeps in memory what fits.
+12 bytes: complex64 and float32. The system's page cache keeps as much of it in memory as fits.
 
-Visibilities and weights lie in the order of the MeasurementSet, so that they are written sequentially. They are handed out
+Visibilities and weights are stored in the order of the MeasurementSet, so that they are written sequentially. They are returned
 in the order of their place in the uv plane (`sort_rows`): neighbours share cache lines, and gridding is a quarter faster.
 """
 

@@ -1,6 +1,6 @@
-"""Rows of all channels become channels of all rows: the compiled heart of INGEST.
+"""Turn rows of all channels into channels of all rows: the compiled core of INGEST.
 
-In: a `Block` of rows as read, what becomes of its rows and channels, and how Stokes parameters are formed. Out: `Planes`,
+In: a `Block` of rows as read, the mapping of its rows and channels, and how Stokes parameters are formed. Out: `Planes`,
 the samples of every output channel. One pass over the block decides which samples count, forms the Stokes parameter,
 shifts the phase and averages channels; it runs tile by tile, so that both orders of the data stay in the cache.
 

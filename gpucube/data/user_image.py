@@ -1,7 +1,7 @@
-"""An image that a user gives for the cube: its header, its place on the sky, and which of its planes belong to which channel.
+"""An image that a user gives (mask or start model): its header, its place on the sky, and the planes of each channel.
 
 In: a FITS or CASA image with two to four axes, and the axes of the cube. Out: its header, shape and coordinates, checked against
-the cube, and the planes of each channel. Planes are placed by frequency, and by index only where the header has no spectral
+the cube, and the planes of each channel. Planes are placed by frequency, and by index only if the header has no spectral
 axis. Messages begin with a label, such as ``"mask a.fits"``.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from astropy.wcs import WCS
 
 REFERENCE_TOLERANCE = 0.1
-"""Largest distance in pixels between its grid and the cube's."""
+"""Largest distance in pixels between the grid of the image and that of the cube."""
 
 CHANNEL_TOLERANCE = 0.1
 """A plane counts for a channel that it overlaps by more than this fraction of the narrower of the two."""
@@ -117,8 +117,8 @@ def check_shape(
 def _wrong_shape(label: str, shape: tuple[int, ...], geometry: ImageGeometry, axis: SpectralAxis) -> GpucubeError:
     return GpucubeError(
         f"{label} has shape {_shape_text(shape)} (slowest axis first) and the cube is"
-        f" {_shape_text((axis.nchan, *geometry.shape))}: it must be one plane of"
-        f" {_shape_text(geometry.shape)} or one such plane per channel"
+        f" {_shape_text((axis.nchan, *geometry.shape))}: expected one plane of"
+        f" {_shape_text(geometry.shape)}, or one such plane for each channel"
     )
 
 
@@ -265,7 +265,7 @@ def planes_of_channels(
         if kind_of(header, number) not in _PLAIN_AXES:
             raise GpucubeError(
                 f"{label} has an axis of {nplane} planes along {kind_of(header, number)}, which is no spectral"
-                f" coordinate of FITS: call it FREQ, VRAD, VOPT or WAVE, or remove CTYPE{number} to place planes by index"
+                f" coordinate of FITS: name it FREQ, VRAD, VOPT or WAVE, or remove CTYPE{number} to place planes by index"
             )
         if nplane != axis.nchan:
             raise _wrong_shape(label, shape, geometry, axis)
@@ -283,14 +283,14 @@ def planes_of_channels(
 
 
 def is_frame_of(axis: SpectralAxis, name: str) -> bool:
-    """Whether a spectral frame is the cube's, or differs from it by less than can matter."""
+    """Return True if a spectral frame is the cube's, or differs from it by at most `CHANNEL_TOLERANCE` of a channel."""
     given, cube = (_OTHER_NAMES.get(frame, frame) for frame in (name.upper(), axis.frame.specsys))
     shift = _LARGEST_SHIFT.get(frozenset({given, cube}), np.inf) / LIGHT_SPEED
     return given == cube or shift * float(np.max(axis.frequency / axis.width)) <= CHANNEL_TOLERANCE
 
 
 def _check_frame(label: str, wcs: WCS, axis: SpectralAxis) -> tuple[str, ...]:
-    """Refuse frequencies of another frame, unless the two differ by less than can matter."""
+    """Refuse frequencies in another frame, unless `is_frame_of` accepts it."""
     written = wcs.wcs.specsys.strip().upper()
     if not written:
         cube = _OTHER_NAMES.get(axis.frame.specsys, axis.frame.specsys)
@@ -347,7 +347,7 @@ def _overlaps(label: str, edges: np.ndarray, axis: SpectralAxis, use: Use) -> tu
 
     Parameters
     ----------
-    path : path
+    label : str
     edges : numpy.ndarray
         Lower and upper edge of every plane, Hz, shape (nplane, 2), in any order.
     axis : SpectralAxis

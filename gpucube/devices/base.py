@@ -1,4 +1,4 @@
-"""The seam between imaging and hardware: what a device does, and what a kind of device costs.
+"""The interface between imaging and hardware: what a device does, and what a kind of device costs.
 
 In: samples of planes, and how far to clean them. Out: images on the host, and the numbers that the stopping rule needs.
 

@@ -1,7 +1,7 @@
 """Workers of a Dask cluster: jobs in, their reports out as they end.
 
-Chunks are handed out one or two to a thread and refilled as they finish, so that only a few are lost if a worker dies.
-Lost chunks are split until the channel that kills its worker is alone. That channel is given up.
+Each thread has one or two chunks at a time, so that only a few are lost if a worker dies. Lost chunks are split until the
+channel that kills its worker is alone. That channel is marked as failed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How much host memory the processes of a run hold together: arithmetic.
+"""Predict how much host memory the processes of a run take together. Arithmetic only.
 
-In: what a device takes, what reading takes, and what this process holds when the run is planned. Out: bytes for so many
-workers. Stages follow one another, so the largest counts. Each term is what is allocated; `bench/memory_matrix.py` compares
-the sum with what runs really hold.
+In: the memory that a device takes, that reading takes, and that this process has when the run is planned. Out: bytes for a
+number of workers. Stages follow one another, so the largest one counts. Each term is what is allocated.
+`tests/memory_matrix.py` compares the sum with what runs really take.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Live progress of a run: a display that stays in place on a terminal, otherwise a plain line now and then.
+"""Progress of a run: a live display on a terminal, otherwise a plain line from time to time.
 
 In: the name of each stage, the rows read, and the events of channels (`gpucube.imaging.job.Events`). Out: text on a
 stream, by default standard error, so that standard output stays clean for results.
@@ -101,7 +101,7 @@ class Progress:
 
     @contextmanager
     def compiling(self, following: str) -> Iterator[None]:
-        """Code that is not in a cache is being compiled. If it takes longer than a moment, this is shown as a stage."""
+        """Show that code is being compiled which is not in a cache, if this takes longer than a moment."""
         timer = threading.Timer(SECONDS_BEFORE_COMPILING, self.stage, ["compiling, on the first run on a machine"])
         timer.start()
         try:

@@ -13,10 +13,10 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1, signal.SIGUSR2)
-"""The last three warn of a limit of time. A process that does nothing about them would die of them without a word."""
+"""The last three announce that a time limit is near. They end a process that does not handle them, without a message."""
 
 PATIENCE = 15.0
-"""Seconds after the first signal in which others do nothing: the run is ending, and has to finish that."""
+"""Seconds after the first signal during which further signals are ignored, so that the run can end properly."""
 
 
 def start_resource_tracker() -> None:

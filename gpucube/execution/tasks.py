@@ -1,7 +1,7 @@
 """What runs in the workers of a Dask cluster: reading rows, imaging chunks, restoring chunks.
 
-In: jobs, pickled with each call, because what Dask scatters is lost with the workers that held it. Out: small reports
-and the memory that the process has held; planes go straight to disk. While a chunk is imaged its events reach the main
+In: jobs, pickled with each call, because data that Dask scatters are lost with the workers that hold them. Out: small reports
+and the peak memory of the process. Planes are written directly to disk. While a chunk is imaged, its events reach the main
 process as messages under `TOPIC`: `_EventSender` writes them, `replay` reads them.
 
 Every task may be run again. An error for the user is returned as a `GpucubeError`: if it were raised, the worker would

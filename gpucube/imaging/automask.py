@@ -5,15 +5,15 @@ The steps are those of CASA's SDMaskHandler:
 
 * the mask threshold is the higher of the sidelobe threshold (`sidelobethreshold` times the sidelobe level times the peak)
   and the noise threshold (`noisethreshold` times the noise), above the median of the residual;
-* pixels above it form regions; regions smaller than `minbeamfrac` beams are dropped, the others smoothed with the beam and
+* pixels above it form regions; regions smaller than `minbeamfrac` beams are removed, the others are smoothed with the beam and
   cut at `cutthreshold` of the maximum;
-* once there are components, the mask so far grows, pixel by pixel, into pixels above the lower of two thresholds with
-  `lownoisethreshold` in place of `noisethreshold`; what has grown is pruned, smoothed and cut as well;
+* once there are components, the mask so far grows, pixel by pixel, into pixels above a lower threshold, which has
+  `lownoisethreshold` in place of `noisethreshold`; the pixels that it has grown into are pruned, smoothed and cut as well;
 * pixels below the negative threshold are smoothed, cut and added, if `negativethreshold` is set;
 * the mask is never made smaller.
 
-The noise is 1.4826 MAD: of the whole residual, or with `fastnoise=False` of the pixels outside the mask, and where there is
-no mask, of those that Chauvenet's criterion keeps in five rounds.
+The noise is 1.4826 MAD of the whole residual. With `fastnoise=False` it is that of the pixels outside the mask or, if there is
+no mask yet, of the pixels that Chauvenet's criterion keeps in five rounds.
 """
 
 from __future__ import annotations

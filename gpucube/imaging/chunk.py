@@ -5,8 +5,8 @@ planes go straight into the cubes. The loop is the major/minor scheme of Schwab 
 an approximate residual, then a major cycle makes the exact one, and a plane is judged on exact residuals only.
 
 The life of a chunk: `_Chunk` takes as many planes as the device has places for (`device.batch`), begins them,
-and cycles all active planes together. A plane that has stopped is finished and gives its place to the next, so a chunk
-costs the sum of what its channels need. If anything fails, the channels at work are tried again: in smaller batches
+and cycles all active planes together. A plane that has stopped is finished, and the next plane takes its place, so a chunk
+costs the sum of what its channels need. If anything fails, the active channels are tried again: in smaller batches
 after running out of memory, otherwise one at a time, until the faulty channel has been found.
 """
 

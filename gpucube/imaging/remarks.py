@@ -1,7 +1,7 @@
 """Warnings about a finished run: data that were lost, and a beam that does not suit its channels.
 
-In: the records of all channels and the beam of the image. Out: warnings, each in one line. `gpucube.run` gives them the
-way that the warnings of the plan go: once as a Python warning, and into the summary.
+In: the records of all channels and the beam of the image. Out: warnings, each in one line. `gpucube.run` treats them like
+the warnings of the plan: it issues Python warnings and writes them into the summary.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def _lacking(records: Sequence[ChannelRecord]) -> list[str]:
         return []
     return [
         f"up to {_percent(max(record.lacking_fraction for record in off))} of the channels that are averaged into one are "
-        f"flagged or missing (channels {ranges(record.channel for record in off)} of the cube): its values belong to the "
-        "frequencies of the others, not to its centre"
+        f"flagged or missing (channels {ranges(record.channel for record in off)} of the cube): the values are "
+        "those at the frequencies of the other channels, not at the centre"
     ]
 
 
@@ -154,8 +154,8 @@ def _unlike_beams(job: ImageJob, records: Sequence[ChannelRecord], target: Beam)
     elif small := sorted({channel for channel, beam in fitted if target.deconvolve(beam) is None}):
         widest = max((beam for _, beam in fitted), key=lambda beam: beam.bmaj)
         found.append(
-            f"the beam of {_size(target)} does not contain the own beam of channels {ranges(small)} (up to {_size(widest)}): "
-            "their residual stays in Jy per own beam, so that only what was cleaned has the right flux in the image"
+            f"the beam of {_size(target)} does not contain the fitted beam of channels {ranges(small)} (up to {_size(widest)}): "
+            "their residual stays in Jy per fitted beam, so that only cleaned emission has the right flux in the image"
         )
     ny, nx = job.settings.geometry.shape
     width = min(nx * job.settings.geometry.cell_x, ny * job.settings.geometry.cell_y)

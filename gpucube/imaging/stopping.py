@@ -6,8 +6,8 @@ The rules are tclean's (CASA documentation, "Synthesis imaging: iteration contro
 * noise sigma = 1.4826 MAD of the residual; stop level = max(threshold, nsigma * sigma);
 * cycle threshold = max(0.98 stop level, peak * clamp(cyclefactor * PSF sidelobe, minpsffraction, maxpsffraction));
 * a plane whose peak has grown threefold (stop codes 5 and 6) is rolled back to its best model and tried once more with
-  twice the cyclefactor and half the gain. If its peak grows again, it ends on its best model;
-* a plane that stops, for whatever reason, with a peak above the smallest that it had, ends on the model of the smallest.
+  twice the cyclefactor and half the gain. If its peak grows again, its result is its best model;
+* if a plane stops with a peak above its smallest one, its result is the model that had the smallest peak, whatever the reason.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def observe(state: LoopState, peak: float, noise: float, clean: CleanParameters)
 
 
 def _best(state: LoopState) -> LoopState:
-    """The state of a plane that has been rolled back. The iterations done in vain still count."""
+    """The state of a plane that has been rolled back. The discarded iterations still count."""
     return changed(state, peak=state.best_peak, noise=state.best_noise)
 
 
@@ -185,7 +185,7 @@ def has_grown(state: LoopState, peak: float) -> bool:
 
 
 def with_new_mask(state: LoopState) -> LoopState:
-    """Forget the peaks inside another mask. What they were says nothing about divergence inside the new one."""
+    """Forget the peaks inside the old mask: they cannot be compared with those inside the new one."""
     return changed(state, peak=math.inf, best_peak=math.inf)
 
 

@@ -1,4 +1,4 @@
-"""Compile what imaging will run, before a channel is charged with it: the first run on a machine compiles for seconds."""
+"""Compile the loops before imaging begins: on the first run this takes seconds, which are charged to no channel."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ PIXELS, SAMPLES = 32, 200
 
 
 def warm_up(kind: DeviceKind, settings: ImagingSettings) -> None:
-    """Image a made-up plane of a few pixels on a device of this process; the results are dropped.
+    """Image an invented plane of a few pixels on a device of this process, and discard the results.
 
-    What goes wrong here goes wrong in the imaging, too, and is reported there.
+    An error here would also occur in the imaging, and is reported there.
     """
     small = replace(
         settings,

@@ -1,8 +1,8 @@
-"""Imaging weights that devices do not make: of densities over all channels, and of rarer formulae.
+"""Imaging weights that devices do not make: those with one density for all channels, and those of rarer formulae.
 
-In: the samples of a plane, or all of a store. Out: the same samples with their imaging weights, which any device takes as
-natural ones and multiplies by the taper. So there is one home for these formulae, whatever the hardware. Natural, uniform
-and Briggs weights of single channels are made on the devices, and nothing here touches them.
+In: the samples of a plane, or all samples of a store. Out: the same samples with their imaging weights. A device takes these as
+natural weights and multiplies them by the taper, so these formulae exist once for all hardware. The devices make natural,
+uniform and Briggs weights of single channels themselves.
 
 The formulae are tclean's (CASA's classes VisImagingWeight and BriggsCubeWeightor). G is the density, the sum of weights w
 in the uv cells of the image, of u and of -u:
@@ -110,12 +110,12 @@ class HostWeighting:
 
 
 def _spread(cells: np.ndarray) -> np.ndarray:
-    """The number of cells over which a sample that moves by `cells` spreads its weight."""
+    """The number of cells over which a sample is spread if it moves by `cells`."""
     return np.where(cells >= 1, cells + 0.5, (4 - cells) / (4 - 2 * np.minimum(cells, 1)))
 
 
 def shares_density(parameters: Parameters) -> bool:
-    """Whether all channels share one density, so that the store has to be complete before the first is imaged."""
+    """Whether all channels share one density. The store must then be complete before the first channel is imaged."""
     shared = not parameters.perchanweightdensity and parameters.weighting in ("uniform", "briggs", "briggsabs")
     return shared or parameters.weighting == "superuniform"
 
@@ -229,7 +229,7 @@ def _cell(sign: int, distance: np.float32, size: int) -> int:
 
 
 def device_weighting(parameters: Parameters) -> str:
-    """Return the weighting that devices are asked for."""
+    """Return the weighting that devices apply."""
     return "natural" if on_host(parameters) else parameters.weighting
 
 

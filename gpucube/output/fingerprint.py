@@ -1,8 +1,8 @@
-"""Everything that determines a cube bit for bit, so that a run is resumed only if it would make the same bits.
+"""The fingerprint: everything that determines the bits of a cube. A run is resumed only if its fingerprint is the same.
 
 In: the parameters of a run, the kind of its device, the version of gpucube. Out: the fingerprint, a dict of plain types
-that is kept in the journal and in the summary, and the difference of two fingerprints in words. The contents of
-MeasurementSets and masks enter by names, sizes and modification times: reading them would take as long as imaging.
+that is kept in the journal and in the summary, and a description of how two fingerprints differ. MeasurementSets and masks are
+represented by the names, sizes and modification times of their files: reading them would take as long as imaging.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The journal: which channels of a run are safe on disk, so that an interrupted run can be finished with the same bits.
 
 In: the run's fingerprint and cubes, then the record of every channel, once its planes have been synced. Out: an
-append-only file of JSON lines, ``OUT.journal``. The file is the truth for ``resume=True``: a channel without a record,
-or whose planes do not have the checksums of its record, is imaged again. A damaged line and everything after it are
+append-only file of JSON lines, ``OUT.journal``. ``resume=True`` relies on this file: a channel is imaged again if it has no
+record, or if its planes do not have the checksums of its record. A damaged line and everything after it are
 ignored. A finished run has a summary and no journal.
 
 The run holds a lock on the file, so that a second run with the same imagename is refused. The system releases the lock

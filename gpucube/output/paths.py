@@ -46,7 +46,7 @@ class RunPaths:
         return f"{self.imagename}.mask-{digest}.fits"
 
     def earlier(self, name: str) -> str:
-        """The model or the mask of an earlier run that `restart` goes on from, while the run lasts."""
+        """The model or the mask of the earlier run that `restart` continues, during the new run."""
         return f"{self.imagename}.earlier-{name}.fits"
 
     @property

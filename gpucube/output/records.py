@@ -1,9 +1,9 @@
 """The record of each channel: how far it was cleaned, why it stopped, and how long that took.
 
-In: what the stopping rule and the device counted for each plane (a channel in one Stokes parameter). Out: one
+In: the counts of the stopping rule and the device for each plane (a channel in one Stokes parameter). Out: one
 `ChannelRecord` per output channel. The same records are `result.channels`, the lines of the journal and the `channels`
-of `summary.json`. Whatever follows from the planes of a channel is a property. It is written to the files for other
-readers, but not read back.
+of `summary.json`. A quantity that follows from the planes of a channel is a property. It is written to the files for other
+programs, but not read back.
 
 Stop codes 1 to 9 are tclean's (CASA documentation, "Synthesis imaging: stopping criteria"); 10 and 11 are gpucube's own.
 """
@@ -168,7 +168,7 @@ class ChannelRecord:
         return total
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the record in the form of `summary.json`: plain types, with everything that follows from the planes."""
+        """Return the record in the form of `summary.json`: plain types, including the properties that follow from the planes."""
         return _plain(self) | {"planes": {stokes: _plain(plane) for stokes, plane in self.planes.items()}}
 
     def to_json(self) -> str:

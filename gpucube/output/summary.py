@@ -1,7 +1,7 @@
 """The summary of a finished run, ``OUT.summary.json``.
 
 In: parameters, measurements and results, with one record for each channel. Out: the same as JSON. The file is written
-last of all, and whole or not at all: its existence says that the run has finished. Reading checks it, because it may
+last, and either completely or not at all: if it exists, the run has finished. It is checked when it is read, because it may
 have been edited, cut short, or made by another program.
 """
 
@@ -27,7 +27,7 @@ from gpucube.text import frequency_text, ranges
 
 
 class SpectralSummary(BaseModel):
-    """What the frequencies of the channels, and their velocities, mean."""
+    """The frame of the frequencies of the channels, and the meaning of their velocities."""
 
     frame: str  # casacore's name, such as ``"LSRK"``
     channel_width_hz: float  # the usual one, positive

@@ -3,8 +3,8 @@
 In: an imagename with a journal or a summary, and its image cube if there is one. Out: ``OUT.report.html``, a single
 file that fetches nothing and runs no script; its pictures are inside. The text of the page is in ``page.html.j2``.
 
-Text may come from anybody's MeasurementSet, and a summary can be edited. So the template is rendered with autoescape, and
-`bounded` sees every value first.
+Text may come from any MeasurementSet, and a summary can be edited. The template is therefore rendered with autoescape, and
+`bounded` limits the length of every value.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from gpucube.text import counted, size_text
 from gpucube.version import __version__
 
 MOST_ROWS = 2000
-"""Rows of the table of channels: a browser has no use for ten thousand."""
+"""Most rows of the table of channels: ten thousand would slow a browser down."""
 
 LONGEST_TEXT = 300
 """Characters shown of any value."""

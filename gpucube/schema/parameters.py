@@ -4,8 +4,8 @@ In: Python values, text from the command line, or values from a YAML file. Out: 
 which the rest of gpucube trusts. Names and defaults are tclean's wherever tclean has the concept.
 
 The command line's options (`gpucube.cli`), the signature of `gpucube.image_cube` and the reference page all come from
-this model (docs/reference.py). A mistake becomes one line (`GpucubeError`), and an unknown name is answered
-with the nearest right one.
+this model (docs/reference.py). A mistake becomes one line (`GpucubeError`). If a name is unknown, the message suggests the
+nearest known one.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Parameters(BaseModel):
     """The MeasurementSet to image, or several to image together."""
 
     imagename: types.Imagename = _parameter(..., "Output", usual=True)
-    """How the names of all products begin: OUT gives OUT.image.fits and so on. A missing folder is made."""
+    """Path with which the names of all products begin: OUT gives OUT.image.fits and so on. A missing folder is created."""
 
     field: types.FieldName = _parameter("", "Data")
     """The field to image, in CASA's syntax. Several entries of the table FIELD are one field if they have the same
@@ -99,9 +99,9 @@ class Parameters(BaseModel):
     """Which visibilities to image. 'auto' takes CORRECTED_DATA if the MeasurementSet has it, otherwise DATA."""
 
     contsubspw: types.Contsubspw = _parameter("", "Data", tclean=None)
-    """Line-free channels, to which the continuum of every row and correlation is fitted before it is subtracted. They are
-    written as in `spw`, or as velocities of the cube's frame with a unit. Empty for no subtraction. A list has one selection
-    for each MeasurementSet."""
+    """Line-free channels. The continuum of every row and correlation is fitted to them and subtracted. They are written as
+    in `spw`, or as velocities with a unit in the frame of the cube. Empty for no subtraction. A list has one selection for
+    each MeasurementSet."""
 
     contsuborder: types.Integer = _parameter(0, "Data", tclean=None, ge=0, le=4)
     """Order of the polynomial in frequency that contsubspw is fitted with: 0 is a constant."""
@@ -114,41 +114,42 @@ class Parameters(BaseModel):
         "cube", "Spectral axis", tclean="mfs"
     )
     """'cube' makes a cube in the frame outframe, 'cubedata' one in the frame of the data. 'cubesource' makes one in the rest
-    frame of an object with an ephemeris, by its radial velocity at each time, and follows it as phasecenter='TRACKFIELD' does."""
+    frame of an object with an ephemeris: it follows the radial velocity of the object, and its position as
+    phasecenter='TRACKFIELD' does."""
 
     outframe: Annotated[
         Literal["", "LSRK", "LSRD", "BARY", "GEO", "TOPO", "GALACTO", "LGROUP", "CMB", "REST"], Choice(empty="")
     ] = _parameter("", "Spectral axis", tclean="LSRK")
-    """Frame of the cube's frequencies. The Doppler factor of every row is that of its time and field. Empty for the frame
-    of the data, and for LSRK if start is a velocity and the data are in TOPO or GEO. REST is for data that are in this frame
-    already."""
+    """Frame of the cube's frequencies. Every row is converted with the Doppler factor of its time and field. Empty for the
+    frame of the data, or for LSRK if start is a velocity and the data are in TOPO or GEO. REST is only for data that are
+    already in this frame."""
 
     start: types.Start = _parameter(None, "Spectral axis")
-    """Centre of the cube's first channel. A number is that of a channel in its spectral window. By default the cube begins
-    where the selected data begin."""
+    """Centre of the cube's first channel. A number without a unit is the number of a channel in its spectral window. By
+    default the cube begins where the selected data begin."""
 
     width: types.Width = _parameter(1, "Spectral axis")
-    """Width of the cube's channels; a number counts channels of the data. A negative width runs down in channels or in
-    frequency. A positive width in velocity runs up in velocity, and so down in frequency."""
+    """Width of the cube's channels; a number without a unit counts channels of the data. With a negative width, channel
+    number or frequency falls along the axis. With a positive width in velocity, velocity rises and so frequency falls."""
 
     nchan: types.FromOneOrAll = _parameter(-1, "Spectral axis")
     """Number of channels of the cube. -1 for as many as the data fill."""
 
     veltype: Annotated[Literal["radio", "optical"], Choice(empty="radio")] = _parameter("radio", "Spectral axis")
-    """Kind of velocity that `start` and `width` are given in, and that plan, table, summary and report give."""
+    """Convention of the velocities in `start` and `width`, and of those in plan, table, summary and report."""
 
     interpolation: Annotated[Literal["nearest", "linear", "cubic"], Choice(empty="linear")] = _parameter(
         "linear", "Spectral axis"
     )
-    """How visibilities are interpolated in frequency where the channels of the cube are not those of the data."""
+    """How visibilities are interpolated in frequency if the channels of the cube are not those of the data."""
 
     phasecenter: types.Phasecenter = _parameter("", "Image")
     """Centre of the image. Empty for the field's phase centre. Colons count hours in right ascension and degrees in
     declination. 'TRACKFIELD' follows a field that moves."""
 
     restfreq: types.Restfreq = _parameter(None, "Spectral axis")
-    """Rest frequency: velocities refer to it. By default the one in the MeasurementSet, if there is one. Of a list the
-    first counts."""
+    """Rest frequency of the line, which velocities refer to. By default the one in the MeasurementSet, if there is one. The
+    first of a list counts."""
 
     imsize: types.Imsize = _parameter(100, "Image", usual=True)
     """Size of the image in pixels; two numbers are nx and ny. Sizes without prime factors above 7 are quickest."""
@@ -159,8 +160,8 @@ class Parameters(BaseModel):
     gridder: Annotated[Literal["standard", "wgridder", "auto"], Choice()] = _parameter(
         "auto", "Gridding", tclean="standard"
     )
-    """'auto' takes the w term into account where neglecting it would matter. 'standard' always neglects it, as tclean's does,
-    and 'wgridder' takes it into account."""
+    """'auto' corrects for the w term if neglecting it would matter. 'standard' always neglects it, as in tclean. 'wgridder'
+    corrects for it."""
 
     epsilon: types.Real = _parameter(1e-4, "Gridding", tclean=None, ge=1e-10, le=1e-2)
     """Relative accuracy of gridding and degridding."""
@@ -168,47 +169,48 @@ class Parameters(BaseModel):
     weighting: Annotated[
         Literal["natural", "uniform", "briggs", "briggsabs", "briggsbwtaper", "superuniform", "radial"], Choice()
     ] = _parameter("natural", "Weighting", usual=True)
-    """Imaging weights. 'briggsbwtaper' is for perchanweightdensity=True; 'superuniform' always has one density for all
+    """Imaging weights. 'briggsbwtaper' needs perchanweightdensity=True. 'superuniform' always uses one density for all
     channels, as in tclean."""
 
     perchanweightdensity: bool = _parameter(True, "Weighting")
-    """Give every channel the weights of its own density of samples. False takes one density of all channels, so that
-    their beams are more alike."""
+    """True computes the weights of every channel from its own density of samples. False uses one density of all channels,
+    so that their beams are more similar."""
 
     robust: types.Real = _parameter(0.5, "Weighting", usual=True, ge=-2, le=2)
-    """Briggs's robustness, for the weightings of his name: -2 is close to uniform weights, 2 to natural ones."""
+    """Robustness of the Briggs weightings: -2 is close to uniform weights, 2 to natural weights."""
 
     noise: types.Noise = _parameter(1.0, "Weighting")
     """Noise of a visibility, for weighting='briggsabs'."""
 
     npixels: types.Integer = _parameter(0, "Weighting", ge=0)
-    """For weighting='superuniform': the density is that of a square which reaches this many cells to every side. 0 for 3."""
+    """For weighting='superuniform': the density is summed over a square that extends this many cells to every side. 0 means
+    3."""
 
     uvtaper: types.Uvtaper = _parameter((), "Weighting")
-    """Gaussian taper of the weights. Angles are full widths at half maximum on the sky, lengths in wavelengths half widths at
-    half maximum in the aperture; bpa is the position angle."""
+    """Gaussian taper of the weights. Angles are full widths at half maximum on the sky. Lengths in wavelengths are half
+    widths at half maximum in the aperture. bpa is the position angle."""
 
     deconvolver: Annotated[Literal["hogbom", "multiscale"], Choice()] = _parameter("hogbom", "Deconvolution")
     """Algorithm of the minor cycle: points ('hogbom'), or components of several scales for extended emission
     ('multiscale')."""
 
     scales: types.Scales = _parameter((), "Deconvolution")
-    """Sizes of the components of deconvolver='multiscale', in pixels; 0 is a point. Empty for a point, the beam, and three
-    times the scale before, up to a sixth of the image."""
+    """Sizes of the components of deconvolver='multiscale', in pixels; 0 is a point. Empty for a point, the beam, and further
+    scales that are each three times the previous one, up to a sixth of the image."""
 
     smallscalebias: Annotated[float, Field(ge=-1, le=1)] = _parameter(0.0, "Deconvolution")
-    """For deconvolver='multiscale': components of the largest scale count 1 - smallscalebias times as much as points, those of
-    other scales in proportion. Above 0 small scales are preferred."""
+    """For deconvolver='multiscale': components of the largest scale count 1 - smallscalebias times as much as points. For
+    other scales the reduction is in proportion to their size. A value above 0 prefers small scales."""
 
     minorcycle: Annotated[Literal["activeset", "textbook"], Choice()] = _parameter(
         "activeset", "Deconvolution", tclean=None
     )
-    """'activeset' updates only those pixels of the residual that may become peaks, 'textbook' the whole image."""
+    """'activeset' updates only those pixels of the residual that may become peaks, 'textbook' updates the whole image."""
 
     majorcycle: Annotated[Literal["auto", "visibility", "image"], Choice()] = _parameter(
         "auto", "Deconvolution", tclean=None
     )
-    """How the residual is recomputed: from the visibilities, or in the image, which is exact where the w term is neglected.
+    """How the residual is recomputed: from the visibilities, or in the image, which is exact if the w term is neglected.
     'auto' takes the cheaper way that is exact."""
 
     niter: types.Integer = _parameter(0, "Deconvolution", usual=True, ge=0)
@@ -230,7 +232,7 @@ class Parameters(BaseModel):
     """Largest number of iterations in one minor cycle. -1 for no limit."""
 
     minpsffraction: types.Real = _parameter(0.05, "Stopping", ge=0, le=1)
-    """A minor cycle always stops at this fraction of the peak it began with."""
+    """A minor cycle never goes below this fraction of the peak it began with."""
 
     maxpsffraction: types.Real = _parameter(0.8, "Stopping", ge=0, le=1)
     """A minor cycle always goes down at least to this fraction of the peak it began with."""
@@ -239,34 +241,36 @@ class Parameters(BaseModel):
     """Largest number of major cycles per channel. -1 for no limit."""
 
     usemask: Annotated[Literal["user", "pb", "auto-multithresh"], Choice()] = _parameter("user", "Deconvolution")
-    """Where the clean mask comes from: from mask; from the primary beam (pbmask), inside mask if there is one; or made anew
-    for every cycle of every channel from its residual, beginning with mask if there is one (Kepley et al. 2020)."""
+    """Where the clean mask comes from. 'user' takes mask. 'pb' makes it from the primary beam (pbmask), inside mask if there
+    is one. 'auto-multithresh' makes it from the residual, again for every cycle of every channel, beginning with mask if
+    there is one (Kepley et al. 2020)."""
 
     mask: types.Mask = _parameter("", "Deconvolution")
-    """Clean mask: where components may be found. Of an image these are the pixels that are not 0, or those that an
-    expression such as 'out.image > 0.003' selects; one plane holds for all channels. Several masks add up, and numbers
-    are pixels: [x0, y0, x1, y1] of a box, [x, y, r] of a circle. Empty for the whole image."""
+    """Clean mask: where components may be found. An image selects its pixels that are not 0, or those that an expression
+    such as 'out.image > 0.003' selects; an image of one plane applies to all channels. Numbers are pixels: [x0, y0, x1, y1]
+    of a box, [x, y, r] of a circle. Several masks are combined. Empty for the whole image."""
 
     startmodel: types.ImageFile = _parameter("", "Deconvolution")
     """Model in Jy/pixel to start from, such as the model of an earlier run or of tclean. It is regridded to the pixels of the
     cube, and its channels are found by frequency. Empty for none."""
 
     restart: bool = _parameter(False, "Deconvolution", tclean=True)
-    """Go on from the model of the finished run with this imagename, for example with a lower threshold or another mask. The
-    products are replaced. Automatic masks go on growing from those that are there. Without such a run it makes no difference."""
+    """Continue from the model of the finished run with this imagename, for example with a lower threshold or another mask.
+    The products are replaced. Automatic masks continue to grow from those of that run. Without such a run this has no
+    effect."""
 
     pbmask: types.Real = _parameter(0.0, "Deconvolution", ge=0, le=1)
-    """Level of the primary beam above which usemask='pb' allows components, and, if it is above 0,
-    usemask='auto-multithresh' too."""
+    """Level of the primary beam above which usemask='pb' allows components. If it is above 0, it also limits the masks of
+    usemask='auto-multithresh'."""
 
     sidelobethreshold: types.Real = _parameter(3.0, "Automatic masks", ge=0)
-    """Masks begin at this many times the sidelobe level of the PSF times the peak of the residual."""
+    """A mask contains pixels above sidelobethreshold times the sidelobe level of the PSF times the peak of the residual."""
 
     noisethreshold: types.Real = _parameter(5.0, "Automatic masks", ge=0)
-    """Masks begin at this many times the noise, if that is more."""
+    """A mask contains pixels above this many times the noise, if that is higher than the level of sidelobethreshold."""
 
     lownoisethreshold: types.Real = _parameter(1.5, "Automatic masks", ge=0)
-    """Masks grow down to this many times the noise, but not below sidelobethreshold."""
+    """Masks grow down to this many times the noise, but not below the level of sidelobethreshold."""
 
     negativethreshold: types.Real = _parameter(0.0, "Automatic masks", ge=0)
     """Negative features are masked below minus this many times the noise. 0 for none."""
@@ -275,47 +279,47 @@ class Parameters(BaseModel):
     """Masks are smoothed with the beam, enlarged by this factor."""
 
     minbeamfrac: types.Real = _parameter(0.3, "Automatic masks")
-    """Regions of fewer beams than this are dropped. 0 or less for none."""
+    """Regions smaller than this many beams are removed. 0 or less keeps all of them."""
 
     cutthreshold: types.Real = _parameter(0.01, "Automatic masks", ge=0, le=1)
     """Smoothed masks are cut at this fraction of their maximum."""
 
     growiterations: types.Integer = _parameter(75, "Automatic masks", ge=0)
-    """By how many pixels a mask may grow in a cycle."""
+    """Number of pixels by which a mask may grow in a cycle."""
 
     dogrowprune: bool = _parameter(True, "Automatic masks")
-    """Whether minbeamfrac holds for what has grown, too."""
+    """Whether minbeamfrac also applies to the regions after they have grown."""
 
     minpercentchange: types.Real = _parameter(-1.0, "Automatic masks")
-    """A channel keeps its mask once a cycle down to its stop level has changed it by less than this percentage. Below 0
-    for never."""
+    """The mask of a channel is kept once it has changed by less than this percentage in a cycle that went down to the stop
+    level. Below 0 it is never kept."""
 
     fastnoise: bool = _parameter(True, "Automatic masks")
-    """Whether the noise for masks is that of the whole residual. Otherwise it is that outside the mask."""
+    """True takes the noise for masks from the whole residual, False from the pixels outside the mask."""
 
     restoringbeam: types.Restoringbeam = _parameter("", "Output")
-    """Beam of the restored image. Empty for each channel's own, 'common' for the smallest that fits all channels; otherwise
-    full widths at half maximum bmaj and bmin, and the position angle bpa."""
+    """Beam of the restored image. Empty for each channel's own beam, 'common' for the smallest beam that contains those of
+    all channels. Otherwise full widths at half maximum bmaj and bmin, and the position angle bpa."""
 
     restoration: bool = _parameter(True, "Output")
-    """Make the restored image. False leaves the products image and image.pbcor out."""
+    """Make the restored image. False leaves out the products image and image.pbcor."""
 
     calcres: bool = _parameter(True, "Output")
-    """Make dirty image and residual. False, with niter=0, makes the PSF alone."""
+    """Make dirty image and residual. False, which needs niter=0, makes only the PSF."""
 
     calcpsf: bool = _parameter(True, "Output")
-    """Write the PSF where products ask for it. False is for niter=0."""
+    """Write the PSF if it is among products. False needs niter=0."""
 
     pbcor: bool = _parameter(False, "Output")
     """Also write the primary beam, OUT.pb.fits, and the image divided by it, OUT.image.pbcor.fits."""
 
     pblimit: types.Real = _parameter(0.2, "Output", ge=-1, le=1)
-    """Level of the primary beam below which the products pb and image.pbcor are blank, whatever its sign. It does not
-    affect other products (tclean blanks image and residual too, if it is positive)."""
+    """Level of the primary beam below which the products pb and image.pbcor are blank. Its sign does not matter. Other
+    products are not affected (tclean also blanks image and residual if it is positive)."""
 
     dish_diameter: types.DishDiameter = _parameter(None, "Output", tclean=None)
-    """Diameter of the antennas, for primary beams of telescopes that gpucube does not know: that of any dish of this size.
-    By default the telescope of the MeasurementSet decides."""
+    """Diameter of the antennas. The primary beam is then that of a dish of this size, for telescopes that gpucube does not
+    know. By default the telescope of the MeasurementSet determines the primary beam."""
 
     chunksize: types.Chunksize = _parameter("auto", "Resources", tclean=None)
     """How many channels are imaged together. -1 for one chunk per worker. The cube does not depend on it."""
@@ -341,18 +345,19 @@ class Parameters(BaseModel):
     """Replace the products of an earlier run."""
 
     resume: bool = _parameter(False, "Output", tclean=None)
-    """Finish a run that was cut off, with the same bits. Channels that are safe on disk are not imaged again."""
+    """Finish a run that was interrupted. The cube is bit-identical to that of an undisturbed run. Channels that are safe on
+    disk are not imaged again."""
 
     products: types.Products = _parameter(("image", "residual", "model"), "Output", tclean=None)
     """Which cubes to write, of image, residual, model, psf, dirty, mask, pb, image.pbcor, sumwt and startmodel. pbcor adds
-    pb and image.pbcor, and automatic masks add mask. sumwt has the sum of weights of each plane, startmodel the model with its
-    axes in CASA's order: importfits turns it into a startmodel for tclean."""
+    pb and image.pbcor, and automatic masks add mask. sumwt contains the sum of weights of each plane. startmodel contains the
+    model with its axes in CASA's order, which importfits turns into a startmodel for tclean."""
 
     quiet: bool = _parameter(False, "Output", tclean=None)
     """Show no progress."""
 
     _notes: tuple[str, ...] = PrivateAttr(())
-    """Lines for the user: where a value of tclean means something else, or a run goes on otherwise than one may expect."""
+    """Warnings about values that mean something else in tclean, or that make a run continue in an unexpected way."""
 
     @model_validator(mode="after")
     def _check_together(self) -> Parameters:
@@ -369,7 +374,9 @@ class Parameters(BaseModel):
             raise ValueError("`width` is 0: leave it out for channels as wide as those of the data")
         for name in ("calcres", "calcpsf"):
             if self.niter and not getattr(self, name):
-                raise ValueError(f"`{name}=False` is for `niter=0`, because every run starts afresh: leave it out")
+                raise ValueError(
+                    f"`{name}=False` needs `niter=0`, because cleaning needs residual and PSF: leave it out"
+                )
         if not self.cubes:
             raise ValueError(
                 "no product is left: leave out `restoration`, `calcres` and `calcpsf`, or name other `products`"

@@ -1,7 +1,7 @@
 """tclean's names: its parameters that gpucube does not have, its values that gpucube lacks, and its defaults.
 
-In: parameters with tclean's names and values as a user wrote them. Out: the values that the schema knows. What changes
-nothing is left out, what means the same is renamed, and what would change the result is refused with what to do instead.
+In: parameters with tclean's names and values as a user wrote them. Out: values that the schema knows. A parameter without effect
+is left out, and one that has another name here is renamed. One that would change the result is refused, with advice.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ ABSENT_PARAMETERS: dict[str, Absent] = {
     **_absent("gpucube images one field without primary-beam terms; leave it out", facets=1, vptable=""),
     **_absent("gpucube images one field without primary-beam terms; leave it out", normtype="flatnoise"),
     **_absent("the beam is fitted without such a setting; leave it out", psfcutoff=0.35),
-    **_absent("image each outlier field in a run of its own", outlierfile=""),
+    **_absent("image each outlier field in a separate run", outlierfile=""),
     **_absent(f"gpucube opens no viewer: {DRAW}", interactive=False),
     **_absent("the model becomes a FITS cube, which CASA's ft can write to the MeasurementSet", savemodel="none"),
     # of continua, mosaics, wide fields and briggsabs
@@ -75,7 +75,7 @@ ABSENT_VALUES: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "gridder": (
         ("mosaic", "mosaicft", "ftmosaic", "imagemosaic", "awproject", "awprojectft", "awp2", "awphpg", "widefield"),
-        "gpucube makes no mosaics and corrects no primary beams during gridding; image each pointing on its own with"
+        "gpucube makes no mosaics and corrects no primary beams during gridding; image each pointing separately with"
         " `gridder='standard'`, or with `gridder='wgridder'` for wide fields",
     ),
     "outframe": (("SOURCE",), "use `specmode='cubesource'`, or `outframe='LSRK'`"),

@@ -2,8 +2,8 @@
 
 A parser takes what the user wrote (a Python value, the text of a command-line option, or a value from YAML) and returns
 the base form: plain Python in the documented unit. It accepts the base form too, so that checked parameters can be
-checked again. A wrong value raises `ValueError` with what is wrong and what would be right, or `refused()` where the words
-of the type's `Written` say enough. `gpucube.schema.validation` makes the message of it.
+checked again. A wrong value raises `ValueError` with what is wrong and what would be right, or `refused()` if the text of
+the type's `Written` is enough. `gpucube.schema.validation` makes the message from it.
 """
 
 from __future__ import annotations
@@ -257,7 +257,9 @@ def _shape_in_pixels(numbers: Sequence[float]) -> str:
     if len(numbers) == 3:
         x, y, radius = numbers
         return f"circle[[{x}pix, {y}pix], {radius}pix]"
-    raise ValueError(f"{len(numbers)} numbers are no region: expected x0, y0, x1, y1 of a box, or x, y, r of a circle")
+    raise ValueError(
+        f"{len(numbers)} numbers are not a region: expected x0, y0, x1, y1 of a box, or x, y, r of a circle"
+    )
 
 
 Mask = Annotated[

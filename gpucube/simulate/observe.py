@@ -2,8 +2,8 @@
 
 In: `SimulationParameters` and, optionally, a list of point sources in place of the default sky. Out: the MS, its truth
 beside it, and a summary. Flags cover whole rows, one antenna for some minutes, random (row, channel) samples, single
-correlations and whole channels. Flagged samples contain garbage, so that an imager that ignores a flag gives itself
-away. The order of the random numbers is part of the definition: the same seed gives the same data.
+correlations and whole channels. Flagged samples contain garbage, so that an imager that ignores a flag is noticed.
+The order of the random numbers is part of the definition: the same seed gives the same data.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Primary beams: how much less an antenna sees of a source, the farther it lies from where the antenna points.
+"""Primary beams: the sensitivity of an antenna as a function of the angle from the direction that it points at.
 
 In: a telescope, the diameter of its dishes, and a frequency. Out: the power pattern, 1 at the pointing, as a function of the
-angle from it. Every pattern is round, holds for the mean of both hands, and ends with the main lobe: beyond its first
-minimum it is 0. Angles are in arcmin times GHz (`x` below), the unit in which a dish has one pattern at all frequencies.
+angle from it. Every pattern is round, applies to the mean of both hands, and ends with the main lobe: beyond its first
+minimum it is 0. Angles are in arcmin times GHz (`x` below). In this unit a dish has the same pattern at all frequencies.
 
 Patterns and their sources:
 
@@ -20,8 +20,8 @@ Patterns and their sources:
 * SMA: prolate spheroid, 52.3 arcsec wide at 224 GHz, as in CASA (numbers of C. Brogan).
 * a dish of given diameter: CASA's pattern (PBMath::initByDiameter), 1074 arcmin / (diameter in m x frequency in GHz) wide.
 
-Where that differs from tclean: MeerKAT and ASKAP are unknown to it and get the pattern by diameter; GMRT is such a dish of
-45 m, a fifth too narrow; WSRT is cos^8, a tenth too narrow.
+Differences from tclean: it does not know MeerKAT and ASKAP, and uses the pattern by diameter. It takes GMRT to be such a dish
+of 45 m, a fifth too narrow, and WSRT to be cos^8, a tenth too narrow.
 """
 
 from __future__ import annotations

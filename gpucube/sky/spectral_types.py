@@ -1,7 +1,7 @@
 """Frequencies of the spectral coordinates that FITS knows: velocities, redshifts, wavelengths, energies.
 
 In: values of a spectral axis in SI units and its type, the first four letters of CTYPE (Greisen et al. 2006, WCS paper III,
-tables 1 and 2). Out: frequencies in Hz. `velocity_of` goes the other way, for the velocities that cubes are reported in.
+tables 1 and 2). Out: frequencies in Hz. `velocity_of` does the reverse, for the velocities in plans, tables and reports.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PLANCK = 6.626_070_15e-34
 """Joules per hertz."""
 
 NEEDS_REST_FREQUENCY = frozenset({"VRAD", "VOPT", "ZOPT", "VELO", "BETA"})
-"""Types that are no frequency without a rest frequency."""
+"""Types that need a rest frequency to become a frequency."""
 
 SPECTRAL_TYPES = NEEDS_REST_FREQUENCY | {"FREQ", "ENER", "WAVN", "WAVE", "AWAV"}
 """All types that `frequency_of` takes."""

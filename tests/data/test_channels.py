@@ -101,7 +101,7 @@ def test_what_lies_beyond_the_selection_is_refused_in_one_line(arguments: dict[s
 
 
 def test_an_empty_selection_is_refused() -> None:
-    with pytest.raises(GpucubeError, match="no channel is selected of w"):
+    with pytest.raises(GpucubeError, match="no channel is selected in w"):
         output_channels([window(selected=[])])
 
 

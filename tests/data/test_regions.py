@@ -89,18 +89,18 @@ def test_a_range_counts_in_either_direction_of_the_axis() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("blob[[1pix,1pix],2pix]", "'blob' is no shape"),
+        ("blob[[1pix,1pix],2pix]", "'blob' is not a shape"),
         ("circle[[1pix,1pix],0pix]", "a radius is not above 0"),
         ("circle[[1pix,1pix],2]", "has no unit"),
         ("circle[[1pix,1pix", "a bracket is not closed"),
         ("poly[[1pix,1pix],[2pix,2pix]]", "2 corners; expected three or more"),
-        ("circle[[1deg,1deg],2deg], coord=AZEL", "coord=AZEL is not read; expected J2000, ICRS, B1950 or GALACTIC"),
+        ("circle[[1deg,1deg],2deg], coord=AZEL", "coord=AZEL is not supported; expected J2000, ICRS, B1950 or GALACTIC"),
         ("circle[[1pix,1pix],2pix], range=[1km/s,2km/s], frame=TOPO", "in the frame TOPO"),
         ("circle[[1pix,1pix],2pix], range=[900km/s,999km/s]", "lies outside the cube"),
         ("circle[[900pix,1pix],2pix]", "lies outside the cube"),
-        ("image; panda(1,2,3,4,5,6,7,8)", "'panda' is no shape"),
+        ("image; panda(1,2,3,4,5,6,7,8)", "'panda' is not a shape"),
         ("#CRTFv0\n", "holds no region"),
-        ("hello", "is no region"),
+        ("hello", "is not a region"),
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_refused_in_one_line(text: str, reason: str) -> None:

@@ -142,7 +142,7 @@ def test_only_what_the_system_refuses_is_reported_in_one_line() -> None:
         disk.explain_the_system(),
     ):
         raise OSError(28, "No space left on device", "x")
-    with pytest.raises(GpucubeError, match="the system gives no more memory"), disk.explain_the_system():
+    with pytest.raises(GpucubeError, match="the system has no more memory"), disk.explain_the_system():
         raise MemoryError
     for error in (ConnectionResetError(104, "Connection reset by peer"), OSError("no number"), ValueError("a defect")):
         with pytest.raises(type(error)), disk.explain_the_system():

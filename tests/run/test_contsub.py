@@ -336,7 +336,7 @@ def test_velocities_without_a_rest_frequency_are_refused(line_ms: Path, tmp_path
 
 @pytest.mark.parametrize("text", ["0", "*", "0:0~39", "0:10~30"])
 def test_a_fit_to_all_that_is_imaged_is_warned_of(line_ms: Path, tmp_path: Path, text: str) -> None:
-    with pytest.warns(UserWarning, match="takes every channel that is imaged of .* as free of lines"):
+    with pytest.warns(UserWarning, match="names every imaged channel of .* as line-free"):
         image(line_ms, tmp_path / "cube", **DIRTY, spw="0:15~25", contsubspw=text)
 
 

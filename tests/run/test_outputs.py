@@ -95,7 +95,7 @@ def test_switches_that_leave_nothing_are_refused(switches: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("name", ["calcres", "calcpsf"])
 def test_a_deconvolution_needs_residual_and_psf(name: str) -> None:
-    with pytest.raises(GpucubeError, match=f"`{name}=False` is for `niter=0`, because every run starts afresh"):
+    with pytest.raises(GpucubeError, match=f"`{name}=False` needs `niter=0`, because cleaning needs residual and PSF"):
         make_parameters(vis="a.ms", imagename="a", niter=10, nsigma=3, **{name: False})
 
 

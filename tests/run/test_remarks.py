@@ -103,7 +103,7 @@ def test_a_given_beam_smaller_than_the_own_of_some_channels_names_them(tiny_ms: 
     ms = altered(tiny_ms.ms, tmp_path, flag_long_baselines([0, 7]))
     some = image_and_warnings(ms, tmp_path / "some", restoringbeam="100arcsec")[1]
     assert len(some) == 1
-    assert some[0].startswith("the beam of 100 x 100 arcsec does not contain the own beam of channels 0, 7 (")
+    assert some[0].startswith("the beam of 100 x 100 arcsec does not contain the fitted beam of channels 0, 7 (")
     every = image_and_warnings(ms, tmp_path / "every", restoringbeam="25arcsec")[1]
     assert len(every) == 1 and "channels 0~1, 3~11 (" in every[0]  # channel 2 has no data
 

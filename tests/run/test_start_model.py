@@ -219,7 +219,7 @@ def test_missing_models_are_named(ms, tmp_path):
         image(ms, tmp_path / "x", startmodel=tmp_path / "none.fits")
     first = image(ms, tmp_path / "x")
     os.remove(first.products["model"])
-    with pytest.raises(gpucube.GpucubeError, match=r"cannot go on from .*x: .*x\.model\.fits does not exist"):
+    with pytest.raises(gpucube.GpucubeError, match=r"cannot continue from .*x: .*x\.model\.fits does not exist"):
         image(ms, tmp_path / "x", restart=True)
 
 

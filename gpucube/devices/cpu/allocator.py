@@ -1,7 +1,7 @@
 """The C allocator's treatment of large arrays while planes are imaged.
 
 glibc returns large freed blocks to the kernel, and every new array then costs a page fault for each 4 KiB. A plane frees
-and allocates the same arrays again and again: measured on a 1024 x 1024 PSF, the faults take half of the time of gridding.
+and allocates the same arrays many times: measured on a 1024 x 1024 PSF, the faults take half of the time of gridding.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How much memory a plane takes while a CPU core images it: arithmetic, no arrays.
+"""Predict how much memory a plane takes while a CPU core images it. Arithmetic only, no arrays.
 
-In: the job's settings. Out: bytes, from the arrays of all steps of a plane's life in `gpucube.devices.cpu.device`. Most of it are
-the uv grids of ducc0, which chooses between kernels of various widths: a narrow one needs a larger grid. `grid_size` makes
-the same choice from the same costs (ducc0, src/ducc0/wgridder/wgridder.h, ``getNuNv``); a test compares the two.
+In: the job's settings. Out: bytes, from the arrays of all steps of a plane's life in `gpucube.devices.cpu.device`. The uv grids
+of ducc0 take most of it. ducc0 chooses between kernels of various widths: a narrow one needs a larger grid. `grid_size` makes
+the same choice from the same costs (ducc0, src/ducc0/wgridder/wgridder.h, ``getNuNv``). A test compares the two.
 """
 
 from __future__ import annotations
