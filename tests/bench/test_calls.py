@@ -47,7 +47,7 @@ def test_what_becomes_of_a_step_is_recorded(step, status, note) -> None:
     assert f"| {step.name} | {status} |" in page(1, {"gpu": "none"}, [outcome])
 
 
-def test_a_machine_that_lacks_a_module_is_told_what_to_carry(tmp_path) -> None:
+def test_what_to_carry_is_named_on_a_machine_that_lacks_a_module(tmp_path) -> None:
     without = "import sys; sys.argv[0] = 'calls.py'; sys.path.insert(0, 'bench/gpu'); import calls;"
     without += "calls.NEEDED = ('numpy', 'no_such_module'); sys.exit(calls.main())"
     command = [sys.executable, "-c", without, "1", "--out", str(tmp_path)]

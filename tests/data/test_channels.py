@@ -250,7 +250,7 @@ def test_single_channels_rise_or_fall_with_the_sign_of_their_width() -> None:
     assert falling.frequency == pytest.approx(100e9 + STEP * np.arange(3, -1, -1), rel=1e-14)
 
 
-def test_a_wide_gap_is_warned_of_with_its_ends() -> None:
+def test_a_warning_names_the_ends_of_a_wide_gap() -> None:
     channels = output_channels([window(500, 12, label="b.ms spectral window 0"), window(0, 12, label="a.ms")])
     assert len(channels.frequency) == 512
     (warning,) = channels.warnings

@@ -80,7 +80,7 @@ def with_corrected_data(main: tables.table) -> None:
     main.putcol("CORRECTED_DATA", main.getcol("DATA"))
 
 
-def test_corrected_data_of_one_set_and_raw_data_of_another_are_told(tiny_ms: Any, tmp_path: Path) -> None:
+def test_corrected_data_of_one_set_and_raw_data_of_another_give_a_warning(tiny_ms: Any, tmp_path: Path) -> None:
     vis = [altered(tiny_ms.ms, tmp_path, with_corrected_data), tiny_ms.ms]
     (warning,) = selected(vis).warnings
     assert f"CORRECTED_DATA of {vis[0]} and DATA of {vis[1]}" in warning
@@ -92,7 +92,7 @@ def weights(factor: float) -> Change:
 
 
 @pytest.mark.parametrize(("factor", "warned"), [(1e4, True), (1e-3, True), (5.0, False)])
-def test_weights_on_another_scale_are_told(factor: float, warned: bool, tiny_ms: Any, tmp_path: Path) -> None:
+def test_weights_on_another_scale_give_a_warning(factor: float, warned: bool, tiny_ms: Any, tmp_path: Path) -> None:
     warnings = selected([tiny_ms.ms, altered(tiny_ms.ms, tmp_path, weights(factor))]).warnings
     assert len(warnings) == warned
     assert not warned or f"differ by a factor of {max(factor, 1 / factor):.3g}" in warnings[0]
@@ -115,7 +115,7 @@ def test_one_set_by_two_names_is_refused(tiny_ms: Any, tmp_path: Path) -> None:
             make_parameters(vis=[tiny_ms.ms, str(other)], imagename=tmp_path / "cube")
 
 
-def test_a_phase_centre_that_the_antennas_do_not_see_is_warned_of(tiny_ms: Any) -> None:
+def test_a_phase_centre_that_the_antennas_do_not_see_gives_a_warning(tiny_ms: Any) -> None:
     """25 m dishes at 21 cm: 1.2 * 0.211 / 25 rad are 34.8 arcmin. The image reaches to 10.7 arcmin."""
     (warning,) = selected(tiny_ms.ms, phasecenter="J2000 187.5deg 30.6deg").warnings
     assert warning.startswith("`phasecenter` is 36 arcmin from field 'SIMLINE' at 187.5000deg +30.0000deg")
@@ -128,7 +128,7 @@ def test_a_phase_centre_that_the_antennas_do_not_see_is_warned_of(tiny_ms: Any) 
         selected(tiny_ms.ms, phasecenter="J2000 187.5deg -60.5deg")
 
 
-def test_without_diameters_a_phase_centre_more_than_a_degree_off_is_warned_of(tiny_ms: Any, tmp_path: Path) -> None:
+def test_without_diameters_a_phase_centre_more_than_a_degree_off_gives_a_warning(tiny_ms: Any, tmp_path: Path) -> None:
     def change(main: tables.table) -> None:
         with subtable(main, "ANTENNA") as antennas:
             antennas.putcol("DISH_DIAMETER", np.zeros(antennas.nrows()))

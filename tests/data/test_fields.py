@@ -381,7 +381,7 @@ def test_an_ephemeris_is_taken_at_the_time_in_utc_whatever_the_scale_of_the_data
     assert (at_tai.ra, at_tai.dec) == pytest.approx((at_utc.ra, at_utc.dec), abs=1e-11)
 
 
-def test_a_field_that_moves_by_part_of_a_pixel_is_warned_of_with_the_number(ms: Path) -> None:
+def test_a_warning_says_how_far_a_field_moves(ms: Path) -> None:
     days = END - START
     change(ms, "FIELD", polynomial((187.5, 0.0), (0.0, 10 / 3600 / days)))
     (warning,) = chosen(ms).warnings

@@ -506,7 +506,7 @@ def test_the_data_column(tiny_ms: Any, tmp_path: Path, ingested: Ingested) -> No
 
 
 @pytest.mark.parametrize("spoil", ["FLAG", "FLAG_ROW", "WEIGHT", "DATA"])
-def test_a_measurement_set_that_adds_no_sample_is_warned_of(
+def test_a_measurement_set_that_adds_no_sample_gives_a_warning(
     spoil: str, tiny_ms: Any, tmp_path: Path, ingested: Ingested
 ) -> None:
     worthless = {"FLAG": True, "FLAG_ROW": True, "WEIGHT": 0.0, "DATA": np.nan}[spoil]
@@ -527,7 +527,7 @@ ROW = np.arange(900)
 
 
 @pytest.mark.parametrize("empty", [ROW >= 0, ROW < 450, ROW % 50 == 0], ids=["all", "half", "one in 50"])
-def test_a_column_that_has_not_been_filled_is_warned_of(
+def test_a_column_that_has_not_been_filled_gives_a_warning(
     empty: np.ndarray, tiny_ms: Any, tmp_path: Path, ingested: Ingested
 ) -> None:
     ms = altered(tiny_ms.ms, tmp_path, lambda t: add_corrected(t, empty))
@@ -541,7 +541,7 @@ def test_a_column_that_has_not_been_filled_is_warned_of(
     )
 
 
-def test_a_window_without_corrected_data_is_warned_of_however_few_rows_it_has(
+def test_a_window_without_corrected_data_gives_a_warning_even_if_it_has_few_rows(
     tiny_ms: Any, tmp_path: Path, ingested: Ingested
 ) -> None:
     """Eight of 908 rows are the only ones of the second description."""
@@ -563,7 +563,7 @@ def test_a_window_without_corrected_data_is_warned_of_however_few_rows_it_has(
     [np.s_[::201], np.s_[:, :4], np.s_[:, :, 0], np.s_[::3, ::2]],
     ids=["few rows", "channels", "hand", "samples"],
 )
-def test_zeros_that_may_be_measured_or_simulated_are_not_warned_of(
+def test_zeros_that_may_be_measured_or_simulated_give_no_warning(
     spoil: Any, make_ms: Any, tmp_path: Path, ingested: Ingested
 ) -> None:
     """A line without continuum and noise is 0 in the channels beside it."""

@@ -90,7 +90,7 @@ def test_the_proposal_may_be_pasted_and_takes_the_continuum_out(simulated: Any, 
 
 
 @pytest.mark.parametrize("seed", range(1, 7))
-def test_no_line_is_said_and_nothing_is_proposed(simulated: Any, seed: int) -> None:
+def test_nothing_is_proposed_if_there_is_no_line(simulated: Any, seed: int) -> None:
     proposal = proposed(simulated(CONTINUUM, seed=seed))
     assert proposal.contsubspw == () and str(proposal) == ""
     assert re.match(r"continuum of (5|5\.0\d|4\.9\d*) Jy", proposal.words[0])
@@ -98,7 +98,7 @@ def test_no_line_is_said_and_nothing_is_proposed(simulated: Any, seed: int) -> N
 
 
 @pytest.mark.parametrize("line", [gaussian(0.0), gaussian(1.0)], ids=["nothing", "a line"])
-def test_no_continuum_is_said_and_nothing_is_proposed(simulated: Any, line: np.ndarray) -> None:
+def test_nothing_is_proposed_if_there_is_no_continuum(simulated: Any, line: np.ndarray) -> None:
     proposal = proposed(simulated((0, 0, line)))
     assert proposal.contsubspw == ()
     # 0.1 Jy of noise in each part, 58 channels, products of 860 pairs of hands: six times 0.1^2 / 58 sqrt(2) / sqrt(860) Jy^2
@@ -130,7 +130,7 @@ def test_a_continuum_whose_phase_turns_by_radians_is_no_polynomial(simulated: An
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_the_order_is_what_the_continuum_asks_for(simulated: Any, seed: int) -> None:
+def test_the_order_is_the_one_that_the_continuum_needs(simulated: Any, seed: int) -> None:
     """A source at the centre is flat. One 8 arcmin away turns its phase by 0.3 rad over 20 MHz on a kilometre."""
     line = (0, 0, gaussian(1.0))
     assert proposed(simulated(line, (0, 0, 5.0), seed=seed)).contsuborder == 0
@@ -168,7 +168,7 @@ def test_every_window_leaves_out_the_lines_of_all_in_the_frame_of_the_cube(simul
     assert result.summary["parameters"]["contsubspw"] == list(proposal.contsubspw)
 
 
-def test_few_channels_or_rows_are_said_to_be_too_few(simulated: Any) -> None:
+def test_nothing_is_proposed_for_few_channels_or_rows(simulated: Any) -> None:
     line = gaussian(1.0, 4, 1, 9)
     words = proposed(simulated((0, 0, line), CONTINUUM, nchan=9)).words
     assert words == (
@@ -177,7 +177,7 @@ def test_few_channels_or_rows_are_said_to_be_too_few(simulated: Any) -> None:
     )
 
 
-def test_a_cell_that_cannot_be_read_is_said_and_ends_nothing(simulated: Any, tmp_path: Path) -> None:
+def test_a_cell_that_cannot_be_read_is_reported_and_the_plan_goes_on(simulated: Any, tmp_path: Path) -> None:
     def shorten(t: tables.table) -> None:
         t.removecols("FLAG")
         t.addcols(tables.maketabdesc(tables.makearrcoldesc("FLAG", False, ndim=2)))

@@ -119,7 +119,7 @@ def test_another_measurement_set_may_give_the_rest_frequency(tiny_ms: Any, tmp_p
         tables.tabledelete(str(speaks), ack=False)
 
 
-def test_different_rest_frequencies_are_told(tiny_ms: Any, tmp_path: Path) -> None:
+def test_different_rest_frequencies_give_a_warning(tiny_ms: Any, tmp_path: Path) -> None:
     selection = selected([tiny_ms.ms, altered(tiny_ms.ms, tmp_path, lines([OH]))])
     assert selection.axis.restfreq == HI
     assert len(selection.warnings) == 1
@@ -143,7 +143,7 @@ def test_a_rest_frequency_with_the_wrong_unit_is_refused(restfreq: Any, refused:
         selected(tiny_ms.ms, restfreq=restfreq)
 
 
-def test_a_large_redshift_is_told_and_a_small_one_is_not(tiny_ms: Any) -> None:
+def test_a_large_redshift_gives_a_warning_and_a_small_one_does_not(tiny_ms: Any) -> None:
     assert selected(tiny_ms.ms, restfreq="14GHz").warnings == ()
     (warning,) = selected(tiny_ms.ms, restfreq="28.4GHz").warnings
     assert warning.endswith("which would be a redshift of 19")
@@ -307,7 +307,7 @@ def topo_ms(make_ms: Any) -> Path:
 @pytest.mark.parametrize(
     ("change", "absent"), [(at_the_origin, "where the antennas stand"), (without_times, "when the data were taken")]
 )
-def test_what_a_conversion_from_topo_needs_is_missed_aloud(
+def test_a_warning_names_what_a_conversion_from_topo_lacks(
     change: Change, absent: str, tiny_ms: Any, topo_ms: Path, tmp_path: Path
 ) -> None:
     (warning,) = selected(altered(topo_ms, tmp_path, change)).warnings
@@ -317,7 +317,7 @@ def test_what_a_conversion_from_topo_needs_is_missed_aloud(
     assert selected(altered(tiny_ms.ms, tmp_path, change)).warnings == ()
 
 
-def test_two_sites_in_topo_are_told(topo_ms: Path, make_ms: Any, tmp_path: Path) -> None:
+def test_two_sites_in_topo_give_a_warning(topo_ms: Path, make_ms: Any, tmp_path: Path) -> None:
     same_channels = {"rest_freq": 1420.405752e6, "chan_width": 15625.0}
     alma = make_ms(frame="TOPO", array="alma", antennas=10, dec=30.0, **same_channels).ms
     selection = selected([topo_ms, alma])
@@ -386,7 +386,7 @@ def test_times_that_are_no_dates_are_passed_over(tiny_ms: Any, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("feeds", [[0, 1, 2], [3]], ids=str)
-def test_several_beams_of_a_phased_array_feed_are_told(feeds: list[int], tiny_ms: Any, tmp_path: Path) -> None:
+def test_several_beams_of_a_phased_array_feed_give_a_warning(feeds: list[int], tiny_ms: Any, tmp_path: Path) -> None:
     """One field and one phase centre, but directions that differ by FEED1."""
     ms = altered(tiny_ms.ms, tmp_path, lambda t: t.putcol("FEED1", np.resize(feeds, t.nrows()).astype(np.int32)))
     told = [

@@ -103,13 +103,13 @@ def test_a_range_counts_in_either_direction_of_the_axis() -> None:
         ("hello", "is not a region"),
     ],
 )  # fmt: skip
-def test_what_is_not_understood_is_refused_in_one_line(text: str, reason: str) -> None:
+def test_text_that_is_not_understood_is_refused_in_one_line(text: str, reason: str) -> None:
     with pytest.raises(GpucubeError) as caught:
         load_regions(text, "regions.crtf", GEOMETRY, AXIS)
     assert reason in str(caught.value) and "\n" not in str(caught.value)
     assert str(caught.value).startswith("regions.crtf")
 
 
-def test_a_region_outside_the_cube_beside_others_is_warned_of() -> None:
+def test_a_region_outside_the_cube_beside_others_gives_a_warning() -> None:
     mask = load_regions("circle[[20pix,16pix],5pix]\ncircle[[900pix,16pix],5pix]", "r.crtf", GEOMETRY, AXIS)
     assert mask.warnings == ("region 2 of r.crtf lies outside the cube",)

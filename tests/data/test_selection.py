@@ -182,7 +182,7 @@ def test_spw_may_name_other_windows_in_every_measurement_set(tiny_ms: Any, two_b
     assert len(selected(tiny_ms.ms, two_bands, spw=["0:3~5", "1:4~7"]).axis.frequency) == 5
 
 
-def test_one_spw_for_all_that_means_other_bands_is_warned_of(tiny_ms: Any, two_bands: Path) -> None:
+def test_one_spw_for_all_that_means_other_bands_gives_a_warning(tiny_ms: Any, two_bands: Path) -> None:
     selection = selected(tiny_ms.ms, two_bands, spw="0")
     assert selection.axis.nchan == 3212
     assert sum("3188 of 3212 channels are blank" in warning for warning in selection.warnings) == 1
@@ -512,7 +512,7 @@ def test_data_of_a_single_dish_are_refused_by_name(tiny_ms: Any, tmp_path: Path)
         ("timerange", "2024/03/02~2024/03/03,2019/01/01", "2019/01/01"),
     ],
 )
-def test_parts_of_a_selection_without_rows_are_warned_of(name: str, text: str, absent: str, tiny_ms: Any) -> None:
+def test_parts_of_a_selection_without_rows_give_a_warning(name: str, text: str, absent: str, tiny_ms: Any) -> None:
     """CASA ignores them, too."""
     selection = selected(tiny_ms.ms, **{name: text})
     assert selection.warnings == (f"`{name}={text!r}`: {absent} selects no row",)
@@ -664,7 +664,7 @@ def test_the_unit_of_the_data_is_janskys(tiny_ms: Any, tmp_path: Path) -> None:
             assert selected(ms).warnings == ()
 
 
-def test_what_has_to_be_converted_first_is_told_with_what(tiny_ms: Any, tmp_path: Path) -> None:
+def test_the_error_names_the_task_that_converts_other_formats(tiny_ms: Any, tmp_path: Path) -> None:
     (tmp_path / "a.uvfits").write_bytes(b"SIMPLE")
     (tmp_path / "asdm").mkdir()
     (tmp_path / "asdm" / "ASDM.xml").touch()
@@ -674,7 +674,9 @@ def test_what_has_to_be_converted_first_is_told_with_what(tiny_ms: Any, tmp_path
 
 
 @pytest.mark.parametrize("factor", [2.0, 1e-3])
-def test_channels_that_are_not_as_wide_as_they_are_apart_are_told(factor: float, tiny_ms: Any, tmp_path: Path) -> None:
+def test_channels_that_are_not_as_wide_as_they_are_apart_give_a_warning(
+    factor: float, tiny_ms: Any, tmp_path: Path
+) -> None:
     """The axis has the distances; only a cube in another frame has channels of CHAN_WIDTH by default."""
 
     def work(t: tables.table) -> None:

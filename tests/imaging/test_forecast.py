@@ -89,7 +89,9 @@ def test_auto_takes_account_of_w_where_a_phase_is_wrong_by_more_than_a_tenth(
     assert run.summary["gridder"] == gridder
 
 
-def test_a_coarse_cell_is_told_before_the_run_and_the_recommended_one_is_not(tiny_ms: Any, tmp_path: Path) -> None:
+def test_a_coarse_cell_gives_a_warning_before_the_run_and_the_recommended_one_does_not(
+    tiny_ms: Any, tmp_path: Path
+) -> None:
     coarse = plan(tiny_ms.ms, tmp_path, cell="40arcsec")
     assert [w for w in coarse.warnings if "is too coarse for the longest baselines" in w] == list(coarse.warnings)
     cell = coarse.forecast.recommended_cell
@@ -144,7 +146,7 @@ def test_the_plan_refuses_what_the_run_would_refuse(
     capsys.readouterr()
 
 
-def test_more_workers_than_cores_are_told(tiny_ms: Any, tmp_path: Path) -> None:
+def test_more_workers_than_cores_give_a_warning(tiny_ms: Any, tmp_path: Path) -> None:
     (warning,) = plan(tiny_ms.ms, tmp_path, workers=4096).warnings
     assert "`workers=4096` is more than the" in warning
 
@@ -179,6 +181,8 @@ def test_weights_of_another_shape_are_left_to_the_reader(tiny_ms: Any, tmp_path:
 
 
 @pytest.mark.parametrize(("gridder", "told"), [("wgridder", True), ("auto", True), ("standard", False)])
-def test_a_major_cycle_that_cannot_be_used_is_told(gridder: str, told: bool, tiny_ms: Any, tmp_path: Path) -> None:
+def test_a_major_cycle_that_cannot_be_used_gives_a_warning(
+    gridder: str, told: bool, tiny_ms: Any, tmp_path: Path
+) -> None:
     warnings = plan(tiny_ms.ms, tmp_path, gridder=gridder, majorcycle="image").warnings
     assert [text.startswith("`majorcycle='image'` is not used") for text in warnings] == [True] * told

@@ -173,7 +173,7 @@ def test_what_does_not_belong_together_is_refused(given: dict[str, Any], message
         make_parameters(vis="a.ms", imagename="a", **given)
 
 
-def test_a_noise_that_is_not_used_is_warned_of() -> None:
+def test_a_noise_that_is_not_used_gives_a_warning() -> None:
     assert make_parameters(vis="a.ms", imagename="a", noise="2Jy").warnings == (
         "`noise=2` is not used, because it belongs to `weighting='briggsabs'`",
     )

@@ -244,7 +244,7 @@ def test_unusual_but_right_data(changes: dict, make_ms: Any, tmp_path: Path, cap
             assert planes(result, "image")[record.channel, 24, 40] == pytest.approx(1.0, abs=5 * record.noise)
 
 
-def test_an_empty_field_is_noise_and_stays_it(make_ms: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_field_remains_noise(make_ms: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     result = quiet_image(make_ms(sources=[]).ms, tmp_path / "cube", capfd, nsigma=6)
     check(result, [2])
     for record in result.channels:

@@ -335,17 +335,17 @@ def test_velocities_without_a_rest_frequency_are_refused(line_ms: Path, tmp_path
 
 
 @pytest.mark.parametrize("text", ["0", "*", "0:0~39", "0:10~30"])
-def test_a_fit_to_all_that_is_imaged_is_warned_of(line_ms: Path, tmp_path: Path, text: str) -> None:
+def test_a_fit_to_all_that_is_imaged_gives_a_warning(line_ms: Path, tmp_path: Path, text: str) -> None:
     with pytest.warns(UserWarning, match="names every imaged channel of .* as line-free"):
         image(line_ms, tmp_path / "cube", **DIRTY, spw="0:15~25", contsubspw=text)
 
 
-def test_a_fit_that_is_extrapolated_is_warned_of(line_ms: Path, tmp_path: Path) -> None:
+def test_a_fit_that_is_extrapolated_gives_a_warning(line_ms: Path, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"extrapolated from 5 line-free channels with order 1: .* up to \d+ times"):
         image(line_ms, tmp_path / "cube", **DIRTY, contsubspw="0:0~4", contsuborder=1)
 
 
-def test_an_order_without_channels_is_warned_of(line_ms: Path, tmp_path: Path) -> None:
+def test_an_order_without_channels_gives_a_warning(line_ms: Path, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="`contsuborder=1` is not used, because no continuum is subtracted"):
         image(line_ms, tmp_path / "cube", **DIRTY, contsuborder=1)
 

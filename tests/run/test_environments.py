@@ -42,9 +42,7 @@ def in_shell(limits: str, arguments: list[str], **variables: str | None) -> subp
         ("", {"NUMBA_NUM_THREADS": "many"}, "NUMBA_NUM_THREADS is 'many': set it to 1"),
     ],
 )
-def test_libraries_that_could_not_be_loaded_are_said_in_one_line(
-    limits: str, variables: dict[str, str], message: str
-) -> None:
+def test_one_line_names_libraries_that_cannot_be_loaded(limits: str, variables: dict[str, str], message: str) -> None:
     done = in_shell(limits, ["plan", "any.ms"], **variables)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert f"gpucube: error: {message}" in done.stderr

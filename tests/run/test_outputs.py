@@ -99,6 +99,6 @@ def test_a_deconvolution_needs_residual_and_psf(name: str) -> None:
         make_parameters(vis="a.ms", imagename="a", niter=10, nsigma=3, **{name: False})
 
 
-def test_a_correction_of_no_image_is_warned_of() -> None:
+def test_a_correction_of_no_image_gives_a_warning() -> None:
     given = make_parameters(vis="a.ms", imagename="a", restoration=False, pbcor=True)
     assert "`pbcor=True` corrects no image, because `restoration=False` makes none" in given.warnings

@@ -210,7 +210,7 @@ def test_two_pointings_are_refused(tiny_ms: Any, tmp_path: Path) -> None:
         select(parameters)
 
 
-def test_parameters_of_the_beam_without_a_beam_are_warned_of() -> None:
+def test_parameters_of_the_beam_without_a_beam_give_a_warning() -> None:
     given = make_parameters(vis="a.ms", imagename="a", pblimit=0.1, dish_diameter=25)
     assert [text for text in given.warnings if "primary beam" in text] == [
         "`pblimit=0.1` is not used, because no primary beam is made: give `pbcor=True`",

@@ -108,12 +108,12 @@ def test_a_given_beam_smaller_than_the_own_of_some_channels_names_them(tiny_ms: 
     assert len(every) == 1 and "channels 0~1, 3~11 (" in every[0]  # channel 2 has no data
 
 
-def test_a_beam_wider_than_the_image_is_warned_of(tiny_ms: Any, tmp_path: Path) -> None:
+def test_a_beam_wider_than_the_image_gives_a_warning(tiny_ms: Any, tmp_path: Path) -> None:
     said = image_and_warnings(tiny_ms.ms, tmp_path / "cube", restoringbeam="1300arcsec")[1]
     assert said == ["the beam of 1300 x 1300 arcsec is wider than the image, 1280 arcsec"]
 
 
-def test_a_threshold_above_every_peak_is_warned_of(tiny_ms: Any, tmp_path: Path) -> None:
+def test_a_threshold_above_every_peak_gives_a_warning(tiny_ms: Any, tmp_path: Path) -> None:
     """1 Jy is the brightest source; the user meant 3 mJy."""
     result, said = image_and_warnings(tiny_ms.ms, tmp_path / "cube", niter=100, nsigma=0, threshold=3)
     peak = max(record.peak_residual for record in result.channels if record.peak_residual is not None)
@@ -124,19 +124,19 @@ def test_a_threshold_above_every_peak_is_warned_of(tiny_ms: Any, tmp_path: Path)
     assert image_and_warnings(tiny_ms.ms, tmp_path / "deeper", **settings)[1] == []
 
 
-def test_limits_without_iterations_are_warned_of(tiny_ms: Any, tmp_path: Path) -> None:
+def test_limits_without_iterations_give_a_warning(tiny_ms: Any, tmp_path: Path) -> None:
     assert image_and_warnings(tiny_ms.ms, tmp_path / "cube", nsigma=3)[1] == [
         "`niter=0` makes the dirty cube and does not use `nsigma=3`: give `niter` to clean"
     ]
 
 
-def test_a_taper_that_leaves_no_weight_is_warned_of(tiny_ms: Any, tmp_path: Path) -> None:
+def test_a_taper_that_leaves_no_weight_gives_a_warning(tiny_ms: Any, tmp_path: Path) -> None:
     result, said = image_and_warnings(tiny_ms.ms, tmp_path / "cube", uvtaper="0.001lambda")
     assert any(text.startswith("channels 0~1, 3~11 are blank") and "`uvtaper` is too narrow" in text for text in said)
     assert all(r.sum_weights == 0 and (r.visibilities > 0) == (r.channel != 2) for r in result.channels)
 
 
-def test_a_main_lobe_wider_than_the_image_is_warned_of(tiny_ms: Any, tmp_path: Path) -> None:
+def test_a_main_lobe_wider_than_the_image_gives_a_warning(tiny_ms: Any, tmp_path: Path) -> None:
     """The lobe has 55 by 41 arcsec. Channel 2 has no data."""
     result, said = image_and_warnings(tiny_ms.ms, tmp_path / "cut", cell="1arcsec", imsize=32)
     (warning,) = (text for text in said if "main lobe" in text)
@@ -160,13 +160,13 @@ class FailingKind(CpuKind):
         return FailingDevice(settings)
 
 
-def test_channels_that_fail_are_warned_of(tiny_ms: Any, tmp_path: Path) -> None:
+def test_channels_that_fail_give_a_warning(tiny_ms: Any, tmp_path: Path) -> None:
     result, said = image_and_warnings(tiny_ms.ms, tmp_path / "cube", hardware=Hardware(kind=FailingKind()), workers=1)
     assert result.failed_channels == [5]
     assert said == ["failed channels, which are blank: 5 (MemoryError: out of device memory)"]
 
 
-def test_averages_that_lack_their_channels_are_warned_of_with_the_share(tiny_ms: Any, tmp_path: Path) -> None:
+def test_a_warning_gives_the_share_of_channels_that_averages_lack(tiny_ms: Any, tmp_path: Path) -> None:
     def edit(main_table: Any) -> None:
         flag = main_table.getcol("FLAG")
         flag[:, 4:7] = True
@@ -187,7 +187,7 @@ def mask(folder: Path, allowed: np.ndarray) -> Path:
     return folder / "mask.fits"
 
 
-def test_a_mask_that_allows_nothing_is_warned_of(tiny_ms: Any, tmp_path: Path) -> None:
+def test_a_mask_that_allows_nothing_gives_a_warning(tiny_ms: Any, tmp_path: Path) -> None:
     result, said = image_and_warnings(
         tiny_ms.ms, tmp_path / "cube", niter=100, nsigma=3, mask=mask(tmp_path, np.zeros((64, 64)))
     )

@@ -85,6 +85,6 @@ def test_impossible_scales_are_refused_in_one_line(changes, line, disc, tmp_path
     assert "\n" not in str(refusal.value)
 
 
-def test_scales_without_multiscale_are_warned_of(disc, tmp_path):
+def test_scales_without_multiscale_give_a_warning(disc, tmp_path):
     with pytest.warns(UserWarning, match="`scales` is not used, because it belongs to `deconvolver='multiscale'`"):
         image(disc, tmp_path / "x", deconvolver="hogbom", scales=[0, 3])

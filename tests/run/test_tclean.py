@@ -107,7 +107,7 @@ def test_what_would_change_the_result_is_refused_in_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_niter_is_said_to_count_for_each_channel(tiny_ms: Any, tmp_path: Path) -> None:
+def test_a_warning_says_that_niter_counts_for_each_channel(tiny_ms: Any, tmp_path: Path) -> None:
     with pytest.warns(UserWarning) as caught:
         result = tclean(tiny_ms.ms, tmp_path / "cube", nsigma=3)["result"]
     line = "`niter=20` counts for each channel here; tclean counts over all channels"

@@ -165,7 +165,7 @@ def test_a_taper_on_the_sky_agrees_with_tcleans_documentation() -> None:
         ({"robust": 0, "weighting": "uniform"}, "`robust=0` is not used"),
     ],
 )
-def test_what_is_hardly_meant_is_warned_of(values: dict[str, Any], said: str) -> None:
+def test_unlikely_values_give_a_warning(values: dict[str, Any], said: str) -> None:
     (warning,) = make(**values).warnings
     assert said in warning
 
@@ -179,7 +179,7 @@ def test_what_is_hardly_meant_is_warned_of(values: dict[str, Any], said: str) ->
         {"weighting": "briggs", "robust": -1},
     ],
 )
-def test_what_is_meant_is_not_warned_of(values: dict[str, Any]) -> None:
+def test_likely_values_give_no_warning(values: dict[str, Any]) -> None:
     assert make(**values).warnings == ()
 
 
