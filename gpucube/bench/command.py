@@ -22,7 +22,7 @@ from gpucube.text import did_you_mean
 
 DEVICES = ("auto", "cpu", "cuda")
 
-METER = "What a GPU is asked to do for a workload, and what Python takes to ask: counted, without a GPU."
+METER = "Count what a GPU has to do for a workload, and time what Python needs to request it. No GPU is needed."
 
 TOTAL_SECONDS = 60.0
 """Limit for all timed runs together. The rest of two minutes is for making workloads and measuring floors."""
@@ -97,22 +97,22 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = _Parser(
         prog="python -m gpucube.bench",
         allow_abbrev=False,
-        description="What throughput this machine gives, and what limits it.",
-        epilog="meter --help: what a GPU is asked to do, counted without one. "
+        description="Measure how fast this machine images, stage by stage, and what limits it.",
+        epilog="meter --help: count what a GPU has to do, without a GPU. "
         "Experiments on scaling and convergence need a checkout of gpucube: see bench/README.md there.",
     )
     add = parser.add_argument
     add("--workload", nargs="+", default=["vla-hi"], metavar="NAME|FILE", help="built-in names, YAML files, or all")
-    add("--ms", metavar="FILE", help="measure this MeasurementSet, imaged as the workload is")
+    add("--ms", metavar="FILE", help="measure this MeasurementSet, with the imaging parameters of the workload")
     add("--device", default="auto", choices=DEVICES, help="default: auto")
-    add("--workers", type=positive, help="default: one for each core; the threads that share a GPU")
-    chunk_help = "with commas: a run for each (default auto)"
+    add("--workers", type=positive, help="default: one for each core, or the threads that share a GPU")
+    chunk_help = "chunk sizes, separated by commas; one run for each (default auto)"
     add("--chunksize", type=chunk_sizes, default=["auto"], metavar="LIST", help=chunk_help)
-    add("--stages", type=_stages, default=STAGES, metavar="LIST", help="with commas: only these")
+    add("--stages", type=_stages, default=STAGES, metavar="LIST", help="run only these stages, separated by commas")
     add("--repeat", type=positive, default=3, help="timed runs (default 3)")
     limit_help = "limit for all timed runs together; workloads are cut to fit; 0: no limit (default %(default)g)"
     add("--seconds", type=seconds, default=TOTAL_SECONDS, help=limit_help)
-    add("--json", type=_new_file, metavar="FILE", help="write the figures too")
+    add("--json", type=_new_file, metavar="FILE", help="also write the figures to this file")
     add("--compare", type=Path, metavar="OLD.json", help="compare with an older result")
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
