@@ -6,6 +6,7 @@ that nothing of gpucube goes into the truth.
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from jobs import altered, column, ephemeris, image, planes
 from oracles import LIGHT_SPEED
 
 import gpucube
+from gpucube.data.selection import select
+from gpucube.schema.parameters import make_parameters
 from gpucube.sky.directions import Direction
 from gpucube.sky.doppler import frequency_factor
 
@@ -192,6 +195,17 @@ def test_data_outside_the_cube_leave_channels_blank(topo: tuple[Path, Path], tmp
     assert any(blank) and not all(blank)
     with pytest.raises(gpucube.GpucubeError, match=r"no channel with data: it goes from .* in LSRK"):
         image(topo[0], tmp_path / "none", **DIRTY, **(LSRK | {"start": "4000km/s"}))
+
+
+@pytest.mark.parametrize(
+    ("interpolation", "words"), [("linear", "are interpolated from the same data"), ("nearest", "and are blank")]
+)
+def test_channels_much_finer_than_those_of_the_data_are_warned_of(
+    topo: tuple[Path, Path], interpolation: str, words: str
+) -> None:
+    wanted = LSRK | {"width": "1km/s", "interpolation": interpolation}
+    (warning,) = select(make_parameters(vis=topo[0], imagename="unused", **wanted)).warnings
+    assert re.search(rf"4737.96 Hz wide and those of the data 15625 Hz: .* {words}; check `width`", warning)
 
 
 def test_without_dates_the_frame_can_only_be_kept(topo: tuple[Path, Path], tmp_path: Path) -> None:
