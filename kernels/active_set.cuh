@@ -30,6 +30,16 @@ __device__ __forceinline__ Peak block_peak(Peak mine, Peak* partial) {
     return warp_peak(lane < (int)blockDim.x / 32 ? partial[lane] : Peak{0, 0});
 }
 
+// The largest of the blocks' peaks that this thread looks at.
+__device__ __forceinline__ Peak best_of(const uint2* peaks, int blocks) {
+    Peak best = {0, 0};
+    for (int i = threadIdx.x; i < blocks; i += blockDim.x) {
+        const Peak other = {peaks[i].x, peaks[i].y};
+        if (other.top > best.top || (other.top == best.top && other.low > best.low)) best = other;
+    }
+    return best;
+}
+
 __device__ __forceinline__ const unsigned char* mask_at(const unsigned char* masks, int m, size_t pixels) {
     return m < 0 ? nullptr : masks + m * pixels;
 }

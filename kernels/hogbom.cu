@@ -313,16 +313,6 @@ extern "C" __global__ void __launch_bounds__(1024, 1) hogbom_start(
     }
 }
 
-// The largest of the blocks' peaks that this thread looks at.
-__device__ __forceinline__ Peak best_of(const uint2* peaks, int blocks) {
-    Peak best = {0, 0};
-    for (int i = threadIdx.x; i < blocks; i += blockDim.x) {
-        const Peak other = {peaks[i].x, peaks[i].y};
-        if (other.top > best.top || (other.top == best.top && other.low > best.low)) best = other;
-    }
-    return best;
-}
-
 extern "C" __global__ void __launch_bounds__(1024, 1) hogbom_step(
     float* __restrict__ residuals, const float* __restrict__ psfs, float* __restrict__ models,
     const unsigned char* __restrict__ masks, const int* __restrict__ mask_of, const int* __restrict__ slot, int ny, int nx,

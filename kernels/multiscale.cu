@@ -16,7 +16,7 @@
 // point; scale_of is its inverse. `begin` is the first plane of a round, in which some planes are convolved together.
 //
 // Cost of an iteration: 8 bytes of cross and 8 of the set for each active pixel, one barrier, two reductions in a warp for
-// each scale. One block cleans a plane.
+// each scale. Planes with large sets are cleaned by many blocks, a launch for each iteration (multiscale_set_step).
 
 #define COLUMN (int)(blockIdx.x * blockDim.x + threadIdx.x)
 #define ROW (int)(blockIdx.y * blockDim.y + threadIdx.y)
@@ -179,14 +179,19 @@ extern "C" __global__ void add_components(const float* __restrict__ padded, cons
 // The component to subtract next.
 struct Component { float merit; int scale; Peak peak; };
 
+// Take the peak of a scale for the best so far if it is better, and above the scale's level.
+__device__ __forceinline__ void prefer(Component& best, Peak peak, int scale, const float* __restrict__ table) {
+    const float value = fabsf(value_of(peak)), merit = __fmul_rn(value, table[4 * scale + 1]);
+    if (peak.top && value > table[4 * scale] && merit > best.merit) best = {merit, scale, peak};
+}
+
 // The best over all scales, by the peaks of the block's warps (scales, 32); the same for every thread.
 __device__ __forceinline__ Component best_component(const Peak* peaks, int scales, const float* __restrict__ table) {
     const int lane = threadIdx.x % 32;
     Component best = {0.0f, -1, {0, 0}};
     for (int s = 0; s < scales; s++) {
         const Peak peak = warp_peak(lane < (int)blockDim.x / 32 ? peaks[32 * s + lane] : Peak{0, 0});
-        const float value = fabsf(value_of(peak)), merit = __fmul_rn(value, table[4 * s + 1]);
-        if (peak.top && value > table[4 * s] && merit > best.merit) best = {merit, s, peak};
+        prefer(best, peak, s, table);
     }
     return best;
 }
@@ -219,14 +224,15 @@ __device__ __forceinline__ void sweep_set(ActiveSet set, int size, const float* 
 // Grid (planes), block any multiple of 32 up to 1024, dynamic shared memory 4 (129 scales + 1) + 12 * capacity bytes. A launch
 // cleans the planes of more than `above` and at most `up_to` active pixels in all scales, in shared memory if they are no more
 // than `capacity`, some `work` / pixels iterations of them; the next launch (`resumed`) goes on from what is kept in scratch.
+// Planes of more than `most` are left alone, with iterations -1. set_size (planes, scales) is written.
 // table (planes, scales, 4) as weigh_scales makes it; orders (planes, 4), whose third is the limit. A plane is finished, too, once
 // the merit has grown to `growth` times the first.
 // state (planes, 4): iterations, active pixels, bits of the first merit, and whether the plane is finished; written.
 // scratch (planes, scales, units + 3 pixels): what hogbom_gather leaves. As the models of the sets, the sums of components.
 extern "C" __global__ void __launch_bounds__(1024, 1) multiscale_active_set(
     const float* __restrict__ crosses, const int* __restrict__ slot, int ny, int nx, int scales, const float* __restrict__ tables,
-    const double* __restrict__ orders, double growth, int above, int up_to, int capacity, int work, int resumed,
-    int* __restrict__ scratch, int* __restrict__ state)
+    const double* __restrict__ orders, double growth, int above, int up_to, int capacity, int most, int work, int resumed,
+    int* __restrict__ scratch, int* __restrict__ set_size, int* __restrict__ state)
 {
     SHARED_DYN(unsigned, fast);
     __shared__ int sums[32];
@@ -240,11 +246,16 @@ extern "C" __global__ void __launch_bounds__(1024, 1) multiscale_active_set(
         const int* counts = scratch_of(scratch, b * scales + s, units, pixels);
         int some = 0;
         for (int u = threadIdx.x; u < units; u += blockDim.x) some += counts[u];
-        if (threadIdx.x == 0) first[s] = size;
-        size += block_total(some, sums);
+        some = block_total(some, sums);
+        if (threadIdx.x == 0) first[s] = size, set_size[b * scales + s] = some;
+        size += some;
     }
     if (threadIdx.x == 0) first[scales] = size;
     if (size <= above || size > up_to || (resumed && mine[3])) return;
+    if (size > most) {
+        if (threadIdx.x == 0) mine[0] = -1, mine[1] = size, mine[2] = 0, mine[3] = 1;
+        return;
+    }
     __syncthreads();
     const bool fits = size <= capacity;
     const auto kept = [&](int s) { return kept_set(scratch_of(scratch, b * scales + s, units, pixels), units, pixels); };
@@ -287,4 +298,64 @@ extern "C" __global__ void __launch_bounds__(1024, 1) multiscale_active_set(
         for (int k = threadIdx.x; k < first[s + 1] - first[s]; k += blockDim.x) to.value[k] = set.value[k], to.model[k] = set.model[k];
     }
     if (threadIdx.x == 0) mine[0] = done, mine[1] = size, mine[2] = __float_as_int(merit), mine[3] = over;
+}
+
+// Grid (blocks, planes), block any multiple of 32 up to 1024: an iteration of the batch's planes which[0], which[1], ..., which
+// multiscale_active_set has left alone. State that one launch reads and the next writes lies in two halves: partial (2, planes,
+// scales, blocks) and iterations (2, planes); a launch reads half `parity` and writes the other. The first launch only searches.
+extern "C" __global__ void __launch_bounds__(1024, 1) multiscale_set_step(
+    const float* __restrict__ crosses, const int* __restrict__ slot, const int* __restrict__ which, int ny, int nx, int scales,
+    const float* __restrict__ tables, const double* __restrict__ orders, double growth, int first, int parity,
+    int* __restrict__ scratch, const int* __restrict__ set_size, int* __restrict__ state, uint2* __restrict__ partial,
+    int* __restrict__ iterations)
+{
+    __shared__ Peak warps_best[2][32];
+    const int p = blockIdx.y, b = which[p], planes = gridDim.y, blocks = gridDim.x, pixels = ny * nx;
+    const int units = (pixels + UNIT - 1) / UNIT;
+    const uint2* before = partial + ((size_t)parity * planes + p) * scales * blocks;
+    uint2* after = partial + ((size_t)(1 - parity) * planes + p) * scales * blocks;
+    const bool writes = threadIdx.x == 0 && blockIdx.x == 0;
+    const auto set_of = [&](int s) { return kept_set(scratch_of(scratch, b * scales + s, units, pixels), units, pixels); };
+    int done = 0, searched = 0, place = 0;
+    float flux = 0.0f;
+    Component next = {0.0f, -1, {0, 0}};
+    if (first) {
+        if (writes) iterations[(1 - parity) * planes + p] = 0;
+    } else {
+        const float* table = tables + 4 * b * scales;
+        for (int s = 0; s < scales; s++) {
+            const Peak peak = block_peak(best_of(before + (size_t)s * blocks, blocks), warps_best[searched++ % 2]);
+            prefer(next, peak, s, table);
+        }
+        done = iterations[parity * planes + p];
+        const bool grown = done > 0 && (double)next.merit > __dmul_rn(growth, __int_as_float(state[4 * b + 2]));
+        const bool over = done >= (int)orders[4 * b + 2] || next.scale < 0 || grown;
+        if (writes) iterations[(1 - parity) * planes + p] = over ? done : done + 1;
+        if (over) {
+            for (int s = threadIdx.x; s < scales; s += blockDim.x)
+                after[(size_t)s * blocks + blockIdx.x] = before[(size_t)s * blocks + blockIdx.x];
+            return;
+        }
+        const ActiveSet chosen = set_of(next.scale);
+        const int top = index_of(next.peak);
+        place = chosen.place[top];
+        flux = __fmul_rn(table[4 * next.scale + 2], value_of(next.peak));
+        if (writes) chosen.model[top] = __fadd_rn(chosen.model[top], flux);
+        if (writes && done == 0) state[4 * b + 2] = __float_as_int(next.merit);
+    }
+    for (int s = 0; s < scales; s++) {
+        const ActiveSet set = set_of(s);
+        const int high = max(s, next.scale), low = min(s, next.scale), size = set_size[b * scales + s];
+        const size_t pair = (size_t)slot[b] * (scales * (scales + 1) / 2) + (first ? 0 : high * (high + 1) / 2 + low);
+        const float* shifted = crosses + pair * 4 * pixels + ((size_t)ny * 2 * nx + nx - place);
+        Peak best = {0, 0};
+        for (int k = blockIdx.x * blockDim.x + threadIdx.x; k < size; k += blocks * blockDim.x) {
+            float value = set.value[k];
+            if (first) set.model[k] = 0.0f;
+            else set.value[k] = value = __fsub_rn(value, __fmul_rn(flux, shifted[set.place[k]]));
+            consider(best, value, k);
+        }
+        best = block_peak(best, warps_best[searched++ % 2]);
+        if (threadIdx.x == 0) after[(size_t)s * blocks + blockIdx.x] = make_uint2(best.top, best.low);
+    }
 }

@@ -42,7 +42,7 @@ STEP_OF = {
 ANSWERS: dict[str, dict[int, float]] = {
     "hogbom_active_set": {14: 1000},
     "hogbom_textbook": {11: 1000},
-    "multiscale_active_set": {14: 1000},
+    "multiscale_active_set": {16: 1000},
     "make_items": {8: 250},
 }
 """A minor cycle is finished and has changed so many pixels of the model; planes have so many items."""

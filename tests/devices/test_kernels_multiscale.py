@@ -50,9 +50,9 @@ class Batch:
         return done, found
 
     def on_device(
-        self, cut: float, capacity: int, order: int, work: int = 1 << 27, threads: int = 64
+        self, cut: float, capacity: int, order: int, work: int = 1 << 27, threads: int = 64, blocks: int = 0
     ) -> tuple[list[int], np.ndarray, int]:
-        """Iterations, components, and the number of launches."""
+        """Iterations, components, and the number of launches; by so many blocks for each plane of more than 300 pixels."""
         ny, nx = self.shape
         pixels, units, sets = ny * nx, -(-ny * nx // UNIT), np.arange(9, dtype=np.int32)
         scratch = np.full(9 * (units + 3 * pixels), -7, np.int32)
@@ -67,14 +67,26 @@ class Batch:
         table = np.stack([self.level, self.merit, self.step, 0 * self.step], -1)
         orders, state = np.zeros((3, 4)), np.full((3, 4), -7, np.int32)
         orders[:, 2] = self.limit
+        set_size, most = np.zeros(9, np.int32), 300 if blocks else 2**31 - 1
         shared = 4 * (129 * 3 + 1) + 12 * capacity
         for launches in range(1, 10_000):
             cleaned = (self.cross, self.slot, ny, nx, 3, table, orders, GROWTH)
-            sizes = (-1, 2**31 - 1, capacity, work, int(launches > 1))
-            arguments = (*cleaned, *sizes, scratch, state)
+            sizes = (-1, 2**31 - 1, capacity, most, work, int(launches > 1))
+            arguments = (*cleaned, *sizes, scratch, set_size, state)
             run("multiscale", "multiscale_active_set", (3,), (threads,), *arguments, shared=shared, order=order)
             if state[:, 3].all():
                 break
+        which = np.flatnonzero(state[:, 0] < 0).astype(np.int32)
+        assert blocks == 0 or (len(which) > 0 and all(state[which, 1] > most))
+        partial = np.full((2, len(which), 3, max(1, blocks), 2), 7, np.uint32)
+        iterations = np.full((2, len(which)), -7, np.int32)
+        of = (self.cross, self.slot, which, ny, nx, 3, table, orders, GROWTH)
+        for launch in range(70 if blocks else 0):  # more than are needed, since the host does not look
+            kept = (int(launch == 0), 1 - launch % 2, scratch, set_size, state, partial, iterations)
+            run("multiscale", "multiscale_set_step", (blocks, len(which)), (threads,), *of, *kept, order=order)
+        if blocks:
+            assert np.array_equal(*iterations)
+            state[which, 0] = iterations[0]
         model, padded = np.zeros((4, ny, nx), np.float32), np.zeros((6, 2 * ny, 2 * nx), np.float32)
         place_of = np.array([-1, 0, 1], np.int32)  # the first scale is a point
         arguments = (scratch, self.slot, place_of, 3, 2, 0, ny, nx, model, padded)
@@ -107,11 +119,23 @@ def test_launches_that_end_early_go_on_from_the_sets_that_were_kept(capacity, or
     assert np.array_equal(components, found)
 
 
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_many_blocks_find_the_components_of_one(blocks, order):
+    batch = Batch((23, 30))
+    batch.limit = np.array([60, 60, 25])
+    done, found = batch.on_cpu(0.9)
+    iterations, components, _ = batch.on_device(0.9, 8_000, order, blocks=blocks)
+    assert iterations == done
+    assert np.array_equal(components, found)
+
+
 def test_planes_that_diverge_or_are_not_finite_end_as_on_the_cpu():
     batch = Batch((16, 16))
     batch.cross *= -1.5  # every component raises the next one
     batch.smooth[1, 0, 3, 4] = np.nan  # the largest of its scale, which has no component then
     done, found = batch.on_cpu(0.9)
-    iterations, components, _ = batch.on_device(0.9, 8_000, 0)
-    assert iterations == done and max(done) < 60
-    assert np.array_equal(components, found, equal_nan=True)
+    for blocks in (0, 2):
+        iterations, components, _ = batch.on_device(0.9, 8_000, 0, blocks=blocks)
+        assert iterations == done and max(done) < 60
+        assert np.array_equal(components, found, equal_nan=True)

@@ -7,10 +7,13 @@ from dataclasses import replace
 import jobs
 import numpy as np
 import pytest
+from hosts.host_backend import host_backend
+from hosts.kernel_runs import needs_compiler
 from oracles import dft_image, dft_predict
 
 from gpucube.devices.base import ImagingSettings, MinorCycle
 from gpucube.devices.cpu.device import CpuDevice, CpuPlane
+from gpucube.devices.cuda.device import CudaDevice
 from gpucube.devices.scales import automatic_scales, scale_bias, scale_kernel
 
 NY, NX = 40, 48
@@ -173,6 +176,22 @@ def test_every_device_finds_them_in_visibilities(device_kind, masked, way):
     assert device.minor([planes[1]], [deeper]) == [20]
     added = np.abs(device.fetch(planes[1], "model") - model)
     assert added[corner].max() > 100 * added[:32].max()
+
+
+@needs_compiler
+def test_how_a_gpu_divides_the_work_changes_no_bit():
+    """Active pixels in shared memory, in global memory, and spread over blocks with a launch for each iteration."""
+    g = jobs.geometry(NX, NY, CELL)
+    settings = ImagingSettings(geometry=g, scales=(0.0, 3.0, 7.0), samples=700)
+    cycle = MinorCycle(threshold=0.0, max_iterations=25, gain=0.2)
+    models = []
+    for shared_bytes, processors in ((227 << 10, 2), (6 << 10, 1), (6 << 10, 9)):
+        device = CudaDevice(settings, replace(host_backend(shared_bytes=shared_bytes), processors=processors))
+        planes = device.begin([jobs.samples(g), jobs.samples(g, seed=2)], [None, None])
+        device.make_psf(planes, True)
+        assert device.minor(planes, [cycle] * 2) == [25, 25]
+        models.append([device.fetch(p, "model").tobytes() for p in planes])
+    assert models[0] == models[1] == models[2]
 
 
 def test_one_scale_of_points_is_hogbom():

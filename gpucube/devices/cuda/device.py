@@ -415,7 +415,7 @@ class CudaDevice:
         if self._multiscale is not None:
             fresh = np.array([p.slot for p in planes if not p.crossed], np.int32)
             remasked = np.array([p.slot for p in planes if p.slot in self._remasked], np.int32)
-            iterations = self._multiscale.clean(images, s.scales, where, how_far, fresh, remasked)
+            iterations = self._multiscale.clean(images, s.scales, where, orders, how_far, fresh, remasked)
             self._remasked.difference_update(remasked.tolist())
             changed = [UNLISTED if n else 0 for n in iterations]
         elif self.settings.minorcycle == "activeset":

@@ -195,13 +195,13 @@ class _Sets:
             self._launch("hogbom.hogbom_set_step", (blocks, count), (1024,), *arguments)
 
         step(1, first=1)
-        half, _ = _step_until_done(self._backend, step, iterations, limits)
+        half, _ = step_until_done(self._backend, step, iterations, limits)
         ended = (self._room, iterations[half], self._scratch, self._state, LISTED, *self._changes)
         self._launch("hogbom.hogbom_set_finish", (count,), (1024,), model, *of, *ended)
         return np.array(self._backend.download(self._state))
 
 
-def _step_until_done(
+def step_until_done(
     backend: Backend, step: Callable[[int], None], iterations: DeviceArray, limits: np.ndarray
 ) -> tuple[int, np.ndarray]:
     """Queue launches that each do an iteration, from half 0 of the state on.
@@ -263,7 +263,7 @@ def _by_many_blocks(
     def step(half: int) -> None:
         kernels.launch("hogbom.hogbom_step", grid, block, *planes, half, partial, iterations)
 
-    _, done = _step_until_done(backend, step, iterations, orders[:, 2])
+    _, done = step_until_done(backend, step, iterations, orders[:, 2])
     return [int(n) for n in done]
 
 

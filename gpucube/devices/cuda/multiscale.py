@@ -6,14 +6,15 @@ the same convolved images the components are bit-identical with those of the CPU
 differ between devices.
 
 PSFs convolved with every pair of scales are made when a plane is first cleaned, and kept in its slot. Convolved residuals and
-active sets live in the workspace for one minor cycle. The host looks once at a minor cycle, or once more for each launch that
-does as many iterations as one may (`minor_cycle.WORK`).
+active sets live in the workspace for one minor cycle. The host looks once at a minor cycle. It looks again where a
+launch has done as many iterations as one may (`minor_cycle.WORK`), or where planes have more active pixels than shared memory
+holds: many blocks clean them then, with a launch for each iteration.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,13 +61,18 @@ def work_of_scales(planes: int, ny: int, nx: int, scales: int) -> list[Spec]:
         ((planes, 4), np.int32),
         ((sets, 4), np.float32),
         ((sets, 4), np.float64),
-        ((2, sets), np.int32),
+        ((3, sets), np.int32),
     ]
 
 
 def round_specs(planes: int, ny: int, nx: int, scales: int) -> list[Spec]:
     """Padded images and their transforms, of every scale of planes that are convolved together; and a transform of each."""
     return [*stacks_of(nx, ny, planes * scales), stacks_of(nx, ny, planes)[1]]
+
+
+def _head_bytes(scales: int) -> int:
+    """Shared memory of `multiscale_active_set` before the active pixels."""
+    return 4 * (129 * scales + 1)
 
 
 class Multiscale:
@@ -99,13 +105,15 @@ class Multiscale:
         images: Images,
         stacks: ScaleStacks,
         where: DeviceArray,
+        orders: np.ndarray,
         how_far: DeviceArray,
         fresh: np.ndarray,
         remasked: np.ndarray,
     ) -> list[int]:
-        """Clean the planes in the slots `where` (n,) int32, as the orders `how_far` (n, 4) say (`minor_cycle.orders_of`).
+        """Clean the planes in the slots `where` (n,) int32, as the orders (n, 4) say (`minor_cycle.orders_of`).
 
-        `fresh` are the slots of new planes, `remasked` those with a new mask. Returns the iterations of each plane.
+        Orders lie on the host, and on the device in `how_far`. `fresh` are the slots of new planes, `remasked` those with a new
+        mask. Returns the iterations of each plane.
         """
         (ny, nx), planes, backend = self._shape, len(where), self._backend
         self._work.start()
@@ -118,10 +126,10 @@ class Multiscale:
             self._make_cross(stacks, packed(backend, fresh)[0])
         if len(remasked):
             self._make_allowed(images, stacks, packed(backend, remasked)[0], work)
-        state = self._clean(images, stacks, where, how_far, work)
-        if state[:, 0].any():
+        done = self._clean(images, stacks, where, orders, how_far, work)
+        if done.any():
             self._add_components(images.model, where, work[0])
-        return [int(n) for n in state[:, 0]]
+        return [int(n) for n in done]
 
     def _planes_together(self, planes: int) -> int:
         """Number of planes that are convolved in one round."""
@@ -211,14 +219,16 @@ class Multiscale:
         images: Images,
         stacks: ScaleStacks,
         where: DeviceArray,
+        orders: np.ndarray,
         how_far: DeviceArray,
         work: Sequence[DeviceArray],
     ) -> np.ndarray:
-        """Find components in active sets, in one launch or as many as they need; returns the state of each plane."""
+        """Find components in active sets; returns the iterations of each plane."""
         (ny, nx), planes, scales, launch = self._shape, len(where), self._count, self._kernels.launch
         scratch, smooth, state, table, sets, of_sets = work
         pixels, count, backend = ny * nx, planes * scales, self._backend
-        set_slot, set_mask = (backend.view(of_sets, 4 * count * k, (count,), np.dtype(np.int32)) for k in (0, 1))
+        of_each = [backend.view(of_sets, 4 * count * k, (count,), np.dtype(np.int32)) for k in range(3)]
+        set_slot, set_mask, set_size = of_each
         self._smooth(images.residual, where, smooth)
         given = (stacks.cross, where, images.mask_of, planes, scales, ny, nx, how_far, self._bias_there)
         into = (table, sets, set_slot, set_mask)
@@ -227,23 +237,68 @@ class Multiscale:
         grid, masks = (max(1, min(4 * backend.processors, -(-units // 8))), count), (stacks.allowed, set_mask, set_slot)
         launch("hogbom.hogbom_count", grid, (256,), smooth, *masks, pixels, sets, pixels, scratch)
         launch("hogbom.hogbom_gather", grid, (256,), smooth, smooth, *masks, ny, nx, sets, pixels, scratch)
-        head = 4 * (129 * scales + 1)  # bytes
-        fits = (backend.shared_bytes - minor_cycle.STATIC_SHARED_BYTES - head) // minor_cycle.BYTES_A_MEMBER
+        free = backend.shared_bytes - minor_cycle.STATIC_SHARED_BYTES - _head_bytes(scales)
+        fits = free // minor_cycle.BYTES_A_MEMBER
         few, fits = min(minor_cycle.FEW_MEMBERS, fits), min(fits, scales * pixels)
-        cleaned = (stacks.cross, where, ny, nx, scales, table, how_far, GROWTH)
         launches = [(-1, few, few, minor_cycle.FEW_THREADS), (few, _ANY_SIZE, fits, 1024)]
-        if scales * pixels <= few:
-            launches = launches[:1]
+        planes_of = (stacks.cross, where, ny, nx, scales, table, how_far, GROWTH)
+        kept = (scratch, set_size, state)
+        found = self._by_one_block(planes_of, launches if scales * pixels > few else launches[:1], fits, kept)
+        large = np.flatnonzero(found[:, 0] < 0).astype(np.int32)
+        if not len(large):
+            return found[:, 0]
+        if backend.processors // len(large) < 2:
+            return self._by_one_block(planes_of, [(fits, _ANY_SIZE, 0, 1024)], _ANY_SIZE, kept)[:, 0]
+        found[large, 0] = self._by_many_blocks(planes_of, large, found[large, 1].max(), orders[large, 2], kept)
+        return found[:, 0]
+
+    def _by_one_block(
+        self,
+        planes_of: tuple[Any, ...],
+        launches: Sequence[tuple[int, int, int, int]],
+        most: int,
+        kept: tuple[DeviceArray, DeviceArray, DeviceArray],
+    ) -> np.ndarray:
+        """Clean planes of at most so many active pixels by a block each; returns the state of all planes.
+
+        Each launch cleans those of more than so many and at most so many active pixels, in shared memory for so many, with so
+        many threads.
+        """
+        head, state = _head_bytes(self._count), kept[-1]
         for resumed in range(_ANY_SIZE):
             for above, up_to, capacity, threads in launches:
-                sizes = (above, up_to, capacity, minor_cycle.WORK, min(resumed, 1))
+                sizes = (above, up_to, capacity, most, minor_cycle.WORK, min(resumed, 1))
                 shared = head + minor_cycle.BYTES_A_MEMBER * capacity
-                arguments = (*cleaned, *sizes, scratch, state)
-                launch("multiscale.multiscale_active_set", (planes,), (threads,), *arguments, shared_mem=shared)
-            found = np.array(backend.download(state))
+                arguments = (*planes_of, *sizes, *kept)
+                grid, block = (len(state),), (threads,)
+                self._kernels.launch("multiscale.multiscale_active_set", grid, block, *arguments, shared_mem=shared)
+            found = np.array(self._backend.download(state))
             if found[:, 3].all():
                 break
         return found
+
+    def _by_many_blocks(
+        self,
+        planes_of: tuple[Any, ...],
+        which: np.ndarray,
+        largest: int,
+        limits: np.ndarray,
+        kept: tuple[DeviceArray, DeviceArray, DeviceArray],
+    ) -> np.ndarray:
+        """Clean these planes with a launch for each iteration; returns their iterations."""
+        xp, count = self._backend.xp, len(which)
+        blocks = max(1, min(self._backend.processors // count, -(-int(largest) // 1024)))
+        partial, iterations = xp.empty((2, count, self._count, blocks, 2), np.uint32), xp.empty((2, count), np.int32)
+        cross, where, *others = planes_of
+        of = (cross, where, xp.asarray(which), *others)
+
+        def step(half: int, first: int = 0) -> None:
+            arguments = (*of, first, half, *kept, partial, iterations)
+            self._kernels.launch("multiscale.multiscale_set_step", (blocks, count), (1024,), *arguments)
+
+        step(1, first=1)
+        _, done = minor_cycle.step_until_done(self._backend, step, iterations, limits)
+        return done
 
     def _add_components(self, model: DeviceArray, where: DeviceArray, scratch: DeviceArray) -> None:
         """Add the components to the models, those of wide scales convolved with them."""
