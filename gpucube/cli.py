@@ -228,7 +228,8 @@ def _plan(arguments: Sequence[str]) -> int:
     from gpucube import run
 
     plan, hardware = run.plan(parameters)
-    streams.show("\n".join([hardware.note, str(plan)] if hardware.note else [str(plan)]))
+    text = at_the_shell(plan)
+    streams.show("\n".join([hardware.note, text] if hardware.note else [text]))
     return 0
 
 

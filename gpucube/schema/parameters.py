@@ -19,6 +19,7 @@ from gpucube.constants import ARCSEC_PER_RADIAN
 from gpucube.schema import types
 from gpucube.schema.tclean import from_tclean
 from gpucube.schema.validation import Choice, validated
+from gpucube.text import flux_text
 
 if TYPE_CHECKING:
     from gpucube.sky.beam import RestoringBeam
@@ -37,6 +38,11 @@ GROUPS = (
     "Resources",
 )
 """Headings under which help and the reference page list the parameters."""
+
+
+def _flux(janskys: float) -> str:
+    """A flux density as users write it: ``"'3mJy'"``."""
+    return repr(flux_text(janskys).replace(" ", ""))
 
 
 def _parameter(
@@ -407,7 +413,7 @@ class Parameters(BaseModel):
         """Warn of likely mistakes: limits or a mask without effect, and cleaning without a stopping level."""
         found = list(self._notes)
         limits = (
-            ("threshold", self.threshold > 0, f"{self.threshold:g}"),
+            ("threshold", self.threshold > 0, _flux(self.threshold)),
             ("nsigma", self.nsigma > 0, f"{self.nsigma:g}"),
         )
         mask = ("mask", bool(self.mask) and self.usemask != "auto-multithresh", repr(self.mask))
@@ -427,7 +433,7 @@ class Parameters(BaseModel):
         if not self.weighting.startswith("briggs") and self.robust != type(self).model_fields["robust"].default:
             found.append(f"`robust={self.robust:g}` is not used, because it belongs to `weighting='briggs'`")
         if self.weighting != "briggsabs" and self.noise != type(self).model_fields["noise"].default:
-            found.append(f"`noise={self.noise:g}` is not used, because it belongs to `weighting='briggsabs'`")
+            found.append(f"`noise={_flux(self.noise)}` is not used, because it belongs to `weighting='briggsabs'`")
         if self.deconvolver != "multiscale" and (self.scales or self.smallscalebias):
             name = "scales" if self.scales else "smallscalebias"
             found.append(f"`{name}` is not used, because it belongs to `deconvolver='multiscale'`")

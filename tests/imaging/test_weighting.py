@@ -175,5 +175,5 @@ def test_what_does_not_belong_together_is_refused(given: dict[str, Any], message
 
 def test_a_noise_that_is_not_used_gives_a_warning() -> None:
     assert make_parameters(vis="a.ms", imagename="a", noise="2Jy").warnings == (
-        "`noise=2` is not used, because it belongs to `weighting='briggsabs'`",
+        "`noise='2Jy'` is not used, because it belongs to `weighting='briggsabs'`",
     )

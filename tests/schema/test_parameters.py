@@ -157,7 +157,7 @@ def test_a_taper_on_the_sky_agrees_with_tcleans_documentation() -> None:
         ({"nsigma": 3}, "`niter=0` makes the dirty cube and does not use `nsigma=3`: give `niter` to clean"),
         (
             {"threshold": "3mJy", "mask": "clean.fits"},
-            "not use `threshold=0.003` and `mask='clean.fits'`: give `niter`",
+            "not use `threshold='3mJy'` and `mask='clean.fits'`: give `niter`",
         ),
         ({"niter": 100}, "`niter=100` is the only limit: without `nsigma` or `threshold`, channels are cleaned into"),
         ({"niter": 100, "nmajor": 3}, "without `nsigma` or `threshold`"),
