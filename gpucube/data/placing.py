@@ -227,7 +227,7 @@ def _doubts(
         )
     coarsest = max(window.channels.step for window, p in zip(windows, placed, strict=True) if len(p.output))
     if width.min() < coarsest / 2:
-        result = "many channels of the cube hold no centre of a channel of the data, and are blank"
+        result = "many channels of the cube contain no centre of a channel of the data, and are blank"
         if interpolation != "nearest":
             result = "neighbouring channels of the cube are interpolated from the same data"
         found.append(

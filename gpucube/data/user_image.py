@@ -320,7 +320,7 @@ def _edges(
                 " `restfreq`"
             )
         restfreq = axis.restfreq
-        remarks = (f"{label} has a velocity axis and no RESTFRQ: the cube's is taken, {_hertz(restfreq)}",)
+        remarks = (f"{label} has a velocity axis and no RESTFRQ: the cube's is used, {_hertz(restfreq)}",)
     try:
         world = wcs.sub([spectral + 1]).wcs_pix2world(np.arange(nplane + 1) - 0.5, 0)[0]
     except ValueError as error:

@@ -75,7 +75,7 @@ class Restoring:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """What a plane leaves: images by product, float32 (ny, nx), which nobody may write to; and the model's flux, Jy."""
+    """The results of a plane: images by product, float32 (ny, nx), which are read-only; and the model's flux, Jy."""
 
     products: dict[str, np.ndarray]
     model_flux: float
@@ -173,7 +173,7 @@ class Device(Protocol[PlaneT]):
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one worker takes while it images a job. A worker is a CPU core or a GPU."""
+    """The memory of one worker while it images a job. A worker is a CPU core or a GPU."""
 
     process_bytes: int  # host memory of a worker process before its first plane: interpreter, libraries, driver
     host_bytes: int  # host memory beside that, with all lanes at work

@@ -56,7 +56,7 @@ _PROBE_SECONDS = 120
 
 
 def gpus_here() -> SeenGpus:
-    """Find the GPUs that this process sees. A child looks: this process takes no memory and holds no context of a GPU."""
+    """Find the GPUs that this process sees, in a child process: this process then has no context and no memory on a GPU."""
     if importlib.util.find_spec("cupy") is None:
         return SeenGpus(why_not=f"CuPy is not installed ({ADVICE})")
     choose_cupy_cache()
@@ -106,7 +106,7 @@ def find_hardware(device: str, look: Callable[[], Sequence[SeenGpus]] = lambda: 
 class Devices:
     """The devices of one process, one for each thread, kept from chunk to chunk.
 
-    What a device has allocated, planned and tabulated for one chunk serves the next. As a context manager it also makes the
+    The memory, plans and tables of a device are reused for the next chunk. As a context manager it also makes the
     kind's process-wide settings (`DeviceKind.working`) and undoes them. `lanes` threads share the hardware.
     """
 

@@ -29,7 +29,7 @@ class MajorCycleCost:
 
 
 def major_in_image(settings: ImagingSettings, samples: int, cost: MajorCycleCost) -> bool:
-    """Whether major cycles of planes with so many samples convolve the model with the PSF, or go through the visibilities.
+    """Whether major cycles of planes with `samples` samples convolve the model with the PSF, or go through the visibilities.
 
     The convolution is exact where w is neglected. It takes an FFT pair of twice the image; a uv grid has about twice the
     image's pixels.

@@ -60,7 +60,9 @@ SCHEDULER = "the workers of the scheduler"
 BYTES_A_SECOND = 3e8
 """Rough speed at which one process reads a MeasurementSet."""
 
-_MAJOR_WITH_W = ("`majorcycle='image'` is not used, because it neglects w; `gridder='standard'` does so throughout",)
+_MAJOR_WITH_W = (
+    "`majorcycle='image'` is not used, because it neglects w; `gridder='standard'` neglects it everywhere",
+)
 
 SHARE_OF_MEMORY = 0.8
 """The part of the available memory that a run may take unless `memory` says otherwise."""
@@ -489,4 +491,6 @@ def _too_many_workers(parameters: Parameters, hardware: Hardware, cores: int) ->
     if parameters.scheduler or (parameters.workers or 0) <= there:
         return ()
     what = "GPUs" if hardware.gpu_count else "CPU cores"
-    return (f"`workers={parameters.workers}` is more than the {there} {what} there are, and no faster",)
+    return (
+        f"`workers={parameters.workers}` is more than the {there} {what} there are: the run does not become faster",
+    )

@@ -224,7 +224,7 @@ def look_up(
 
 @njit(inline="always")
 def _cell(sign: int, distance: np.float32, size: int) -> int:
-    """The cell that begins at a whole number, worked out in single precision as in CASA; the middle one is size // 2."""
+    """The cell that begins at a whole number, computed in single precision as in CASA; the middle one is size // 2."""
     return int(np.floor(np.float32(sign) * distance + np.float32(size // 2)))
 
 
@@ -234,6 +234,6 @@ def device_weighting(parameters: Parameters) -> str:
 
 
 def expected_weighting(parameters: Parameters) -> str:
-    """Return the weighting of a device that comes nearest, for a forecast."""
+    """Return the most similar weighting of a device, for a forecast."""
     nearest = {"briggsabs": "natural", "briggsbwtaper": "briggs", "superuniform": "uniform", "radial": "natural"}
     return nearest.get(parameters.weighting, parameters.weighting)

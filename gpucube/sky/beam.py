@@ -175,7 +175,7 @@ def _outermost(beams: Sequence[Beam]) -> list[Beam]:
 
 
 def _radio_beam_common(beams: Sequence[Beam], tolerance: float, epsilon: float) -> Beam | None:
-    """Ask `radio_beam` for the common beam; None where it does not converge."""
+    """Find the common beam with `radio_beam`; None if it does not converge."""
     import radio_beam
     from astropy import units
     from radio_beam.utils import BeamError

@@ -67,7 +67,7 @@ def cube_axis(request: AxisRequest, frequency: np.ndarray, width: np.ndarray, fi
 
 
 def _edges(request: AxisRequest, frequency: np.ndarray, width: np.ndarray, first: int) -> np.ndarray:
-    """Edges of the channels, of whatever frequency."""
+    """Edges of the channels; frequencies are not checked."""
     wide = float(abs(width[0]))
     low, high = float((frequency - np.abs(width) / 2).min()), float((frequency + np.abs(width) / 2).max())
     if request.kind == "channel":

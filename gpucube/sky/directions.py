@@ -65,7 +65,7 @@ class Direction:
 
 
 def frame_rotation(origin: Direction, target: Direction) -> np.ndarray:
-    """Rotation that takes unit vectors in the frame of `origin` to that of `target`; shape (3, 3).
+    """Rotation that converts unit vectors in the frame of `origin` to that of `target`; shape (3, 3).
 
     It is valid for the whole sky, except with FK4. Its aberration depends on the direction, so the rotation is that
     at the two directions.

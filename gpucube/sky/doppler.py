@@ -46,7 +46,7 @@ def are_dates(times: np.ndarray) -> np.ndarray:
 def frequency_factor(
     source: str, target: str, *, direction: Direction | np.ndarray, times: np.ndarray, position: np.ndarray | None
 ) -> np.ndarray:
-    """Factor that takes frequencies from one frame to another.
+    """Factor that converts frequencies from one frame to another.
 
     Parameters
     ----------

@@ -40,7 +40,7 @@ from gpucube.sky.geometry import ImageGeometry, one_minus_n
 
 ARCMIN = 60 * ARCSEC
 PIXELS_AT_ONCE = 2**18
-"""Pixels of a plane that are worked out together: the memory of a whole plane in float64 is not needed."""
+"""Pixels of a plane that are computed together, so that no whole plane in float64 is needed."""
 
 Pattern = Callable[[np.ndarray], np.ndarray]
 """Power at angles x, arcmin GHz."""
@@ -72,7 +72,7 @@ class PrimaryBeam:
         return power
 
     def _pattern(self, number: int, x: np.ndarray) -> np.ndarray:
-        """The pattern as far as its main lobe goes."""
+        """The pattern within its main lobe, and 0 beyond."""
         pattern = self.patterns[number]
         return np.where(x < _end_of_main_lobe(pattern), np.maximum(pattern(x), 0.0), 0.0)
 
@@ -96,7 +96,7 @@ def _end_of_main_lobe(pattern: Pattern) -> float:
 
 @dataclass(frozen=True)
 class Airy:
-    """A disc, evenly lit, with a round blockage in its middle as CASA has it; diameters in metres.
+    """An evenly illuminated disc with a round central blockage, as in CASA; diameters in metres.
 
     CASA (class PBMath1DAiry) takes the ratio of the diameters upside down in the field of the blockage. Nearly all of that
     field falls away within the first pixels, and the power around it is higher than of an aperture with that blockage: by 1 %
@@ -150,7 +150,7 @@ class Tabulated:
 
 @dataclass(frozen=True)
 class CosineTaper:
-    """The field of an aperture that is lit as a cosine, [cos(pi r) / (1 - 4 r^2)]^2 with r = 1.189 x / width."""
+    """The field of an aperture with cosine illumination, [cos(pi r) / (1 - 4 r^2)]^2 with r = 1.189 x / width."""
 
     width: float  # full width at half maximum, arcmin GHz
 
@@ -219,7 +219,7 @@ _SPHEROID = (
 
 
 def of_dish(diameter: float) -> PrimaryBeam:
-    """Return the beam of a dish of which nothing but its diameter (m) is known."""
+    """Return the beam of a dish of which only the diameter (m) is known."""
     pattern = Tabulated(1.1998662 * 43 * 25 / diameter, _BY_DIAMETER)
     return PrimaryBeam(name=f"dish of {diameter:g} m", patterns=(pattern,))
 

@@ -354,7 +354,7 @@ def test_a_rest_frequency_goes_by_several_names_and_the_masks_own_counts(tmp_pat
 def test_a_velocity_without_rest_frequency_takes_the_cubes_with_a_warning(tmp_path: Path) -> None:
     mask, planes = placed(tmp_path, CTYPE3="VRAD", CUNIT3="m/s", RESTFRQ=0.0, **RADIO)
     assert planes == IN_ORDER
-    assert len(mask.warnings) == 1 and "no RESTFRQ: the cube's is taken, 86.300000 GHz" in mask.warnings[0]
+    assert len(mask.warnings) == 1 and "no RESTFRQ: the cube's is used, 86.300000 GHz" in mask.warnings[0]
     with pytest.raises(GpucubeError, match="add RESTFRQ to its header, or give `restfreq`"):
         placed(tmp_path, AXIS, CTYPE3="VRAD", CUNIT3="m/s", RESTFRQ=0.0, **RADIO)
 

@@ -250,7 +250,7 @@ class CpuDevice:
             p.subtracted = p.model.copy()
 
     def release(self, planes: Sequence[CpuPlane]) -> None:
-        """Keep the numbers of finished planes alone: they are wanted until all planes of the channel are finished."""
+        """Keep only the numbers of finished planes: they are needed until all planes of the channel are finished."""
         for p in planes:
             p.samples = p.spectrum = p.scales = None
             p.mask, p.weight = NO_MASK, np.zeros(0, np.float32)
