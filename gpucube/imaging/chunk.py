@@ -13,7 +13,7 @@ after running out of memory, otherwise one at a time, until the faulty channel h
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -174,10 +174,8 @@ class _Chunk:
         late = time.monotonic() - self.written > self.job.seconds_between_syncs
         if self.active and not (self.waiting or self.to_begin or late):
             return
-        geometry = self.job.settings.geometry
-        together = max(1, FINISHED_BYTES // (4 * geometry.nx * geometry.ny * max(1, len(self.job.cubes))))
-        while self.stopped:
-            some, self.stopped = self.stopped[:together], self.stopped[together:]
+        stopped, self.stopped = self.stopped, []
+        for some in _in_groups(self.job, stopped, len(self.job.cubes)):
             self._finish(some)
         self.written = time.monotonic()
 
@@ -298,18 +296,19 @@ def _judge(job: ImageJob, device: Device[DevicePlane], planes: Sequence[ActivePl
 
 def _renew_masks(job: ImageJob, device: Device[DevicePlane], planes: Sequence[ActivePlane]) -> None:
     """Let automatic masks follow the residuals. A plane that has diverged keeps its mask: it is going to be rolled back."""
+    if job.automask is None:
+        return
     changed = []
-    for p in planes if job.automask is not None else ():
-        residual = device.fetch(p.data, "residual")
+    for p, residual in _residuals(job, device, [p for p in planes if not p.mask_final]):
         before = p.mask
         if before is None:
             given = None if job.mask is None else job.mask_plane(p.key)
             mask = np.zeros(residual.shape, bool) if given is None else given
-        elif p.mask_final or has_grown(p.state, float(np.abs(residual[before]).max(initial=0.0))):
+        elif has_grown(p.state, float(np.abs(residual[before]).max(initial=0.0))):
             continue
         else:
             mask = before
-        assert job.automask is not None and p.beam is not None
+        assert p.beam is not None
         p.mask, p.mask_final = job.automask.renew(
             mask,
             residual,
@@ -324,6 +323,23 @@ def _renew_masks(job: ImageJob, device: Device[DevicePlane], planes: Sequence[Ac
             changed.append(p)
             p.state = with_new_mask(p.state)
     device.set_masks([p.data for p in changed], [p.mask for p in changed if p.mask is not None])
+
+
+def _residuals(
+    job: ImageJob, device: Device[DevicePlane], planes: Sequence[ActivePlane]
+) -> Iterator[tuple[ActivePlane, np.ndarray]]:
+    """Bring the residuals of planes to the host."""
+    for some in _in_groups(job, planes, 1):
+        for p, found in zip(some, device.finish([p.data for p in some], ("residual",), None), strict=True):
+            yield p, found.products["residual"]
+
+
+def _in_groups(job: ImageJob, planes: Sequence[ActivePlane], images: int) -> Iterator[Sequence[ActivePlane]]:
+    """Divide planes into groups of which the host holds so many images at once."""
+    each = 4 * job.settings.geometry.nx * job.settings.geometry.ny * max(1, images)
+    together = max(1, FINISHED_BYTES // each)
+    for start in range(0, len(planes), together):
+        yield planes[start : start + together]
 
 
 def _cycle_planes(job: ImageJob, device: Device[DevicePlane], planes: Sequence[ActivePlane]) -> None:

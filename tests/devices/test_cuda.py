@@ -76,7 +76,14 @@ class Altered(CudaKind):
         {"gridder": "wgridder", "nsigma": 5},
         {"majorcycle": "visibility", "minorcycle": "textbook", "niter": 60},
         {"stokes": "IV", "restoringbeam": ["100arcsec", "90arcsec", "20deg"], "nsigma": 5},
-        {"weighting": "superuniform", "npixels": 2, "pbcor": True, "niter": 60, "nchan": 3},
+        {
+            "weighting": "superuniform",
+            "npixels": 2,
+            "pbcor": True,
+            "usemask": "auto-multithresh",
+            "niter": 60,
+            "nchan": 3,
+        },
         {"deconvolver": "multiscale", "scales": [0, 2, 5], "mask": "circle[[40pix,24pix],12pix]", "nchan": 3},
     ],
     ids=[
@@ -84,7 +91,7 @@ class Altered(CudaKind):
         "w",
         "visibilities, textbook",
         "two Stokes, given beam",
-        "weights and beam of the host",
+        "weights, masks and primary beam of the host",
         "multiscale",
     ],
 )
