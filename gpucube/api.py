@@ -155,7 +155,7 @@ def image_cube(
         in `spw`, or as velocities with a unit in the frame of the cube. Empty for no subtraction. A list has one selection
         for each MeasurementSet.
     contsuborder : a whole number from 0 to 4; default 0
-        Order of the polynomial in frequency that contsubspw is fitted with: 0 is a constant.
+        Order of the polynomial in frequency that is fitted to the channels of contsubspw: 0 is a constant.
     stokes : 'I', 'pseudoI', or several of I, Q, U, V in this order, such as 'IQUV' or 'QU'; default 'I'
         Stokes parameters to image. 'I' uses a sample only if neither parallel hand is flagged; 'pseudoI' uses whichever
         hand is not flagged.
@@ -324,7 +324,7 @@ def image_cube(
     quiet : True or False; default False
         Show no progress.
     **unknown
-        Anything else raises `GpucubeError` with the nearest right name.
+        Any other name raises `GpucubeError`, which suggests the most similar known name.
 
     Returns
     -------

@@ -307,7 +307,7 @@ def _run(arguments: Sequence[str], tuning: Tuning | None) -> int:
 def main(arguments: Sequence[str] | None = None, *, tuning: Tuning | None = None) -> int:
     """Run the command line.
 
-    `arguments` are by default those of the process, without the program's name. `tuning` says how `gpucube image` is done.
+    `arguments` are by default those of the process, without the program's name. `tuning` has limits and times of `gpucube image`.
     The exit status is 0, 1 (some channels failed), 2 (a mistake, in one line on standard error), 3 (a defect of gpucube, whose
     traceback is in a file) or 130 (interrupted).
     """

@@ -1,7 +1,6 @@
-"""What libraries ask of the environment: checked before they are loaded, or set where they would refuse to work.
+"""Environment variables and limits that libraries need: check them before the libraries are loaded, or set them.
 
-In: environment variables and limits of the shell. Out: variables that casacore and ducc0 accept, or one line that says what
-is wrong.
+In: environment variables and limits of the shell. Out: variables that casacore and ducc0 accept, or a one-line error message.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ LIMITS = {
     resource.RLIMIT_AS: ("the limit of address space (ulimit -v)", 650_000_000),
     resource.RLIMIT_DATA: ("the limit of data (ulimit -d)", 170_000_000),
 }
-"""What a process may map, and what the libraries take before any data. Measured: 558 and 171 MB. Up to 590, OpenBLAS hangs."""
+"""Limits of a process, and what the libraries need without data. Measured: 558 and 171 MB. Below 590, OpenBLAS hangs."""
 
 
 def check_for_libraries() -> None:
-    """Refuse limits and variables with which libraries cannot be loaded. OpenBLAS, for one, would wait for memory for ever.
+    """Raise an error if a limit or a variable prevents libraries from loading. OpenBLAS, for example, would wait for ever.
 
     Raises
     ------
@@ -34,19 +33,19 @@ def check_for_libraries() -> None:
             )
     threads = os.environ.get("NUMBA_NUM_THREADS")
     if threads is not None and not (_is_number(threads) and int(threads)):
-        raise GpucubeError(f"NUMBA_NUM_THREADS is {threads!r}: set it to 1, or to nothing at all with 'unset'")
+        raise GpucubeError(f"NUMBA_NUM_THREADS is {threads!r}: set it to 1, or remove it with 'unset'")
 
 
 def provide_home() -> None:
-    """Before casacore opens a table: it refuses to if HOME is not set, as in some containers and services."""
+    """Set HOME before casacore opens a table, which fails without HOME, as in some containers and services."""
     if not os.environ.get("HOME"):
         os.environ["HOME"] = os.sep
 
 
 def provide_threads() -> None:
-    """Before ducc0 is called: it refuses to work unless its variable holds one number, where OpenMP takes ``4,2``.
+    """Set the number of threads before ducc0 is called, which fails unless it is one number. OpenMP also accepts ``4,2``.
 
-    gpucube always asks it for one thread.
+    gpucube always uses ducc0 with one thread.
     """
     given = os.environ.get("DUCC0_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
     if not _is_number(given):

@@ -74,7 +74,7 @@ def in_words(values: Sequence[object]) -> str:
 
 
 def did_you_mean(name: object, right: Iterable[str], other_names: Mapping[str, str] | None = None) -> str:
-    """Suggest the nearest right name: ``": did you mean 'imsize'?"``, or empty text if none is near.
+    """Suggest the most similar known name: ``": did you mean 'imsize'?"``, or empty text if none is similar.
 
     `other_names` maps other names, in lower case, to the right names.
     """

@@ -110,7 +110,7 @@ class Parameters(BaseModel):
     each MeasurementSet."""
 
     contsuborder: types.Integer = _parameter(0, "Data", tclean=None, ge=0, le=4)
-    """Order of the polynomial in frequency that contsubspw is fitted with: 0 is a constant."""
+    """Order of the polynomial in frequency that is fitted to the channels of contsubspw: 0 is a constant."""
 
     stokes: types.Stokes = _parameter("I", "Image")
     """Stokes parameters to image. 'I' uses a sample only if neither parallel hand is flagged; 'pseudoI' uses whichever hand
