@@ -18,6 +18,7 @@ from typing import Any
 from gpucube import disk
 from gpucube.data.clean_mask import CleanMask, load_clean_mask
 from gpucube.data.line_search import propose
+from gpucube.data.measurementset import referenced_tables
 from gpucube.data.selection import Selection, select
 from gpucube.data.start_model import StartModel, load_start_model
 from gpucube.data.store import PlaneKey, VisibilityStore
@@ -110,7 +111,7 @@ def image(
         # check the data first: it takes a while to notice that a scheduler does not answer
         selection = select(parameters)
         hardware = hardware or hardware_for(parameters, tuning)
-        identity = fingerprint(parameters.as_json_dict(), hardware.kind.name, __version__)
+        identity = _identity(parameters, hardware)
         check_outputs(parameters)
         if finished := finished_before(parameters, identity):
             return finished
@@ -165,11 +166,17 @@ def plan(
     if not goes_on(parameters):
         check_outputs(parameters)
     if parameters.resume and not parameters.restart:
-        identity = fingerprint(parameters.as_json_dict(), hardware.kind.name, __version__)
+        identity = _identity(parameters, hardware)
         if not resumable(parameters.imagename, identity):
             finished_before(parameters, identity, ours=True)
     planned = _plan_and_images(parameters, selection, hardware, tuning)[0]
     return replace(planned, line_free=propose(selection)), hardware
+
+
+def _identity(parameters: Parameters, hardware: Hardware) -> dict[str, Any]:
+    """The fingerprint of a run."""
+    tables = [table for path in parameters.vis for table in referenced_tables(path)]
+    return fingerprint(parameters.as_json_dict(), hardware.kind.name, __version__, tables)
 
 
 def hardware_for(parameters: Parameters, tuning: Tuning = DEFAULT_TUNING) -> Hardware:

@@ -237,6 +237,14 @@ def _check(ms: MeasurementSet) -> None:
             raise GpucubeError(f"{ms.path} is not a complete MeasurementSet: subtable {name} has no rows")
 
 
+def referenced_tables(path: str) -> list[str]:
+    """Return the tables outside of a MeasurementSet that its rows lie in, as those of a saved selection do."""
+    inside = os.path.realpath(path)
+    with open_table(path) as main:
+        parts = [os.path.realpath(part) for part in main.partnames(recursive=True)]
+    return [part for part in parts if os.path.commonpath([part, inside]) != inside]
+
+
 def open_table(path: str) -> tables.table:
     """Open a table read-only. Its ``with`` block closes it.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ NOT_IN_FINGERPRINT = frozenset(
 _CONTENTS = "contents of "
 
 
-def fingerprint(parameters: dict[str, Any], device: str, version: str) -> dict[str, Any]:
+def fingerprint(parameters: dict[str, Any], device: str, version: str, tables: Sequence[str] = ()) -> dict[str, Any]:
     """Collect by name everything that determines the bits of the cube.
 
-    `parameters` are in base units, and `device` is the kind of device that was chosen.
+    `parameters` are in base units, `device` is the kind of device that was chosen, and `tables` are those that MeasurementSets
+    refer to.
     """
     found = {name: value for name, value in parameters.items() if name not in NOT_IN_FINGERPRINT}
     found["vis"] = [os.path.abspath(path) for path in parameters["vis"]]
@@ -35,7 +37,7 @@ def fingerprint(parameters: dict[str, Any], device: str, version: str) -> dict[s
     found |= {"device": device, "gpucube version": version}
     masks = [mask_file(item)[0] for item in mask_items(parameters.get("mask", "")) if not is_region_text(item)]
     start = [parameters["startmodel"]] if parameters.get("startmodel") else []
-    for path in [*parameters["vis"], *masks, *start]:
+    for path in [*parameters["vis"], *tables, *masks, *start]:
         found[_CONTENTS + os.path.abspath(path)] = tree_state(path)
     plain: dict[str, Any] = json.loads(json.dumps(found))  # as it will be when it is read again
     return plain

@@ -14,10 +14,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from astropy.io import fits
+from casacore import tables
 from events import AtStage, WhenSafe, interrupt
 from torture import Cluster, ended, finish, left_behind, payload, safe_channels, start, torture
 
@@ -137,6 +139,18 @@ def test_a_changed_parameter_or_ms_makes_resume_refuse_and_name_it(
         image(ms, tmp_path / "cube", resume=True)
     # what does not change the bits may change
     assert difference(*(fingerprint({"vis": [], "imagename": "a", "workers": n}, "cpu", "1") for n in (1, 2))) == ""
+
+
+def test_a_changed_table_that_a_measurement_set_refers_to_makes_resume_refuse(make_ms: Any, tmp_path: Path) -> None:
+    whole, part = make_ms(ntime=2).ms, tmp_path / "part.ms"
+    with tables.table(str(whole), ack=False) as t:
+        t.query("ANTENNA1 < 5").copy(str(part), deep=False).close()
+    asked: dict[str, Any] = {"imagename": tmp_path / "cube", "imsize": 64, "cell": "20arcsec", "quiet": True}
+    gpucube.image_cube(part, **asked)
+    gpucube.image_cube(part, **asked, resume=True)
+    os.utime(next(Path(whole).glob("table.f*")), (1, 1))
+    with pytest.raises(gpucube.GpucubeError, match=r"sim\.ms has changed"):
+        gpucube.image_cube(part, **asked, resume=True)
 
 
 @pytest.mark.parametrize("damage", ["plane", "journal cut", "journal garbage", "store cut", "store gone", "cube gone"])
