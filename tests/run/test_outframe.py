@@ -200,7 +200,7 @@ def test_data_outside_the_cube_leave_channels_blank(topo: tuple[Path, Path], tmp
 @pytest.mark.parametrize(
     ("interpolation", "words"), [("linear", "are interpolated from the same data"), ("nearest", "and are blank")]
 )
-def test_channels_much_finer_than_those_of_the_data_are_warned_of(
+def test_channels_much_finer_than_those_of_the_data_give_a_warning(
     topo: tuple[Path, Path], interpolation: str, words: str
 ) -> None:
     wanted = LSRK | {"width": "1km/s", "interpolation": interpolation}
