@@ -15,6 +15,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -198,7 +199,16 @@ def reserve(path: AnyPath, nbytes: int) -> None:
 
 def open_to_read(path: AnyPath) -> BinaryIO:
     """Open a file to read bytes."""
-    return _do(open, path, "rb")
+    return open(path, "rb", opener=_no_pipe)
+
+
+def _no_pipe(path: AnyPath, flags: int, mode: int = 0o666) -> int:
+    """Open a file, but no named pipe, where opening or reading would wait for ever."""
+    file = _do(os.open, path, flags | os.O_NONBLOCK, mode)
+    if stat.S_ISFIFO(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.ENXIO, "it is a pipe", str(path))
+    return file
 
 
 def read_at(path: AnyPath, nbytes: int, offset: int) -> bytes:
@@ -357,7 +367,7 @@ def _fsync(file: int) -> bool:
 
 def open_log(path: AnyPath) -> int:
     """Open a file to be locked, read and appended to, and make it if there is none. Links are not followed."""
-    return _do(os.open, path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+    return _no_pipe(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
 
 
 def _flock(file: int, how: int) -> bool:
@@ -388,7 +398,7 @@ def lock(file: int) -> bool:
 def is_locked(path: AnyPath) -> bool:
     """Return True if a process is known to hold the lock of a file."""
     try:
-        file = _do(os.open, path, os.O_RDONLY)
+        file = _no_pipe(path, os.O_RDONLY)
     except OSError:
         return False
     try:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpucube import disk
 from gpucube.data.mask_image import MaskImage, load_mask
 from gpucube.data.regions import RegionMask, load_regions
 from gpucube.schema.types import LIKE_REGIONS, is_region_text, mask_file
@@ -66,7 +67,7 @@ def _part(item: str, geometry: ImageGeometry, axis: SpectralAxis) -> MaskImage |
 def _region_file(path: str) -> str | None:
     """Return the text of a file that contains regions; None for any other file, whose errors the reader of images reports."""
     try:
-        with open(path, "rb") as file:
+        with disk.open_to_read(path) as file:
             begin = file.read(4096)
             if b"\0" in begin or begin.startswith(b"SIMPLE ") or not begin.strip():
                 return None

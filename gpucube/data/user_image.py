@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpucube import disk
 from gpucube.constants import LIGHT_SPEED
 from gpucube.data.casa_image import describe_image, read_casa_planes
 from gpucube.errors import GpucubeError
@@ -58,7 +59,7 @@ def described(label: str, path: str) -> tuple[fits.Header, tuple[int, ...], np.n
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # whatever is wrong is reported below
-            with fits.open(path) as hdus:
+            with disk.open_to_read(path), fits.open(path) as hdus:
                 images = [index for index, hdu in enumerate(hdus) if hdu.is_image and hdu.header["NAXIS"] > 0]
                 if not images:
                     raise GpucubeError(f"{label} contains no image: give a FITS image")

@@ -11,6 +11,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -147,3 +148,11 @@ def test_only_what_the_system_refuses_is_reported_in_one_line() -> None:
     for error in (ConnectionResetError(104, "Connection reset by peer"), OSError("no number"), ValueError("a defect")):
         with pytest.raises(type(error)), disk.explain_the_system():
             raise error
+
+
+@pytest.mark.parametrize("opened", [disk.open_to_read, disk.open_log, lambda path: disk.read_at(path, 1, 0)])
+def test_a_named_pipe_is_refused_where_reading_would_wait_for_ever(opened: Any, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="it is a pipe"):
+        opened(tmp_path / "pipe")
+    assert not disk.is_locked(tmp_path / "pipe")
