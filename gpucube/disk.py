@@ -63,11 +63,17 @@ def explain(what: str) -> Iterator[None]:
 
 @contextmanager
 def explain_the_system() -> Iterator[None]:
-    """Turn any `OSError` with which the system refuses something, or memory, into one line, wherever in the body it arises."""
+    """Turn any error with which the system refuses something, memory or threads into one line, wherever in the body it arises."""
     try:
         yield
     except MemoryError:
         raise GpucubeError("the system has no more memory: use fewer `workers`, or give the job more memory") from None
+    except RuntimeError as error:
+        if str(error) != "can't start new thread":
+            raise
+        raise GpucubeError(
+            "the system lets this user start no more threads (ulimit -u): end some, or raise the limit"
+        ) from None
     except OSError as error:
         if error.errno is None or isinstance(error, ConnectionError):
             raise

@@ -11,6 +11,9 @@ import resource
 from gpucube.errors import GpucubeError
 from gpucube.text import size_text
 
+NO_HOME = "/proc/none"
+"""A folder that does not exist and that nobody can make."""
+
 LIMITS = {
     resource.RLIMIT_AS: ("the limit of address space (ulimit -v)", 650_000_000),
     resource.RLIMIT_DATA: ("the limit of data (ulimit -d)", 170_000_000),
@@ -37,9 +40,13 @@ def check_for_libraries() -> None:
 
 
 def provide_home() -> None:
-    """Set HOME before casacore opens a table, which fails without HOME, as in some containers and services."""
-    if not os.environ.get("HOME"):
-        os.environ["HOME"] = os.sep
+    """Set HOME before casacore and astropy look for settings in it. They fail if it is missing, or if the user may not enter it.
+
+    Containers and services often set no HOME. A user who takes over the environment of another may not enter that home.
+    """
+    home = os.environ.get("HOME", "")
+    if not (os.path.isdir(home) and os.access(home, os.X_OK)):
+        os.environ["HOME"] = NO_HOME
 
 
 def provide_threads() -> None:

@@ -156,3 +156,8 @@ def test_a_named_pipe_is_refused_where_reading_would_wait_for_ever(opened: Any, 
     with pytest.raises(OSError, match="it is a pipe"):
         opened(tmp_path / "pipe")
     assert not disk.is_locked(tmp_path / "pipe")
+
+
+def test_threads_that_cannot_be_started_are_said_in_one_line() -> None:
+    with pytest.raises(GpucubeError, match=r"no more threads \(ulimit -u\)"), disk.explain_the_system():
+        raise RuntimeError("can't start new thread")

@@ -48,6 +48,12 @@ def test_one_line_names_libraries_that_cannot_be_loaded(limits: str, variables: 
     assert f"gpucube: error: {message}" in done.stderr
 
 
+def test_a_home_that_is_no_folder_is_not_looked_at(tiny_ms: Any) -> None:
+    """Root may look into every folder, so this stands for one that the user may not enter."""
+    done = in_shell("", f"plan {tiny_ms.ms} --imsize 64 --cell 20arcsec --device cpu".split(), HOME="/dev/null")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_run_needs_no_home_and_bears_odd_variables(tiny_ms: Any, tmp_path: Path) -> None:
     """casacore wants HOME, ducc0 one number of threads, numba a level that it knows, and SLURM may say anything."""
     odd: dict[str, str | None] = {
