@@ -54,7 +54,7 @@ def image_cube(
     nchan: int = -1,
     veltype: Literal["radio", "optical"] = "radio",
     interpolation: Literal["nearest", "linear", "cubic"] = "linear",
-    phasecenter: DirectionLike = "",
+    phasecenter: DirectionLike | int = "",
     restfreq: QuantityLike | None = None,
     imsize: int | Sequence[int] = 100,
     cell: QuantityLike | Sequence[QuantityLike] = "1arcsec",
@@ -179,9 +179,9 @@ def image_cube(
         Convention of the velocities in `start` and `width`, and of those in plan, table, summary and report.
     interpolation : 'nearest', 'linear' or 'cubic'; default 'linear'
         How visibilities are interpolated in frequency if the channels of the cube are not those of the data.
-    phasecenter : a direction such as 'J2000 12h30m00s +30d00m00s' or 'ICRS 187.5deg 30deg'; default ''
-        Centre of the image. Empty for the field's phase centre. Colons count hours in right ascension and degrees in
-        declination. 'TRACKFIELD' follows a field that moves.
+    phasecenter : a direction such as 'J2000 12h30m00s +30d00m00s' or 'ICRS 187.5deg 30deg', or the number of a field; default ''
+        Centre of the image, or the number of a field whose phase centre it is. Empty for that of the imaged field. Colons
+        count hours in right ascension and degrees in declination. 'TRACKFIELD' follows a field that moves.
     restfreq : a frequency (Hz) such as '230.538GHz'; default None
         Rest frequency of the line, which velocities refer to. By default the one in the MeasurementSet, if there is one.
         The first of a list counts.
@@ -289,9 +289,10 @@ def image_cube(
     restoration : True or False; default True
         Make the restored image. False leaves out the products image and image.pbcor.
     calcres : True or False; default True
-        Make dirty image and residual. False, which needs niter=0, makes only the PSF.
+        Make dirty image and residual. False, which needs niter=0, makes only the PSF. With restart=True it has no effect on
+        a run that continues an earlier one.
     calcpsf : True or False; default True
-        Write the PSF if it is among products. False needs niter=0.
+        Write the PSF if it is among products. False needs niter=0, or restart=True and an earlier run.
     pbcor : True or False; default False
         Also write the primary beam, OUT.pb.fits, and the image divided by it, OUT.image.pbcor.fits.
     pblimit : a number from -1 to 1; default 0.2

@@ -110,6 +110,11 @@ def restarted(parameters: Parameters) -> Iterator[Parameters]:
     """
     paths = RunPaths.of(parameters)
     if not goes_on(parameters):
+        for name in ("calcres", "calcpsf"):
+            if not getattr(parameters, name) and (parameters.niter or not parameters.cubes):
+                raise GpucubeError(
+                    f"`{name}=False` needs an earlier run called {parameters.imagename}, and there is none: leave it out"
+                )
         yield parameters
         return
     if parameters.startmodel:
@@ -118,6 +123,7 @@ def restarted(parameters: Parameters) -> Iterator[Parameters]:
         )
     resume = parameters.resume and os.path.exists(paths.journal)
     changes: dict[str, Any] = {"resume": resume, "overwrite": parameters.overwrite or not resume}
+    changes |= {"calcres": True, "calcpsf": True}  # both follow from the data and the model
     keeps_mask, notes = _earlier_mask(parameters, paths)
     if not os.path.exists(paths.earlier("model")):
         if not os.path.exists(paths.product("model")):

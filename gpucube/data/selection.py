@@ -258,7 +258,7 @@ def select(parameters: Parameters) -> Selection:
     rest = _likely_rest_frequency(parameters.restfreq, windows)
     channels = place_channels(parameters, windows, places, rest)
     used = [(w, placed) for w, placed in zip(windows, channels.placed, strict=True) if len(placed.output)]
-    centre = parameters.centre or first.centre
+    centre = _image_centre(parameters, first)
     follow = _follows(parameters, windows)
     cell_x, cell_y = parameters.cell_radians
     geometry = ImageGeometry(
@@ -270,8 +270,9 @@ def select(parameters: Parameters) -> Selection:
         _make_source(window, placed, fit, centre, follow) for (window, placed), fit in zip(used, fits, strict=True)
     )
     contributing = [window for window, _ in used]
-    differences = compare(contributing, sources, geometry, centre_given=parameters.centre is not None, follow=follow)
-    if parameters.centre:
+    centre_given = parameters.phasecenter not in ("", "TRACKFIELD")
+    differences = compare(contributing, sources, geometry, centre_given=centre_given, follow=follow)
+    if centre_given:
         warnings += outside_of_fields(contributing, geometry)
     restfreq, doubts = _rest_frequency(parameters.restfreq, used, channels)
     axis = SpectralAxis(
@@ -317,6 +318,18 @@ def select(parameters: Parameters) -> Selection:
             *unsure,
         ),
     )
+
+
+def _image_centre(parameters: Parameters, first: Window) -> Direction:
+    """The user's direction or field, or else the first of the imaged fields."""
+    number, fields = parameters.phasecenter, first.ms.fields
+    if not isinstance(number, int):
+        return parameters.centre or first.centre
+    if number >= len(fields):
+        raise GpucubeError(
+            f"`phasecenter={number}`: {first.ms.path} has {counted(len(fields), 'field')}, counted from 0"
+        )
+    return replace(first, track=read_track(first.ms.path, number)).centre
 
 
 def _follows(parameters: Parameters, windows: Sequence[Window]) -> bool:

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from gpucube.constants import ARCSEC_PER_RADIAN
 from gpucube.schema import types
-from gpucube.schema.tclean import from_tclean
-from gpucube.schema.validation import Choice, validated
+from gpucube.schema.tclean import ABSENT_PARAMETERS, OTHER_NAMES, from_tclean
+from gpucube.schema.validation import Choice, check_names, validated
 from gpucube.text import flux_text
 
 if TYPE_CHECKING:
@@ -150,8 +150,8 @@ class Parameters(BaseModel):
     """How visibilities are interpolated in frequency if the channels of the cube are not those of the data."""
 
     phasecenter: types.Phasecenter = _parameter("", "Image")
-    """Centre of the image. Empty for the field's phase centre. Colons count hours in right ascension and degrees in
-    declination. 'TRACKFIELD' follows a field that moves."""
+    """Centre of the image, or the number of a field whose phase centre it is. Empty for that of the imaged field. Colons count
+    hours in right ascension and degrees in declination. 'TRACKFIELD' follows a field that moves."""
 
     restfreq: types.Restfreq = _parameter(None, "Spectral axis")
     """Rest frequency of the line, which velocities refer to. By default the one in the MeasurementSet, if there is one. The
@@ -311,10 +311,11 @@ class Parameters(BaseModel):
     """Make the restored image. False leaves out the products image and image.pbcor."""
 
     calcres: bool = _parameter(True, "Output")
-    """Make dirty image and residual. False, which needs niter=0, makes only the PSF."""
+    """Make dirty image and residual. False, which needs niter=0, makes only the PSF. With restart=True it has no effect on a
+    run that continues an earlier one."""
 
     calcpsf: bool = _parameter(True, "Output")
-    """Write the PSF if it is among products. False needs niter=0."""
+    """Write the PSF if it is among products. False needs niter=0, or restart=True and an earlier run."""
 
     pbcor: bool = _parameter(False, "Output")
     """Also write the primary beam, OUT.pb.fits, and the image divided by it, OUT.image.pbcor.fits."""
@@ -379,11 +380,12 @@ class Parameters(BaseModel):
         if isinstance(self.width, tuple) and self.width[1] == 0:
             raise ValueError("`width` is 0: leave it out for channels as wide as those of the data")
         for name in ("calcres", "calcpsf"):
-            if self.niter and not getattr(self, name):
+            if self.niter and not (getattr(self, name) or self.restart):
                 raise ValueError(
                     f"`{name}=False` needs `niter=0`, because cleaning needs residual and PSF: leave it out"
                 )
-        if not self.cubes:
+        continues = self.restart and not (self.calcres and self.calcpsf)
+        if not (self.cubes or continues):
             raise ValueError(
                 "no product is left: leave out `restoration`, `calcres` and `calcpsf`, or name other `products`"
             )
@@ -479,10 +481,10 @@ class Parameters(BaseModel):
 
     @property
     def centre(self) -> Direction | None:
-        """Centre of the image; None for the field's phase centre."""
+        """Centre of the image, if it is given as a direction."""
         from gpucube.sky.directions import Direction  # with numpy, which help and wrong options do without
 
-        if isinstance(self.phasecenter, str):
+        if not isinstance(self.phasecenter, tuple):
             return None
         ra, dec, frame = self.phasecenter
         return Direction(ra=ra, dec=dec, frame=frame)
@@ -524,6 +526,7 @@ def make_parameters(*of_call: str, **values: Any) -> Parameters:
     >>> make_parameters(vis="a.ms", imagename="out/a", cell="0.2arcsec").cell
     (0.2, 0.2)
     """
+    check_names(Parameters, [OTHER_NAMES.get(name, name) for name in values if name not in ABSENT_PARAMETERS])
     known, notes = from_tclean(values)
     parameters = validated(Parameters, known)
     parameters._notes = (*of_call, *notes)

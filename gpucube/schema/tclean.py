@@ -52,7 +52,8 @@ def _absent(advice: str = "", **defaults: Any) -> dict[str, Absent]:
 ABSENT_PARAMETERS: dict[str, Absent] = {
     **_absent("with False tclean ignores selections; leave those out instead", selectdata=True),
     **_absent("the projection is always SIN; leave it out", projection="SIN"),
-    **_absent("gpucube images one field without primary-beam terms; leave it out", facets=1, vptable=""),
+    **_absent("`gridder='wgridder'` takes the w term into account without facets; leave it out", facets=1),
+    **_absent("primary beams of other telescopes are made from `dish_diameter`; leave it out", vptable=""),
     **_absent("gpucube images one field without primary-beam terms; leave it out", normtype="flatnoise"),
     **_absent("the beam is fitted without such a setting; leave it out", psfcutoff=0.35),
     **_absent("image each outlier field in a separate run", outlierfile=""),
@@ -74,9 +75,9 @@ ABSENT_VALUES: dict[str, tuple[tuple[str, ...], str]] = {
         "use `deconvolver='hogbom'` or `deconvolver='multiscale'`",
     ),
     "gridder": (
-        ("mosaic", "mosaicft", "ftmosaic", "imagemosaic", "awproject", "awprojectft", "awp2", "awphpg", "widefield"),
+        ("mosaic", "mosaicft", "ftmosaic", "imagemosaic", "awproject", "awprojectft", "awp2", "awphpg"),
         "gpucube makes no mosaics and corrects no primary beams during gridding; image each pointing separately with"
-        " `gridder='standard'`, or with `gridder='wgridder'` for wide fields",
+        " its `field` and `gridder='standard'` (`gridder='wgridder'` for wide fields), and with `pbcor=True` if wanted",
     ),
     "outframe": (("SOURCE",), "use `specmode='cubesource'`, or `outframe='LSRK'`"),
 }
@@ -92,7 +93,8 @@ SAME_VALUES: dict[str, dict[str, tuple[str, str]]] = {
     "gridder": {
         **dict.fromkeys(("ft", "gridft"), ("standard", "")),
         **dict.fromkeys(
-            ("wproject", "wprojectft"), ("wgridder", "'wgridder' takes the w term into account, to `epsilon`")
+            ("wproject", "wprojectft", "widefield"),
+            ("wgridder", "'wgridder' takes the w term into account, to `epsilon`"),
         ),
     },
 }
@@ -151,6 +153,7 @@ def as_tclean_takes(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> tu
         words = isinstance(defaults.get(name, "required"), str) and defaults.get(name) != ""
         if value is not None and (words or not is_empty(value)):  # whether a word may be empty is for the schema to say
             values[name] = value
+    values = {name: _without_record(value) for name, value in values.items()}
     for name, unit in _NUMBER_UNITS.items():
         if name in values:
             values[name] = _with_unit(values[name], unit)
@@ -170,6 +173,13 @@ def as_tclean_takes(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> tu
     if values.get("niter") not in (0, "0"):
         notes.append(f"`niter={values['niter']}` counts for each channel here; tclean counts over all channels")
     return values, notes
+
+
+def _without_record(value: Any) -> Any:
+    """CASA's record of a quantity as text; anything else as it is."""
+    if isinstance(value, dict) and value.keys() == {"unit", "value"}:
+        return f"{value['value']}{value['unit']}"
+    return value
 
 
 def _with_unit(value: Any, unit: str) -> Any:

@@ -53,7 +53,8 @@ def as_list(value: Any) -> list[Any]:
     Empty text stands for "not given" and is left out, and so is None in place of a list.
     """
     if isinstance(value, str):
-        values: list[Any] = [part.strip() for part in value.strip("[]()").split(",")]
+        quotes = "'\"" if value.lstrip().startswith(("[", "(")) else ""  # a list as Python writes it
+        values: list[Any] = [part.strip(" " + quotes) for part in value.strip(" []()").split(",")]
     elif isinstance(value, list | tuple) or getattr(value, "shape", ()) != ():
         values = list(value)
     else:
@@ -224,6 +225,11 @@ def mask_file(item: str) -> tuple[str, tuple[str, float] | None]:
     return item, None
 
 
+def parse_one_path(value: Any) -> str:
+    """Take a path, alone or in a list."""
+    return parse_path(value[0] if isinstance(value, list | tuple) and len(value) == 1 else value)
+
+
 def mask_items(mask: str | tuple[str, ...]) -> tuple[str, ...]:
     """The parts of a mask in its base form."""
     return (mask,) if isinstance(mask, str) and mask else tuple(mask)
@@ -271,7 +277,9 @@ Mask = Annotated[
         parse_mask,
     ),
 ]
-ImageFile = Annotated[str, Written("PathLike", "IMAGE", "the path of a FITS or CASA image", or_default(parse_path, ""))]
+ImageFile = Annotated[
+    str, Written("PathLike", "IMAGE", "the path of a FITS or CASA image", or_default(parse_one_path, ""))
+]
 Folder = Annotated[str, Written("PathLike", "DIR", "the path of a folder", parse_path)]
 Address = Annotated[
     str,
@@ -367,8 +375,11 @@ def parse_along_axis(value: Any) -> Any:
     raise refused()
 
 
-def parse_phasecenter(value: Any) -> quantities.BaseDirection | Literal["", "TRACKFIELD"]:
-    """Turn a direction into its base form; empty text and TRACKFIELD stay as they are."""
+def parse_phasecenter(value: Any) -> quantities.BaseDirection | Literal["", "TRACKFIELD"] | int:
+    """Turn a direction into its base form; the number of a field, empty text and TRACKFIELD stay as they are."""
+    number = quantities.plain_number(int(value) if isinstance(value, str) and value.strip().isdigit() else value)
+    if isinstance(number, int) and not isinstance(number, bool) and number >= 0:
+        return number
     word = value.strip().upper() if isinstance(value, str) else None
     if word == "" or word == "TRACKFIELD":
         return word  # type: ignore[return-value]  # mypy does not narrow it
@@ -431,11 +442,11 @@ Width = Annotated[
     ),
 ]
 Phasecenter = Annotated[
-    quantities.BaseDirection | Literal["", "TRACKFIELD"],
+    quantities.BaseDirection | Literal["", "TRACKFIELD"] | int,
     Written(
-        "DirectionLike",
+        "DirectionLike | int",
         "DIRECTION",
-        "a direction such as 'J2000 12h30m00s +30d00m00s' or 'ICRS 187.5deg 30deg'",
+        "a direction such as 'J2000 12h30m00s +30d00m00s' or 'ICRS 187.5deg 30deg', or the number of a field",
         parse_phasecenter,
     ),
 ]

@@ -7,7 +7,7 @@ with a `Choice`, and plain numbers with their limits, need none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -106,14 +106,19 @@ def _number_in_words(field: FieldInfo) -> str:
     return words
 
 
+def check_names(model: type[BaseModel], names: Iterable[str]) -> None:
+    """GpucubeError for the first name that is not a parameter, with the nearest that is."""
+    for name in names:
+        if name not in model.model_fields:
+            raise GpucubeError(f"unknown parameter {name!r}{did_you_mean(name, model.model_fields)}")
+
+
 def validated(model: type[Model], values: Mapping[str, Any]) -> Model:
     """Make a model from the values that a user wrote.
 
     GpucubeError has one line for the first mistake: an unknown name, or a wrong value and what the field accepts.
     """
-    for name in values:
-        if name not in model.model_fields:
-            raise GpucubeError(f"unknown parameter {name!r}{did_you_mean(name, model.model_fields)}")
+    check_names(model, values)
     try:
         return model(**values)
     except ValidationError as error:

@@ -79,8 +79,9 @@ def test_the_cube_is_that_of_image_cube_with_the_defaults_of_tclean(tiny_ms: Any
         {"mask": "", "startmodel": "", "threshold": "", "restfreq": [], "uvtaper": [""], "start": "", "width": ""},
         {"interactive": False, "savemodel": "none", "parallel": True, "restart": True, "verbose": True},
         {"datacolumn": "corrected", "cycleniter": 0, "chanchunks": -1, "cube_chunksize": 3},
+        {"phasecenter": 0, "field": ("0",), "spw": [], "threshold": {"unit": "Jy", "value": 0.0}, "startmodel": [""]},
     ],
-    ids=["number as text", "numbers as text", "None", "empty", "harmless", "other"],
+    ids=["number as text", "numbers as text", "None", "empty", "harmless", "other", "lists and records"],
 )
 def test_what_tclean_takes_for_the_same_call_gives_the_same_cube(
     changes: dict[str, Any], tiny_ms: Any, tmp_path: Path
@@ -96,6 +97,10 @@ def test_what_tclean_takes_for_the_same_call_gives_the_same_cube(
         ({"gridder": "mosaic"}, "`gridder='mosaic'` is not available: gpucube makes no mosaics"),
         ({"savemodel": "modelcolumn"}, "`savemodel='modelcolumn'` is not available: the model becomes a FITS cube"),
         ({"nitr": 3}, "unknown parameter 'nitr': did you mean 'niter'?"),
+        ({"mode": "velocity", "specmode": None}, "unknown parameter 'mode': did you mean 'specmode'?"),
+        ({"facets": 2}, "`facets=2` is not available: `gridder='wgridder'` takes the w term into account"),
+        ({"phasecenter": 9}, "`phasecenter=9`: "),
+        ({"calcres": False, "calcpsf": False}, "`calcres=False` needs an earlier run called "),
     ],
 )
 def test_what_would_change_the_result_is_refused_in_one_line(
@@ -105,6 +110,15 @@ def test_what_would_change_the_result_is_refused_in_one_line(
         tclean(tiny_ms.ms, tmp_path / "cube", **changes)
     assert str(caught.value).startswith(line) and "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_clean_that_asks_for_no_new_residual_continues_as_with_one(tiny_ms: Any, tmp_path: Path) -> None:
+    for name in "ab":
+        tclean(tiny_ms.ms, tmp_path / name, niter=5)
+    plain = tclean(tiny_ms.ms, tmp_path / "a")
+    without = tclean(tiny_ms.ms, tmp_path / "b", calcres=False, calcpsf=False)
+    assert np.array_equal(plain["result"].data(), without["result"].data(), equal_nan=True)
 
 
 def test_a_warning_says_that_niter_counts_for_each_channel(tiny_ms: Any, tmp_path: Path) -> None:

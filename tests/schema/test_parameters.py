@@ -78,6 +78,10 @@ def test_defaults_are_tcleans() -> None:
         ("nchan", np.int64(7), 7),
         ("phasecenter", "ICRS 180deg 0deg", (np.pi, 0.0, "ICRS")),
         ("phasecenter", SkyCoord(180 * u.deg, 0 * u.deg), (np.pi, 0.0, "ICRS")),
+        ("phasecenter", np.int64(3), 3),
+        ("phasecenter", "0", 0),
+        ("startmodel", ["a.model"], "a.model"),
+        ("contsubspw", (), ""),  # a proposal that found nothing
         ("restfreq", "230.538GHz", 230.538e9),
         ("restfreq", ["1.42GHz"], 1.42e9),
         ("restfreq", ["230.5GHz", "220GHz"], 230.5e9),  # as in tclean, velocities refer to the first
@@ -91,6 +95,7 @@ def test_defaults_are_tcleans() -> None:
         ("cell", "2mas", (0.002, 0.002)),
         ("cell", ["1arcsec", "2arcsec"], (1.0, 2.0)),
         ("cell", 0.5, (0.5, 0.5)),
+        ("cell", "['1arcsec', '2arcsec']", (1.0, 2.0)),
         ("cell", [1, 2] * u.arcmin, (60.0, 120.0)),
         ("epsilon", "1e-4", 1e-4),
         ("robust", "-2", -2.0),
@@ -257,7 +262,7 @@ def test_frozen() -> None:
         ({"usemask": "automask"},
          "`usemask='automask'`: expected 'user', 'pb' or 'auto-multithresh'"),
         ({"facets": 2},
-         "`facets=2` is not available: gpucube images one field without primary-beam terms; leave it out"),
+         "`facets=2` is not available: `gridder='wgridder'` takes the w term into account without facets; leave it out"),
         ({"pblimit": 1.2}, "`pblimit=1.2`: expected a number from -1 to 1"),
         ({"dish_diameter": "25"}, "`dish_diameter='25'`: '25' has no unit; write e.g. '25m'"),
         ({"dish_diameter": 0}, "`dish_diameter=0`: 0 is not positive; expected a length such as '12m'"),
@@ -351,7 +356,7 @@ def test_the_chunk_size_of_pclean_is_taken() -> None:
     [
         ("imagename", ["", " ", "out/", "a\nb", "a\0b", 3]),
         ("stokes", ["VI", "IQQ", "RR", "", 3]),
-        ("phasecenter", ["B1950 1h 1d", 3, [1.0, 2.0], [None, 1.0, "FK5"]]),
+        ("phasecenter", ["B1950 1h 1d", -3, [1.0, 2.0], [None, 1.0, "FK5"]]),
         ("imsize", [[1, 2, 3], "big", 33.5, True, None, {}]),
         ("cell", ["arcsec", 0, [1, 2, 3], True, None, float("nan")]),
         ("epsilon", [0, 1, 1e-11, "small"]),
