@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 
 from gpucube.errors import GpucubeError
 from gpucube.text import size_text
@@ -21,13 +22,15 @@ LIMITS = {
 """Limits of a process, and what the libraries need without data. Measured: 558 and 171 MB. Below 590, OpenBLAS hangs."""
 
 
-def check_for_libraries() -> None:
+def check_for_libraries(processes: str = "/proc/self") -> None:
     """Raise an error if a limit or a variable prevents libraries from loading. OpenBLAS, for example, would wait for ever.
 
     Raises
     ------
     GpucubeError
     """
+    if sys.platform == "linux" and not os.path.exists(processes):
+        raise GpucubeError("/proc is not there, without which casacore dies: mount it ('mount -t proc proc /proc')")
     for kind, (name, needed) in LIMITS.items():
         most = resource.getrlimit(kind)[0]
         if most != resource.RLIM_INFINITY and most < needed:

@@ -12,7 +12,8 @@ import pytest
 import yaml
 from jobs import SETTINGS, image, payload
 
-from gpucube import open_run
+from gpucube import GpucubeError, open_run
+from gpucube.environment import check_for_libraries
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -46,6 +47,11 @@ def test_one_line_names_libraries_that_cannot_be_loaded(limits: str, variables: 
     done = in_shell(limits, ["plan", "any.ms"], **variables)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert f"gpucube: error: {message}" in done.stderr
+
+
+def test_a_folder_of_processes_that_is_not_mounted_is_said_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(GpucubeError, match=r"^/proc is not there, .* mount it"):
+        check_for_libraries(str(tmp_path / "proc"))
 
 
 def test_a_home_that_is_no_folder_is_not_looked_at(tiny_ms: Any) -> None:
