@@ -71,6 +71,18 @@ def test_a_clean_in_two_steps_ends_where_one_deep_clean_ends(ms, tmp_path):
     assert not (tmp_path / "two.earlier-model.fits").exists()
 
 
+@pytest.mark.parametrize("how", [{}, {"deconvolver": "multiscale", "scales": [0, 4]}], ids=["hogbom", "multiscale"])
+def test_a_clean_that_is_split_after_a_major_cycle_makes_the_same_cube(how, ms, tmp_path):
+    """The cycles are the same, and so is everything, to the accuracy with which the residual is computed."""
+    deep = image(ms, tmp_path / "deep", **how)
+    image(ms, tmp_path / "two", nmajor=1, **how)
+    two = image(ms, tmp_path / "two", restart=True, **how)
+    peak = float(np.abs(jobs.planes(deep, "image")).max())
+    for product in ("image", "residual", "model"):
+        assert jobs.planes(two, product) == pytest.approx(jobs.planes(deep, product), abs=1e-4 * peak)
+    assert [r.major_cycles + 1 for r in two.channels] == [r.major_cycles for r in deep.channels]
+
+
 def test_an_unchanged_model_stays_as_it_is(ms, tmp_path):
     """A run that goes on although it was clean: nothing is left to do, and no bit of the model changes."""
     first = image(ms, tmp_path / "x")
