@@ -54,6 +54,7 @@ from gpucube.run_files import (
     make_store,
     restarted,
     take_up_records,
+    with_residual,
 )
 from gpucube.schema.parameters import Parameters
 from gpucube.schema.types import mask_items
@@ -161,6 +162,7 @@ def plan(
     parameters: Parameters, *, hardware: Hardware | None = None, tuning: Tuning = DEFAULT_TUNING
 ) -> tuple[Plan, Hardware]:
     """Predict what `image` would do and need, without doing it. Raises the same GpucubeError as `image`."""
+    parameters = with_residual(parameters)
     selection = select(parameters)
     hardware = hardware or hardware_for(parameters, tuning)
     if not goes_on(parameters):

@@ -97,6 +97,21 @@ def goes_on(parameters: Parameters) -> bool:
     return parameters.restart and earlier and not in_the_way and not is_locked(parameters.imagename)
 
 
+def with_residual(parameters: Parameters) -> Parameters:
+    """The parameters with residual and PSF for a run that continues one: both are made anew from the data and the model.
+
+    GpucubeError if they are needed, and there is no run to continue.
+    """
+    if goes_on(parameters):
+        return parameters.model_copy(update={"calcres": True, "calcpsf": True})
+    for name in ("calcres", "calcpsf"):
+        if not getattr(parameters, name) and (parameters.niter or not parameters.cubes):
+            raise GpucubeError(
+                f"`{name}=False` needs an earlier run called {parameters.imagename}, and there is none: leave it out"
+            )
+    return parameters
+
+
 CARRIED_ON = ("model", "mask")
 """Products that `restart` goes on from: the model, and a mask that was made automatically."""
 
@@ -109,12 +124,8 @@ def restarted(parameters: Parameters) -> Iterator[Parameters]:
     safe, both get their names back.
     """
     paths = RunPaths.of(parameters)
+    parameters = with_residual(parameters)
     if not goes_on(parameters):
-        for name in ("calcres", "calcpsf"):
-            if not getattr(parameters, name) and (parameters.niter or not parameters.cubes):
-                raise GpucubeError(
-                    f"`{name}=False` needs an earlier run called {parameters.imagename}, and there is none: leave it out"
-                )
         yield parameters
         return
     if parameters.startmodel:
@@ -123,7 +134,6 @@ def restarted(parameters: Parameters) -> Iterator[Parameters]:
         )
     resume = parameters.resume and os.path.exists(paths.journal)
     changes: dict[str, Any] = {"resume": resume, "overwrite": parameters.overwrite or not resume}
-    changes |= {"calcres": True, "calcpsf": True}  # both follow from the data and the model
     keeps_mask, notes = _earlier_mask(parameters, paths)
     if not os.path.exists(paths.earlier("model")):
         if not os.path.exists(paths.product("model")):

@@ -145,13 +145,14 @@ def test_a_restart_that_fails_gives_the_model_its_name_back(ms, tmp_path):
     assert not (tmp_path / "x.earlier-model.fits").exists()
 
 
-def test_a_restart_that_is_cut_off_is_resumed_with_the_same_bits(ms, tmp_path):
+@pytest.mark.parametrize("usemask", ["user", "auto-multithresh"])
+def test_a_restart_that_is_cut_off_is_resumed_with_the_same_bits(usemask, ms, tmp_path):
     from gpucube import run
     from gpucube.execution.tuning import Tuning
 
-    image(ms, tmp_path / "whole", nsigma=20)
-    whole = image(ms, tmp_path / "whole", nsigma=3, restart=True)
-    image(ms, tmp_path / "cut", nsigma=20)
+    image(ms, tmp_path / "whole", nsigma=20, usemask=usemask)
+    whole = image(ms, tmp_path / "whole", nsigma=3, restart=True, usemask=usemask)
+    image(ms, tmp_path / "cut", nsigma=20, usemask=usemask)
 
     class Stops(run.Observer):
         def safe(self, records: Any) -> None:
@@ -163,13 +164,14 @@ def test_a_restart_that_is_cut_off_is_resumed_with_the_same_bits(ms, tmp_path):
             ms,
             tmp_path / "cut",
             nsigma=3,
+            usemask=usemask,
             restart=True,
             workers=1,
             observer=Stops(),
             tuning=Tuning(seconds_between_syncs=0),
         )
     assert (tmp_path / "cut.earlier-model.fits").exists()
-    resumed = image(ms, tmp_path / "cut", nsigma=3, restart=True, resume=True)
+    resumed = image(ms, tmp_path / "cut", nsigma=3, restart=True, resume=True, usemask=usemask)
     assert resumed.summary["resumed_channels"] > 0
     assert jobs.payload(resumed) == jobs.payload(whole)
     assert not (tmp_path / "cut.earlier-model.fits").exists()
