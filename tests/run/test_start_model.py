@@ -122,6 +122,13 @@ def test_automatic_masks_go_on_from_those_that_are_there(ms, tmp_path):
         image(ms, tmp_path / "two", nsigma=2, restart=True, imsize=SIZE + 8, **auto)
 
 
+def test_automatic_masks_do_not_begin_with_the_whole_image(ms, tmp_path):
+    """The mask of a run without one is 1 everywhere."""
+    image(ms, tmp_path / "x", niter=0, products=("image", "model", "mask"))
+    made = jobs.planes(image(ms, tmp_path / "x", restart=True, usemask="auto-multithresh"), "mask")
+    assert 0 < made.mean() < 0.9
+
+
 def test_a_mask_that_is_not_given_again_is_named(ms, tmp_path):
     image(ms, tmp_path / "x", mask="circle[[32pix, 32pix], 5pix]")
     with pytest.warns(UserWarning, match=r"cleaned inside `mask='circle\[.+, this one is not: give `mask` again"):
