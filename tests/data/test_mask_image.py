@@ -123,7 +123,7 @@ def test_other_shapes_are_refused_with_both_shapes(tmp_path: Path, shape: tuple[
 def test_a_plane_per_stokes_parameter_is_not_a_plane_per_channel(tmp_path: Path) -> None:
     axis = SpectralAxis(frequency=AXIS.frequency[:4], width=AXIS.width[:4], frame=FRAMES["LSRK"], restfreq=None)
     path = write_mask(tmp_path / "mask.fits", np.ones((4, 24, 32), dtype="f4"), sky_header(CTYPE3="STOKES"))
-    with pytest.raises(GpucubeError, match="one such plane per channel"):
+    with pytest.raises(GpucubeError, match="one such plane for each channel"):
         load_mask(path, GEOMETRY, axis)
 
 
