@@ -21,6 +21,9 @@ from gpucube.output.records import ChannelRecord, StopCode
 
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BEFORE_COMPILING = 1.0
+SECONDS_BEFORE_ESTIMATE = 5.0
+"""The first channels may be easier than those that follow."""
+
 STEPS = 10
 """A plain line is written when another tenth of the work is done, and at least every `SECONDS_BETWEEN_LINES`."""
 
@@ -182,10 +185,11 @@ class Progress:
         return remarks
 
     def _seconds_left(self) -> float | None:
-        """Extrapolated from the channels done; None while most workers are at their first channel, and after the last."""
+        """Extrapolated from the channels done; None at first, while most workers are at their first channel, and at the end."""
         if self._imaging_begun is None or not len(self._active) < self._done < self._nchan:
             return None
-        return (self._clock() - self._imaging_begun) / self._done * (self._nchan - self._done)
+        imaging = self._clock() - self._imaging_begun
+        return None if imaging < SECONDS_BEFORE_ESTIMATE else imaging / self._done * (self._nchan - self._done)
 
     def _outcome(self, stopped: bool) -> str:
         """The last line."""
