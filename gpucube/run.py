@@ -17,6 +17,7 @@ from typing import Any
 
 from gpucube import disk
 from gpucube.data.clean_mask import CleanMask, load_clean_mask
+from gpucube.data.ingest import refuse_if_nothing_counts
 from gpucube.data.line_search import propose
 from gpucube.data.measurementset import referenced_tables
 from gpucube.data.selection import Selection, select
@@ -172,6 +173,7 @@ def plan(
         if not resumable(parameters.imagename, identity):
             finished_before(parameters, identity, ours=True)
     planned = _plan_and_images(parameters, selection, hardware, tuning)[0]
+    refuse_if_nothing_counts(selection)
     return replace(planned, line_free=propose(selection)), hardware
 
 

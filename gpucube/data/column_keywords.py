@@ -68,7 +68,12 @@ def reference_word(t: tables.table, column: str, row: int, codes: Mapping[int, s
     if frames not in t.colnames():
         raise GpucubeError(f"{t.name()}: the frames of {column} are in a column {frames}, which is not there")
     if "TabRefTypes" in measure:
-        codes = dict(zip(np.ravel(measure["TabRefCodes"]).tolist(), np.ravel(measure["TabRefTypes"]), strict=True))
+        types, numbers = np.ravel(measure["TabRefTypes"]), np.ravel(measure.get("TabRefCodes", [])).tolist()
+        if len(types) != len(numbers):
+            raise GpucubeError(
+                f"{t.name()}: column {column} has {len(types)} TabRefTypes and {len(numbers)} TabRefCodes: expected as many"
+            )
+        codes = dict(zip(numbers, types, strict=True))
     words = {
         str(value if isinstance(value, str) else codes.get(int(value), f"code {value}")).strip().upper()
         for value in np.ravel(t.getcell(frames, row)).tolist()

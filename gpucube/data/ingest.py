@@ -72,8 +72,13 @@ class Remark(Enum):
     BY_WEIGHT = auto()  # no WEIGHT_SPECTRUM, and WEIGHT instead
     LOST_CONTINUUM = auto()  # spectra whose continuum is not known
     LOWERED = auto()  # spectra whose continuum has a lower order
+    WORTHLESS = auto()  # unflagged, but no sample has a weight above 0 and a finite value
     SEEN = auto()  # a sample that counts
     ZERO = auto()  # these, where each is exactly 0
+
+
+MOST_LOOKED_AT, ROWS_LOOKED_AT = 256 * 2**20, 256
+"""Bytes that a plan reads at most to find a sample that counts, and rows at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +217,12 @@ class Ingest:
                     f"{path}: {counted(garbage, 'row')} with values above {LARGEST:g} Jy or weights above {LARGEST:g} / Jy^2, "
                     "which no array measures: these samples do not count"
                 )
+            worthless, used = rows[Remark.WORTHLESS], rows[Remark.SEEN]
+            if used and worthless > UNFILLED * (worthless + used):
+                yield (
+                    f"{path}: {worthless} of {counted(worthless + used, 'unflagged row')} left out, because no sample has a "
+                    "weight above 0 and a finite value"
+                )
             if by_weight := rows[Remark.BY_WEIGHT]:
                 kept = sum(int(sources[number].rows.keep.sum()) for number in mine)
                 yield (
@@ -324,6 +335,7 @@ def ingest_block(job: IngestJob, block: Block, rows: RowSelection, first_row: in
     uvw[~planes.seen] = 0.0
     write_rows(job.partition, first_row, uvw, planes.vis, planes.weight)
     lost = number[~usable]
+    unseen = number[usable & ~planes.seen & ~planes.garbage]
     return BlockReport(
         partition=job.partition.index,
         counts=planes.counts,
@@ -336,6 +348,7 @@ def ingest_block(job: IngestJob, block: Block, rows: RowSelection, first_row: in
                 Remark.LOST_UVW: int(np.count_nonzero(_may_count(block, lost))) if len(lost) else 0,
                 Remark.GARBAGE: int(np.count_nonzero(planes.garbage)),
                 Remark.BY_WEIGHT: block.by_weight,
+                Remark.WORTHLESS: int(np.count_nonzero(_worthless(block, unseen, source))) if len(unseen) else 0,
                 Remark.LOWERED: remains.lowered,
                 Remark.LOST_CONTINUUM: remains.lost,
                 Remark.SEEN: int(np.count_nonzero(planes.seen)),
@@ -349,6 +362,51 @@ def _may_count(block: Block, rows: np.ndarray) -> np.ndarray:
     """Which rows of a block have an unflagged sample of positive weight: bool, (nrows,)."""
     may: np.ndarray = (~block.flag[rows] & (block.weight[rows] > 0)).any(axis=(1, 2))
     return may
+
+
+def _worthless(block: Block, rows: np.ndarray, source: Source) -> np.ndarray:
+    """Which rows of a block have unflagged samples of all hands, but none that counts: bool, (nrows,)."""
+    unflagged = ~block.flag[rows][..., list(source.hands)].any(axis=2)
+    worthless: np.ndarray = unflagged.any(axis=1) & ~_samples_count(block, rows, source).any(axis=1)
+    return worthless
+
+
+def _samples_count(block: Block, rows: np.ndarray, source: Source) -> np.ndarray:
+    """In which channels of some rows a Stokes parameter can be made: bool, (nrows, nchan)."""
+    hands = list(source.hands)
+    data, flag, weight = (array[rows][..., hands] for array in (block.data, block.flag, block.weight))
+    with np.errstate(invalid="ignore", over="ignore"):
+        counts = ~flag & (weight > 0) & (weight < LARGEST) & (np.abs(data) < LARGEST)
+    both = {c.rule for c in source.combinations} == {Rule.BOTH}
+    made: np.ndarray = counts.all(axis=2) if both else counts.any(axis=2)
+    return made
+
+
+def refuse_if_nothing_counts(selection: Selection) -> None:
+    """Read from the beginning until a sample counts, at most `MOST_LOOKED_AT` bytes.
+
+    Raises
+    ------
+    GpucubeError
+        All that is selected has been read, and no sample counts.
+    """
+    left = MOST_LOOKED_AT
+    for source in selection.sources:
+        if not source.rows.keep.any():
+            continue
+        reader = source.open()
+        step = min(source.block_rows, ROWS_LOOKED_AT)
+        try:
+            for start in range(0, source.nrow, step):
+                block = reader.read(start, min(step, source.nrow - start))
+                rows = np.flatnonzero(source.rows.part(start, step).keep)
+                rows = rows[usable_uvw(block.uvw[rows])[1]]
+                left -= block.nbytes
+                if left < 0 or _samples_count(block, rows, source).any():
+                    return
+        finally:
+            reader.close()
+    raise GpucubeError(f"no data are left: {NOTHING_COUNTS}")
 
 
 def _has_single_hands(source: Source) -> bool:

@@ -108,6 +108,14 @@ def test_the_frame_of_a_field_is_read_however_it_is_written(ms: Path, work: Chan
     assert source.rotation is None  # uvw refer to the phase centre already
 
 
+def test_a_table_of_codes_that_lacks_some_is_refused(ms: Path) -> None:
+    change(ms, "FIELD", per_row(7, types=("ICRS", "J2000"), codes=(7,)))
+    with pytest.raises(
+        GpucubeError, match=r"FIELD: column PHASE_DIR has 2 TabRefTypes and 1 TabRefCodes: expected as many$"
+    ):
+        centre_degrees(ms)
+
+
 @pytest.mark.parametrize("word", ["GALACTIC", "SUPERGAL", "ECLIPTIC"])
 def test_longitudes_and_latitudes_become_j2000_and_uvw_turn_with_them(ms: Path, word: str) -> None:
     """casatools 6.7: where (187.5, 30) lies, and the position angle of its north; see `test_directions`."""

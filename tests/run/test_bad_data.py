@@ -140,6 +140,10 @@ WARNED = (
         ("huge outliers", "one weight that no array has", "a channel of nearly the largest number"), _GARBAGE
     )
     | dict.fromkeys(("one uvw for all", "v all zero", "one visibility", "two visibilities"), _WIDE)
+    | dict.fromkeys(
+        ("NaN in one hand", "NaN weights", "infinite weights", "zero weights", "negative weights"),
+        "unflagged rows left out, because no sample has a weight above 0 and a finite value",
+    )
     | {
         "zero visibilities": "DATA is exactly 0, in every channel and correlation that is imaged, in 870 of 870 unflagged"
     }
@@ -174,6 +178,8 @@ def test_nothing_left_is_an_error_that_leaves_no_files(name: str, tiny_ms: Any, 
     assert "\n" not in str(refusal.value)
     reason = {"uvw all zero": _UVW, "no weight that an array has": _GARBAGE}.get(name, "")
     assert reason in str(refusal.value)
+    with pytest.raises(gpucube.GpucubeError, match=r"^no data are left: each selected sample is an autocorr"):
+        gpucube.plan_cube(ms, tmp_path / "out" / "cube", imsize=32, cell="20arcsec")
     assert list((tmp_path / "out").glob("*")) == []
 
 
