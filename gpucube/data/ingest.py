@@ -178,9 +178,7 @@ class Ingest:
         for report in reports:
             self.add(report)
         if not self._counts.any():
-            advice = "two hands are needed of each: `stokes='pseudoI'` takes either"
-            both = [advice] if any(map(_has_single_hands, self._selection.sources)) else []
-            raise GpucubeError("; ".join([f"no data are left: {NOTHING_COUNTS}", *both, *self._warnings()]))
+            raise _nothing_left(self._selection, self._warnings())
         npointing, _, nchan = self._selection.shape
         selected = np.zeros((npointing, nchan), np.int64)
         for source in self._selection.sources:
@@ -406,7 +404,13 @@ def refuse_if_nothing_counts(selection: Selection) -> None:
                     return
         finally:
             reader.close()
-    raise GpucubeError(f"no data are left: {NOTHING_COUNTS}")
+    raise _nothing_left(selection)
+
+
+def _nothing_left(selection: Selection, warnings: Iterable[str] = ()) -> GpucubeError:
+    advice = "two hands are needed of each: `stokes='pseudoI'` takes either"
+    both = [advice] if any(map(_has_single_hands, selection.sources)) else []
+    return GpucubeError("; ".join([f"no data are left: {NOTHING_COUNTS}", *both, *warnings]))
 
 
 def _has_single_hands(source: Source) -> bool:
@@ -418,7 +422,7 @@ def _has_single_hands(source: Source) -> bool:
         block = reader.read(0, min(source.block_rows, source.nrow))
     finally:
         reader.close()
-    kept, hands = source.rows.keep[: len(block.uvw)], list(source.hands)
+    kept, hands = source.rows.keep[: len(block.uvw)] & usable_uvw(block.uvw)[1], list(source.hands)
     data, flag, weight = (array[kept][..., hands] for array in (block.data, block.flag, block.weight))
     return bool((~flag & (weight > 0) & np.isfinite(data)).any())
 
