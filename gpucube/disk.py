@@ -75,8 +75,8 @@ def explain_the_system() -> Iterator[None]:
             "the system lets this user start no more threads (ulimit -u): end some, or raise the limit"
         ) from None
     except OSError as error:
-        if error.errno is None or isinstance(error, ConnectionError):
-            raise
+        if error.errno is None or (isinstance(error, ConnectionError) and error.filename is None):
+            raise  # of a network, not of a file on a server
         raise GpucubeError(f"cannot read or write {error.filename or 'a file'}: {error.strerror}") from None
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from gpucube.constants import LIGHT_SPEED
 from gpucube.data.fields import read_track
-from gpucube.data.measurementset import open_table
+from gpucube.data.measurementset import reading
 from gpucube.errors import GpucubeError
 from gpucube.sky.directions import Direction, uvw_rotation
 from gpucube.sky.geometry import ImageGeometry
@@ -167,7 +167,7 @@ def _some_weights(source: Source) -> list[float]:
     """Medians of the positive weights of a few rows."""
     rows = source.rows.number[source.rows.keep]
     found = []
-    with open_table(source.path) as t:
+    with reading(source.path) as t:
         for row in rows[:: max(1, len(rows) // SAMPLED_ROWS)].tolist():
             if t.iscelldefined(source.weight, row):
                 cell = t.getcell(source.weight, row)

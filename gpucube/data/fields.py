@@ -21,7 +21,7 @@ import numpy as np
 
 from gpucube.constants import DAY
 from gpucube.data.column_keywords import reference_word, unit_factors, utc_seconds
-from gpucube.data.measurementset import first_line, open_table
+from gpucube.data.measurementset import first_line, open_table, reading
 from gpucube.errors import GpucubeError
 from gpucube.sky.directions import (
     B1950_VLA_YEAR,
@@ -219,7 +219,7 @@ def _read_ephemeris(folder: str, number: int, label: str) -> tuple[Ephemeris, st
         raise GpucubeError(
             f"{label} follows ephemeris {number}, for which there are {len(found)} tables FIELD/{pattern}, not one"
         )
-    with open_table(found[0]) as t:
+    with reading(found[0]) as t:
         mjd, ra, dec, distance = (
             t.getcol(name) * unit_factors(t, name, unit)
             for name, unit in (("MJD", "d"), ("RA", "deg"), ("DEC", "deg"), ("Rho", "AU"))

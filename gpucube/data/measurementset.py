@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 Rows = TypeVar("Rows")
 
 _NEEDED_COLUMNS = {"UVW", "DATA_DESC_ID", "FIELD_ID", "ANTENNA1", "ANTENNA2", "FLAG", "FLAG_ROW", "TIME", "WEIGHT"}
+_INTEGERS = {"int", "uint", "short", "ushort", "uchar", "int64"}
+_SCALAR_TYPES = dict.fromkeys(("DATA_DESC_ID", "FIELD_ID", "ANTENNA1", "ANTENNA2"), _INTEGERS) | {
+    "FLAG_ROW": {"boolean"},
+    "TIME": {"double", "float"},
+}
+"""Needed columns that have one value in each row, and casacore's names of its types. The others have arrays."""
 _NEEDED_SUBTABLES = ("SPECTRAL_WINDOW", "POLARIZATION", "DATA_DESCRIPTION", "FIELD")
 _OPTIONAL_SUBTABLES = {"SOURCE", "OBSERVATION", "ANTENNA"}
 
@@ -114,7 +120,7 @@ def describe(path: str) -> MeasurementSet:
         convert = "importasdm" if os.path.exists(os.path.join(path, "ASDM.xml")) else "importuvfits"
         hint = f": convert it with CASA's {convert}" if convert == "importasdm" or os.path.isfile(path) else ""
         raise GpucubeError(f"{path} is not a MeasurementSet (it holds no table.dat){hint}")
-    with open_table(path) as main:
+    with reading(path) as main:
         columns, keywords = frozenset(main.colnames()), set(main.keywordnames())
         version = float(main.getkeyword("MS_VERSION")) if "MS_VERSION" in keywords else 2.0
         if int(version) != 2:
@@ -122,6 +128,7 @@ def describe(path: str) -> MeasurementSet:
         there = {name for name in _OPTIONAL_SUBTABLES & keywords if os.path.isdir(_place_of(main, name))}
         if "UVW" in columns and (unit_factors(main, "UVW", "m") != 1).any():
             raise GpucubeError(f"{path}: column UVW is not in metres")
+        _check_types(main, path)
     if missing := _NEEDED_COLUMNS - columns:
         raise GpucubeError(f"{path} is not a MeasurementSet: column {min(missing)} is missing")
     for name in _NEEDED_SUBTABLES:
@@ -143,9 +150,29 @@ def describe(path: str) -> MeasurementSet:
     return ms
 
 
+def _check_types(main: tables.table, path: str) -> None:
+    """Refuse needed columns of the main table that do not hold what they should. Shapes are checked when cells are read."""
+    for name in sorted(_NEEDED_COLUMNS & set(main.colnames())):
+        types, scalar = _SCALAR_TYPES.get(name), bool(main.isscalarcol(name))
+        found = str(main.coldatatype(name))
+        if scalar != (types is not None) or found == "string" or (types and found not in types):
+            what = "one" if scalar else "an array of"
+            raise GpucubeError(f"{path} is not a MeasurementSet: column {name} has {what} {found} in each row")
+
+
 def _place_of(main: tables.table, subtable: str) -> str:
     """Path of a subtable, which may lie outside the MeasurementSet."""
     return str(main.getkeyword(subtable)).removeprefix("Table: ")
+
+
+@contextmanager
+def reading(path: str) -> Iterator[tables.table]:
+    """Open a table, and report in one line what cannot be read of it: a file of a column may be cut short or missing."""
+    with open_table(path) as t:
+        try:
+            yield t
+        except RuntimeError as error:
+            raise GpucubeError(f"{path} cannot be read: {first_line(error)}") from None
 
 
 @contextmanager
@@ -240,7 +267,7 @@ def _check(ms: MeasurementSet) -> None:
 def referenced_tables(path: str) -> list[str]:
     """Return the tables outside of a MeasurementSet that its rows lie in, as those of a saved selection do."""
     inside = os.path.realpath(path)
-    with open_table(path) as main:
+    with reading(path) as main:
         parts = [os.path.realpath(part) for part in main.partnames(recursive=True)]
     return [part for part in parts if os.path.commonpath([part, inside]) != inside]
 

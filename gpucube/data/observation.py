@@ -96,6 +96,7 @@ def dish_diameter(t: tables.table) -> float:
     return float(np.median(known)) if len(known) else 0.0
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of garbage in rows or positions, which is left out
 def observe(ms: MeasurementSet, main: tables.table, rows: np.ndarray, centre: Direction) -> Observation:
     """Describe the observations that some rows of the main table belong to; `centre` is the phase centre of their field.
 
@@ -130,7 +131,7 @@ def _time_span(ms: MeasurementSet, main: tables.table, cells: tables.table) -> t
     filled = are_dates(time * unit_factors(main, "TIME", "s")[0])  # in whatever scale
     if not filled.any():
         return None, None
-    time, half = utc_seconds(main, "TIME", time[filled]), np.where(np.isfinite(half) & (half > 0), half, 0.0)[filled]
+    time, half = utc_seconds(main, "TIME", time[filled]), np.where((half > 0) & (half < DAY), half, 0.0)[filled]
     return float((time - half).min()), float((time + half).max())
 
 

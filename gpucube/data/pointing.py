@@ -16,7 +16,7 @@ import numpy as np
 
 from gpucube.data.column_keywords import reference_word, unit_factors
 from gpucube.data.comparison import separation
-from gpucube.data.measurementset import open_table
+from gpucube.data.measurementset import reading
 from gpucube.data.observation import Observation
 from gpucube.errors import GpucubeError
 from gpucube.schema.parameters import Parameters
@@ -103,10 +103,10 @@ def _diameters(windows: Sequence[Window]) -> list[float]:
     found: set[float] = set()
     for path in dict.fromkeys(window.ms.path for window in windows):
         rows = np.concatenate([w.rows.number[w.rows.keep] for w in windows if w.ms.path == path])
-        with open_table(path) as main:
+        with reading(path) as main:
             cells = main.selectrows(rows)
             antennas = [*cells.getcol("ANTENNA1"), *cells.getcol("ANTENNA2")] if len(rows) else []
-        with open_table(f"{path}::ANTENNA") as t:
+        with reading(f"{path}::ANTENNA") as t:
             if "DISH_DIAMETER" in t.colnames() and t.nrows():
                 every = t.getcol("DISH_DIAMETER") * unit_factors(t, "DISH_DIAMETER", "m")
                 found |= {round(float(every[a]), 2) for a in set(antennas) if 0 <= a < len(every) and every[a] > 0}
@@ -134,7 +134,7 @@ def _pointing(window: Window, width: float, warnings: list[str]) -> Direction:
 def _direction(window: Window, column: str) -> Direction | None:
     """Another direction of the field; None if it cannot be read, or is in a frame that moves."""
     number = window.field_id
-    with open_table(f"{window.ms.path}::FIELD") as t, suppress(GpucubeError, RuntimeError):
+    with reading(f"{window.ms.path}::FIELD") as t, suppress(GpucubeError, RuntimeError):
         frame = CELESTIAL_FRAMES.get(reference_word(t, column, number, DIRECTION_CODES, "J2000"))
         ra, dec = (np.reshape(t.getcell(column, number), (-1, 2))[0] * unit_factors(t, column, "rad")).tolist()
         if frame is not None and math.isfinite(ra) and math.isfinite(dec):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from gpucube.data.column_keywords import utc_seconds
-from gpucube.data.measurementset import MeasurementSet, first_line, open_table
+from gpucube.data.measurementset import MeasurementSet, first_line, open_table, reading
 from gpucube.data.msselect.rows import select_by_rows
 from gpucube.errors import GpucubeError
 from gpucube.text import counted
@@ -128,7 +128,7 @@ def select_rows(
     GpucubeError
         The MeasurementSet has no rows at all.
     """
-    with open_table(ms.path) as t:
+    with reading(ms.path) as t:
         if t.nrows() == 0:
             raise GpucubeError(f"{ms.path} has no rows")
         description, field = t.getcol("DATA_DESC_ID"), t.getcol("FIELD_ID")
@@ -160,7 +160,7 @@ def weight_column(ms: MeasurementSet, rows: RowSelection) -> str:
         return "WEIGHT"
     from casacore import tables  # not above: devices are tested where casacore is not
 
-    with open_table(ms.path) as t:
+    with reading(ms.path) as t:
         # a few rows from all over usually suffice; all of them may belong to an antenna that was off
         for row in rows.number[:: max(1, len(rows) // 16)]:
             if _has_weight(t, int(row)):
@@ -200,7 +200,7 @@ def cell_shape(path: str, column: str, rows: RowSelection) -> tuple[int, int]:
     """
     numbers = rows.number[rows.keep] if rows.keep.any() else rows.number
     row = int(numbers[0])
-    with open_table(path) as t:
+    with reading(path) as t:
         for looked_at in (*numbers[:: max(1, len(numbers) // 500)].tolist(), int(numbers[-1])):
             if not t.iscelldefined(column, looked_at):
                 raise GpucubeError(f"{path}: {column} is not written in row {looked_at}: choose another `datacolumn`")
@@ -221,7 +221,7 @@ def bytes_of_tiles(path: str, columns: Sequence[str]) -> int:
     These are the tiles of a run of rows, unless they are too many, and the one that is read.
     """
     kept = 0
-    with open_table(path) as t:
+    with reading(path) as t:
         for column in columns:
             cubes = t.getdminfo(column).get("SPEC", {}).get("HYPERCUBES", {}).values()
             in_column = [0]
@@ -242,7 +242,7 @@ def reads_slices(path: str, column: str, channels: tuple[int, int] | None, nchan
     """
     if channels is None:
         return False
-    with open_table(path) as t:
+    with reading(path) as t:
         cubes = t.getdminfo(column).get("SPEC", {}).get("HYPERCUBES", {})
     tile = max((int(cube["TileShape"][1]) for cube in cubes.values() if len(cube["TileShape"]) > 2), default=1)
     first, last = channels

@@ -26,7 +26,7 @@ from gpucube.data.continuum import ContinuumFit
 from gpucube.data.continuum_channels import continuum_fits
 from gpucube.data.fields import Track, read_track
 from gpucube.data.frame_motion import frame_motion
-from gpucube.data.measurementset import Field, MeasurementSet, describe, open_table
+from gpucube.data.measurementset import Field, MeasurementSet, describe, reading
 from gpucube.data.msselect.lists import WrongSelection, listed, select_fields
 from gpucube.data.msselect.rows import ROW_PARAMETERS
 from gpucube.data.msselect.windows import select_channels
@@ -373,7 +373,7 @@ def _observations(windows: Sequence[Window]) -> dict[str, Observation]:
     for path in dict.fromkeys(window.ms.path for window in windows):
         of_ms = [window for window in windows if window.ms.path == path]
         rows = [w.rows.number[w.rows.keep] if w.rows.keep.any() else w.rows.number for w in of_ms]
-        with open_table(path) as main:
+        with reading(path) as main:
             observations[path] = observe(of_ms[0].ms, main, np.concatenate(rows), of_ms[0].centre)
     return observations
 
@@ -555,7 +555,7 @@ def choose_fields(ms: MeasurementSet, field: str) -> list[int]:
         return list(range(len(names)))
     if not field.isdigit() and field in names:  # a name as it is, whatever it looks like
         return [number for number, name in enumerate(names) if name == field]
-    with open_table(f"{ms.path}::FIELD") as t:
+    with reading(f"{ms.path}::FIELD") as t:
         codes = t.getcol("CODE") if "CODE" in t.colnames() else ()
     return select_fields(field, names, codes)
 
@@ -586,7 +586,7 @@ def choose_column(ms: MeasurementSet, datacolumn: str) -> str:
 
 def _unit_doubts(path: str, column: str) -> list[str]:
     """Warn of a data column that is not in Jy; a multiple of Jy is refused, because weights go with it."""
-    with open_table(path) as t:
+    with reading(path) as t:
         try:
             factor = unit_factors(t, column, "Jy")
         except GpucubeError as error:

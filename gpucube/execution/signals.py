@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import signal
 import sys
@@ -17,6 +18,15 @@ ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1, signal.
 
 PATIENCE = 15.0
 """Seconds after the first signal during which further signals are ignored, so that the run can end properly."""
+
+_over: set[signal.Signals] = set()
+"""Signals that have no effect on the last steps of a program that was interrupted, when Python has given up its handlers."""
+
+
+@atexit.register  # before libraries add theirs, so it runs after them
+def _ignore_at_exit() -> None:
+    for number in _over:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def start_resource_tracker() -> None:
@@ -70,6 +80,8 @@ def signals_interrupt(lasting: bool = False) -> Iterator[None]:
     finally:
         if ours:
             sys.unraisablehook = unraisable
-        if not (lasting and acted > 0):
+        if lasting and acted > 0:
+            _over.update(ours)
+        else:
             for number, handler in ours.items():
                 signal.signal(number, handler)

@@ -14,7 +14,7 @@ import numpy as np
 
 from gpucube.constants import ARCSEC, LIGHT_SPEED
 from gpucube.data.ingest import to_phase_centre, usable_uvw
-from gpucube.data.measurementset import open_table
+from gpucube.data.measurementset import reading
 from gpucube.data.selection import Selection, Source
 from gpucube.data.stokes import Combination, Rule
 from gpucube.data.store import Samples
@@ -108,7 +108,7 @@ def forecast(selection: Selection, settings: ImagingSettings) -> Forecast:
 def _blocks(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Usable uvw about the phase centre of the cube, metres, (n, 3), and the weights of the first Stokes parameter, (n,)."""
     numbers, times = source.rows.number[source.rows.keep], source.rows.time[source.rows.keep]
-    with open_table(source.path) as t:
+    with reading(source.path) as t:
         for first in range(0, len(numbers), ROWS_AT_ONCE):
             span = slice(first, first + ROWS_AT_ONCE)
             cells = t.selectrows(numbers[span])

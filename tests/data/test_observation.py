@@ -200,6 +200,27 @@ def test_telescope_observer_and_date_are_those_of_the_rows(
     assert (found.begin, found.end) == (time.min() - half, time.max() + half)
 
 
+@pytest.mark.parametrize("seconds", [1e300, 1e17, 1e6, np.nan, -1e300])
+def test_one_garbage_interval_does_not_change_the_date(seconds: float, tiny_ms: Any, tmp_path: Path) -> None:
+    def change(main: tables.table) -> None:
+        main.putcell("INTERVAL", 100, seconds)
+
+    usual, found = selected(tiny_ms.ms).observation, selected(altered(tiny_ms.ms, tmp_path, change)).observation
+    assert (found.begin, found.end) == (usual.begin, usual.end)
+
+
+@pytest.mark.parametrize(("name", "garbage"), [("UVW", 1e300), ("TIME", np.inf), ("TIME", 1e300)])
+def test_garbage_in_a_row_gives_no_warnings_of_numpy(name: str, garbage: float, tiny_ms: Any, tmp_path: Path) -> None:
+    def change(main: tables.table) -> None:
+        values = main.getcol(name)
+        values[100] = garbage
+        main.putcol(name, values)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        selected(altered(tiny_ms.ms, tmp_path, change))
+
+
 def in_scale(scale: str) -> Change:
     return lambda main: main.putcolkeyword("TIME", "MEASINFO", {"type": "epoch", "Ref": scale})
 

@@ -73,6 +73,27 @@ def test_a_signal_that_follows_does_not_disturb_the_end(again: signal.Signals) -
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
+def test_a_program_that_was_interrupted_is_not_disturbed_while_python_itself_ends() -> None:
+    """Python then no longer calls handlers."""
+    code = """
+import os, signal
+from gpucube.execution.signals import signals_interrupt
+class Last:
+    def __del__(self, kill=os.kill, process=os.getpid(), numbers=(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
+        for number in numbers:
+            kill(process, number)
+last = Last()
+try:
+    with signals_interrupt(lasting=True):
+        signal.raise_signal(signal.SIGTERM)
+except KeyboardInterrupt:
+    pass
+raise SystemExit(130)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (130, "")
+
+
 def test_a_later_signal_acts_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever hangs while a run ends can be interrupted."""
     clock = [100.0]

@@ -143,6 +143,8 @@ def test_only_what_the_system_refuses_is_reported_in_one_line() -> None:
         disk.explain_the_system(),
     ):
         raise OSError(28, "No space left on device", "x")
+    with pytest.raises(GpucubeError, match="cannot read or write x: Connection reset"), disk.explain_the_system():
+        raise ConnectionResetError(104, "Connection reset by peer", "x")  # a file on a server
     with pytest.raises(GpucubeError, match="the system has no more memory"), disk.explain_the_system():
         raise MemoryError
     for error in (ConnectionResetError(104, "Connection reset by peer"), OSError("no number"), ValueError("a defect")):

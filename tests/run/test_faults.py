@@ -236,6 +236,29 @@ def with_cells(column: str, *shapes: tuple[int, int]) -> Callable[[Path], None]:
     return change
 
 
+def cut_short(column: str, suffix: str = "") -> Callable[[Path], None]:
+    """The file of a column loses all but its first bytes, as one that was not copied to its end."""
+
+    def change(ms: Path) -> None:
+        with tables.table(str(ms), ack=False) as table:
+            number = table.getdminfo(column)["SEQNR"]
+        os.truncate(ms / f"table.f{number}{suffix}", 10)
+
+    return change
+
+
+def of_other_type(column: str, value: Any, array: bool = False) -> Callable[[Path], None]:
+    """The column anew, with values of another type."""
+
+    def change(ms: Path) -> None:
+        with tables.table(str(ms), readonly=False, ack=False) as table:
+            table.removecols([column])
+            make = tables.makearrcoldesc if array else tables.makescacoldesc
+            table.addcols(tables.maketabdesc(make(column, value)))
+
+    return change
+
+
 WRONG_TABLES: dict[str, tuple[Callable[[Path], None], str]] = {
     **{
         f"{name} is missing": (without(name), f"cannot open .*{name}: ")
@@ -259,6 +282,16 @@ WRONG_TABLES: dict[str, tuple[Callable[[Path], None], str]] = {
     "empty FLAG": (with_cells("FLAG"), "FLAG is not written in row 0"),
     "empty WEIGHT": (with_cells("WEIGHT"), "WEIGHT is not written in row 0"),
     "ragged DATA": (with_cells("DATA", (12, 2), (7, 2)), "DATA in row [0-9]+ has shape"),
+    **{
+        f"{name} is cut short": (cut_short(name, suffix), r"copy\.ms cannot be read: ")
+        for name, suffix in (("ANTENNA1", ""), ("DATA_DESC_ID", ""), ("DATA", "_TSM1"))
+    },
+    "text for ANTENNA1": (of_other_type("ANTENNA1", "x"), "column ANTENNA1 has one string in each row"),
+    "arrays for FLAG_ROW": (
+        of_other_type("FLAG_ROW", True, array=True),
+        "FLAG_ROW has an array of boolean in each row",
+    ),
+    "text for UVW": (of_other_type("UVW", "x"), "column UVW has one string in each row"),
     "ragged FLAG": (with_cells("FLAG", (12, 2), (7, 2)), "FLAG in row [0-9]+ has shape"),
 }
 

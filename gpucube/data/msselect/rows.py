@@ -13,7 +13,7 @@ import numpy as np
 
 from gpucube.constants import LIGHT_SPEED
 from gpucube.data.column_keywords import unit_factors
-from gpucube.data.measurementset import MeasurementSet, open_table
+from gpucube.data.measurementset import MeasurementSet, reading
 from gpucube.data.msselect.baselines import Antennas, select_baselines, select_uv
 from gpucube.data.msselect.lists import select_intents, select_numbers, split_items, without_rows
 from gpucube.data.msselect.times import select_times
@@ -64,11 +64,11 @@ def select_by_rows(
             items = split_items(asked[parameter])
             doubts += without_rows(parameter, items, [select_numbers(parameter, item, numbers) for item in items])
     if asked.get("intent"):
-        with open_table(f"{ms.path}::STATE") as states:
+        with reading(f"{ms.path}::STATE") as states:
             modes, flags = states.getcol("OBS_MODE"), states.getcol("FLAG_ROW")
         chosen = chosen & np.isin(t.getcol("STATE_ID"), select_intents(asked["intent"], modes, flags))
     if asked.get("antenna"):
-        with open_table(f"{ms.path}::ANTENNA") as antennas:
+        with reading(f"{ms.path}::ANTENNA") as antennas:
             facts = Antennas(
                 names=antennas.getcol("NAME"), stations=antennas.getcol("STATION"), positions=ms.antenna_positions
             )
