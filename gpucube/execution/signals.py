@@ -19,15 +19,6 @@ ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1, signal.
 PATIENCE = 15.0
 """Seconds after the first signal during which further signals are ignored, so that the run can end properly."""
 
-_over: set[signal.Signals] = set()
-"""Signals that have no effect on the last steps of a program that was interrupted, when Python has given up its handlers."""
-
-
-@atexit.register  # before libraries add theirs, so it runs after them
-def _ignore_at_exit() -> None:
-    for number in _over:
-        signal.signal(number, signal.SIG_IGN)
-
 
 def start_resource_tracker() -> None:
     """Start Python's process that tracks semaphores, if it does not run.
@@ -66,6 +57,11 @@ def signals_interrupt(lasting: bool = False) -> Iterator[None]:
         acted = -math.inf
         threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, last)).start()
 
+    def ignore_at_exit() -> None:
+        """Python gives its handlers up in the last steps of a program. What had no effect then must not end it."""
+        for number in ours if acted > 0 else ():
+            signal.signal(number, signal.SIG_IGN)
+
     if threading.current_thread() is not threading.main_thread():  # no other can set a handler
         yield
         return
@@ -75,13 +71,13 @@ def signals_interrupt(lasting: bool = False) -> Iterator[None]:
         signal.signal(number, interrupt)
     if ours:
         sys.unraisablehook = send_again
+    if lasting:
+        atexit.register(ignore_at_exit)  # before libraries add theirs, so it runs after them
     try:
         yield
     finally:
         if ours:
             sys.unraisablehook = unraisable
-        if lasting and acted > 0:
-            _over.update(ours)
-        else:
+        if not (lasting and acted > 0):
             for number, handler in ours.items():
                 signal.signal(number, handler)
