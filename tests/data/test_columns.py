@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from casacore import tables
-from jobs import altered, image
+from jobs import altered, image, planes
 
 from gpucube.data.ingest import Ingest, ingest_rows
 from gpucube.data.selection import select
@@ -44,6 +44,55 @@ def test_a_channel_without_weight_has_none_even_if_it_is_read_alone(tile: int, t
     ms = altered(tiny_ms.ms, tmp_path, change)
     together, alone = ingest(ms, tmp_path / "all"), ingest(ms, tmp_path / "alone", spw="0:5")
     assert 0 < alone.counts[0, 0, 0] == together.counts[0, 0, 5] < 450
+
+
+DYSCO = {
+    "dataBitCount": 10,
+    "weightBitCount": 12,
+    "distribution": "TruncatedGaussian",
+    "normalization": "AF",
+    "studentTNu": 0.0,
+    "distributionTruncation": 2.5,
+}
+
+
+@pytest.mark.parametrize(
+    ("manager", "options"),
+    [
+        ("StandardStMan", {}),
+        ("IncrementalStMan", {}),
+        ("TiledColumnStMan", {"DEFAULTTILESHAPE": np.array([2, 5, 64])}),
+        ("DyscoStMan", DYSCO),
+        ("SiscoStMan", {}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_any_storage_manager_gives_what_casacore_reads_from_it(
+    manager: str, options: dict[str, Any], tiny_ms: Any, tmp_path: Path
+) -> None:
+    """Dysco (LOFAR) and Sisco compress; Dysco rounds."""
+    stored: list[np.ndarray] = []
+
+    def compress(t: tables.table) -> None:
+        values = np.where(t.getcol("FLAG"), 0, t.getcol("DATA"))
+        shape = list(values.shape[1:])
+        column = tables.makearrcoldesc("CORRECTED_DATA", 0j, shape=shape, valuetype="complex", options=5)
+        t.addcols(tables.maketabdesc(column), {"TYPE": manager, "NAME": "compressed", "SPEC": options})
+        t.putcol("CORRECTED_DATA", values)
+
+    def keep(t: tables.table) -> None:
+        t.putcol("DATA", stored[0])
+
+    for folder in ("compressed", "plain"):
+        (tmp_path / folder).mkdir()
+    compressed = altered(tiny_ms.ms, tmp_path / "compressed", compress)
+    with tables.table(str(compressed), ack=False) as t:
+        stored.append(t.getcol("CORRECTED_DATA"))
+    plain = altered(tiny_ms.ms, tmp_path / "plain", keep)
+    found, expected = (
+        planes(image(ms, tmp_path / ms.parent.name / "cube", niter=0), "residual") for ms in (compressed, plain)
+    )
+    np.testing.assert_array_equal(found, expected)
 
 
 def with_uvw(*uvw: float) -> Callable[[tables.table], None]:
