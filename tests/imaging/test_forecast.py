@@ -108,10 +108,10 @@ def test_a_cell_that_leaves_no_sample_is_refused_before_reading(tiny_ms: Any, tm
         plan(tiny_ms.ms, tmp_path, cell="5000arcsec")
 
 
-def test_rows_without_weight_have_no_beam_and_no_noise(tiny_ms: Any, tmp_path: Path) -> None:
+def test_a_plan_of_rows_without_weight_is_refused(tiny_ms: Any, tmp_path: Path) -> None:
     ms = altered(tiny_ms.ms, tmp_path, lambda t: t.putcol("WEIGHT", np.zeros_like(t.getcol("WEIGHT"))))
-    expected = plan(ms, tmp_path).forecast
-    assert (expected.beam, expected.noise, expected.recommended_cell) == (None, None, None)
+    with pytest.raises(GpucubeError, match=r"no data are left: each selected sample .* has no usable weight"):
+        plan(ms, tmp_path)
 
 
 def test_the_plan_speaks_to_astronomers(tiny_ms: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,14 +170,17 @@ def test_a_plan_of_a_large_image_takes_little_memory(imsize: int, tiny_ms: Any, 
     assert peak < 1.2 * 8 * 4097 * 2049
 
 
-def test_weights_of_another_shape_are_left_to_the_reader(tiny_ms: Any, tmp_path: Path) -> None:
+def test_a_plan_with_weights_of_another_shape_is_refused(tiny_ms: Any, tmp_path: Path) -> None:
     def narrow(main: Any) -> None:
         description = main.getcoldesc("WEIGHT")
         main.removecols("WEIGHT")
         main.addcols(maketabdesc(makecoldesc("WEIGHT", description | {"dataManagerGroup": "Narrow"})))
         main.putcol("WEIGHT", np.ones((main.nrows(), 1), np.float32))
 
-    assert plan(altered(tiny_ms.ms, tmp_path, narrow), tmp_path).forecast.beam is None
+    with pytest.raises(
+        GpucubeError, match=r"WEIGHT in row 0 has shape \(1,\); the other columns and subtables say \(2,\)"
+    ):
+        plan(altered(tiny_ms.ms, tmp_path, narrow), tmp_path)
 
 
 @pytest.mark.parametrize(("gridder", "told"), [("wgridder", True), ("auto", True), ("standard", False)])
