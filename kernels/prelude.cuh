@@ -1,4 +1,4 @@
-// What the kernels share: precision, complex numbers, dynamic shared memory, and small things about floats and warps.
+// What the kernels share: precision, complex numbers, dynamic shared memory, and small things about floats, warps and blocks.
 //
 // Kernels include nothing. gpucube.devices.cuda.kernel_sources puts this file in front of each.
 //
@@ -29,3 +29,14 @@ __device__ __forceinline__ unsigned magnitude(float value) { return __float_as_u
 
 // How many lanes below this one have voted: where each puts its element when a warp packs them in order.
 __device__ __forceinline__ int votes_below(unsigned votes, int lane) { return __popc(votes & ((1u << lane) - 1)); }
+
+// Replaces values[t] by the sum of values[0] to values[t] (Hillis & Steele 1986). All COUNT threads of a block call it. A thread
+// may read the value of another only after a barrier.
+template <int COUNT, typename T> __device__ __forceinline__ void inclusive_scan(T* values, int t) {
+    for (int d = 1; d < COUNT; d *= 2) {
+        __syncthreads();
+        const T left = t >= d ? values[t - d] : T(0);
+        __syncthreads();
+        values[t] += left;
+    }
+}

@@ -82,12 +82,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) measure(
         if (stage == 0) out[2 * b] = atomicExch(largest, 0ull);
     }
     below[t] = sum;
-    for (int d = 1; d < THREADS; d *= 2) {  // inclusive scan (Hillis & Steele 1986)
-        __syncthreads();
-        const unsigned left = t >= d ? below[t - d] : 0;
-        __syncthreads();
-        below[t] += left;
-    }
+    inclusive_scan<THREADS>(below, t);
     unsigned before = below[t] - sum;
     if (sought < before || sought >= below[t]) return;
     int digit = EACH * t;

@@ -152,12 +152,7 @@ extern "C" __global__ void __launch_bounds__(256) make_items(
         }
         const int mine = (int)((end - begin + most - 1) / most);
         sums[t] = mine;
-        for (int d = 1; d < ITEM_THREADS; d *= 2) {  // inclusive scan (Hillis & Steele 1986)
-            __syncthreads();
-            const int left = t >= d ? sums[t - d] : 0;
-            __syncthreads();
-            sums[t] += left;
-        }
+        inclusive_scan<ITEM_THREADS>(sums, t);
         __syncthreads();
         const int first = before + sums[t] - mine, total = sums[ITEM_THREADS - 1];
         __syncthreads();
