@@ -52,7 +52,8 @@ UNLISTED = 2**31 - 1
 """Stands for the number of changed pixels where it is not known."""
 
 _MOST_ITERATIONS = 2**31 - 1
-_ANY_SIZE = 2**31 - 1
+ANY_SIZE = 2**31 - 1
+"""Stands for no limit of the number of pixels."""
 
 
 class Images(NamedTuple):
@@ -127,16 +128,37 @@ def _clean_sets(
     """Clean the sets of at most `room` pixels; returns the state of every plane as the kernel leaves it, (n, 4) int32."""
     sets = _Sets(backend, kernels, images, changes, work, slots, how_far, room)
     fits = min((backend.shared_bytes - STATIC_SHARED_BYTES) // BYTES_A_MEMBER, sets.pixels)
-    few = min(FEW_MEMBERS, fits)
-    # of a few pixels or many: a block whose set belongs to the other launch ends at once
-    launches = [(-1, few, few, FEW_THREADS), (few, _ANY_SIZE, fits, 1024)]
-    state = sets.clean(launches if sets.pixels > few else [(-1, _ANY_SIZE, few, FEW_THREADS)], fits)
+    state = sets.clean(launches_by_size(fits, sets.pixels), fits)
     large = np.flatnonzero((state[:, 0] < 0) & (state[:, 1] <= room)).astype(np.int32)
     if not len(large):
         return state
     if backend.processors // len(large) > 1:
         return sets.clean_by_many_blocks(large, state[large, 1].max(), orders[large, 2])
-    return sets.clean([(fits, _ANY_SIZE, 0, 1024)], _ANY_SIZE)
+    return sets.clean([(fits, ANY_SIZE, 0, 1024)], ANY_SIZE)
+
+
+def launches_by_size(fits: int, most: int) -> list[tuple[int, int, int, int]]:
+    """One launch for small active sets and one for larger ones; only the first if no set has more than `most` pixels.
+
+    Each cleans the sets of more than so many and at most so many pixels, in shared memory for so many, with so many threads. At
+    most `fits` pixels fit shared memory. A block whose set belongs to the other launch ends at once.
+    """
+    few = min(FEW_MEMBERS, fits)
+    if most <= few:
+        return [(-1, ANY_SIZE, few, FEW_THREADS)]
+    return [(-1, few, few, FEW_THREADS), (few, ANY_SIZE, fits, 1024)]
+
+
+def launch_until_done(backend: Backend, launch: Callable[[int], None], state: DeviceArray) -> np.ndarray:
+    """Launch again until every plane has finished; returns the state, whose last column says whether a plane has.
+
+    `launch` takes 0 the first time and then 1: planes go on from their state.
+    """
+    resumed, found = 0, np.zeros((1, 1), np.int32)
+    while not found[:, -1].all():
+        launch(resumed)
+        resumed, found = 1, np.array(backend.download(state))
+    return found
 
 
 class _Sets:
@@ -165,21 +187,16 @@ class _Sets:
         self._launch("hogbom.hogbom_gather", grid, (256,), *planes, *into)
 
     def clean(self, launches: Sequence[tuple[int, int, int, int]], most: int) -> np.ndarray:
-        """Clean by one block for each plane the sets of at most `most` pixels; returns the state.
-
-        Each launch cleans the sets of more than so many and at most so many pixels, in shared memory for so many, with so many
-        threads.
-        """
+        """Clean the sets of at most `most` pixels by one block for each plane (`launches_by_size`); returns the state."""
         grid, into = (self._count,), (self._scratch, self._state, LISTED, *self._changes)
-        for resumed in range(_MOST_ITERATIONS):
+
+        def launch(resumed: int) -> None:
             for above, up_to, capacity, threads in launches:
-                sizes, how_far = (above, up_to, capacity, most), (self._room, WORK, min(resumed, 1))
+                sizes, how_far = (above, up_to, capacity, most), (self._room, WORK, resumed)
                 arguments, shared = (*self._planes, self._orders, *sizes, *how_far, *into), BYTES_A_MEMBER * capacity
                 self._launch("hogbom.hogbom_active_set", grid, (threads,), *arguments, shared_mem=shared)
-            state = np.array(self._backend.download(self._state))
-            if state[:, 3].all():
-                break
-        return state
+
+        return launch_until_done(self._backend, launch, self._state)
 
     def clean_by_many_blocks(self, which: np.ndarray, largest: int, limits: np.ndarray) -> np.ndarray:
         """Clean the sets of these planes with a launch for each iteration; returns the state of all."""
@@ -238,14 +255,13 @@ def _by_one_block(
 ) -> list[int]:
     """Clean in one launch, or as many as the iterations need."""
     xp, (_, ny, nx) = backend.xp, images.residual.shape
-    state, most = xp.empty((len(slots), 2), np.int32), WORK // (ny * nx)
-    for resumed in range(_MOST_ITERATIONS):
-        limits = (how_far, max(LEAST_ITERATIONS, most), min(resumed, 1), state)
-        kernels.launch("hogbom.hogbom_textbook", (len(slots),), (1024,), *images, slots, ny, nx, *limits)
-        found = backend.download(state)
-        if found[:, 1].all():
-            break
-    return [int(n) for n in found[:, 0]]
+    state, most = xp.empty((len(slots), 2), np.int32), max(LEAST_ITERATIONS, WORK // (ny * nx))
+
+    def launch(resumed: int) -> None:
+        planes = (*images, slots, ny, nx, how_far, most, resumed, state)
+        kernels.launch("hogbom.hogbom_textbook", (len(slots),), (1024,), *planes)
+
+    return [int(n) for n in launch_until_done(backend, launch, state)[:, 0]]
 
 
 def _by_many_blocks(

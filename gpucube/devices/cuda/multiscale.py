@@ -32,10 +32,8 @@ from gpucube.devices.cuda.backend import (
     packed,
 )
 from gpucube.devices.cuda.convolver import Convolver, stacks_of
-from gpucube.devices.cuda.minor_cycle import Images
+from gpucube.devices.cuda.minor_cycle import ANY_SIZE, Images
 from gpucube.devices.scales import GROWTH, LEAST_RESPONSE, MASK_LEVEL, scale_bias, scale_kernel
-
-_ANY_SIZE = 2**31 - 1
 
 
 class ScaleStacks(NamedTuple):
@@ -238,17 +236,15 @@ class Multiscale:
         launch("hogbom.hogbom_count", grid, (256,), smooth, *masks, pixels, sets, pixels, scratch)
         launch("hogbom.hogbom_gather", grid, (256,), smooth, smooth, *masks, ny, nx, sets, pixels, scratch)
         free = backend.shared_bytes - minor_cycle.STATIC_SHARED_BYTES - _head_bytes(scales)
-        fits = free // minor_cycle.BYTES_A_MEMBER
-        few, fits = min(minor_cycle.FEW_MEMBERS, fits), min(fits, scales * pixels)
-        launches = [(-1, few, few, minor_cycle.FEW_THREADS), (few, _ANY_SIZE, fits, 1024)]
+        fits = min(free // minor_cycle.BYTES_A_MEMBER, scales * pixels)
         planes_of = (stacks.cross, where, ny, nx, scales, table, how_far, GROWTH)
         kept = (scratch, set_size, state)
-        found = self._by_one_block(planes_of, launches if scales * pixels > few else launches[:1], fits, kept)
+        found = self._by_one_block(planes_of, minor_cycle.launches_by_size(fits, scales * pixels), fits, kept)
         large = np.flatnonzero(found[:, 0] < 0).astype(np.int32)
         if not len(large):
             return found[:, 0]
         if backend.processors // len(large) < 2:
-            return self._by_one_block(planes_of, [(fits, _ANY_SIZE, 0, 1024)], _ANY_SIZE, kept)[:, 0]
+            return self._by_one_block(planes_of, [(fits, ANY_SIZE, 0, 1024)], ANY_SIZE, kept)[:, 0]
         found[large, 0] = self._by_many_blocks(planes_of, large, found[large, 1].max(), orders[large, 2], kept)
         return found[:, 0]
 
@@ -259,23 +255,18 @@ class Multiscale:
         most: int,
         kept: tuple[DeviceArray, DeviceArray, DeviceArray],
     ) -> np.ndarray:
-        """Clean planes of at most so many active pixels by a block each; returns the state of all planes.
-
-        Each launch cleans those of more than so many and at most so many active pixels, in shared memory for so many, with so
-        many threads.
-        """
+        """Clean planes of at most `most` active pixels by a block each (`minor_cycle.launches_by_size`); returns all states."""
         head, state = _head_bytes(self._count), kept[-1]
-        for resumed in range(_ANY_SIZE):
+
+        def launch(resumed: int) -> None:
             for above, up_to, capacity, threads in launches:
-                sizes = (above, up_to, capacity, most, minor_cycle.WORK, min(resumed, 1))
+                sizes = (above, up_to, capacity, most, minor_cycle.WORK, resumed)
                 shared = head + minor_cycle.BYTES_A_MEMBER * capacity
                 arguments = (*planes_of, *sizes, *kept)
                 grid, block = (len(state),), (threads,)
                 self._kernels.launch("multiscale.multiscale_active_set", grid, block, *arguments, shared_mem=shared)
-            found = np.array(self._backend.download(state))
-            if found[:, 3].all():
-                break
-        return found
+
+        return minor_cycle.launch_until_done(self._backend, launch, state)
 
     def _by_many_blocks(
         self,
