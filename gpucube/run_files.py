@@ -164,10 +164,9 @@ def _earlier_mask(parameters: Parameters, paths: RunPaths) -> tuple[bool, list[s
         return False, []
     before, now = earlier.parameters, parameters.as_json_dict()
     if parameters.usemask == "auto-multithresh":
-        masked = before.get("usemask") == "auto-multithresh" or before.get(
-            "mask"
-        )  # otherwise the mask is the whole image
-        if not (masked and os.path.exists(paths.product("mask"))):
+        automatic = before.get("usemask") == "auto-multithresh"
+        whole = not automatic and not before.get("mask")  # the mask is the whole image
+        if whole or not os.path.exists(paths.product("mask")):
             return False, []
         pixels = ("imsize", "cell", "phasecenter")
         if all(before.get(name) == now[name] for name in pixels):

@@ -371,13 +371,23 @@ def _worthless(block: Block, rows: np.ndarray, source: Source) -> np.ndarray:
 
 def _samples_count(block: Block, rows: np.ndarray, source: Source) -> np.ndarray:
     """In which channels of some rows a Stokes parameter can be made: bool, (nrows, nchan)."""
+    counts = _hands_count(block, rows, source)
+    made: np.ndarray = (np.all if _needs_both_hands(source) else np.any)(counts, axis=2)
+    return made
+
+
+def _hands_count(block: Block, rows: np.ndarray, source: Source) -> np.ndarray:
+    """Which samples of some rows count, of the hands that are needed: bool, (nrows, nchan, nhand)."""
     hands = list(source.hands)
     data, flag, weight = (array[rows][..., hands] for array in (block.data, block.flag, block.weight))
     with np.errstate(invalid="ignore", over="ignore"):
-        counts = ~flag & (weight > 0) & (weight < LARGEST) & (np.abs(data) < LARGEST)
-    both = {c.rule for c in source.combinations} == {Rule.BOTH}
-    made: np.ndarray = counts.all(axis=2) if both else counts.any(axis=2)
-    return made
+        counts: np.ndarray = ~flag & (weight > 0) & (weight < LARGEST) & (np.abs(data) < LARGEST)
+    return counts
+
+
+def _needs_both_hands(source: Source) -> bool:
+    """Whether no Stokes parameter can be made of one hand."""
+    return {c.rule for c in source.combinations} == {Rule.BOTH}
 
 
 def refuse_if_nothing_counts(selection: Selection) -> None:
@@ -415,16 +425,15 @@ def _nothing_left(selection: Selection, warnings: Iterable[str] = ()) -> Gpucube
 
 def _has_single_hands(source: Source) -> bool:
     """Whether the first block of a source has samples with one hand, if it has none with the two hands that are needed."""
-    if {c.rule for c in source.combinations} != {Rule.BOTH}:
+    if not _needs_both_hands(source):
         return False
     reader = source.open()
     try:
         block = reader.read(0, min(source.block_rows, source.nrow))
     finally:
         reader.close()
-    kept, hands = source.rows.keep[: len(block.uvw)] & usable_uvw(block.uvw)[1], list(source.hands)
-    data, flag, weight = (array[kept][..., hands] for array in (block.data, block.flag, block.weight))
-    return bool((~flag & (weight > 0) & np.isfinite(data)).any())
+    kept = source.rows.keep[: len(block.uvw)] & usable_uvw(block.uvw)[1]
+    return bool(_hands_count(block, np.flatnonzero(kept), source).any())
 
 
 def usable_uvw(uvw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
