@@ -129,7 +129,9 @@ class CpuDevice:
         w: bool = True,
     ) -> np.ndarray:
         """Compute sum_k w_k V_k exp(-2 pi i (u l + v m + w (n - 1))) / sum_k w_k, float32 (ny, nx)."""
-        image = np.empty(shape, self._real)
+        result = np.empty(shape, np.float32)
+        # made first, so that it lies below what is freed here: above, it would leave a hole in the heap
+        image = result if self._real == result.dtype else np.empty(shape, self._real)
         if total < SMALLEST_TOTAL:
             weight, total = weight / total, 1.0
         ducc0.wgridder.vis2dirty(
@@ -139,7 +141,9 @@ class CpuDevice:
             **self._wgridder(samples, w),
         )
         image *= 1.0 / total
-        return image.astype(np.float32, copy=False)
+        if image is not result:
+            result[:] = image
+        return result
 
     def _degrid(self, samples: Samples, model: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """Compute the visibilities of a model (Jy/pixel), shape (nsample,).
