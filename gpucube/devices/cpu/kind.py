@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from gpucube.devices.cpu.device import CpuDevice
 
 PROCESS_BYTES = 260_000_000
-"""Memory of a worker process that has imaged nothing yet: interpreter, libraries and compiled loops. Measured: 238 MB, once 256 MB."""
+"""Memory of a worker process that has imaged nothing yet: interpreter, libraries and compiled loops. Measured: 238 MB,
+once 256 MB."""
 
 COMPILER_BYTES = 55_000_000
 """What a process that compiles these loops itself holds beside that. Measured: 51 MB."""
