@@ -216,7 +216,7 @@ def _plan_and_images(
     plan = make_plan(parameters, selection, hardware, tuning)
     mask, start_model = None, None
     if parameters.mask:
-        mask = load_clean_mask(mask_items(parameters.mask), selection.geometry, selection.axis)
+        mask = load_clean_mask(mask_items(parameters.mask), selection.geometry, selection.axis, parameters.stokes_names)
         plan = replace(plan, warnings=(*plan.warnings, *mask.warnings))
     if parameters.startmodel:
         start_model = load_start_model(

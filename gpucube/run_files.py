@@ -162,16 +162,11 @@ def _earlier_mask(parameters: Parameters, paths: RunPaths) -> tuple[bool, list[s
     earlier = Summary.read(parameters.imagename)
     if earlier is None or parameters.mask:
         return False, []
-    before, now = earlier.parameters, parameters.as_json_dict()
+    before = earlier.parameters
     if parameters.usemask == "auto-multithresh":
         automatic = before.get("usemask") == "auto-multithresh"
         whole = not automatic and not before.get("mask")  # the mask is the whole image
-        if whole or not os.path.exists(paths.product("mask")):
-            return False, []
-        pixels = ("imsize", "cell", "phasecenter")
-        if all(before.get(name) == now[name] for name in pixels):
-            return True, []
-        return False, ["the automatic mask of the earlier run has other pixels, so the mask begins anew"]
+        return not whole and os.path.exists(paths.product("mask")), []
     if before.get("mask") and before.get("usemask") == parameters.usemask and parameters.niter > 0:
         return False, [
             f"the earlier run was cleaned inside `mask={before['mask']!r}`, this one is not: give `mask` again to keep to it"

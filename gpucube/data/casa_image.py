@@ -12,12 +12,14 @@ import numpy as np
 
 from gpucube import environment
 from gpucube.errors import GpucubeError
+from gpucube.sky.directions import CELESTIAL_FRAMES, EQUINOX
 from gpucube.sky.frames import FRAMES
 
 if TYPE_CHECKING:
     from astropy.io import fits
 
-_RADESYS = {"J2000": ("FK5", 2000.0), "B1950": ("FK4", 1950.0), "ICRS": ("ICRS", None)}
+_AXES = {"GALACTIC": ("GLON", "GLAT"), "SUPERGALACTIC": ("SLON", "SLAT"), "ECLIPTIC": ("ELON", "ELAT")}
+"""Frames without right ascension and declination -> FITS names of their axes."""
 
 
 def _open(label: str, path: str) -> Any:
@@ -67,8 +69,8 @@ def describe_image(label: str, path: str) -> tuple[fits.Header, tuple[int, ...],
 
 
 def _put_direction(header: fits.Header, direction: dict[str, Any], numbers: list[int]) -> None:
-    system = direction["system"]
-    names = ("GLON", "GLAT") if system == "GALACTIC" else ("RA--", "DEC-")
+    frame = CELESTIAL_FRAMES.get(direction["system"], direction["system"])
+    names = _AXES.get(frame, ("RA--", "DEC-"))
     degrees = [{"rad": np.degrees(1.0), "deg": 1.0, "'": 1 / 60}.get(unit, np.nan) for unit in direction["units"]]
     for k, number in enumerate(numbers):
         header[f"CTYPE{number}"] = f"{names[k]}-{direction['projection']}"
@@ -79,10 +81,13 @@ def _put_direction(header: fits.Header, direction: dict[str, Any], numbers: list
         for j, other in enumerate(numbers):
             header[f"PC{number}_{other}"] = float(direction["pc"][k][j])
     header["LONPOLE"], header["LATPOLE"] = float(direction["longpole"]), float(direction["latpole"])
-    radesys, equinox = _RADESYS.get(system, (system, None))
-    header["RADESYS"] = radesys
-    if equinox:
-        header["EQUINOX"] = equinox
+    for k, parameter in enumerate(direction.get("projection_parameters", ()), 1):
+        if parameter:  # an oblique SIN projection, for instance
+            header[f"PV{numbers[1]}_{k}"] = float(parameter)
+    if frame not in _AXES:
+        header["RADESYS"] = frame
+        if equinox := EQUINOX.get(frame):
+            header["EQUINOX"] = equinox
 
 
 def _put_spectral(header: fits.Header, spectral: dict[str, Any], number: int, length: int) -> np.ndarray | None:
@@ -103,12 +108,14 @@ def _put_spectral(header: fits.Header, spectral: dict[str, Any], number: int, le
     return None
 
 
-def read_casa_planes(label: str, path: str, indices: list[tuple[int, ...]]) -> Iterator[np.ndarray]:
-    """Read planes (ny, nx) at positions along the other axes, slowest first. Pixels that the image masks are NaN."""
+def read_casa_planes(
+    label: str, path: str, indices: list[tuple[int, ...]], window: tuple[slice, slice]
+) -> Iterator[np.ndarray]:
+    """Read a window of planes (ny, nx) at positions along the other axes, slowest first. Pixels that are masked are NaN."""
     opened = _open(label, path)
-    ny, nx = opened.shape()[-2:]
+    rows, columns = (range(*part.indices(length)) for part, length in zip(window, opened.shape()[-2:], strict=True))
     for index in indices:
-        corners = ([*index, 0, 0], [*index, ny - 1, nx - 1])
-        values = np.array(opened.getdata(*corners), np.float32).reshape(ny, nx)
-        values[np.array(opened.getmask(*corners), bool).reshape(ny, nx)] = np.nan
+        corners = ([*index, rows[0], columns[0]], [*index, rows[-1], columns[-1]])
+        values = np.array(opened.getdata(*corners), np.float32).reshape(len(rows), len(columns))
+        values[np.array(opened.getmask(*corners), bool).reshape(values.shape)] = np.nan
         yield values

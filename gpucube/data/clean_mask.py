@@ -42,7 +42,9 @@ class CleanMask:
         return allowed
 
 
-def load_clean_mask(items: Sequence[str], geometry: ImageGeometry, axis: SpectralAxis) -> CleanMask:
+def load_clean_mask(
+    items: Sequence[str], geometry: ImageGeometry, axis: SpectralAxis, stokes: tuple[str, ...] = ("I",)
+) -> CleanMask:
     """Open every part of a mask and check it against the cube.
 
     Raises
@@ -50,10 +52,10 @@ def load_clean_mask(items: Sequence[str], geometry: ImageGeometry, axis: Spectra
     GpucubeError
         As `load_mask` and `load_regions`.
     """
-    return CleanMask(parts=tuple(_part(item, geometry, axis) for item in items))
+    return CleanMask(parts=tuple(_part(item, geometry, axis, stokes) for item in items))
 
 
-def _part(item: str, geometry: ImageGeometry, axis: SpectralAxis) -> MaskImage | RegionMask:
+def _part(item: str, geometry: ImageGeometry, axis: SpectralAxis, stokes: tuple[str, ...]) -> MaskImage | RegionMask:
     if is_region_text(item):
         return load_regions(item, f"`mask={item!r}`", geometry, axis)
     path, cut = mask_file(item)
@@ -61,7 +63,7 @@ def _part(item: str, geometry: ImageGeometry, axis: SpectralAxis) -> MaskImage |
     text = None if cut or os.path.isdir(path) else _region_file(path)
     if text is not None:
         return load_regions(text, f"mask {path}", geometry, axis)
-    return load_mask(path, geometry, axis, cut)
+    return load_mask(path, geometry, axis, cut, stokes)
 
 
 def _region_file(path: str) -> str | None:

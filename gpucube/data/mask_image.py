@@ -1,27 +1,32 @@
 """A clean mask that is an image: where on the sky, and in which channels, components may be found.
 
-In: a FITS or CASA image on the pixel grid of the cube, with two to four axes: one plane for all channels, or one per channel of
-the mask. Components may be found where a pixel is finite and not 0. Planes are placed by frequency, and by index only if
-the mask's header has no spectral axis. Out: a `MaskImage`. It is sent to workers as a path and reads one plane at a time, so
-that a mask as large as the cube takes no memory.
+In: a FITS or CASA image with two to four axes: one plane for all channels, or one per channel of the mask, for all Stokes
+parameters or one for each. Components may be found where a pixel is finite and not 0. A mask on another pixel grid is looked up
+at the centre of every pixel of the cube: its nearest pixel counts, and nothing is allowed outside it. Planes are placed by
+frequency, and by index only if the mask's header has no spectral axis. Out: a `MaskImage`. It is sent to workers as a path and
+reads one plane at a time, so that a mask as large as the cube takes no memory.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from gpucube.data.sky_grid import has_other_grid, nearest_pixels
 from gpucube.data.user_image import (
+    WHOLE,
     Use,
-    check_place,
-    check_shape,
     coordinates,
     described,
+    long_axis,
     planes_of_channels,
+    planes_of_stokes,
     read_planes,
+    stokes_of,
+    wrong_shape,
 )
 from gpucube.errors import GpucubeError
 from gpucube.sky.geometry import ImageGeometry
@@ -38,11 +43,17 @@ class MaskImage:
         The FITS file, or the folder of a CASA image.
     hdu : int or None
         Number of the extension that holds the image; None for a CASA image.
-    leading : tuple of int
-        Lengths of the axes before y and x, slowest first; at most one is longer than 1.
+    shape : tuple of int
+        Lengths of the axes, slowest first. Before y and x at most one is longer than 1, apart from that of Stokes parameters.
+    stokes : dict
+        Stokes parameter -> its number along the axis `stokes_axis` (an index of `shape`). Empty if one plane serves them all.
     planes : tuple of tuple of int
         For each channel of the cube the planes that apply to it, as indices along the long axis. Components may be found
         where any of them allows it; nowhere if there is none.
+    geometry : ImageGeometry
+        The pixels of the cube.
+    other_grid : bool
+        True if the pixels are not those of the cube.
     cut : tuple of str and float, or None
         A comparison (``">"``, ``">="``, ``"<"`` or ``"<="``) and a number: components may be found where the pixel meets it.
         None for where the pixel is not 0.
@@ -52,26 +63,42 @@ class MaskImage:
 
     path: str
     hdu: int | None
-    leading: tuple[int, ...]
+    shape: tuple[int, ...]
     planes: tuple[tuple[int, ...], ...]
-    image: tuple[int, int]  # (ny, nx)
+    geometry: ImageGeometry
+    other_grid: bool
+    stokes: dict[str, int] = field(default_factory=dict)
+    stokes_axis: int | None = None
     cut: tuple[str, float] | None = None
     warnings: tuple[str, ...] = ()
 
     def plane(self, channel: int, stokes: str = "I") -> np.ndarray:
-        """Read the mask of one output channel, which is the same for every Stokes parameter.
+        """Read the mask of one output channel and Stokes parameter.
 
         Returns
         -------
         numpy.ndarray
             True where components may be found, bool, shape (ny, nx).
         """
-        indices = [tuple(number if length > 1 else 0 for length in self.leading) for number in self.planes[channel]]
-        allowed: np.ndarray = np.zeros(self.image, bool)
-        for values in read_planes(f"mask {self.path}", self.path, self.hdu, indices):
-            compare, level = self.cut or ("!=", 0.0)
-            allowed |= np.isfinite(values) & _COMPARISONS[compare](values, level)
-        return allowed
+        label = f"mask {self.path}"
+        plane = self.stokes.get(stokes, 0)
+        indices = [
+            tuple(
+                plane if axis == self.stokes_axis else number if length > 1 else 0
+                for axis, length in enumerate(self.shape[:-2])
+            )
+            for number in self.planes[channel]
+        ]
+        nearest = nearest_pixels(label, self.path, self.shape[-2:], self.geometry) if self.other_grid else None
+        window = nearest.window if nearest else WHOLE
+        compare, level = self.cut or ("!=", 0.0)
+        allowed: np.ndarray | None = None
+        for values in read_planes(label, self.path, self.hdu, indices, window):
+            here = np.isfinite(values) & _COMPARISONS[compare](values, level)
+            allowed = here if allowed is None else allowed | here
+        if allowed is None:
+            return np.zeros(self.geometry.shape, bool)
+        return nearest.of(allowed) if nearest else allowed
 
 
 _USE = Use(
@@ -88,6 +115,7 @@ def load_mask(
     geometry: ImageGeometry,
     axis: SpectralAxis,
     cut: tuple[str, float] | None = None,
+    stokes: tuple[str, ...] = ("I",),
 ) -> MaskImage:
     """Open a mask, check it against the cube and find each channel's planes.
 
@@ -97,6 +125,7 @@ def load_mask(
         FITS file, of which the first image counts, or the folder of a CASA image.
     geometry : ImageGeometry
     axis : SpectralAxis
+    stokes : tuple of str
         The axes of the cube.
     cut : tuple of str and float, or None
         As in `MaskImage`.
@@ -104,21 +133,44 @@ def load_mask(
     Raises
     ------
     GpucubeError
-        The file does not exist, is not FITS or contains no image; or the image has another shape, another place on the sky or
-        another spectral frame than the cube, coordinates that cannot be read, or no channel in common with the cube.
+        The file does not exist, is not FITS or contains no image; or the image has another number of planes, another spectral
+        frame than the cube, no sky coordinates although its size is another one, coordinates that cannot be read, or no
+        pixel, channel or Stokes parameter in common with the cube.
     """
+    path = str(path)
     label = f"mask {path}"
-    header, shape, listed, hdu = described(label, os.fspath(path))
-    check_shape(label, shape, header, geometry, axis)
+    header, shape, listed, hdu = described(label, path)
+    names, stokes_axis = stokes_of(header, shape)
+    known = planes_of_stokes(names, stokes) if len(names) > 1 else {}
+    cube = tuple(1 if known and number == stokes_axis else length for number, length in enumerate(shape))
+    if not 2 <= len(shape) <= 4 or long_axis(cube) is None:
+        raise wrong_shape(label, shape, geometry, axis)
+    if len(names) > 1 and len(known) < len(stokes):
+        raise GpucubeError(
+            f"{label} has Stokes {', '.join(names)} and the cube {', '.join(stokes)}: expected one plane for all of them,"
+            " or one for each"
+        )
     wcs = coordinates(label, header, axis.restfreq)
-    check_place(label, header, wcs, geometry)
-    planes, remarks = planes_of_channels(label, shape, header, wcs, geometry, axis, listed, _USE)
+    if shape[-2:] != geometry.shape and not wcs.has_celestial:
+        raise wrong_shape(label, shape, geometry, axis)
+    other_grid = has_other_grid(label, header, wcs, shape, geometry)
+    planes, remarks = planes_of_channels(label, cube, header, wcs, geometry, axis, listed, _USE)
+    if other_grid:
+        inside = int(np.count_nonzero(nearest_pixels(label, path, shape[-2:], geometry).index >= 0))
+        if inside < geometry.nx * geometry.ny:
+            remarks = (
+                *remarks,
+                f"{label} covers {inside} of the image's {geometry.nx * geometry.ny} pixels: the others are outside the mask",
+            )
     return MaskImage(
-        path=str(path),
+        path=path,
         hdu=hdu,
-        leading=tuple(shape[:-2]),
+        shape=shape,
         planes=planes,
-        image=geometry.shape,
+        geometry=geometry,
+        other_grid=other_grid,
+        stokes=known,
+        stokes_axis=stokes_axis,
         cut=cut,
         warnings=remarks,
     )

@@ -15,24 +15,19 @@ from functools import lru_cache
 
 import numpy as np
 
+from gpucube.data.sky_grid import has_other_grid, positions
 from gpucube.data.user_image import (
-    REFERENCE_TOLERANCE,
     Use,
     coordinates,
     described,
-    off_grid,
     planes_of_channels,
+    planes_of_stokes,
     read_planes,
-    sky_frame,
     stokes_of,
 )
 from gpucube.errors import GpucubeError
-from gpucube.sky.directions import Direction, frame_rotation, unit_vectors
 from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
-
-_NAMES = {"pseudoI": "I"}
-"""Stokes parameters of the cube -> their names in headers."""
 
 _USE = Use(
     uncovered="start from an empty model",
@@ -98,21 +93,13 @@ class StartModel:
 def _mapping(path: str, geometry: ImageGeometry) -> tuple[np.ndarray, np.ndarray, np.float32]:
     """Pixels (y, x) of the model at the pixels of the cube, each (ny, nx), and the ratio of their solid angles."""
     label = f"startmodel {path}"
+    places: np.ndarray = np.empty((2, *geometry.shape))
+    for rows, y, x in positions(label, path, geometry):
+        places[0, rows], places[1, rows] = np.nan_to_num(y, nan=-10.0), np.nan_to_num(x, nan=-10.0)  # beyond the image
     header, _, _, _ = described(label, path)
-    wcs = coordinates(label, header, None)
-    frame = sky_frame(label, header, wcs, geometry)
-    celestial = wcs.celestial
-    x, y = np.meshgrid(np.arange(geometry.nx), np.arange(geometry.ny))
-    ra, dec = geometry.sky_position(x.ravel(), y.ravel())
-    seen = np.isfinite(ra)
-    rotation = frame_rotation(geometry.centre, Direction(ra=0.0, dec=0.0, frame=frame))
-    there = unit_vectors(np.where(seen, ra, 0.0), np.where(seen, dec, 0.0)) @ rotation.T
-    longitude, latitude = np.degrees(np.arctan2(there[:, 1], there[:, 0])), np.degrees(np.arcsin(there[:, 2]))
-    px, py = celestial.wcs_world2pix(longitude, latitude, 0)
-    for axis_of_pixels in (px, py):
-        axis_of_pixels[~(seen & np.isfinite(axis_of_pixels))] = -10.0  # beyond the image
-    area = geometry.cell_x * geometry.cell_y / np.radians(1.0) ** 2 / abs(np.linalg.det(celestial.pixel_scale_matrix))
-    return py.reshape(geometry.shape), px.reshape(geometry.shape), np.float32(area)
+    scale = coordinates(label, header, None).celestial.pixel_scale_matrix
+    area = geometry.cell_x * geometry.cell_y / np.radians(1.0) ** 2 / abs(np.linalg.det(scale))
+    return places[0], places[1], np.float32(area)
 
 
 def load_start_model(
@@ -138,8 +125,7 @@ def load_start_model(
         raise GpucubeError(f"{label} is in {header['BUNIT']}: expected a model in Jy/pixel")
     names, stokes_axis = stokes_of(header, shape)
     # without an axis of Stokes parameters the model is that of the first one
-    known = {s: names.index(_NAMES.get(s, s)) for s in stokes if _NAMES.get(s, s) in names}
-    known = known if names else {stokes[0]: 0}
+    known = planes_of_stokes(names, stokes) if names else {stokes[0]: 0}
     if not known:
         raise GpucubeError(f"{label} has Stokes {', '.join(names)} and the cube {', '.join(stokes)}")
     wcs = coordinates(label, header, axis.restfreq)
@@ -153,14 +139,6 @@ def load_start_model(
             continue
         middle = numbers[len(numbers) // 2]
         indices.append(tuple(middle if number == long_axis else 0 for number in range(len(leading))))
-    regrid = shape[-2:] != geometry.shape
-    if wcs.has_celestial:
-        regrid = regrid or off_grid(wcs, sky_frame(label, header, wcs, geometry), geometry) > REFERENCE_TOLERANCE
-    elif regrid:
-        raise GpucubeError(
-            f"{label} has {shape[-1]} x {shape[-2]} pixels and no sky coordinates, and the cube {geometry.nx} x "
-            f"{geometry.ny}: give its header RA and DEC"
-        )
     return StartModel(
         path=path,
         hdu=hdu,
@@ -168,6 +146,6 @@ def load_start_model(
         stokes=known,
         stokes_axis=stokes_axis,
         geometry=geometry,
-        regrid=regrid,
+        regrid=has_other_grid(label, header, wcs, shape, geometry),
         warnings=remarks,
     )

@@ -1,13 +1,12 @@
-"""An image that a user gives (mask or start model): its header, its place on the sky, and the planes of each channel.
+"""An image that a user gives (mask or start model): its header, its coordinates, and the planes of each channel.
 
-In: a FITS or CASA image with two to four axes, and the axes of the cube. Out: its header, shape and coordinates, checked against
-the cube, and the planes of each channel. Planes are placed by frequency, and by index only if the header has no spectral
-axis. Messages begin with a label, such as ``"mask a.fits"``.
+In: a FITS or CASA image with two to four axes, and the axes of the cube. Out: its header, shape and coordinates, and the planes
+of each channel. Planes are placed by frequency, and by index only if the header has no spectral axis. Where its pixels lie on
+the sky is the matter of `gpucube.data.sky_grid`. Messages begin with a label, such as ``"mask a.fits"``.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -20,7 +19,6 @@ from gpucube import disk
 from gpucube.constants import LIGHT_SPEED
 from gpucube.data.casa_image import describe_image, read_casa_planes
 from gpucube.errors import GpucubeError
-from gpucube.sky.directions import EQUINOX, Direction, frame_rotation, unit_vectors
 from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
 from gpucube.sky.spectral_types import NEEDS_REST_FREQUENCY, SPECTRAL_TYPES, frequency_of
@@ -30,14 +28,14 @@ if TYPE_CHECKING:
     from astropy.io import fits
     from astropy.wcs import WCS
 
-REFERENCE_TOLERANCE = 0.1
-"""Largest distance in pixels between the grid of the image and that of the cube."""
-
 CHANNEL_TOLERANCE = 0.1
 """A plane counts for a channel that it overlaps by more than this fraction of the narrower of the two."""
 
 _PLAIN_AXES = frozenset({"", "LINEAR", "PIXEL", "CHANNEL", "CHAN", "INDEX"})
 """CTYPE of an axis that has no coordinate: its planes are placed by index."""
+
+WHOLE = (slice(None), slice(None))
+"""Every row and column of a plane."""
 
 _STOKES = dict(enumerate("IQUV", 1))
 """FITS codes -> Stokes parameters."""
@@ -65,23 +63,28 @@ def described(label: str, path: str) -> tuple[fits.Header, tuple[int, ...], np.n
                     raise GpucubeError(f"{label} contains no image: give a FITS image")
                 image = hdus[images[0]]
                 if not _reaches_its_end(image):
-                    raise GpucubeError(f"{label} is cut short: its header announces {_shape_text(image.shape)} pixels")
+                    raise GpucubeError(f"{label} is cut short: its header announces {shape_text(image.shape)} pixels")
                 return image.header.copy(), image.shape, _listed_channels(hdus), images[0]
     except OSError as error:
         raise GpucubeError(f"cannot read {label} as FITS: {error.strerror or error}") from error
 
 
-def read_planes(label: str, path: str, hdu: int | None, indices: list[tuple[int, ...]]) -> Iterator[np.ndarray]:
-    """Read planes (ny, nx), one after the other: of a CASA image if `hdu` is None. Indices go along the other axes."""
+def read_planes(
+    label: str, path: str, hdu: int | None, indices: list[tuple[int, ...]], window: tuple[slice, slice] = WHOLE
+) -> Iterator[np.ndarray]:
+    """Read planes (ny, nx), or a window of them, one after the other: of a CASA image if `hdu` is None.
+
+    Indices go along the other axes.
+    """
     from astropy.io import fits
 
     if hdu is None:
-        yield from read_casa_planes(label, path, indices)
+        yield from read_casa_planes(label, path, indices, window)
         return
     with fits.open(path) as hdus:
         image = hdus[hdu]
         for index in indices:
-            yield image.section[index] if index else image.data
+            yield image.section[(*index, *window)]
 
 
 def _reaches_its_end(image: fits.PrimaryHDU) -> bool:
@@ -101,25 +104,12 @@ def _listed_channels(hdus: fits.HDUList) -> np.ndarray | None:
     return np.stack([centre - width / 2, centre + width / 2], axis=1)
 
 
-def check_shape(
-    label: str,
-    shape: tuple[int, ...],
-    header: fits.Header,
-    geometry: ImageGeometry,
-    axis: SpectralAxis,
-) -> None:
-    """Refuse anything but one plane, or one axis of planes, of the size of the image."""
-    fits_cube = 2 <= len(shape) <= 4 and shape[-2:] == geometry.shape and long_axis(shape) is not None
-    number = long_axis(shape) or 0
-    if not fits_cube or (number and kind_of(header, number) == "STOKES"):
-        raise _wrong_shape(label, shape, geometry, axis)
-
-
-def _wrong_shape(label: str, shape: tuple[int, ...], geometry: ImageGeometry, axis: SpectralAxis) -> GpucubeError:
+def wrong_shape(label: str, shape: tuple[int, ...], geometry: ImageGeometry, axis: SpectralAxis) -> GpucubeError:
+    """Return the error of an image that is neither one plane nor one plane for each channel."""
     return GpucubeError(
-        f"{label} has shape {_shape_text(shape)} (slowest axis first) and the cube is"
-        f" {_shape_text((axis.nchan, *geometry.shape))}: expected one plane of"
-        f" {_shape_text(geometry.shape)}, or one such plane for each channel"
+        f"{label} has shape {shape_text(shape)} (slowest axis first) and the cube is"
+        f" {shape_text((axis.nchan, *geometry.shape))}: expected one plane of"
+        f" {shape_text(geometry.shape)}, or one such plane for each channel"
     )
 
 
@@ -145,7 +135,12 @@ def stokes_of(header: fits.Header, shape: tuple[int, ...]) -> tuple[tuple[str, .
     return (), None
 
 
-def _shape_text(shape: tuple[int, ...]) -> str:
+def planes_of_stokes(names: tuple[str, ...], stokes: tuple[str, ...]) -> dict[str, int]:
+    """Stokes parameters of the cube -> their numbers among those of an image, of those that it has."""
+    return {s: names.index(s.removeprefix("pseudo")) for s in stokes if s.removeprefix("pseudo") in names}
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
     """A shape for a message, ``"5x24x32"``."""
     return "x".join(map(str, shape))
 
@@ -167,7 +162,7 @@ def coordinates(label: str, header: fits.Header, restfreq: float | None) -> WCS:
             warnings.simplefilter("ignore")  # remarks on dates and old keywords
             return WCS(header)
     except (ValueError, AssertionError, MemoryError) as error:
-        raise _unreadable(label, error) from error
+        raise unreadable(label, error) from error
 
 
 def _rest_frequency(header: fits.Header) -> float:
@@ -178,57 +173,9 @@ def _rest_frequency(header: fits.Header) -> float:
     return LIGHT_SPEED / float(header["RESTWAV"]) if header.get("RESTWAV") else 0.0
 
 
-def _unreadable(label: str, error: Exception) -> GpucubeError:
+def unreadable(label: str, error: Exception) -> GpucubeError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip(" .")
     return GpucubeError(f"{label} has coordinates that cannot be read ({reason}): correct its header")
-
-
-def sky_frame(label: str, header: fits.Header, wcs: WCS, geometry: ImageGeometry) -> str:
-    """Name the frame of the image's sky axes; that of the cube if the image does not say."""
-    try:
-        wcs = wcs.celestial
-    except ValueError as error:
-        raise _unreadable(label, error) from error
-    names_frame = any(name in header for name in ("RADESYS", "RADECSYS", "EQUINOX", "EPOCH"))
-    written = wcs.wcs.radesys.strip().upper()
-    frame = {"J2000": "FK5", "": geometry.centre.frame}.get(written, written) if names_frame else geometry.centre.frame
-    own_equinox = EQUINOX.get(frame) or wcs.wcs.equinox
-    equinox = (
-        "" if wcs.wcs.equinox == own_equinox or math.isnan(wcs.wcs.equinox) else f" of equinox {wcs.wcs.equinox:g}"
-    )
-    if wcs.wcs.lngtyp != "RA" or frame not in ("FK5", "ICRS", geometry.centre.frame) or equinox:
-        raise GpucubeError(
-            f"{label} has sky axes {wcs.wcs.lngtyp} {wcs.wcs.lattyp} {frame}{equinox};"
-            f" the cube's are RA DEC {geometry.centre.frame}: regrid it"
-        )
-    return frame
-
-
-def off_grid(wcs: WCS, frame: str, geometry: ImageGeometry) -> float:
-    """Compare the phase centre and the middles of two image edges: largest distance of a pixel from the cube's, in pixels."""
-    x = np.array([geometry.nx // 2, 0, geometry.nx // 2])
-    y = np.array([geometry.ny // 2, geometry.ny // 2, 0])
-    ra, dec = geometry.sky_position(x, y)
-    there_ra, there_dec = np.radians(wcs.celestial.wcs_pix2world(x, y, 0))
-    here = unit_vectors(ra, dec) @ frame_rotation(geometry.centre, Direction(ra=0.0, dec=0.0, frame=frame)).T
-    there = unit_vectors(there_ra, there_dec)
-    off = np.linalg.norm(here - there, axis=1)[np.isfinite(ra)] / min(geometry.cell_x, geometry.cell_y)
-    # NaN: the projection of the image does not reach this pixel of the cube
-    return float(np.max(np.nan_to_num(off, nan=np.inf)))
-
-
-def check_place(label: str, header: fits.Header, wcs: WCS, geometry: ImageGeometry) -> None:
-    """Refuse an image that has sky coordinates and does not lie on the cube's grid."""
-    if not wcs.has_celestial:
-        return
-    frame = sky_frame(label, header, wcs, geometry)
-    distance = off_grid(wcs, frame, geometry)
-    if distance > REFERENCE_TOLERANCE:
-        frames = f" ({frame} against {geometry.centre.frame})" if frame != geometry.centre.frame else ""
-        raise GpucubeError(
-            f"{label} lies elsewhere on the sky: its pixels are up to {distance:.3g} pixels off the cube's grid"
-            f"{frames}; regrid it to the cube's phase centre and cell"
-        )
 
 
 Planes = tuple[tuple[int, ...], ...]
@@ -269,7 +216,7 @@ def planes_of_channels(
                 f" coordinate of FITS: name it FREQ, VRAD, VOPT or WAVE, or remove CTYPE{number} to place planes by index"
             )
         if nplane != axis.nchan:
-            raise _wrong_shape(label, shape, geometry, axis)
+            raise wrong_shape(label, shape, geometry, axis)
         return tuple((channel,) for channel in range(axis.nchan)), ()
     remarks = _check_frame(label, wcs, axis)
     if listed is not None and len(listed) == nplane:
@@ -325,7 +272,7 @@ def _edges(
     try:
         world = wcs.sub([spectral + 1]).wcs_pix2world(np.arange(nplane + 1) - 0.5, 0)[0]
     except ValueError as error:
-        raise _unreadable(label, error) from error
+        raise unreadable(label, error) from error
     frequency = frequency_of(kind, world, restfreq)
     step = np.diff(frequency)
     if not (np.all(np.isfinite(frequency)) and (np.all(step > 0) or np.all(step < 0))):

@@ -1,4 +1,4 @@
-"""The clean mask of the user: any FITS image on the grid of the cube is placed by its coordinates, or refused in one line."""
+"""The clean mask of the user: any FITS image is placed by its coordinates, or refused in one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from astropy import units as u
+from astropy.coordinates import FK4
 from astropy.io import fits
+from astropy.wcs import WCS
 
 from gpucube.data.mask_image import MaskImage, load_mask
 from gpucube.errors import GpucubeError
@@ -120,44 +122,129 @@ def test_other_shapes_are_refused_with_both_shapes(tmp_path: Path, shape: tuple[
     assert "\n" not in str(caught.value)
 
 
-def test_a_plane_per_stokes_parameter_is_not_a_plane_per_channel(tmp_path: Path) -> None:
-    axis = SpectralAxis(frequency=AXIS.frequency[:4], width=AXIS.width[:4], frame=FRAMES["LSRK"], restfreq=None)
-    path = write_mask(tmp_path / "mask.fits", np.ones((4, 24, 32), dtype="f4"), sky_header(CTYPE3="STOKES"))
-    with pytest.raises(GpucubeError, match="one such plane for each channel"):
-        load_mask(path, GEOMETRY, axis)
+@pytest.mark.parametrize("order", [("STOKES", "FREQ"), ("FREQ", "STOKES")])
+def test_a_mask_with_stokes_parameters_has_one_for_each(tmp_path: Path, order: tuple[str, str]) -> None:
+    """As gpucube and tclean write it; a cube in I takes that of I."""
+    mask_in = drawn(20).reshape(4, 5, 24, 32)
+    cards: dict[str, Any] = {"CTYPE4": order[0], "CTYPE3": order[1], "SPECSYS": "LSRK"}
+    spectral, stokes = (3, 4) if order[1] == "FREQ" else (4, 3)
+    cards |= {f"CRVAL{spectral}": 86e9, f"CDELT{spectral}": 1e5, f"CRPIX{spectral}": 1.0}
+    cards |= {f"CRVAL{stokes}": 1.0, f"CDELT{stokes}": 1.0, f"CRPIX{stokes}": 1.0}
+    written = mask_in if order[0] == "STOKES" else mask_in.swapaxes(0, 1)
+    path = write_mask(tmp_path / "mask.fits", written.astype("f4"), sky_header(**cards))
+    mask = load_mask(path, GEOMETRY, AXIS, stokes=("I", "V"))
+    for channel in range(5):
+        assert np.array_equal(mask.plane(channel, "I"), mask_in[0, channel])
+        assert np.array_equal(mask.plane(channel, "V"), mask_in[3, channel])
+    assert np.array_equal(load_mask(path, GEOMETRY, AXIS, stokes=("pseudoI",)).plane(2, "pseudoI"), mask_in[0, 2])
+
+
+def test_stokes_parameters_that_the_mask_lacks_are_named(tmp_path: Path) -> None:
+    cards: dict[str, Any] = {"CTYPE3": "STOKES", "CRVAL3": 1.0, "CDELT3": 3.0, "CRPIX3": 1.0}
+    path = write_mask(tmp_path / "mask.fits", np.ones((2, 24, 32), dtype="f4"), sky_header(**cards))
+    with pytest.raises(GpucubeError, match=r"mask.fits has Stokes I, V and the cube I, Q: expected one plane for all"):
+        load_mask(path, GEOMETRY, AXIS, stokes=("I", "Q"))
+
+
+# Masks on other pixels
+
+DEGREE = 1 / 3600
+GRIDS: dict[str, tuple[tuple[int, int], dict[str, Any], str]] = {
+    "half the cell": ((48, 64), {"CDELT1": -DEGREE, "CDELT2": DEGREE, "CRPIX1": 33.0, "CRPIX2": 25.0}, "fk5"),
+    "a part of the image": ((10, 12), {"CRPIX1": 9.0, "CRPIX2": 3.0}, "fk5"),
+    "larger, tenths of pixels off": ((50, 40), {"CRPIX1": 20.3, "CRPIX2": 24.4}, "fk5"),
+    "another centre and projection": (
+        (70, 90),
+        {"CRVAL1": 68.51, "CRVAL2": 27.99, "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRPIX1": 30.2, "CRPIX2": 44.9},
+        "fk5",
+    ),
+    "mirrored": ((24, 32), {"CDELT1": 2 * DEGREE, "CRPIX1": 15.7}, "fk5"),
+    "turned": ((40, 40), {"PC1_1": 0.8, "PC1_2": -0.6, "PC2_1": 0.6, "PC2_2": 0.8, "CRPIX1": 20.2}, "fk5"),
+    "ICRS": ((40, 40), {"RADESYS": "ICRS", "CRPIX1": 20.2, "CRPIX2": 20.3}, "icrs"),
+    "galactic": (
+        (30, 30),
+        {"CTYPE1": "GLON-CAR", "CTYPE2": "GLAT-CAR", "CRVAL1": 171.4236, "CRVAL2": 0.0, "CDELT1": -5 * DEGREE,
+         "CDELT2": 5 * DEGREE, "CRPIX1": 15.0, "CRPIX2": 15.0 + 13.2634 / (5 * DEGREE)},
+        "galactic",
+    ),
+    "B1950": (
+        (30, 30),
+        {"RADESYS": "FK4", "EQUINOX": 1950.0, "CRVAL1": 67.7224, "CRVAL2": 27.8962, "CDELT1": -3.7 * DEGREE,
+         "CDELT2": 3.7 * DEGREE, "CRPIX1": 15.0},
+        "fk4",
+    ),
+    "B1950 of AIPS": (
+        (30, 30),
+        {"RADESYS": None, "EQUINOX": None, "EPOCH": 1950.0, "CRVAL1": 67.7224, "CRVAL2": 27.8962, "CDELT1": -3.7 * DEGREE,
+         "CDELT2": 3.7 * DEGREE, "CRPIX1": 15.0},
+        "fk4",
+    ),
+}  # fmt: skip
+
+
+def in_mask(shape: tuple[int, int], header: fits.Header, frame: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """astropy: the nearest pixels (y, x) of a mask at the pixel centres of the cube, and where they are beyond doubt.
+
+    Frames of astropy are up to 0.5 arcsec away from casacore's (the galactic pole), a tenth of the pixels in these frames.
+    """
+    x, y = np.meshgrid(np.arange(32), np.arange(24))
+    sky = WCS(sky_header()).pixel_to_world(x, y)
+    there = sky.transform_to(FK4(equinox="B1950", obstime="J2000") if frame == "fk4" else frame)
+    pixels = WCS(header).celestial.wcs_world2pix(there.spherical.lon.deg, there.spherical.lat.deg, 0)
+    nearest = [np.floor(p + 0.5).astype(int) for p in pixels[::-1]]
+    doubtful = np.any([np.abs(p - np.floor(p) - 0.5) < 0.13 for p in pixels], axis=0) & (frame in ("fk4", "galactic"))
+    doubtful |= np.any([np.abs(p - np.floor(p) - 0.5) < 0.02 for p in pixels], axis=0)
+    return nearest[0], nearest[1], ~doubtful
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_a_pixel_takes_the_nearest_pixel_of_a_mask_on_other_pixels(tmp_path: Path, grid: str) -> None:
+    shape, cards, frame = GRIDS[grid]
+    header = sky_header(**{name: value for name, value in cards.items() if value is not None})
+    for name in (name for name, value in cards.items() if value is None):
+        del header[name]
+    mask_in = np.random.default_rng(5).random(shape) < 0.4
+    path = write_mask(tmp_path / "mask.fits", mask_in.astype("f4"), header)
+    mask = pickle.loads(pickle.dumps(load_mask(path, GEOMETRY, AXIS)))
+    y, x, sure = in_mask(shape, header, frame)
+    inside = (y >= 0) & (y < shape[0]) & (x >= 0) & (x < shape[1])
+    expected = inside & mask_in[np.clip(y, 0, shape[0] - 1), np.clip(x, 0, shape[1] - 1)]
+    assert sure.mean() > 0.5 and expected[sure].any()
+    assert np.array_equal(mask.plane(3)[sure], expected[sure])
+    warned = [line for line in mask.warnings if "pixels: the others are outside the mask" in line]
+    assert bool(warned) == (not inside.all())
+
+
+def test_a_cube_of_masks_on_other_pixels_keeps_its_channels(tmp_path: Path) -> None:
+    mask_in = np.zeros((5, 48, 64), "f4")
+    mask_in[np.arange(5), 0, 2 * np.arange(5)] = 1  # marks plane j in pixel (0, j) of the cube
+    header = spectral_header(CDELT1=-DEGREE, CDELT2=DEGREE, CRPIX1=33.0, CRPIX2=25.0, CRVAL3=86.0004e9, CDELT3=-1e5)
+    mask = load_mask(write_mask(tmp_path / "mask.fits", mask_in, header), GEOMETRY, LSRK)
+    assert [np.argwhere(mask.plane(n)).tolist() for n in range(5)] == [[[0, 4 - n]] for n in range(5)]
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "line"),
     [
-        {"CRPIX1": 16.0},
-        {"CRPIX2": 13.2},
-        {"CRVAL1": 68.6},
-        {"CRVAL2": -28.0},
-        {"CDELT1": 2 / 3600},
-        {"CDELT2": 2.05 / 3600},
-        {"CRVAL1": 248.5, "CRVAL2": -28.0},
+        ({"CRVAL1": 68.6}, "lies elsewhere on the sky: it does not overlap"),
+        ({"CRVAL2": -28.0}, "lies elsewhere on the sky"),
+        ({"CRVAL1": 248.5, "CRVAL2": -28.0}, "lies elsewhere on the sky"),
+        ({"CTYPE1": "GLON-SIN", "CTYPE2": "GLAT-SIN"}, "lies elsewhere on the sky"),
+        ({"RADESYS": "FK4", "EQUINOX": 1950.0}, "lies elsewhere on the sky"),
+        ({"EQUINOX": 1975.0}, "sky axes RA DEC FK5 of equinox 1975: expected FK5 of equinox 2000, FK4 of equinox 1950"),
+        ({"RADESYS": "FK4-NO-E", "EQUINOX": 1950.0}, "sky axes RA DEC FK4-NO-E: expected"),
+        ({"CTYPE1": "DEC--SIN", "CTYPE2": "RA---SIN"}, "longitude and latitude as its axes 2 and 1: expected 1 and 2"),
+        ({"CDELT1": 0.0}, "coordinates that cannot be read"),
+        ({"CTYPE2": "DEC--TAN"}, "coordinates that cannot be read"),
+        ({"CRVAL1": 1e300}, "coordinates that cannot be read|lies elsewhere on the sky"),
     ],
-    ids=["x", "tenths of y", "RA", "Dec", "mirrored", "cell", "antipode"],
+    ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
-def test_another_place_on_the_sky_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
-    path = write_mask(tmp_path / "mask.fits", np.ones((24, 32), dtype="f4"), sky_header(**changes))
-    with pytest.raises(GpucubeError, match="elsewhere on the sky"):
+def test_another_place_on_the_sky_is_refused_in_one_line(tmp_path: Path, changes: dict[str, Any], line: str) -> None:
+    path = write_mask(tmp_path / "mask.fits", np.ones((20, 30), dtype="f4"), sky_header(**changes))
+    with pytest.raises(GpucubeError, match=line) as caught:
         load_mask(path, GEOMETRY, AXIS)
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"CTYPE1": "GLON-SIN", "CTYPE2": "GLAT-SIN"}, "GLON GLAT"),
-        ({"RADESYS": "FK4", "EQUINOX": 1950.0}, "FK4"),
-        ({"EQUINOX": 1975.0}, "FK5 of equinox 1975"),
-    ],
-)
-def test_another_sky_frame_is_refused(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
-    path = write_mask(tmp_path / "mask.fits", np.ones((24, 32), dtype="f4"), sky_header(**changes))
-    with pytest.raises(GpucubeError, match=rf"sky axes .*{named}.*cube's are RA DEC FK5"):
-        load_mask(path, GEOMETRY, AXIS)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_twentieth_of_a_pixel_and_a_mask_without_sky_are_fine(tmp_path: Path) -> None:
@@ -188,8 +275,7 @@ FINE_CELLS: dict[str, Any] = {"CDELT1": -5e-3 / 3600, "CDELT2": 5e-3 / 3600}
 def test_icrs_and_fk5_differ_where_pixels_are_small(tmp_path: Path) -> None:
     icrs: dict[str, Any] = {"RADESYS": "ICRS", **FINE_CELLS}
     same_numbers = write_mask(tmp_path / "same.fits", np.ones((24, 32), "f4"), sky_header(**icrs))
-    with pytest.raises(GpucubeError, match=r"elsewhere on the sky.*\(ICRS against FK5\)"):
-        load_mask(same_numbers, FINE, AXIS)
+    assert load_mask(same_numbers, FINE, AXIS).warnings, "its edges lie inside the image"
     # FINE's centre as casatools 6.7 converts it from J2000
     icrs |= {"CRVAL1": math.degrees(1.1955505002458249), "CRVAL2": math.degrees(0.4886922508445365)}
     same_place = write_mask(tmp_path / "place.fits", np.ones((24, 32), "f4"), sky_header(**icrs))
@@ -205,7 +291,7 @@ def test_a_cube_in_b1950_takes_its_own_masks_and_those_in_j2000(tmp_path: Path) 
         path = write_mask(tmp_path / f"{name}.fits", np.ones((24, 32), "f4"), header)
         assert load_mask(path, cube, AXIS).plane(0).all()
     same_numbers = write_mask(tmp_path / "same.fits", np.ones((24, 32), "f4"), sky_header(CRVAL1=187.5, CRVAL2=30.0))
-    with pytest.raises(GpucubeError, match=r"elsewhere on the sky.*\(FK5 against FK4\)"):
+    with pytest.raises(GpucubeError, match="elsewhere on the sky"):
         load_mask(same_numbers, cube, AXIS)
 
 

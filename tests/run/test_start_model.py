@@ -118,8 +118,10 @@ def test_automatic_masks_go_on_from_those_that_are_there(ms, tmp_path):
     for last, once in zip(two.channels, deep.channels, strict=True):
         assert last.model_flux == pytest.approx(once.model_flux, abs=3 * once.noise)
     assert not (tmp_path / "two.earlier-mask.fits").exists()
-    with pytest.warns(UserWarning, match="other pixels, so the mask begins anew"):
-        image(ms, tmp_path / "two", nsigma=2, restart=True, imsize=SIZE + 8, **auto)
+    mask = jobs.planes(two, "mask") > 0
+    with pytest.warns(UserWarning, match=r"covers 4096 of the image's 5184 pixels"):
+        wider = image(ms, tmp_path / "two", nsigma=2, restart=True, imsize=SIZE + 8, **auto)
+    assert np.all(jobs.planes(wider, "mask")[:, 4:-4, 4:-4][mask] == 1)
 
 
 def test_automatic_masks_do_not_begin_with_the_whole_image(ms, tmp_path):
@@ -127,6 +129,14 @@ def test_automatic_masks_do_not_begin_with_the_whole_image(ms, tmp_path):
     image(ms, tmp_path / "x", niter=0, products=("image", "model", "mask"))
     made = jobs.planes(image(ms, tmp_path / "x", restart=True, usemask="auto-multithresh"), "mask")
     assert 0 < made.mean() < 0.9
+
+
+def test_automatic_masks_of_several_stokes_parameters_go_on_each_from_its_own(ms, tmp_path):
+    auto = {"usemask": "auto-multithresh", "stokes": "IV"}
+    before = fits.getdata(image(ms, tmp_path / "x", nsigma=15, **auto).products["mask"])
+    again = fits.getdata(image(ms, tmp_path / "x", niter=0, restart=True, **auto).products["mask"])
+    assert before[0].any() and not before[1].any(), "the sources are not polarized"
+    assert np.all(again[0][before[0] > 0] == 1) and not again[1].any()
 
 
 def test_a_mask_that_is_not_given_again_is_named(ms, tmp_path):
