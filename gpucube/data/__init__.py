@@ -18,7 +18,7 @@ From rows to channels, step 1 of a run:
 Images that the user gives:
 
 * `clean_mask` combines the parts of `mask`: `mask_image` and `regions`. `start_model` reads `startmodel`. `user_image` and
-  `casa_image` read and place these images.
+  `casa_image` read these images and place their planes, and `sky_grid` finds their pixels on the sky.
 
 `line_search` proposes line-free channels for `gpucube plan`.
 """
