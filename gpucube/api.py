@@ -114,6 +114,7 @@ def image_cube(
     overwrite: bool = False,
     resume: bool = False,
     products: str | Sequence[str] = ("image", "residual", "model"),
+    keep_visibilities: bool = False,
     quiet: bool = False,
     **unknown: Never,
 ) -> Result:
@@ -322,6 +323,9 @@ def image_cube(
         Which cubes to write, of image, residual, model, psf, dirty, mask, pb, image.pbcor, sumwt and startmodel. pbcor adds
         pb and image.pbcor, and automatic masks add mask. sumwt contains the sum of weights of each plane. startmodel
         contains the model with its axes in CASA's order, which importfits turns into a startmodel for tclean.
+    keep_visibilities : True or False; default False
+        Keep the visibilities that the run has read, in the folder OUT.visibilities. A later run with restart=True takes
+        them from there instead of reading the MeasurementSets, if these and the selection are still the same.
     quiet : True or False; default False
         Show no progress.
     **unknown

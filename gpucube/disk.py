@@ -88,10 +88,11 @@ def check_current_folder() -> None:
         raise GpucubeError(f"the current folder is gone ({error.strerror}): change to another folder") from None
 
 
-def rehearse(imagename: str, scratch: str, links: bool) -> list[str]:
-    """Before a run begins, try what it will need in the folders of its products and its scratch files.
+def rehearse(imagename: str, scratch: str, links: bool, parameter: str = "scratch") -> list[str]:
+    """Before a run begins, try what it will need in the folders of its products and of its visibility store.
 
-    Return warnings about what a file system lacks if the run can do without it. `links` says whether it needs symbolic links.
+    Return warnings about what a file system lacks if the run can do without it. `links` says whether it needs symbolic links,
+    `parameter` names the one that chooses the folder of the store.
     """
     products, store = nearest_folder(imagename), nearest_folder(scratch)
     trial = f"trial-{secrets.token_hex(3)}"
@@ -117,7 +118,8 @@ def rehearse(imagename: str, scratch: str, links: bool) -> list[str]:
                 os.close(log)
             replace(fresh, path)
             remove(path)
-        with explain(f"the scratch folder cannot be in {store} (name another with `scratch`)"):
+        what = "scratch folder" if parameter == "scratch" else "visibility store"
+        with explain(f"the {what} cannot be in {store} (name another with `{parameter}`)"):
             reserve(in_store, 1)
             mapped(in_store, np.dtype(np.uint8), (1,))
             remove(in_store)

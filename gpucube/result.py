@@ -64,6 +64,14 @@ class Result:
         """Channels that could not be imaged. Their planes are NaN."""
         return [r.channel for r in self.channels if r.stop_code == StopCode.FAILED]
 
+    @property
+    def visibilities(self) -> str:
+        """Say in which folder the visibilities are kept, and whether the run has read them from there. Empty if they are not."""
+        folder: str = self.summary.get("visibilities", "")
+        if folder and not self.summary["ms_bytes_read"]:
+            return f"read from {folder} instead of the MeasurementSets"
+        return folder
+
     def table(self) -> Table:
         """The channels as an astropy table, one row per channel, with units.
 
@@ -209,7 +217,8 @@ class Result:
                 ("noise", f"{1e3 * median(record.noise or 0.0 for record in imaged):.4g} mJy/beam (median)"),
                 ("cleaned", f"{sum(record.model_flux for record in imaged):.4g} Jy in {work}"),
             ]
-        return [*lines, *self.products.items()]
+        kept = [("visibilities", self.visibilities)] if self.visibilities else []
+        return [*lines, *self.products.items(), *kept]
 
     def __repr__(self) -> str:
         """The run in a few lines."""

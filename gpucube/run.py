@@ -20,6 +20,7 @@ from gpucube.data.clean_mask import CleanMask, load_clean_mask
 from gpucube.data.ingest import refuse_if_nothing_counts
 from gpucube.data.line_search import propose
 from gpucube.data.measurementset import referenced_tables
+from gpucube.data.recipe import Recipe, make_recipe
 from gpucube.data.selection import Selection, select
 from gpucube.data.start_model import StartModel, load_start_model
 from gpucube.data.store import PlaneKey, VisibilityStore
@@ -39,7 +40,7 @@ from gpucube.imaging.remarks import refuse_if_all_off_grid, remarks
 from gpucube.imaging.stopping import CleanParameters
 from gpucube.imaging.warm_up import warm_up
 from gpucube.imaging.weighting import host_weighting
-from gpucube.output.fingerprint import fingerprint
+from gpucube.output.fingerprint import CONTENTS, fingerprint
 from gpucube.output.fits_cube import sync, write_beams, write_single_beam
 from gpucube.output.fits_header import RESTORED, has_fitted_beams
 from gpucube.output.journal import Journal, resumable
@@ -52,6 +53,8 @@ from gpucube.run_files import (
     claimed_outputs,
     finished_before,
     goes_on,
+    keep_store,
+    kept_visibilities,
     make_store,
     restarted,
     take_up_records,
@@ -144,7 +147,8 @@ def image(
                 target = finish(job, work, workers, records)
                 stopwatch.end_stage("finish")
             found = remarks(work, records, target)
-            summary = summarize(job, work, workers, records, resumed, stopwatch, found)
+            kept = keep_store(job, store)
+            summary = summarize(job, work, workers, records, resumed, stopwatch, found, kept)
             disk.remove_if_possible(job.paths.report)  # it describes an older run, or this one when it was not finished
             footprint.made_product(job.paths.summary)
             summary.write(parameters.imagename)
@@ -168,12 +172,12 @@ def plan(
     hardware = hardware or hardware_for(parameters, tuning)
     if not goes_on(parameters):
         check_outputs(parameters)
-    if parameters.resume and not parameters.restart:
-        identity = _identity(parameters, hardware)
-        if not resumable(parameters.imagename, identity):
-            finished_before(parameters, identity, ours=True)
-    planned = _plan_and_images(parameters, selection, hardware, tuning)[0]
-    refuse_if_nothing_counts(selection)
+    identity = _identity(parameters, hardware)
+    if parameters.resume and not parameters.restart and not resumable(parameters.imagename, identity):
+        finished_before(parameters, identity, ours=True)
+    planned = _plan_and_images(parameters, selection, hardware, tuning, _recipe(selection, identity))[0]
+    if not planned.reads_kept:
+        refuse_if_nothing_counts(selection)
     return replace(planned, line_free=propose(selection)), hardware
 
 
@@ -181,6 +185,14 @@ def _identity(parameters: Parameters, hardware: Hardware) -> dict[str, Any]:
     """The fingerprint of a run."""
     tables = [table for path in parameters.vis for table in referenced_tables(path)]
     return fingerprint(parameters.as_json_dict(), hardware.kind.name, __version__, tables)
+
+
+def _recipe(selection: Selection, identity: dict[str, Any]) -> Recipe:
+    """The recipe of the visibility store of a run with this fingerprint."""
+    contents = {}
+    for path in dict.fromkeys(source.path for source in selection.sources):
+        contents[path] = " ".join(identity[CONTENTS + table] for table in (path, *referenced_tables(path)))
+    return make_recipe(selection, contents)
 
 
 def hardware_for(parameters: Parameters, tuning: Tuning = DEFAULT_TUNING) -> Hardware:
@@ -194,8 +206,10 @@ def prepare(
     parameters: Parameters, selection: Selection, hardware: Hardware, tuning: Tuning, identity: dict[str, Any]
 ) -> Job:
     """Plan the run, open the mask and the start model, and test the folders."""
-    plan, mask, start_model = _plan_and_images(parameters, selection, hardware, tuning)
-    lacks = disk.rehearse(parameters.imagename, plan.scratch, links=bool(parameters.scheduler))
+    recipe = _recipe(selection, identity)
+    plan, mask, start_model = _plan_and_images(parameters, selection, hardware, tuning, recipe)
+    store_folder, by = plan.paths.store_folder, plan.paths.store_parameter
+    lacks = disk.rehearse(parameters.imagename, store_folder, links=bool(parameters.scheduler), parameter=by)
     plan = replace(plan, warnings=(*plan.warnings, *lacks))
     return Job(
         parameters=parameters,
@@ -203,6 +217,8 @@ def prepare(
         hardware=hardware,
         tuning=tuning,
         identity=identity,
+        recipe=recipe,
+        continues=goes_on(parameters),
         plan=plan,
         mask=mask,
         start_model=start_model,
@@ -210,10 +226,11 @@ def prepare(
 
 
 def _plan_and_images(
-    parameters: Parameters, selection: Selection, hardware: Hardware, tuning: Tuning
+    parameters: Parameters, selection: Selection, hardware: Hardware, tuning: Tuning, recipe: Recipe
 ) -> tuple[Plan, CleanMask | None, StartModel | None]:
     """Make the plan, open the mask and the start model, and add their warnings to those of the plan."""
-    plan = make_plan(parameters, selection, hardware, tuning)
+    reads_kept, notes = kept_visibilities(parameters, recipe)
+    plan = make_plan(parameters.noted(*notes), selection, hardware, tuning, reads_kept=reads_kept)
     mask, start_model = None, None
     if parameters.mask:
         mask = load_clean_mask(mask_items(parameters.mask), selection.geometry, selection.axis, parameters.stokes_names)
@@ -258,7 +275,7 @@ def image_job(job: Job, store: VisibilityStore, journal: Journal) -> ImageJob:
         stokes=job.selection.stokes,
         cubes=journal.cubes,
         mask=job.mask,
-        weighting=host_weighting(parameters, job.selection, store),
+        weighting=host_weighting(parameters, job.selection, store, job.plan.scratch),
         start_model=job.start_model,
         restoring_beam=parameters.beam,
         automask=AutoMask.of(parameters),
@@ -323,6 +340,7 @@ def summarize(
     resumed: int,
     stopwatch: Stopwatch,
     found: Sequence[str],
+    kept: str,
 ) -> Summary:
     """Collect the contents of ``OUT.summary.json``."""
     plan = job.plan
@@ -343,6 +361,7 @@ def summarize(
         device_memory_predicted=plan.device_memory_predicted,
         resumed_channels=resumed,
         ms_bytes_read=work.store.ms_bytes_read,
+        visibilities=kept,
         memory_peak=workers.memory_peak(),
         device_memory_peak=workers.device_memory_peak(),
         spectral_axis=SpectralSummary.of(job.selection.axis),

@@ -1,9 +1,9 @@
 """The output files of a run: who owns them, how they are created or resumed, and which of them are kept.
 
 In: a `Job` that has passed every check. Out: its journal under a lock, its empty cubes and its visibility store, new or
-from the run that it resumes. A run that finishes keeps its products and removes its scratch folder. A run that fails
-before any channel is safe removes all its files. A run that is interrupted later keeps everything, so that
-``resume=True`` can continue it.
+from the run that it resumes. A run that finishes keeps its products, and its store if the user wants to keep it, and removes
+its scratch folder. A run that fails before any channel is safe removes all its files. A run that is interrupted later keeps
+everything, so that ``resume=True`` can continue it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,17 @@ from typing import Any
 from gpucube import disk
 from gpucube.data.clean_mask import CleanMask
 from gpucube.data.ingest import Ingest, warm_up
-from gpucube.data.scratch import OWNER_FILE, clear_leftover, load_state, save_state
+from gpucube.data.recipe import Recipe
+from gpucube.data.scratch import (
+    OWNER_FILE,
+    STATE_FILE,
+    belongs_to,
+    clear_leftover,
+    find_store,
+    keep,
+    make_folder,
+    save_state,
+)
 from gpucube.data.selection import Selection
 from gpucube.data.start_model import StartModel
 from gpucube.data.store import VisibilityStore
@@ -51,6 +61,8 @@ class Job:
     hardware: Hardware
     tuning: Tuning
     identity: dict[str, Any]
+    recipe: Recipe  # of the visibility store
+    continues: bool  # whether the run goes on from a finished one
     plan: Plan
     mask: CleanMask | None
     start_model: StartModel | None
@@ -74,6 +86,9 @@ class Footprint(ExitStack):
 
     def made_product(self, path: str) -> None:
         self.callback(disk.remove_if_possible, path)
+
+    def made_folder(self, folder: str) -> None:
+        self.callback(disk.remove_tree, folder)
 
     def made_scratch(self, folder: str) -> None:
         self._scratch.callback(disk.remove_tree, folder)
@@ -188,7 +203,8 @@ def check_outputs(parameters: Parameters) -> None:
         )
     if parameters.resume and os.path.exists(paths.summary):
         return
-    if existing := paths.existing():
+    existing = [*paths.existing(), *([paths.visibilities] if os.path.lexists(paths.visibilities) else [])]
+    if existing:
         no_journal = ", and there is no journal to resume from" if parameters.resume else ""
         raise GpucubeError(
             f"{existing[0]} exists{no_journal}: give another `imagename`, or `overwrite=True` to replace it"
@@ -269,18 +285,38 @@ def _how_to_resume(error: BaseException, safe: int, job: Job) -> BaseException:
     return error
 
 
+def kept_visibilities(parameters: Parameters, recipe: Recipe) -> tuple[bool, list[str]]:
+    """Whether a run that goes on can use the visibilities that an earlier one has kept; also return a warning if it cannot."""
+    folder = RunPaths.of(parameters).visibilities
+    if not goes_on(parameters):
+        return False, []
+    again = "the MeasurementSets are read again"
+    if not os.path.lexists(folder):
+        earlier = Summary.read(parameters.imagename)
+        gone = earlier is not None and earlier.visibilities
+        return False, [f"the visibilities in {folder} are gone: {again}"] if gone else []
+    store, why_not = find_store(folder, recipe)
+    return store is not None, [
+        f"the visibilities in {folder} are not used, because {why_not}: {again}"
+    ] if why_not else []
+
+
 def make_store(
     job: Job, workers: Workers, progress: Progress, journal: Journal, footprint: Footprint
 ) -> VisibilityStore:
-    """INGEST: read the MeasurementSets into the store, and make the empty cubes.
+    """INGEST: read the MeasurementSets into the store, or take one that an earlier run has kept, and make the empty cubes.
 
     A resumed run keeps its cubes, and its store if that is complete.
     """
-    parameters, scratch, resumed = job.parameters, job.plan.scratch, bool(journal.cubes)
+    parameters, paths, resumed = job.parameters, job.paths, bool(journal.cubes)
+    scratch = paths.scratch_folder
     cubes = _check_cubes(job, journal.cubes)
-    store = load_state(scratch, job.identity) if resumed else None
-    if store is None:
+    there = [paths.store_folder] * resumed + [paths.visibilities] * (resumed or job.plan.reads_kept)
+    store = next((found for folder in there if (found := find_store(folder, job.recipe)[0])), None)
+    if store is None or not resumed:
         clear_leftover(scratch, parameters.imagename)
+    if store is None and (paths.keeps or not job.continues):
+        clear_leftover(paths.visibilities)
     if not resumed:
         # every check has passed: only now are older products removed
         journal.clear()
@@ -292,9 +328,13 @@ def make_store(
         )
     for name in parameters.cubes:
         footprint.made_product(cubes[name].path)
-    if store is None:
-        reading = Ingest(job.selection, scratch, owner=parameters.imagename)
+    if store is not None or paths.keeps:
+        if not belongs_to(scratch, parameters.imagename):
+            make_folder(scratch, parameters.imagename)
         footprint.made_scratch(scratch)
+    if store is None:
+        reading = Ingest(job.selection, paths.store_folder, owner=parameters.imagename)
+        (footprint.made_folder if paths.keeps else footprint.made_scratch)(paths.store_folder)
         _check_sight(job, workers, journal, cubes)
         if reading.jobs:
             with progress.compiling("reading"):
@@ -303,10 +343,11 @@ def make_store(
             reading.add(report)
             progress.rows_read(reading.rows_done, reading.nrow)
         store = reading.finish()
-        save_state(store, job.identity)
+        save_state(store, job.recipe)
     else:
-        footprint.made_scratch(scratch)
-        _check_sight(job, workers, journal, cubes)
+        if store.folder == paths.visibilities and not store.safe:
+            footprint.made_folder(store.folder)
+        _check_sight(job, workers, journal, cubes, store)
     if not resumed:
         journal.begin(cubes | _working_cubes(job))
     else:
@@ -316,10 +357,28 @@ def make_store(
     return store
 
 
-def _check_sight(job: Job, workers: Workers, journal: Journal, cubes: dict[str, CubeFile]) -> None:
-    """Raise an error if a worker cannot see the MeasurementSets, or cannot write to the folders of scratch files and cubes."""
+def keep_store(job: Job, store: VisibilityStore) -> str:
+    """Make the store safe if it is to be kept. Return the folder of visibilities that were kept or used, or nothing."""
+    if store.folder != job.paths.visibilities:
+        return ""
+    if not store.safe:
+        keep(store, job.recipe)
+    return store.folder
+
+
+def _check_sight(
+    job: Job, workers: Workers, journal: Journal, cubes: dict[str, CubeFile], store: VisibilityStore | None = None
+) -> None:
+    """Raise an error if a worker cannot see the MeasurementSets, or cannot write to the folders of scratch files and cubes.
+
+    If there is a `store`, the MeasurementSets are not needed.
+    """
     to_read = [os.path.join(source.path, "table.dat") for source in job.selection.sources]
     to_write = [os.path.join(job.plan.scratch, OWNER_FILE), journal.lease.path]
+    if store is not None:
+        to_read = [os.path.join(store.folder, STATE_FILE)]
+    elif job.paths.keeps:
+        to_write.append(os.path.join(job.paths.visibilities, OWNER_FILE))
     to_write += [cubes[name].path for name in job.parameters.cubes]
     for node, problem in workers.everywhere(functools.partial(disk.out_of_sight, to_read, to_write)):
         if problem:

@@ -235,7 +235,8 @@ def start(
     options = OPTIONS | changes | ({"scheduler": address} if place == "cluster" else {})
     arguments = ["image", str(ms), "--imagename", "run/cube", "--quiet"]
     for name, value in options.items():
-        arguments += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+        option = f"--{name.replace('_', '-')}"
+        arguments += [option] if value is True else [option, str(value)]
     code = COMMAND.format(in_process_seconds=0 if place == "local" else Tuning().in_process_seconds)
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
@@ -273,7 +274,8 @@ def finish(run: subprocess.Popen, folder: Path) -> dict[str, bytes]:
         raise Torture(f"the run in {folder} ended with status {run.returncode}: {errors}")
     found = payload(folder)
     left = sorted(path.name for path in (folder / "run").iterdir())
-    if left != sorted([*found, "cube.summary.json"]):
+    kept = json.loads((folder / "run" / "cube.summary.json").read_text())["visibilities"]
+    if left != sorted([*found, "cube.summary.json", *(["cube.visibilities"] if kept else [])]):
         raise Torture(f"the run in {folder} left {left}")
     return found
 

@@ -1,8 +1,8 @@
-"""The scratch folder of a run: it is made for an imagename, kept for `resume`, and removed.
+"""The folder of a visibility store: it is made for an imagename, kept for `resume`, and removed, or kept for later runs.
 
 In: the partitions of a new store, and the imagename that it is for. Out: a folder with one file for every array of a
 partition, and two small files. One names the owner of the folder, so that no other folder is ever removed. The other is
-written last and contains what a resumed run needs to know about the store.
+written last and contains what another run needs to know about the store: its recipe, and what INGEST learnt.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
 
 import numpy as np
 
 from gpucube import disk
+from gpucube.data.recipe import Recipe, difference
 from gpucube.data.store import Partition, VisibilityStore
 from gpucube.errors import GpucubeError
 from gpucube.text import size_text
@@ -23,14 +23,31 @@ from gpucube.text import size_text
 OWNER_FILE = "gpucube-scratch"
 """Says which imagename a scratch folder belongs to."""
 
-_STATE_FILE = "store.json"
+STATE_FILE = "store.json"
 
-_STATE_FORMAT = 3
+_STATE_FORMAT = 4
 """Changes with the content of the state file. A file in another format is ignored."""
 
 
+def make_folder(folder: str, owner: str = "") -> None:
+    """Make an empty folder for an imagename; GpucubeError if it exists or cannot be made."""
+    try:
+        disk.make_folder(folder)
+    except FileExistsError:
+        raise GpucubeError(
+            f"scratch folder {folder} already exists: remove it if no other run uses it, or name another with `scratch`"
+        ) from None
+    except OSError as error:
+        raise GpucubeError(f"scratch folder {folder} cannot be made: {error.strerror}") from None
+    try:
+        disk.write_whole(os.path.join(folder, OWNER_FILE), os.fsencode(os.path.abspath(owner)))
+    except BaseException:
+        disk.remove_tree(folder)
+        raise
+
+
 def allocate(partitions: Sequence[Partition], owner: str = "") -> None:
-    """Make the scratch folder and the empty arrays of its partitions, on real disk blocks.
+    """Make the folder of a store and the empty arrays of its partitions, on real disk blocks.
 
     Parameters
     ----------
@@ -45,17 +62,9 @@ def allocate(partitions: Sequence[Partition], owner: str = "") -> None:
         The folder exists or cannot be made, or the disk is too small.
     """
     folder = partitions[0].folder
-    try:
-        disk.make_folder(folder)
-    except FileExistsError:
-        raise GpucubeError(
-            f"scratch folder {folder} already exists: remove it if no other run uses it, or name another with `scratch`"
-        ) from None
-    except OSError as error:
-        raise GpucubeError(f"scratch folder {folder} cannot be made: {error.strerror}") from None
+    make_folder(folder, owner)
     try:
         disk.check_space(folder, sum(p.nbytes() for p in partitions), "the visibility store needs", "scratch")
-        disk.write_whole(os.path.join(folder, OWNER_FILE), os.fsencode(os.path.abspath(owner)))
         for p in partitions:
             for name, size in p.sizes().items():
                 with disk.explain(f"cannot reserve {size_text(size)} for {p.path(name)}"):
@@ -65,33 +74,27 @@ def allocate(partitions: Sequence[Partition], owner: str = "") -> None:
         raise
 
 
-def belongs_to(folder: str, owner: str) -> bool:
-    """Return True if a folder is the scratch folder of an imagename."""
+def belongs_to(folder: str, owner: str = "") -> bool:
+    """Return True if a folder is the scratch folder of an imagename, or of any if no owner is given."""
     try:
         with disk.open_to_read(os.path.join(folder, OWNER_FILE)) as file:
-            return os.fsdecode(file.read()) == os.path.abspath(owner)
+            return not owner or os.fsdecode(file.read()) == os.path.abspath(owner)
     except OSError:
         return False
 
 
-def clear_leftover(folder: str, owner: str) -> None:
+def clear_leftover(folder: str, owner: str = "") -> None:
     """Remove the scratch folder of an earlier run of the same imagename, whose lock must be held. Others stay."""
     if belongs_to(folder, owner):
         disk.remove_tree(folder)
 
 
-def save_state(store: VisibilityStore, identity: dict[str, Any]) -> None:
-    """Write down that the store is complete, and what INGEST learnt about it.
-
-    Parameters
-    ----------
-    store : VisibilityStore
-    identity : dict
-        Fingerprint of the run, plain JSON.
-    """
+def save_state(store: VisibilityStore, recipe: Recipe) -> None:
+    """Write down that the store is complete, and what INGEST learnt about it."""
     state = {
         "format": _STATE_FORMAT,
-        "identity": identity,
+        "recipe": recipe,
+        "safe": store.safe,
         "boot": _boot_id(),
         "partitions": [asdict(p) for p in store.partitions],
         "counts": store.counts.tolist(),
@@ -101,32 +104,51 @@ def save_state(store: VisibilityStore, identity: dict[str, Any]) -> None:
         "lacking": None if store.lacking is None else store.lacking.tolist(),
         "warnings": store.warnings,
     }
-    disk.write_whole(os.path.join(store.folder, _STATE_FILE), json.dumps(state))
+    disk.write_whole(os.path.join(store.folder, STATE_FILE), json.dumps(state))
 
 
-def load_state(folder: str, identity: dict[str, Any]) -> VisibilityStore | None:
-    """Return the store of an earlier run with the same identity; None if there is none, or it is not complete."""
+def keep(store: VisibilityStore, recipe: Recipe) -> VisibilityStore:
+    """Bring a complete store to disk, for later runs. Until then it is trusted only until the machine restarts."""
+    with disk.explain(f"cannot keep the visibilities in {store.folder}"):
+        for p in store.partitions:
+            for name in p.sizes():
+                disk.sync(p.path(name))
+        disk.sync_names(store.folder)
+    store = replace(store, safe=True)
+    save_state(store, recipe)
+    return store
+
+
+def find_store(folder: str, recipe: Recipe) -> tuple[VisibilityStore | None, str]:
+    """Return the store of an earlier run with the same recipe; or None, and why it cannot be used."""
+    incomplete = "they are incomplete or damaged"
     try:
-        with disk.open_to_read(os.path.join(folder, _STATE_FILE)) as file:
+        with disk.open_to_read(os.path.join(folder, STATE_FILE)) as file:
             state = json.load(file)
-        if (state["format"], state["identity"], state["boot"]) != (_STATE_FORMAT, identity, _boot_id()):
-            return None
+        if state["format"] != _STATE_FORMAT:
+            return None, "another version of gpucube made them"
+        if differs := difference(state["recipe"], recipe):
+            return None, differs
+        if not state["safe"] and state["boot"] != _boot_id():
+            return None, incomplete
         store = VisibilityStore(
             folder=folder,
             partitions=tuple(
-                Partition(**(p | {"output": tuple(p["output"]), "frequency": tuple(p["frequency"])}))
+                # the folder may have been moved
+                Partition(**(p | {"folder": folder, "output": tuple(p["output"]), "frequency": tuple(p["frequency"])}))
                 for p in state["partitions"]
             ),
             counts=np.array(state["counts"], np.int64),
             selected=np.array(state["selected"], np.int64),
             power=np.array(state["power"], float),
-            ms_bytes_read=int(state["ms_bytes_read"]),
+            ms_bytes_read=0 if state["safe"] else int(state["ms_bytes_read"]),
+            safe=bool(state["safe"]),
             lacking=None if state["lacking"] is None else np.array(state["lacking"], float),
             warnings=tuple(state["warnings"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return store if store.exists() else None
+        return None, incomplete
+    return (store, "") if store.exists() else (None, incomplete)
 
 
 def _boot_id() -> str:

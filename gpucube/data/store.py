@@ -172,7 +172,9 @@ class VisibilityStore:
         Weighted mean |V|^2 in units of the noise expected from the weights, shape (npointing, nstokes, nchan); 0 without
         data.
     ms_bytes_read : int
-        Bytes read from the MeasurementSets to make the store.
+        Bytes read from the MeasurementSets to make the store; 0 if an earlier run has made it.
+    safe : bool
+        Whether every byte is known to be on disk, so that the store outlives a restart of the machine.
     lacking : numpy.ndarray or None
         Share of the input channels of these samples that are flagged or missing, shape (npointing, nstokes, nchan); None if
         it is not known.
@@ -184,6 +186,7 @@ class VisibilityStore:
     selected: np.ndarray
     power: np.ndarray
     ms_bytes_read: int = 0
+    safe: bool = False
     lacking: np.ndarray | None = None
     warnings: tuple[str, ...] = ()  # what the rows had that the user should know
 

@@ -84,7 +84,9 @@ class Plan:
     product_names : tuple of str
         Products to be written.
     scratch_bytes, product_bytes, ms_bytes : int
-        Bytes of the store, of the cubes, and to be read from the MeasurementSets.
+        Bytes of the store that is written, of the cubes, and of what is selected from the MeasurementSets.
+    reads_kept : bool
+        Whether the visibilities that an earlier run has kept are used instead of the MeasurementSets.
     memory_budget, memory_predicted : int
         Bytes of host memory that all processes together may hold, and are expected to hold.
     device_memory_predicted : int
@@ -133,6 +135,7 @@ class Plan:
     scales: tuple[float, ...]
     seconds: float | None
     warnings: tuple[str, ...]
+    reads_kept: bool = False
     line_free: Proposal | None = None
 
     @property
@@ -165,8 +168,7 @@ class Plan:
             f"workers    {self.workers} ({how})",
             *([f"continuum  {self.continuum}"] if self.continuum else []),
             *self._line_free(),
-            f"read       {size_text(self.ms_bytes)} from the MeasurementSet, once",
-            f"scratch    {size_text(self.scratch_bytes)} in {self.scratch}",
+            *self._visibilities(),
             f"memory     {size_text(self.memory_predicted)} expected, {size_text(self.memory_budget)} allowed",
             f"limits     {self.limits}",
         ]
@@ -178,6 +180,16 @@ class Plan:
         lines += [f"           {path}" for path in self.products]
         lines += [f"warning    {text}" for text in self.warnings]
         return "\n".join(lines)
+
+    def _visibilities(self) -> list[str]:
+        """Where the visibilities come from, and where they lie."""
+        if self.reads_kept:
+            return [f"read       visibilities from {self.paths.visibilities} instead of the MeasurementSet"]
+        what = "keep      " if self.paths.keeps else "scratch   "
+        return [
+            f"read       {size_text(self.ms_bytes)} from the MeasurementSet, once",
+            f"{what} {size_text(self.scratch_bytes)} in {self.paths.store_folder}",
+        ]
 
     def _line_free(self) -> list[str]:
         """Line-free channels that are proposed, and why."""
@@ -229,8 +241,11 @@ def make_plan(
     hardware: Hardware,
     tuning: Tuning = DEFAULT_TUNING,
     held: int | None = None,
+    reads_kept: bool = False,
 ) -> Plan:
     """Work out what a job will do and take, if this process holds `held` bytes of memory; by default what it holds now.
+
+    `reads_kept` says that an earlier run has kept the visibilities, which are used instead of the MeasurementSets.
 
     Raises
     ------
@@ -240,7 +255,7 @@ def make_plan(
     kind, geometry = hardware.kind, selection.geometry
     nchan, nstokes = selection.axis.nchan, len(selection.stokes)
     paths = RunPaths.of(parameters)
-    partitions = plan_partitions(selection, paths.scratch_folder)
+    partitions = plan_partitions(selection, paths.store_folder)
     rows, parts = np.zeros((2, nchan), np.int64)  # of the planes of each channel
     for p in partitions:
         rows[list(p.output)] += p.nrow
@@ -266,6 +281,7 @@ def make_plan(
         of_masks = BYTES_OF_MASKS * geometry.nx * geometry.ny * kind.lanes
         resources = replace(resources, host_bytes=resources.host_bytes + of_masks)
     ms_bytes = sum(s.bytes_selected() for s in selection.sources)
+    to_read = () if reads_kept else selection.sources
 
     here, whose = least(core_limits())
     most = hardware.gpu_count or parameters.workers or hardware.workers or here
@@ -277,7 +293,7 @@ def make_plan(
         seconds = _expected_seconds(partitions, nchan * nstokes * geometry.nx * geometry.ny, parameters.niter > 0)
         small = workers == 1 or seconds / workers < tuning.in_process_seconds
     else:
-        small = workers == 1 and ms_bytes < tuning.in_process_bytes
+        small = workers == 1 and (reads_kept or ms_bytes < tuning.in_process_bytes)
     no_processes = "" if small or parameters.scheduler or not kind.workers_share_process else why_no_processes()
     in_process = not parameters.scheduler and (small or bool(no_processes))
 
@@ -295,9 +311,9 @@ def make_plan(
     memory = HostMemory(
         resources=resources,
         held=resident() if held is None else held,
-        reading=lambda threads: max((s.reading_bytes(threads) for s in selection.sources), default=0),
+        reading=lambda threads: max((s.reading_bytes(threads) for s in to_read), default=0),
         sorting=max(
-            BYTES_TO_SORT * max((p.nrow for p in partitions), default=0),
+            BYTES_TO_SORT * max((p.nrow for p in partitions if not reads_kept), default=0),
             BYTES_OF_SHARED_DENSITY * geometry.nx * geometry.ny if shares_density(parameters) else 0,
         ),
         finishing=RECORD_BYTES * nchan * nstokes,
@@ -329,7 +345,7 @@ def make_plan(
         in_process=in_process,
         paths=paths,
         product_names=tuple(parameters.cubes),
-        scratch_bytes=sum(p.nbytes() for p in partitions),
+        scratch_bytes=0 if reads_kept else sum(p.nbytes() for p in partitions),
         product_bytes=len(set(parameters.cubes) - set(ONE_PIXEL)) * nchan * nstokes * geometry.nx * geometry.ny * 4,
         ms_bytes=ms_bytes,
         memory_budget=budget,
@@ -343,7 +359,8 @@ def make_plan(
         forecast=expected,
         gridder="wgridder" if w_term else "standard",
         scales=scales,
-        seconds=None if seconds is None else seconds / workers + ms_bytes / BYTES_A_SECOND,
+        seconds=None if seconds is None else seconds / workers + (0 if reads_kept else ms_bytes) / BYTES_A_SECOND,
+        reads_kept=reads_kept,
         warnings=(
             *_processes(no_processes),
             *parameters.warnings,
@@ -441,16 +458,21 @@ def check_disk(plan: Plan) -> None:
     ------
     GpucubeError
     """
-    scratch, imagename = plan.scratch, plan.paths.imagename
+    scratch, store, imagename = plan.scratch, plan.paths.store_folder, plan.paths.imagename
     if os.path.lexists(scratch) and not belongs_to(scratch, imagename):
         raise GpucubeError(
             f"scratch folder {scratch} already exists: remove it if no other run uses it, or name another with `scratch`"
         )
+    if store != scratch and os.path.lexists(store) and not belongs_to(store):
+        raise GpucubeError(
+            f"{store} already exists and has no visibilities of gpucube: move it away, or leave out `keep_visibilities`"
+        )
     above, folder = disk.nearest_folder(scratch), disk.nearest_folder(imagename)
     if above != folder and not os.access(above, os.W_OK | os.X_OK):
         raise GpucubeError(f"scratch folder {scratch} cannot be made in {above}: name another with `scratch`")
+    above = disk.nearest_folder(store)
     # files of an earlier run there will be used again or removed
-    left = sum(map(disk.space_taken, Path(scratch).glob("*")))
+    left = sum(map(disk.space_taken, Path(store).glob("*")))
     scratch_bytes = max(0, plan.scratch_bytes - left)
     reusable = sum(map(disk.space_taken, plan.paths.existing()))
     if above.stat().st_dev == folder.stat().st_dev:

@@ -125,8 +125,13 @@ def on_host(parameters: Parameters) -> bool:
     return parameters.weighting not in ("natural", "uniform", "briggs") or shares_density(parameters)
 
 
-def host_weighting(parameters: Parameters, selection: Selection, store: VisibilityStore) -> HostWeighting | None:
-    """Prepare the weights of a job; None if devices make them. A shared density is one pass over the weights of the store."""
+def host_weighting(
+    parameters: Parameters, selection: Selection, store: VisibilityStore, scratch: str
+) -> HostWeighting | None:
+    """Prepare the weights of a job; None if devices make them.
+
+    A shared density is one pass over the weights of the store, and is written to the folder `scratch`.
+    """
     if not on_host(parameters):
         return None
     frequency = selection.axis.frequency
@@ -135,7 +140,7 @@ def host_weighting(parameters: Parameters, selection: Selection, store: Visibili
     if shares_density(parameters):
         reach = (parameters.npixels or SUPERUNIFORM_REACH) if parameters.weighting == "superuniform" else 0
         shared = tuple(
-            _share(store, number, selection, reach, os.path.join(store.folder, f"density.{number}"))
+            _share(store, number, selection, reach, os.path.join(scratch, f"density.{number}"))
             for number in range(len(selection.stokes))
         )
     return HostWeighting(

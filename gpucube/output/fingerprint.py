@@ -18,11 +18,26 @@ from gpucube import disk
 from gpucube.schema.types import is_region_text, mask_file, mask_items
 
 NOT_IN_FINGERPRINT = frozenset(
-    {"resume", "restart", "overwrite", "workers", "memory", "scheduler", "scratch", "chunksize", "device", "quiet"}
+    {
+        *(
+            "resume",
+            "restart",
+            "overwrite",
+            "workers",
+            "memory",
+            "scheduler",
+            "scratch",
+            "chunksize",
+            "device",
+            "quiet",
+        ),
+        "keep_visibilities",
+    }
 )
 """Parameters that do not change a bit of the cube."""
 
-_CONTENTS = "contents of "
+CONTENTS = "contents of "
+"""With the path of a file or a table behind it, the name of its state in a fingerprint."""
 
 
 def fingerprint(parameters: dict[str, Any], device: str, version: str, tables: Sequence[str] = ()) -> dict[str, Any]:
@@ -38,7 +53,7 @@ def fingerprint(parameters: dict[str, Any], device: str, version: str, tables: S
     masks = [mask_file(item)[0] for item in mask_items(parameters.get("mask", "")) if not is_region_text(item)]
     start = [parameters["startmodel"]] if parameters.get("startmodel") else []
     for path in [*parameters["vis"], *tables, *masks, *start]:
-        found[_CONTENTS + os.path.abspath(path)] = tree_state(path)
+        found[CONTENTS + os.path.abspath(path)] = tree_state(path)
     plain: dict[str, Any] = json.loads(json.dumps(found))  # as it will be when it is read again
     return plain
 
@@ -62,8 +77,8 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
     changes = []
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
-            if name.startswith(_CONTENTS):
-                changes.append(f"{name.removeprefix(_CONTENTS)} has changed")
+            if name.startswith(CONTENTS):
+                changes.append(f"{name.removeprefix(CONTENTS)} has changed")
             else:
                 changes.append(f"{name} was {json.dumps(before.get(name))} and is {json.dumps(now.get(name))}")
     return "; ".join(changes)

@@ -16,10 +16,11 @@ class RunPaths:
 
     imagename: str
     scratch: str = ""
+    keeps: bool = False  # whether the visibilities are kept
 
     @classmethod
     def of(cls, parameters: Parameters) -> RunPaths:
-        return cls(parameters.imagename, parameters.scratch or "")
+        return cls(parameters.imagename, parameters.scratch or "", parameters.keep_visibilities)
 
     @property
     def folder(self) -> Path:
@@ -51,8 +52,23 @@ class RunPaths:
 
     @property
     def scratch_folder(self) -> str:
-        """Folder of the visibility store, absolute: a worker of an existing cluster may run in another folder."""
+        """Folder of temporary files, absolute: a worker of an existing cluster may run in another folder."""
         return os.path.abspath(self.scratch or f"{self.imagename}.scratch")
+
+    @property
+    def visibilities(self) -> str:
+        """Folder of a visibility store that is kept, absolute."""
+        return os.path.abspath(f"{self.imagename}.visibilities")
+
+    @property
+    def store_folder(self) -> str:
+        """Folder to which the run writes its visibility store."""
+        return self.visibilities if self.keeps else self.scratch_folder
+
+    @property
+    def store_parameter(self) -> str:
+        """Parameter that chooses the disk of this folder."""
+        return "imagename" if self.keeps else "scratch"
 
     @property
     def working(self) -> RunPaths:

@@ -115,7 +115,8 @@ class Summary(BaseModel):
     memory_predicted: int
     device_memory_predicted: int
     resumed_channels: int  # channels taken over from a run that was cut off
-    ms_bytes_read: int
+    ms_bytes_read: int  # 0 if the run took `visibilities` instead
+    visibilities: str = ""  # folder in which they are kept; empty if this run neither kept nor used any
     memory_peak: int
     device_memory_peak: int
     spectral_axis: SpectralSummary | None = None  # None in files of older versions

@@ -360,6 +360,10 @@ class Parameters(BaseModel):
     pb and image.pbcor, and automatic masks add mask. sumwt contains the sum of weights of each plane. startmodel contains the
     model with its axes in CASA's order, which importfits turns into a startmodel for tclean."""
 
+    keep_visibilities: bool = _parameter(False, "Output", tclean=None)
+    """Keep the visibilities that the run has read, in the folder OUT.visibilities. A later run with restart=True takes them
+    from there instead of reading the MeasurementSets, if these and the selection are still the same."""
+
     quiet: bool = _parameter(False, "Output", tclean=None)
     """Show no progress."""
 

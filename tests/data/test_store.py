@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpucube.data.scratch import allocate, belongs_to, clear_leftover, load_state, save_state
+from gpucube.data.scratch import allocate, belongs_to, clear_leftover, find_store, keep, save_state
 from gpucube.data.store import Partition, PlaneKey, VisibilityStore, sort_rows, write_rows
 
 NROW, NCHAN = 50, 4
+RECIPE = {"version": "1", "shape": [1, 2, NCHAN], "sources": [{"the rows": "a", "the channels": [[0, "b"]]}]}
 
 
 def partition(folder: Path, index: int = 0, pointing: int = 0, frequency: float = 1e9) -> Partition:
@@ -96,8 +97,8 @@ def test_a_complete_store_is_taken_up_as_it_was(tmp_path: Path) -> None:
     p = partition(tmp_path / "s", pointing=1)
     allocate([p])
     store = store_of(tmp_path / "s", p)
-    save_state(store, {"run": 1})
-    found = load_state(str(tmp_path / "s"), {"run": 1})
+    save_state(store, RECIPE)
+    found, _ = find_store(str(tmp_path / "s"), RECIPE)
     assert found is not None
     assert found.partitions == store.partitions
     assert found.ms_bytes_read == 123
@@ -105,30 +106,52 @@ def test_a_complete_store_is_taken_up_as_it_was(tmp_path: Path) -> None:
         assert np.array_equal(getattr(found, name), getattr(store, name))
 
 
+def test_a_store_that_is_kept_outlives_the_start_of_the_machine_and_the_name_of_its_folder(tmp_path: Path) -> None:
+    p = partition(tmp_path / "s")
+    allocate([p])
+    assert keep(store_of(tmp_path / "s", p), RECIPE).safe
+    (tmp_path / "s").rename(tmp_path / "moved")
+    file = tmp_path / "moved" / "store.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"boot": "another start of the machine"}))
+    found, _ = find_store(str(tmp_path / "moved"), RECIPE)
+    assert found is not None and found.safe
+    assert found.partitions == (replace(p, folder=str(tmp_path / "moved")),)
+    assert found.ms_bytes_read == 0, "this run has read nothing"
+
+
 def test_a_store_of_another_run_or_format_or_cut_short_is_not_taken_up(tmp_path: Path) -> None:
     folder = tmp_path / "s"
     p = partition(folder)
     allocate([p])
-    save_state(store_of(folder, p), {"run": 1})
-    assert load_state(str(folder), {"run": 2}) is None
-    assert load_state(str(tmp_path / "elsewhere"), {"run": 1}) is None
+    save_state(store_of(folder, p), RECIPE)
+    of_others = {
+        "gpucube 1 made them": RECIPE | {"version": "2"},
+        "the rows differ": RECIPE | {"sources": [RECIPE["sources"][0] | {"the rows": "c"}]},
+        "the channels of the cube differ": RECIPE | {"shape": [1, 2, NCHAN + 1]},
+    }
+    for why, recipe in of_others.items():
+        assert find_store(str(folder), recipe) == (None, why)
+    incomplete = None, "they are incomplete or damaged"
+    assert find_store(str(tmp_path / "elsewhere"), RECIPE) == incomplete
     state = json.loads((folder / "store.json").read_text())
     for change in (
-        {"format": 1},
+        {"recipe": 5},
         {"boot": "another start of the machine"},
         {"partitions": [{"rows": 5}]},
         {"counts": "x"},
     ):
         (folder / "store.json").write_text(json.dumps(state | change))
-        assert load_state(str(folder), {"run": 1}) is None
+        assert find_store(str(folder), RECIPE) == incomplete
+    (folder / "store.json").write_text(json.dumps(state | {"format": 1}))
+    assert find_store(str(folder), RECIPE) == (None, "another version of gpucube made them")
     for text in (json.dumps({k: v for k, v in state.items() if k != "format"}), "{", ""):
         (folder / "store.json").write_text(text)
-        assert load_state(str(folder), {"run": 1}) is None
+        assert find_store(str(folder), RECIPE) == incomplete
     (folder / "store.json").write_text(json.dumps(state))
-    assert load_state(str(folder), {"run": 1}) is not None
+    assert find_store(str(folder), RECIPE)[0] is not None
     with open(p.path("weight"), "r+b") as file:
         file.truncate(10)
-    assert load_state(str(folder), {"run": 1}) is None
+    assert find_store(str(folder), RECIPE) == incomplete
 
 
 def test_only_the_scratch_folder_of_the_same_imagename_is_cleared(tmp_path: Path) -> None:

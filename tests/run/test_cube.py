@@ -233,9 +233,16 @@ def test_same_bits_with_dask_workers(
     assert tree(tmp_path) == sorted(f"cube.{name}.fits" for name in PRODUCTS) + ["cube.summary.json"]
 
 
-def test_common_beam_has_the_same_bits_with_dask_workers(cluster: str, tiny_ms: Any, tmp_path: Path) -> None:
-    threads = image(tiny_ms.ms, tmp_path / "threads", restoringbeam="common", products=("image",))
-    dask = image(tiny_ms.ms, tmp_path / "dask", restoringbeam="common", products=("image",), scheduler=cluster)
+def test_a_common_beam_and_kept_visibilities_have_the_same_bits_with_dask_workers(
+    cluster: str, tiny_ms: Any, tmp_path: Path
+) -> None:
+    how: dict[str, Any] = {"restoringbeam": "common", "products": ("image", "model")}
+    threads = image(tiny_ms.ms, tmp_path / "threads", **how)
+    dask = image(tiny_ms.ms, tmp_path / "dask", scheduler=cluster, keep_visibilities=True, **how)
+    assert payload(threads) == payload(dask)
+    threads = image(tiny_ms.ms, tmp_path / "threads", restart=True, nsigma=2, **how)
+    dask = image(tiny_ms.ms, tmp_path / "dask", restart=True, nsigma=2, scheduler=cluster, **how)
+    assert dask.summary["ms_bytes_read"] == 0
     assert payload(threads) == payload(dask)
 
 

@@ -103,6 +103,7 @@ def test_the_tutorial_needs_fewer_lines_than_casa(tmp_path: Path, monkeypatch: p
     for first, last in zip(clean.channels, deep.channels, strict=True):
         assert last.model_flux >= first.model_flux
         assert last.stop_reason in ("n-sigma threshold", "zero mask", "no data")
+    assert (clean.summary["ms_bytes_read"] > 0, deep.summary["ms_bytes_read"]) == (True, 0)
     truth = np.load("galaxy.truth.npz")["flux"].sum(axis=0)
     line = float((truth - truth[0]).sum())  # the first channel has continuum alone
     # what is fainter than two sigma stays in the residual

@@ -85,9 +85,12 @@ ONE_OF_EACH = [
     ("ways", "changes"),
     [
         (ONE_OF_EACH, {}),
-        ([("threads", "main")] * 3, {"restoringbeam": "common", "products": "image", "pbcor": True}),
+        (
+            [("threads", "main")] * 3,
+            {"restoringbeam": "common", "products": "image", "pbcor": True, "keep_visibilities": True},
+        ),
     ],
-    ids=["each way", "common beam"],
+    ids=["each way", "common beam, kept visibilities"],
 )
 def test_killed_at_random_moments_and_resumed_gives_the_same_bytes(
     line_ms: SimulationResult, tmp_path: Path, ways: list[tuple[str, str]], changes: dict

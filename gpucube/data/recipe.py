@@ -1,0 +1,90 @@
+"""The recipe of a visibility store: everything that determines its bits, so that a later run knows whether it may use it.
+
+In: a `Selection`, and the state of the files of its MeasurementSets. Out: a dict of plain JSON types, whose keys are words for a
+message. Imaging parameters have no part in it: a store holds uvw in metres and the weights of the data, so size and pixels of
+the image, imaging weights, masks and cleaning may change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from gpucube.data.selection import Selection, Source
+from gpucube.version import __version__
+
+Recipe = dict[str, Any]
+"""``"shape"`` of the cube, ``"version"`` of gpucube, and ``"sources"``: for each of them its aspects."""
+
+REACH = 2.5
+"""Channels of the data, on either side of a channel of the cube, that interpolation may look at."""
+
+
+def make_recipe(selection: Selection, contents: Mapping[str, str]) -> Recipe:
+    """Write down what a store is made from.
+
+    Parameters
+    ----------
+    selection : Selection
+    contents : mapping
+        Path of each MeasurementSet -> digest of the state of its files. The path itself does not count: files may be moved.
+    """
+    return {
+        "version": __version__,
+        "shape": list(selection.shape),
+        "sources": [_aspects(source, contents[source.path]) for source in selection.sources],
+    }
+
+
+def difference(made: Recipe, wanted: Recipe) -> str:
+    """Say what differs between two recipes, as in "the phase centre and the rows differ". Empty if nothing does."""
+    if made["version"] != wanted["version"]:
+        return f"gpucube {made['version']} made them"
+    for source in wanted["sources"]:
+        unlike = [sorted(name for name in source if other[name] != source[name]) for other in made["sources"]]
+        if names := min(unlike, key=len, default=[]):
+            return f"{' and '.join(names)} differ" if len(names) > 1 else f"{names[0]} differ"
+    return "" if made == wanted else "the channels of the cube differ"
+
+
+def _aspects(source: Source, contents: str) -> dict[str, Any]:
+    """Everything about one source that its samples depend on, by what to call it in a message."""
+    rows, how, fit = source.rows, source.regridding, source.continuum
+    return {
+        "the files of the MeasurementSet": contents,
+        "the data column": [source.column, source.weight],
+        "the selected rows": _digest(rows.number, rows.cross, rows.keep),
+        "the frames of frequency": _digest(rows.factor),
+        "the Stokes parameters": [repr(combination) for combination in source.combinations],
+        "the phase centres": _digest(source.rotation, source.rotation_time, source.pointing),
+        "the line-free channels": "" if fit is None else _digest(*vars(fit).values()),
+        "the interpolations": [] if how is None else [how.method, how.slack, how.spacing],
+        "the channels": [[int(k), digest] for k, digest in zip(source.output, _channels(source), strict=True)],
+    }
+
+
+def _channels(source: Source) -> Iterator[str]:
+    """For each channel of the cube, a digest of the channels of the data that it is made from."""
+    of_data, how = source.channel_map, source.regridding
+    if how is None:
+        for slot, frequency in enumerate(of_data.frequency):
+            yield _digest(frequency, of_data.members[of_data.offsets[slot] : of_data.offsets[slot + 1]])
+        return
+    least, largest = source.rows.factor_span
+    number, frequency = of_data.members[how.selected], how.frequency[how.selected]
+    for centre, width in zip(how.centre, how.width, strict=True):
+        low, high = (centre - width / 2) / largest, (centre + width / 2) / least
+        reach = REACH * how.spacing
+        yield _digest(centre, width, number[(frequency > low - reach) & (frequency < high + reach)])
+
+
+def _digest(*things: Any) -> str:
+    """A digest of numbers, arrays and None."""
+    digest = hashlib.blake2b(digest_size=8)
+    for thing in things:
+        array = np.ascontiguousarray([] if thing is None else thing)
+        digest.update(f"{thing is None} {array.dtype} {array.shape} ".encode() + array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,280 @@
+"""`keep_visibilities=True`: a later run with `restart=True` reads no MeasurementSet, and nothing else changes.
+
+The oracle is the same pair of runs that keeps nothing. That no visibility was read from the MeasurementSet is shown by making
+nonsense of its columns, with the sizes and times of its files as they were.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from casacore import tables
+from events import AtStage, WhenSafe, interrupt
+from jobs import image, payload, tree
+from refusals import refusing
+
+import gpucube
+from gpucube import cli, run
+from gpucube.errors import Interrupted
+from gpucube.execution.tuning import Tuning
+from gpucube.schema.parameters import make_parameters
+
+FIRST: dict[str, Any] = {"nsigma": 20, "niter": 500, "products": ("image", "residual", "model"), "workers": 1}
+SECOND: dict[str, Any] = FIRST | {"nsigma": 3, "restart": True}
+AT_ONCE = Tuning(seconds_between_syncs=0.0)
+
+
+@pytest.fixture(scope="module")
+def ms(make_ms: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = make_ms(antennas=8, ntime=8, nchan=5).ms
+    return path
+
+
+@pytest.fixture(scope="module")
+def first(ms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a shallow clean called ``x`` that has kept its visibilities, with its MeasurementSet."""
+    folder = tmp_path_factory.mktemp("first")
+    shutil.copytree(ms, folder / "a.ms")
+    image(folder / "a.ms", folder / "x", keep_visibilities=True, **FIRST)
+    return folder
+
+
+@pytest.fixture
+def here(first: Path, tmp_path: Path) -> Path:
+    """A copy of ``first`` for one test, in which every file has the time of the original."""
+    shutil.copytree(first, tmp_path / "here")
+    return tmp_path / "here"
+
+
+def without(here: Path, **changes: Any) -> dict[str, bytes]:
+    """What a restart makes where no visibilities were kept."""
+    plain = here.parent / "plain"
+    shutil.copytree(here, plain, ignore=shutil.ignore_patterns("x.visibilities"))
+    summary = plain / "x.summary.json"
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"visibilities": ""}))
+    result = image(here / "a.ms", plain / "x", **(SECOND | changes))
+    assert result.summary["ms_bytes_read"] == result.summary["ms_bytes_selected"]
+    return payload(result)
+
+
+def spoil(ms: Path) -> None:
+    """Make nonsense of visibilities, flags, weights and uvw, behind the back of whoever looks at sizes and times."""
+    times = {path: path.stat() for path in ms.rglob("*")}
+    with tables.table(str(ms), readonly=False, ack=False) as t:
+        for column in ("DATA", "FLAG", "WEIGHT", "UVW"):
+            t.putcol(column, np.ones_like(t.getcol(column)))
+    for path, before in times.items():
+        assert path.stat().st_size == before.st_size
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+MAY_CHANGE: dict[str, dict[str, Any]] = {
+    "a lower threshold": {},
+    "several workers": {"workers": 2, "chunksize": 1},
+    "more products": {"pbcor": True, "products": ("image", "psf"), "restoringbeam": "common"},
+    "another mask": {"mask": "box[[20pix, 20pix], [40pix, 40pix]]"},
+    "another deconvolver": {"deconvolver": "multiscale", "scales": [0, 3], "gain": 0.2},
+    "pixels": {"imsize": 80, "cell": "15arcsec"},
+    "weights": {"robust": -1, "uvtaper": "60arcsec"},
+    "one density of all channels": {"weighting": "superuniform"},
+    "the gridder": {"gridder": "wgridder"},
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", MAY_CHANGE)
+def test_a_restart_takes_the_visibilities_that_were_kept(name: str, here: Path) -> None:
+    changes = MAY_CHANGE[name]
+    expected = without(here, **changes)
+    spoil(here / "a.ms")
+    before = {path: path.stat().st_mtime_ns for path in (here / "x.visibilities").iterdir()}
+    result = image(here / "a.ms", here / "x", **(SECOND | changes))
+    assert payload(result) == expected
+    assert result.summary["ms_bytes_read"] == 0
+    assert result.visibilities == f"read from {here / 'x.visibilities'} instead of the MeasurementSets"
+    assert result.visibilities in repr(result)
+    assert {path: path.stat().st_mtime_ns for path in (here / "x.visibilities").iterdir()} == before
+    assert not (here / "x.scratch").exists()
+
+
+def test_the_run_that_keeps_them_makes_the_same_cube(ms: Path, first: Path, tmp_path: Path) -> None:
+    kept = gpucube.open_run(first / "x")
+    assert kept.visibilities == str(first / "x.visibilities")
+    assert payload(kept) == payload(image(ms, tmp_path / "x", **FIRST))
+
+
+MUST_NOT_CHANGE: dict[str, tuple[dict[str, Any], str]] = {
+    "phase centre": ({"phasecenter": "J2000 12h30m2s 30d0m0s"}, "the phase centres differ"),
+    "rows": ({"antenna": "0~6&"}, "the selected rows differ"),
+    "Stokes parameters": ({"stokes": "pseudoI"}, "the Stokes parameters differ"),
+    "continuum": ({"contsubspw": "0:0~1;4"}, "the line-free channels differ"),
+    "channel width": ({"width": 2}, "the channels differ"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", MUST_NOT_CHANGE)
+def test_another_selection_is_read_from_the_measurementset(name: str, here: Path) -> None:
+    changes, why = MUST_NOT_CHANGE[name]
+    expected = without(here, **changes)
+    line = (
+        f"the visibilities in {here / 'x.visibilities'} are not used, because {why}: the MeasurementSets are read again"
+    )
+    result = image(here / "a.ms", here / "x", **(SECOND | changes))
+    assert payload(result) == expected
+    assert line in result.summary["warnings"]
+    assert result.summary["ms_bytes_read"] == result.summary["ms_bytes_selected"]
+    assert result.visibilities == ""
+    back = image(here / "a.ms", here / "x", **SECOND)
+    assert back.summary["ms_bytes_read"] == 0, "they stay for the first selection, since nobody asked for others"
+
+
+def newer(here: Path) -> None:
+    os.utime(here / "a.ms" / "table.dat")
+
+
+def damaged(here: Path) -> None:
+    os.truncate(here / "x.visibilities" / "partition0.vis", 1000)
+
+
+def unfinished(here: Path) -> None:
+    (here / "x.visibilities" / "store.json").unlink()
+
+
+def gone(here: Path) -> None:
+    shutil.rmtree(here / "x.visibilities")
+
+
+@pytest.mark.parametrize(
+    ("happens", "line"),
+    [
+        (newer, "are not used, because the files of the MeasurementSet differ: the MeasurementSets are read again"),
+        (damaged, "are not used, because they are incomplete or damaged: the MeasurementSets are read again"),
+        (unfinished, "are not used, because they are incomplete or damaged: the MeasurementSets are read again"),
+        (gone, "are gone: the MeasurementSets are read again"),
+    ],
+)
+def test_what_cannot_be_trusted_is_read_again_and_said(happens: Callable[[Path], None], line: str, here: Path) -> None:
+    expected = without(here)
+    happens(here)
+    with pytest.warns(UserWarning, match=line):
+        result = image(here / "a.ms", here / "x", keep_visibilities=True, **SECOND)
+    assert payload(result) == expected
+    assert result.summary["ms_bytes_read"] == result.summary["ms_bytes_selected"]
+    assert result.visibilities == str(here / "x.visibilities")
+    again = image(here / "a.ms", here / "x", **SECOND)
+    assert again.summary["ms_bytes_read"] == 0, "they were kept anew"
+
+
+def test_files_may_be_moved(here: Path) -> None:
+    """The MeasurementSet and the run, to other folders and names."""
+    expected = without(here)
+    (here / "elsewhere").mkdir()
+    (here / "a.ms").rename(here / "elsewhere" / "b.ms")
+    for path in here.glob("x.*"):
+        path.rename(here / "elsewhere" / path.name.replace("x.", "y."))
+    result = image(here / "elsewhere" / "b.ms", here / "elsewhere" / "y", **SECOND)
+    assert result.summary["ms_bytes_read"] == 0
+    assert payload(result) == expected
+
+
+def test_the_tables_of_the_measurementset_are_needed(here: Path) -> None:
+    shutil.rmtree(here / "a.ms")
+    with pytest.raises(gpucube.GpucubeError, match=r"no such MeasurementSet: .*a\.ms$"):
+        image(here / "a.ms", here / "x", **SECOND)
+
+
+def test_a_new_run_replaces_them_only_if_it_may(here: Path) -> None:
+    for path in here.glob("x.*.*"):
+        path.unlink()
+    with pytest.raises(gpucube.GpucubeError, match=r"x\.visibilities exists: .*`overwrite=True`"):
+        image(here / "a.ms", here / "x", **FIRST)
+    result = image(here / "a.ms", here / "x", overwrite=True, **FIRST)
+    assert result.summary["ms_bytes_read"] == result.summary["ms_bytes_selected"]
+    assert not (here / "x.visibilities").exists()
+
+
+def test_a_folder_of_the_user_stays(ms: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.visibilities").mkdir()
+    (tmp_path / "x.visibilities" / "notes").touch()
+    with pytest.raises(
+        gpucube.GpucubeError, match=r"x\.visibilities already exists and has no visibilities of gpucube"
+    ):
+        image(ms, tmp_path / "x", overwrite=True, keep_visibilities=True, **FIRST)
+    image(ms, tmp_path / "x", overwrite=True, **FIRST)
+    assert (tmp_path / "x.visibilities" / "notes").exists()
+
+
+def test_the_plan_says_what_is_read_and_what_is_kept(here: Path) -> None:
+    settings = {"imsize": 64, "cell": "20arcsec"} | SECOND
+    parameters = make_parameters(vis=here / "a.ms", imagename=here / "x", **settings)
+    text = str(run.plan(parameters)[0])
+    assert f"read       visibilities from {here / 'x.visibilities'} instead of the MeasurementSet\n" in text
+    assert "scratch  " not in text
+    fresh = make_parameters(vis=here / "a.ms", imagename=here / "y", keep_visibilities=True, **settings)
+    plan = run.plan(fresh)[0]
+    on_disk = sum(p.stat().st_size for p in (here / "x.visibilities").glob("partition*"))
+    assert plan.scratch_bytes == on_disk
+    assert f"keep       {on_disk / 1e3:.3g} kB in {here / 'y.visibilities'}\n" in str(plan)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_run_that_was_cut_off_is_resumed_with_the_same_bits(restart: bool, here: Path) -> None:
+    settings = (SECOND if restart else FIRST) | {
+        "keep_visibilities": True,
+        "restoringbeam": "common",
+        "products": ("image", "model"),
+    }
+    name = "x" if restart else "new"
+    expected = without(here, **settings) if restart else payload(image(here / "a.ms", here / "usual", **settings))
+    with pytest.raises(Interrupted):
+        image(here / "a.ms", here / name, tuning=AT_ONCE, observer=WhenSafe(2, interrupt), chunksize=1, **settings)
+    spoil(here / "a.ms")
+    result = image(here / "a.ms", here / name, resume=True, **settings)
+    assert result.summary["resumed_channels"] >= 2
+    assert payload(result) == expected
+    assert result.visibilities.endswith(f"{name}.visibilities" if not restart else "instead of the MeasurementSets")
+    assert not (here / f"{name}.scratch").exists()
+
+
+def test_a_run_that_fails_leaves_those_of_an_earlier_run_and_none_of_its_own(here: Path) -> None:
+    before = tree(here)
+    for name in ("x", "new"):
+        with pytest.raises(KeyboardInterrupt):
+            observer = AtStage("imaging", interrupt)
+            image(here / "a.ms", here / name, observer=observer, keep_visibilities=True, **SECOND)
+    assert set(before) - set(tree(here)) == {"x.image.fits", "x.residual.fits", "x.summary.json"}
+    assert set(tree(here)) <= set(before)
+
+
+def test_a_store_that_cannot_be_kept_ends_the_run_in_one_line_and_resume_finishes_it(ms: Path, tmp_path: Path) -> None:
+    settings = FIRST | {"keep_visibilities": True}
+    expected = payload(image(ms, tmp_path / "usual", **settings))
+    with refusing("open", errno.EIO, f"partition0.order {os.O_RDONLY}"), pytest.raises(gpucube.GpucubeError) as told:
+        image(ms, tmp_path / "x", **settings)
+    assert str(told.value) == (
+        f"cannot keep the visibilities in {tmp_path / 'x.visibilities'}: Input/output error; 5 of 5 channels are safe on disk, "
+        "the same call with `resume=True` continues the run"
+    )
+    assert payload(image(ms, tmp_path / "x", resume=True, **settings)) == expected
+    assert image(ms, tmp_path / "x", **SECOND).summary["ms_bytes_read"] == 0
+
+
+def test_the_command_line_and_tclean_have_it_too(ms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = {"imsize": 64, "cell": "20arcsec", "niter": 100, "quiet": True}
+    options = [word for name, value in common.items() for word in (f"--{name}", str(value))][:-2]
+    command = ["image", str(ms), "--imagename", str(tmp_path / "x"), "--quiet", *options]
+    assert cli.main([*command, "--nsigma", "20", "--keep-visibilities"]) == 0
+    assert f"visibilities  {tmp_path / 'x.visibilities'}" in capsys.readouterr().out
+    with pytest.warns(UserWarning, match="counts for each channel"):
+        call = {"vis": str(ms), "imagename": str(tmp_path / "x"), "specmode": "cube", "nsigma": 3, **common}
+        again = gpucube.tclean(**call, keep_visibilities=True)
+    assert again["result"].summary["ms_bytes_read"] == 0
