@@ -206,8 +206,9 @@ def image_cube(
     noise : a flux density (Jy) such as '3mJy'; default 1.0
         Noise of a visibility, for weighting='briggsabs'.
     npixels : a whole number from 0; default 0
-        For weighting='superuniform': the density is summed over a square that extends this many cells to every side. 0
-        means 3.
+        A square that extends this many cells of the uv plane to every side. weighting='superuniform' sums the density over
+        it, and 0 means 3. 'uniform', 'briggs' and 'briggsabs' average the density over it. If they use one density for all
+        channels, npixels is the size in pixels of the image whose uv cells the density has.
     uvtaper : bmaj, or bmaj, bmin, bpa as in ['5klambda', '3klambda', '45deg']; default ()
         Gaussian taper of the weights. Angles are full widths at half maximum on the sky. Lengths in wavelengths are half
         widths at half maximum in the aperture. bpa is the position angle.

@@ -396,7 +396,7 @@ def _describe_cubes(job: Job) -> CubeDescription:
         unused |= {"pbcor", "pblimit", "dish_diameter"}
     if parameters.weighting != "briggsabs":
         unused |= {"noise"}
-    if parameters.weighting != "superuniform":
+    if parameters.weighting != "superuniform" and not parameters.npixels:
         unused |= {"npixels"}
     if parameters.perchanweightdensity:
         unused |= {"perchanweightdensity"}

@@ -13,6 +13,8 @@ in the uv cells of the image, of u and of -u:
 * briggsbwtaper (CASA issue CAS-13021): as Briggs with G / t, where t = n + 1/2 grows with the number n of cells that the
   sample moves over the bandwidth of the cube, n = bandwidth x uv distance in cells. For n below 1, t = (4 - n) / (4 - 2 n).
 * radial: w times the uv distance in wavelengths.
+* `npixels` with uniform, Briggs or briggsabs: G is its mean over a square of cells, which extends `npixels` cells to every side.
+  If all channels share one density, its cells are instead those of an image with `npixels` pixels to every side.
 
 Cells are centred on whole numbers where each channel has its density. Where all channels share one, and for superuniform
 weights, cells begin at whole numbers, and G is that of one hand, half of that of Stokes I.
@@ -63,6 +65,7 @@ class HostWeighting:
     bandwidth: float  # of the cube, of its middle frequency
     geometry: ImageGeometry
     shared: tuple[SharedDensity, ...] = ()  # by Stokes parameter; empty if every channel has its own density
+    reach: int = 0  # cells to every side over which the density of a channel is averaged
 
     def weigh(self, samples: Samples, key: PlaneKey) -> Samples:
         """Return the samples of a plane with imaging weights in the place of weights."""
@@ -98,6 +101,9 @@ class HostWeighting:
         loops.uv_cells(uvw, per_metre, field_x, field_y, half_u, half_v, given, cell, lookup)
         density = np.zeros((half_v + 1) * (2 * half_u + 1))
         total, squares = loops.cell_density(cell, given, density, half_u)
+        if self.reach:
+            mean = _mean_density(density.reshape(half_v + 1, -1), self.reach)
+            density, total, squares = mean[half_v:].ravel(), float(mean.sum()), float((mean**2).sum())
         return np.where(lookup >= 0, density[lookup], 0.0), total, squares
 
     def _slope_and_constant(self, total: float, squares: float) -> tuple[float | np.ndarray, float]:
@@ -107,6 +113,20 @@ class HostWeighting:
         if self.weighting in ("uniform", "superuniform") or not squares:
             return 1.0, 0.0
         return (5.0 * 10.0**-self.robust) ** 2 / (squares / total), 1.0
+
+
+def _mean_density(half: np.ndarray, reach: int) -> np.ndarray:
+    """The mean of the density over a square of cells, (2 half_v + 1, 2 half_u + 1), from its half plane v >= 0.
+
+    As in CASA, samples count only where the square about them lies in the plane.
+    """
+    half[0, : half.shape[1] // 2] = half[0, : half.shape[1] // 2 : -1]
+    plane = np.concatenate([half[:0:-1, ::-1], half])
+    inner = np.zeros(plane.shape)
+    inside = (slice(reach, -reach),) * 2
+    inner[inside] = plane[inside]
+    mean: np.ndarray = _box_sum(inner, reach) / (2 * reach + 1) ** 2
+    return mean
 
 
 def _spread(cells: np.ndarray) -> np.ndarray:
@@ -122,7 +142,9 @@ def shares_density(parameters: Parameters) -> bool:
 
 def on_host(parameters: Parameters) -> bool:
     """Whether the weights are made here, and devices take them as natural ones."""
-    return parameters.weighting not in ("natural", "uniform", "briggs") or shares_density(parameters)
+    if parameters.weighting == "natural":
+        return False
+    return parameters.weighting not in ("uniform", "briggs") or parameters.npixels > 0 or shares_density(parameters)
 
 
 def host_weighting(
@@ -137,10 +159,13 @@ def host_weighting(
     frequency = selection.axis.frequency
     low, high = float(frequency.min()), float(frequency.max())
     shared: tuple[SharedDensity, ...] = ()
+    geometry, reach, square = selection.geometry, parameters.npixels, parameters.weighting == "superuniform"
     if shares_density(parameters):
-        reach = (parameters.npixels or SUPERUNIFORM_REACH) if parameters.weighting == "superuniform" else 0
+        if reach and not square:  # CASA gives the density the cells of such an image
+            geometry, reach = replace(geometry, nx=reach, ny=reach), 0
+        reach = reach or (SUPERUNIFORM_REACH if square else 0)
         shared = tuple(
-            _share(store, number, selection, reach, os.path.join(scratch, f"density.{number}"))
+            _share(store, number, selection, geometry, reach, os.path.join(scratch, f"density.{number}"))
             for number in range(len(selection.stokes))
         )
     return HostWeighting(
@@ -148,14 +173,16 @@ def host_weighting(
         robust=parameters.robust,
         noise=parameters.noise,
         bandwidth=2.0 * (high - low) / (high + low),
-        geometry=selection.geometry,
+        geometry=geometry,
         shared=shared,
+        reach=reach,
     )
 
 
-def _share(store: VisibilityStore, stokes: int, selection: Selection, reach: int, path: str) -> SharedDensity:
-    """Add up the weights of all channels on the uv cells, and write the density to a file."""
-    g = selection.geometry
+def _share(
+    store: VisibilityStore, stokes: int, selection: Selection, g: ImageGeometry, reach: int, path: str
+) -> SharedDensity:
+    """Add up the weights of all channels on the uv cells of an image, and write the density to a file."""
     plane = np.zeros(g.shape)
     for partition in store.partitions:
         _add(partition, stokes, g, reach, plane)

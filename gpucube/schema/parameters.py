@@ -189,8 +189,9 @@ class Parameters(BaseModel):
     """Noise of a visibility, for weighting='briggsabs'."""
 
     npixels: types.Integer = _parameter(0, "Weighting", ge=0)
-    """For weighting='superuniform': the density is summed over a square that extends this many cells to every side. 0 means
-    3."""
+    """A square that extends this many cells of the uv plane to every side. weighting='superuniform' sums the density over it, and
+    0 means 3. 'uniform', 'briggs' and 'briggsabs' average the density over it. If they use one density for all channels, npixels
+    is the size in pixels of the image whose uv cells the density has."""
 
     uvtaper: types.Uvtaper = _parameter((), "Weighting")
     """Gaussian taper of the weights. Angles are full widths at half maximum on the sky. Lengths in wavelengths are half
@@ -399,8 +400,16 @@ class Parameters(BaseModel):
             )
         if self.weighting == "briggsabs" and self.robust == self.noise == 0:
             raise ValueError("`weighting='briggsabs'` needs `robust` or `noise` other than 0")
-        if self.npixels and self.weighting != "superuniform":
-            raise ValueError(f"`npixels={self.npixels}` belongs to `weighting='superuniform'`; leave it out")
+        if self.npixels and self.weighting == "briggsbwtaper":
+            raise ValueError(f"`npixels={self.npixels}` does not work with `weighting='briggsbwtaper'`; leave it out")
+        one_density = not self.perchanweightdensity and self.weighting != "superuniform"
+        of_density = self.npixels and self.weighting not in ("natural", "radial")
+        if of_density and not one_density and 2 * self.npixels >= min(self.imsize):
+            raise ValueError(
+                f"`npixels={self.npixels}` reaches beyond the uv plane, which has {min(self.imsize)} cells: lower it"
+            )
+        if of_density and one_density and self.npixels < 2:
+            raise ValueError("`npixels=1` leaves no uv cells with `perchanweightdensity=False`: give 0 or at least 2")
         if self.resume and self.overwrite:
             raise ValueError("`resume` and `overwrite` are mutually exclusive: give one of them")
         if self.minpsffraction > self.maxpsffraction:
@@ -440,6 +449,10 @@ class Parameters(BaseModel):
             found.append(f"`robust={self.robust:g}` is not used, because it belongs to `weighting='briggs'`")
         if self.weighting != "briggsabs" and self.noise != type(self).model_fields["noise"].default:
             found.append(f"`noise={_flux(self.noise)}` is not used, because it belongs to `weighting='briggsabs'`")
+        if self.npixels and self.weighting in ("natural", "radial"):
+            found.append(
+                f"`npixels={self.npixels}` is not used, because `weighting='{self.weighting}'` needs no density"
+            )
         if self.deconvolver != "multiscale" and (self.scales or self.smallscalebias):
             name = "scales" if self.scales else "smallscalebias"
             found.append(f"`{name}` is not used, because it belongs to `deconvolver='multiscale'`")

@@ -63,6 +63,25 @@ def test_briggsbwtaper_spreads_the_density_over_the_cells_that_a_sample_crosses(
     assert near.mean() > 0.995
 
 
+@pytest.mark.parametrize("weighting", ["uniform", "briggs"])
+def test_npixels_averages_the_density_over_a_square_of_cells(weighting: str) -> None:
+    g, s = geometry(), samples(geometry())
+    u, v = cells(s, g)
+    plane, middle = np.zeros((g.ny + 1, g.nx + 1)), np.array([g.ny // 2, g.nx // 2])
+    for sign in (1, -1):
+        at = np.floor(sign * np.stack([v, u]) + 0.5).astype(int) + middle[:, None]
+        near = ((at >= 2) & (at <= 2 * middle[:, None] - 2)).all(axis=0)
+        np.add.at(plane, tuple(at[:, near]), s.weight[near])
+    mean = sum(np.roll(plane, (dy, dx), (0, 1)) for dy in range(-2, 3) for dx in range(-2, 3)) / 25
+    of_sample = mean[tuple(np.floor(np.stack([v, u]) + 0.5).astype(int) + middle[:, None])]
+    f2 = (5 * 10**-0.5) ** 2 / ((mean**2).sum() / mean.sum())
+    known = s.weight > 0
+    expected = np.zeros(len(known))
+    expected[known] = s.weight[known] / (of_sample if weighting == "uniform" else 1 + of_sample * f2)[known]
+    near = np.isclose(weigh(s, g, weighting, reach=2), expected, rtol=1e-6)
+    assert near.mean() > 0.995
+
+
 @pytest.mark.parametrize(("robust", "noise"), [(0.5, 0.3), (-1.0, 1e-3), (0.0, 1.0)])
 def test_briggsabs_compares_the_density_with_a_noise(robust: float, noise: float) -> None:
     g, s = geometry(), samples(geometry())
@@ -114,6 +133,8 @@ WEIGHTINGS: list[dict[str, Any]] = [
     {"weighting": "briggsabs", "noise": "0.3Jy"},
     {"weighting": "briggsbwtaper"},
     {"weighting": "superuniform", "npixels": 2},
+    {"weighting": "uniform", "npixels": 2},
+    {"weighting": "briggs", "npixels": 40, "perchanweightdensity": False},
     {"weighting": "radial"},
 ]
 
@@ -164,7 +185,9 @@ def test_briggsbwtaper_of_a_narrow_cube_is_nearly_briggs(tiny_ms: Any, tmp_path:
     [
         ({"weighting": "briggsbwtaper", "perchanweightdensity": False}, "needs `perchanweightdensity=True`"),
         ({"weighting": "briggsabs", "robust": 0, "noise": 0}, "needs `robust` or `noise` other than 0"),
-        ({"weighting": "briggs", "npixels": 3}, "`npixels=3` belongs to `weighting='superuniform'`; leave it out"),
+        ({"weighting": "briggsbwtaper", "npixels": 3}, "`npixels=3` does not work with `weighting='briggsbwtaper'`"),
+        ({"weighting": "uniform", "npixels": 50}, "`npixels=50` reaches beyond the uv plane, which has 100 cells"),
+        ({"weighting": "uniform", "npixels": 1, "perchanweightdensity": False}, "`npixels=1` leaves no uv cells"),
         ({"weighting": "briggsabs", "noise": "-1Jy"}, "noise cannot be negative"),
     ],
 )
