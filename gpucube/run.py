@@ -176,7 +176,7 @@ def plan(
     if parameters.resume and not parameters.restart and not resumable(parameters.imagename, identity):
         finished_before(parameters, identity, ours=True)
     planned = _plan_and_images(parameters, selection, hardware, tuning, _recipe(selection, identity))[0]
-    if not planned.reads_kept:
+    if not planned.kept:
         refuse_if_nothing_counts(selection)
     return replace(planned, line_free=propose(selection)), hardware
 
@@ -229,8 +229,8 @@ def _plan_and_images(
     parameters: Parameters, selection: Selection, hardware: Hardware, tuning: Tuning, recipe: Recipe
 ) -> tuple[Plan, CleanMask | None, StartModel | None]:
     """Make the plan, open the mask and the start model, and add their warnings to those of the plan."""
-    reads_kept, notes = kept_visibilities(parameters, recipe)
-    plan = make_plan(parameters.noted(*notes), selection, hardware, tuning, reads_kept=reads_kept)
+    kept, notes = kept_visibilities(parameters, recipe)
+    plan = make_plan(parameters.noted(*notes), selection, hardware, tuning, kept=kept)
     mask, start_model = None, None
     if parameters.mask:
         mask = load_clean_mask(mask_items(parameters.mask), selection.geometry, selection.axis, parameters.stokes_names)

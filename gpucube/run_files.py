@@ -19,13 +19,16 @@ from typing import Any
 
 from gpucube import disk
 from gpucube.data.clean_mask import CleanMask
-from gpucube.data.ingest import Ingest, warm_up
+from gpucube.data.copying import copy_channels
+from gpucube.data.ingest import Ingest, plan_partitions, warm_up
 from gpucube.data.recipe import Recipe
 from gpucube.data.scratch import (
     OWNER_FILE,
     STATE_FILE,
+    allocate,
     belongs_to,
     clear_leftover,
+    find_part,
     find_store,
     keep,
     make_folder,
@@ -69,7 +72,7 @@ class Job:
 
     @property
     def paths(self) -> RunPaths:
-        return RunPaths.of(self.parameters)
+        return self.plan.paths
 
     @property
     def products(self) -> dict[str, str]:
@@ -285,34 +288,37 @@ def _how_to_resume(error: BaseException, safe: int, job: Job) -> BaseException:
     return error
 
 
-def kept_visibilities(parameters: Parameters, recipe: Recipe) -> tuple[bool, list[str]]:
-    """Whether a run that goes on can use the visibilities that an earlier one has kept; also return a warning if it cannot."""
+def kept_visibilities(parameters: Parameters, recipe: Recipe) -> tuple[str, list[str]]:
+    """What a run that goes on can use of the visibilities that an earlier one has kept, as in `Plan`; also warn if nothing."""
     folder = RunPaths.of(parameters).visibilities
     if not goes_on(parameters):
-        return False, []
+        return "", []
     again = "the MeasurementSets are read again"
     if not os.path.lexists(folder):
         earlier = Summary.read(parameters.imagename)
         gone = earlier is not None and earlier.visibilities
-        return False, [f"the visibilities in {folder} are gone: {again}"] if gone else []
+        return "", [f"the visibilities in {folder} are gone: {again}"] if gone else []
     store, why_not = find_store(folder, recipe)
-    return store is not None, [
-        f"the visibilities in {folder} are not used, because {why_not}: {again}"
-    ] if why_not else []
+    if store is not None:
+        return "all", []
+    if find_part(folder, recipe):
+        return "channels", []
+    return "", [f"the visibilities in {folder} are not used, because {why_not}: {again}"]
 
 
 def make_store(
     job: Job, workers: Workers, progress: Progress, journal: Journal, footprint: Footprint
 ) -> VisibilityStore:
-    """INGEST: read the MeasurementSets into the store, or take one that an earlier run has kept, and make the empty cubes.
+    """INGEST: read the MeasurementSets into the store, or take what an earlier run has kept, and make the empty cubes.
 
     A resumed run keeps its cubes, and its store if that is complete.
     """
     parameters, paths, resumed = job.parameters, job.paths, bool(journal.cubes)
     scratch = paths.scratch_folder
     cubes = _check_cubes(job, journal.cubes)
-    there = [paths.store_folder] * resumed + [paths.visibilities] * (resumed or job.plan.reads_kept)
+    there = [paths.store_folder] * resumed + [paths.visibilities] * (resumed or job.plan.kept == "all")
     store = next((found for folder in there if (found := find_store(folder, job.recipe)[0])), None)
+    part = find_part(paths.visibilities, job.recipe) if store is None and job.plan.kept == "channels" else None
     if store is None or not resumed:
         clear_leftover(scratch, parameters.imagename)
     if store is None and (paths.keeps or not job.continues):
@@ -328,11 +334,22 @@ def make_store(
         )
     for name in parameters.cubes:
         footprint.made_product(cubes[name].path)
-    if store is not None or paths.keeps:
+    if store is not None or paths.keeps:  # otherwise the store makes the folder
         if not belongs_to(scratch, parameters.imagename):
             make_folder(scratch, parameters.imagename)
         footprint.made_scratch(scratch)
-    if store is None:
+    if store is not None:
+        if store.folder == paths.visibilities and not store.safe:
+            footprint.made_folder(store.folder)
+        _check_sight(job, workers, journal, cubes, store)
+    elif part is not None:
+        partitions = plan_partitions(job.selection, scratch)
+        allocate(partitions, parameters.imagename)
+        footprint.made_scratch(scratch)
+        store = copy_channels(*part, partitions)
+        save_state(store, job.recipe)
+        _check_sight(job, workers, journal, cubes, store)
+    else:
         reading = Ingest(job.selection, paths.store_folder, owner=parameters.imagename)
         (footprint.made_folder if paths.keeps else footprint.made_scratch)(paths.store_folder)
         _check_sight(job, workers, journal, cubes)
@@ -344,10 +361,6 @@ def make_store(
             progress.rows_read(reading.rows_done, reading.nrow)
         store = reading.finish()
         save_state(store, job.recipe)
-    else:
-        if store.folder == paths.visibilities and not store.safe:
-            footprint.made_folder(store.folder)
-        _check_sight(job, workers, journal, cubes, store)
     if not resumed:
         journal.begin(cubes | _working_cubes(job))
     else:
@@ -360,7 +373,7 @@ def make_store(
 def keep_store(job: Job, store: VisibilityStore) -> str:
     """Make the store safe if it is to be kept. Return the folder of visibilities that were kept or used, or nothing."""
     if store.folder != job.paths.visibilities:
-        return ""
+        return "" if store.ms_bytes_read else job.paths.visibilities
     if not store.safe:
         keep(store, job.recipe)
     return store.folder

@@ -327,10 +327,11 @@ def ingest_block(job: IngestJob, block: Block, rows: RowSelection, first_row: in
     planes = transpose(block, KeptRows(number, usable, delay), source.channel_map, source.combinations)
     if source.regridding is not None:
         planes = regrid(planes, np.ones(len(number)) if factor is None else factor, source.regridding)
+    counts = planes.seen if source.regridding is None else planes.weight.any(axis=(0, 1))
     if factor is not None:
         uvw = uvw / factor[:, None]  # in wavelengths of the cube's frequencies they are what the observatory saw
     # a row in which nothing counts must not decide the longest baseline or the number of w planes
-    uvw[~planes.seen] = 0.0
+    uvw[~counts] = 0.0
     write_rows(job.partition, first_row, uvw, planes.vis, planes.weight)
     lost = number[~usable]
     unseen = number[usable & ~planes.seen & ~planes.garbage]

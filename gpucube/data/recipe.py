@@ -8,7 +8,9 @@ the image, imaging weights, masks and cleaning may change.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,6 +41,42 @@ def make_recipe(selection: Selection, contents: Mapping[str, str]) -> Recipe:
     }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Where a store finds its channels in another one."""
+
+    sources: tuple[int, ...]  # number of the partition there, for each of its own
+    channels: tuple[int, ...]  # number of the channel there, for each of its own; -1 for one without samples
+
+
+def part_of(made: Recipe, wanted: Recipe) -> Part | None:
+    """Find the channels of one recipe in another. None unless each of them is there, made from the same."""
+    if made["version"] != wanted["version"] or made["shape"][:2] != wanted["shape"][:2]:
+        return None
+    there = {of: channel for channel, of in enumerate(_by_channel(made)) if of} | {(): -1}
+    channels = [there.get(of) for of in _by_channel(wanted)]
+    common = [_common(source) for source in made["sources"]]
+    found = tuple(channel for channel in channels if channel is not None)
+    if len(found) < len(channels):
+        return None
+    return Part(sources=tuple(common.index(_common(source)) for source in wanted["sources"]), channels=found)
+
+
+def _by_channel(recipe: Recipe) -> list[tuple[str, ...]]:
+    """For each channel of the cube, what it is made from."""
+    found: list[tuple[str, ...]] = [()] * recipe["shape"][2]
+    for source in recipe["sources"]:
+        common = _common(source)
+        for channel, digest in source["the channels"]:
+            found[channel] += (common, digest)
+    return found
+
+
+def _common(source: dict[str, Any]) -> str:
+    """All aspects of a source but its channels."""
+    return json.dumps(source | {"the channels": []})
+
+
 def difference(made: Recipe, wanted: Recipe) -> str:
     """Say what differs between two recipes, as in "the phase centre and the rows differ". Empty if nothing does."""
     if made["version"] != wanted["version"]:
@@ -60,7 +98,7 @@ def _aspects(source: Source, contents: str) -> dict[str, Any]:
         "the frames of frequency": _digest(rows.factor),
         "the Stokes parameters": [repr(combination) for combination in source.combinations],
         "the phase centres": _digest(source.rotation, source.rotation_time, source.pointing),
-        "the line-free channels": "" if fit is None else _digest(*vars(fit).values()),
+        "the fits of the continuum": "" if fit is None else _digest(*vars(fit).values()),
         "the interpolations": [] if how is None else [how.method, how.slack, how.spacing],
         "the channels": [[int(k), digest] for k, digest in zip(source.output, _channels(source), strict=True)],
     }

@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from gpucube import disk
-from gpucube.data.recipe import Recipe, difference
+from gpucube.data.recipe import Part, Recipe, difference, part_of
 from gpucube.data.store import Partition, VisibilityStore
 from gpucube.errors import GpucubeError
 from gpucube.text import size_text
@@ -121,16 +121,34 @@ def keep(store: VisibilityStore, recipe: Recipe) -> VisibilityStore:
 
 def find_store(folder: str, recipe: Recipe) -> tuple[VisibilityStore | None, str]:
     """Return the store of an earlier run with the same recipe; or None, and why it cannot be used."""
+    found = _load(folder)
+    if isinstance(found, str):
+        return None, found
+    made, store = found
+    differs = difference(made, recipe)
+    return (None, differs) if differs else (store, "")
+
+
+def find_part(folder: str, recipe: Recipe) -> tuple[VisibilityStore, Part] | None:
+    """Return a store that has all channels of a recipe, with samples, and where; None if there is none."""
+    found = _load(folder)
+    part = None if isinstance(found, str) else part_of(found[0], recipe)
+    if isinstance(found, str) or part is None or not found[1].counts[..., [c for c in part.channels if c >= 0]].any():
+        return None
+    return found[1], part
+
+
+def _load(folder: str) -> tuple[Recipe, VisibilityStore] | str:
+    """Return the store in a folder with its recipe, or why it cannot be used."""
     incomplete = "they are incomplete or damaged"
     try:
         with disk.open_to_read(os.path.join(folder, STATE_FILE)) as file:
             state = json.load(file)
         if state["format"] != _STATE_FORMAT:
-            return None, "another version of gpucube made them"
-        if differs := difference(state["recipe"], recipe):
-            return None, differs
+            return "another version of gpucube made them"
         if not state["safe"] and state["boot"] != _boot_id():
-            return None, incomplete
+            return incomplete
+        recipe = dict(state["recipe"])
         store = VisibilityStore(
             folder=folder,
             partitions=tuple(
@@ -147,8 +165,8 @@ def find_store(folder: str, recipe: Recipe) -> tuple[VisibilityStore | None, str
             warnings=tuple(state["warnings"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
-        return None, incomplete
-    return (store, "") if store.exists() else (None, incomplete)
+        return incomplete
+    return (recipe, store) if store.exists() else incomplete
 
 
 def _boot_id() -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from gpucube import disk
+from gpucube.data.copying import BYTES_TO_COPY
 from gpucube.data.ingest import BYTES_TO_SORT, plan_partitions
 from gpucube.data.line_search import Proposal
 from gpucube.data.scratch import belongs_to
@@ -85,8 +86,9 @@ class Plan:
         Products to be written.
     scratch_bytes, product_bytes, ms_bytes : int
         Bytes of the store that is written, of the cubes, and of what is selected from the MeasurementSets.
-    reads_kept : bool
-        Whether the visibilities that an earlier run has kept are used instead of the MeasurementSets.
+    kept : str
+        What is used of the visibilities that an earlier run has kept, instead of the MeasurementSets: ``"all"``, ``"channels"``,
+        or nothing.
     memory_budget, memory_predicted : int
         Bytes of host memory that all processes together may hold, and are expected to hold.
     device_memory_predicted : int
@@ -135,7 +137,7 @@ class Plan:
     scales: tuple[float, ...]
     seconds: float | None
     warnings: tuple[str, ...]
-    reads_kept: bool = False
+    kept: str = ""
     line_free: Proposal | None = None
 
     @property
@@ -183,13 +185,12 @@ class Plan:
 
     def _visibilities(self) -> list[str]:
         """Where the visibilities come from, and where they lie."""
-        if self.reads_kept:
-            return [f"read       visibilities from {self.paths.visibilities} instead of the MeasurementSet"]
+        read = f"{size_text(self.ms_bytes)} from the MeasurementSet, once"
+        if self.kept:
+            read = f"visibilities from {self.paths.visibilities} instead of the MeasurementSet"
         what = "keep      " if self.paths.keeps else "scratch   "
-        return [
-            f"read       {size_text(self.ms_bytes)} from the MeasurementSet, once",
-            f"{what} {size_text(self.scratch_bytes)} in {self.paths.store_folder}",
-        ]
+        lies = f"{what} {size_text(self.scratch_bytes)} in {self.paths.store_folder}"
+        return [f"read       {read}", *([lies] if self.kept != "all" else [])]
 
     def _line_free(self) -> list[str]:
         """Line-free channels that are proposed, and why."""
@@ -241,11 +242,11 @@ def make_plan(
     hardware: Hardware,
     tuning: Tuning = DEFAULT_TUNING,
     held: int | None = None,
-    reads_kept: bool = False,
+    kept: str = "",
 ) -> Plan:
     """Work out what a job will do and take, if this process holds `held` bytes of memory; by default what it holds now.
 
-    `reads_kept` says that an earlier run has kept the visibilities, which are used instead of the MeasurementSets.
+    `kept` says what is used of visibilities that an earlier run has kept, as in `Plan`.
 
     Raises
     ------
@@ -255,6 +256,8 @@ def make_plan(
     kind, geometry = hardware.kind, selection.geometry
     nchan, nstokes = selection.axis.nchan, len(selection.stokes)
     paths = RunPaths.of(parameters)
+    if kept == "channels":
+        paths = replace(paths, keeps=False)  # all channels stay there
     partitions = plan_partitions(selection, paths.store_folder)
     rows, parts = np.zeros((2, nchan), np.int64)  # of the planes of each channel
     for p in partitions:
@@ -281,7 +284,7 @@ def make_plan(
         of_masks = BYTES_OF_MASKS * geometry.nx * geometry.ny * kind.lanes
         resources = replace(resources, host_bytes=resources.host_bytes + of_masks)
     ms_bytes = sum(s.bytes_selected() for s in selection.sources)
-    to_read = () if reads_kept else selection.sources
+    to_read = () if kept else selection.sources
 
     here, whose = least(core_limits())
     most = hardware.gpu_count or parameters.workers or hardware.workers or here
@@ -293,7 +296,7 @@ def make_plan(
         seconds = _expected_seconds(partitions, nchan * nstokes * geometry.nx * geometry.ny, parameters.niter > 0)
         small = workers == 1 or seconds / workers < tuning.in_process_seconds
     else:
-        small = workers == 1 and (reads_kept or ms_bytes < tuning.in_process_bytes)
+        small = workers == 1 and (bool(kept) or ms_bytes < tuning.in_process_bytes)
     no_processes = "" if small or parameters.scheduler or not kind.workers_share_process else why_no_processes()
     in_process = not parameters.scheduler and (small or bool(no_processes))
 
@@ -313,7 +316,8 @@ def make_plan(
         held=resident() if held is None else held,
         reading=lambda threads: max((s.reading_bytes(threads) for s in to_read), default=0),
         sorting=max(
-            BYTES_TO_SORT * max((p.nrow for p in partitions if not reads_kept), default=0),
+            BYTES_TO_SORT * max((p.nrow for p in partitions if kept != "all"), default=0),
+            BYTES_TO_COPY if kept == "channels" else 0,
             BYTES_OF_SHARED_DENSITY * geometry.nx * geometry.ny if shares_density(parameters) else 0,
         ),
         finishing=RECORD_BYTES * nchan * nstokes,
@@ -345,7 +349,7 @@ def make_plan(
         in_process=in_process,
         paths=paths,
         product_names=tuple(parameters.cubes),
-        scratch_bytes=0 if reads_kept else sum(p.nbytes() for p in partitions),
+        scratch_bytes=0 if kept == "all" else sum(p.nbytes() for p in partitions),
         product_bytes=len(set(parameters.cubes) - set(ONE_PIXEL)) * nchan * nstokes * geometry.nx * geometry.ny * 4,
         ms_bytes=ms_bytes,
         memory_budget=budget,
@@ -359,8 +363,8 @@ def make_plan(
         forecast=expected,
         gridder="wgridder" if w_term else "standard",
         scales=scales,
-        seconds=None if seconds is None else seconds / workers + (0 if reads_kept else ms_bytes) / BYTES_A_SECOND,
-        reads_kept=reads_kept,
+        seconds=None if seconds is None else seconds / workers + (0 if kept else ms_bytes) / BYTES_A_SECOND,
+        kept=kept,
         warnings=(
             *_processes(no_processes),
             *parameters.warnings,

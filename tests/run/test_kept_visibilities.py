@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from casacore import tables
 from events import AtStage, WhenSafe, interrupt
-from jobs import image, payload, tree
+from jobs import altered, image, payload, tree
 from refusals import refusing
 
 import gpucube
@@ -84,6 +84,7 @@ MAY_CHANGE: dict[str, dict[str, Any]] = {
     "another deconvolver": {"deconvolver": "multiscale", "scales": [0, 3], "gain": 0.2},
     "pixels": {"imsize": 80, "cell": "15arcsec"},
     "weights": {"robust": -1, "uvtaper": "60arcsec"},
+    "the same selection in other words": {"spw": "0:0~4", "start": 0, "nchan": 5, "field": 0},
     "one density of all channels": {"weighting": "superuniform"},
     "the gridder": {"gridder": "wgridder"},
 }
@@ -115,7 +116,7 @@ MUST_NOT_CHANGE: dict[str, tuple[dict[str, Any], str]] = {
     "phase centre": ({"phasecenter": "J2000 12h30m2s 30d0m0s"}, "the phase centres differ"),
     "rows": ({"antenna": "0~6&"}, "the selected rows differ"),
     "Stokes parameters": ({"stokes": "pseudoI"}, "the Stokes parameters differ"),
-    "continuum": ({"contsubspw": "0:0~1;4"}, "the line-free channels differ"),
+    "continuum": ({"contsubspw": "0:0~1;4"}, "the fits of the continuum differ"),
     "channel width": ({"width": 2}, "the channels differ"),
 }
 
@@ -278,3 +279,47 @@ def test_the_command_line_and_tclean_have_it_too(ms: Path, tmp_path: Path, capsy
         call = {"vis": str(ms), "imagename": str(tmp_path / "x"), "specmode": "cube", "nsigma": 3, **common}
         again = gpucube.tclean(**call, keep_visibilities=True)
     assert again["result"].summary["ms_bytes_read"] == 0
+
+
+# A range of the channels
+
+
+GRIDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "channels of the data": ({}, {"start": 1, "nchan": 2}),
+    "another frame": (
+        {"outframe": "TOPO", "start": "1420.42MHz", "width": "15kHz", "nchan": 6},
+        {"outframe": "TOPO", "start": "1420.45MHz", "width": "15kHz", "nchan": 3},
+    ),
+}
+"""All channels, and some of them. tests/data/test_copying.py has further ones."""
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_range_of_the_channels_is_taken_from_those_that_were_kept(name: str, ms: Path, tmp_path: Path) -> None:
+    whole, some = GRIDS[name]
+    path = altered(ms, tmp_path, lambda t: t.putcol("FLAG", np.arange(t.nrows() * 10).reshape(-1, 5, 2) % 7 == 0))
+    for imagename in ("x", "plain"):
+        image(path, tmp_path / imagename, keep_visibilities=imagename == "x", **(FIRST | whole))
+    expected = image(path, tmp_path / "plain", **(SECOND | some))
+    spoil(path)
+    result = image(path, tmp_path / "x", keep_visibilities=True, **(SECOND | some))
+    assert payload(result) == payload(expected)
+    assert result.summary["ms_bytes_read"] == 0
+    assert result.visibilities == f"read from {tmp_path / 'x.visibilities'} instead of the MeasurementSets"
+    for now, then in zip(result.channels, expected.channels, strict=True):
+        assert (now.visibilities, now.lacking_fraction) == (then.visibilities, then.lacking_fraction)
+    again = image(path, tmp_path / "x", **(SECOND | whole))
+    assert again.summary["ms_bytes_read"] == 0, "all channels are still there"
+    assert not (tmp_path / "x.scratch").exists()
+
+
+def test_channels_that_were_not_kept_are_read(here: Path) -> None:
+    """Also where only some of them are missing."""
+    image(here / "a.ms", here / "x", **(SECOND | {"start": 1, "nchan": 2, "keep_visibilities": True}))
+    assert gpucube.open_run(here / "x").summary["ms_bytes_read"] == 0
+    shutil.rmtree(here / "x.visibilities")
+    with pytest.warns(UserWarning, match="are gone"):
+        image(here / "a.ms", here / "x", **(SECOND | {"start": 1, "nchan": 2, "keep_visibilities": True}))
+    with pytest.warns(UserWarning, match="because the channels differ: the MeasurementSets are read again"):
+        image(here / "a.ms", here / "x", **(SECOND | {"start": 2, "nchan": 2}))
