@@ -326,7 +326,8 @@ def image_cube(
         contains the model with its axes in CASA's order, which importfits turns into a startmodel for tclean.
     keep_visibilities : True or False; default False
         Keep the visibilities that the run has read, in the folder OUT.visibilities. A later run with restart=True takes
-        them from there instead of reading the MeasurementSets, if these and the selection are still the same.
+        them from there instead of reading the MeasurementSets, if these and the selection are still the same. It may image
+        only some of the channels.
     quiet : True or False; default False
         Show no progress.
     **unknown

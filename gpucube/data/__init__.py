@@ -14,6 +14,7 @@ From rows to channels, step 1 of a run:
 
 * `ingest` sends blocks of rows through `rows` (read), `continuum` (subtract), `transpose` (Stokes, channel-major) and
   `regrid` (interpolate) into the `store`, which returns the samples of any plane. The store lies in a folder of `scratch`.
+* `recipe` tells whether a store that was kept has what a later run wants; `copying` takes some of its channels.
 
 Images that the user gives:
 

@@ -363,7 +363,8 @@ class Parameters(BaseModel):
 
     keep_visibilities: bool = _parameter(False, "Output", tclean=None)
     """Keep the visibilities that the run has read, in the folder OUT.visibilities. A later run with restart=True takes them
-    from there instead of reading the MeasurementSets, if these and the selection are still the same."""
+    from there instead of reading the MeasurementSets, if these and the selection are still the same. It may image only some of
+    the channels."""
 
     quiet: bool = _parameter(False, "Output", tclean=None)
     """Show no progress."""

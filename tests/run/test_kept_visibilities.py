@@ -220,6 +220,14 @@ def test_the_plan_says_what_is_read_and_what_is_kept(here: Path) -> None:
     text = str(run.plan(parameters)[0])
     assert f"read       visibilities from {here / 'x.visibilities'} instead of the MeasurementSet\n" in text
     assert "scratch  " not in text
+    some = run.plan(make_parameters(**parameters.as_json_dict() | {"start": 1, "nchan": 2, "keep_visibilities": True}))[
+        0
+    ]
+    assert f"read       visibilities from {here / 'x.visibilities'} instead of the MeasurementSet\n" in str(some)
+    # two of five channels, of 12 bytes a sample, and 28 bytes a row
+    rows = (here / "x.visibilities" / "partition0.order").stat().st_size // 4
+    assert some.scratch_bytes == rows * (2 * 12 + 28)
+    assert f" in {here / 'x.scratch'}\n" in str(some)
     fresh = make_parameters(vis=here / "a.ms", imagename=here / "y", keep_visibilities=True, **settings)
     plan = run.plan(fresh)[0]
     on_disk = sum(p.stat().st_size for p in (here / "x.visibilities").glob("partition*"))
