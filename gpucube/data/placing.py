@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpucube.data.channels import NEAR, ChannelMap, GridsDiffer, WindowChannels, native_number, output_channels
-from gpucube.data.regrid import EXACT, MOVING, Regridding
+from gpucube.data.regrid import Interpolation, Regridding
 from gpucube.data.rows import RowSelection
 from gpucube.errors import GpucubeError
 from gpucube.schema.parameters import Parameters
@@ -187,8 +187,10 @@ def _regridded(
     rows = [_with_factors(window, frame, places[window.ms.path], parameters.specmode) for window in windows]
     edges = _edges(parameters, windows, rows, rest, origin)
     frequency, width = edges.mean(axis=1), np.abs(edges[:, 1] - edges[:, 0])
+    rises = bool(edges[0, 1] > edges[0, 0])
     placed = tuple(
-        _place(window, of_window, frequency, width, parameters) for window, of_window in zip(windows, rows, strict=True)
+        _place(window, of_window, frequency, width, rises, parameters.interpolation)
+        for window, of_window in zip(windows, rows, strict=True)
     )
     if not any(len(p.output) for p in placed):
         low, high = _span(windows, rows)
@@ -332,7 +334,12 @@ def _span(windows: Sequence[Window], rows: Sequence[RowSelection]) -> tuple[floa
 
 
 def _place(
-    window: Window, rows: RowSelection, frequency: np.ndarray, width: np.ndarray, parameters: Parameters
+    window: Window,
+    rows: RowSelection,
+    frequency: np.ndarray,
+    width: np.ndarray,
+    rises: bool,
+    interpolation: Interpolation,
 ) -> Placed:
     """Which channels of the cube a window reaches at any time, and which of its own channels they need."""
     given, selected = window.channels.frequency, window.channels.selected
@@ -366,7 +373,7 @@ def _place(
         frequency=given[needed],
         selected=np.isin(needed, selected),
         spacing=step,
-        slack=EXACT if isinstance(parameters.width, tuple) else MOVING,
-        method=parameters.interpolation,
+        rises=rises,
+        method=interpolation,
     )
     return Placed(rows=rows, channel_map=channel_map, regridding=regridding)

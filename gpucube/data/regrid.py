@@ -8,9 +8,11 @@ channel of the cube among the channels of the data is another one for every row.
 * ``cubic``: the polynomial through the four nearest channels; ``linear`` where the outer two do not count.
 * ``nearest``: every channel of the data counts for the channel of the cube that its centre lies in.
 
-A channel of the cube that is n to n + 1 times as wide as the data's is made of n samples, spread evenly over it and averaged
-with their weights, so that it has the weight of n channels. No sample is made beyond the centres of the first and
-the last selected channel, nor within a gap between channels. uvw of a row in units of the cube's wavelengths are
+A channel of the cube that is n to n + 1 times as wide as the data's in the frame of the cube is made of n samples, spread
+evenly over it and averaged with their weights, so that it has the weight of n channels. No sample is made beyond the centres of
+the first and the last selected channel, nor within a gap between channels. If the centre of a channel of the cube lies before the
+data, at the side where the cube begins, only its sample next to the following channel is made (with ``cubic`` the next two,
+or none if the data run in the other direction). uvw of a row in units of the cube's wavelengths are
 `uvw_scale` times those in metres.
 """
 
@@ -20,16 +22,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numba.extending import register_jitable
 
 from gpucube.caches import njit
 from gpucube.data.transpose import Planes
 
 Interpolation = Literal["nearest", "linear", "cubic"]
 
-EXACT, MOVING = 1e-6, 0.01
-"""Parts of a channel of the data that a channel of the cube may lack and still have room for one sample more: rounding, and the
-motion of the frame where the user asks for channels of n channels each."""
+ROUNDING = 2e-15
+"""Part of a frequency by which rounding may move it: channels closer than that coincide."""
+
+MOVING = 0.01
+"""Part of a channel of the data by which the motion of the frame may change the width of a channel of the cube."""
 
 GAP = 1.5
 """Channels further apart than this many times the usual distance have a gap between them."""
@@ -45,12 +48,13 @@ class Regridding:
     frequency: np.ndarray  # (nin,) centres of channels of the window in the frame of the data, Hz, rising or falling
     selected: np.ndarray  # (nin,) bool, the channels that count
     spacing: float  # usual distance of neighbouring channels of the window, positive, Hz
-    slack: float = MOVING  # `EXACT` or `MOVING`
+    rises: bool = True  # whether the frequency rises along the cube
     method: Interpolation = "linear"
 
     def samples(self) -> np.ndarray:
-        """Count the samples that each slot is made of in rows whose frame does not move, shape (nslot,)."""
-        return np.array([_samples(width, self.spacing, self.slack) for width in self.width], np.int64)
+        """Count the samples that each slot is made of at most, where the frame moves little, shape (nslot,)."""
+        samples: np.ndarray = np.maximum(1, np.floor(self.width / self.spacing + MOVING)).astype(np.int64)
+        return samples
 
 
 def regrid(planes: Planes, factors: np.ndarray, how: Regridding) -> Planes:
@@ -100,7 +104,6 @@ def regrid(planes: Planes, factors: np.ndarray, how: Regridding) -> Planes:
             how.spacing,
             how.centre,
             how.width,
-            how.slack,
             result,
         )
     else:
@@ -116,7 +119,7 @@ def regrid(planes: Planes, factors: np.ndarray, how: Regridding) -> Planes:
             ends,
             how.centre,
             how.width,
-            how.slack,
+            how.rises,
             how.method == "cubic",
             result,
         )
@@ -135,23 +138,32 @@ def _interpolate(
     ends: np.ndarray,
     centre: np.ndarray,
     width: np.ndarray,
-    slack: float,
+    rises: bool,
     cubic: bool,
     result: Planes,
 ) -> None:
     """Fill `result` by linear or cubic interpolation."""
     nstokes, nslot, nrow = result.vis.shape
     step = spacing if frequency[-1] > frequency[0] else -spacing
+    beyond = (
+        1 if not cubic else 2 if rises == (step > 0) else 0
+    )  # samples of a channel whose centre lies before the data
     sums = np.empty((4, nrow))  # real part, imaginary part, weight and number of samples
     coefficients = np.empty(4)
     for slot in range(nslot):
         for run in range(len(runs) - 1):
             begin, end = runs[run], runs[run + 1]
             factor = factors[begin]
-            samples = _samples(width[slot], spacing * factor, slack)
+            samples = _samples(width[slot], spacing * factor, centre[slot])
+            first, last = 0, samples
+            low, high = min(frequency[ends]) * factor, max(frequency[ends]) * factor
+            if rises and centre[slot] < low:
+                first = max(0, samples - beyond)
+            if not rises and centre[slot] > high:
+                last = min(samples, beyond)
             for s in range(nstokes):
                 sums[:, : end - begin] = 0.0
-                for sample in range(samples):
+                for sample in range(first, last):
                     # the frequency of the sample in the frame of the data
                     wanted = centre[slot] + width[slot] * ((sample + 0.5) / samples - 0.5)
                     wanted /= factor
@@ -160,27 +172,27 @@ def _interpolate(
                         continue
                     part = (wanted - frequency[k]) / (frequency[k + 1] - frequency[k])
                     k2 = k + 1
-                    if factor == 1.0 and part < 1e-9:  # the very channel; a moving frame has it by accident only
+                    if abs(wanted - frequency[k]) <= ROUNDING * wanted:  # the very channel
                         k2 = k
-                    elif factor == 1.0 and part > 1 - 1e-9:
+                    elif abs(wanted - frequency[k2]) <= ROUNDING * wanted:
                         k = k2
                     if k < ends[0] or k2 > ends[1] or abs(frequency[k2] - frequency[k]) > GAP * spacing:
                         continue
                     part = part if k2 > k else 0.0
-                    first = -1
+                    four = -1
                     if cubic and k2 > k:
-                        first = _polynomial(frequency, spacing, ends, k, wanted, coefficients)
-                    if first < 0:
+                        four = _polynomial(frequency, spacing, ends, k, wanted, coefficients)
+                    if four < 0:
                         _add_linear(vis[s, k], vis[s, k2], weight[s, k], weight[s, k2], part, rows[begin:end], sums)
                     else:
-                        _add_cubic(vis[s], weight[s], first, coefficients, k, part, rows[begin:end], sums)
+                        _add_cubic(vis[s], weight[s], four, coefficients, k, part, rows[begin:end], sums)
                 _put(result, s, slot, samples, rows[begin:end], sums)
 
 
-@register_jitable  # called by Python too, which need not wait for a compiler
-def _samples(width: float, spacing: float, slack: float) -> int:
+@njit()
+def _samples(width: float, spacing: float, centre: float) -> int:
     """Number of samples of a channel of the cube, where the channels of the data have this distance in its frame."""
-    return max(1, int(np.floor(width / spacing + slack)))
+    return max(1, int(np.floor(width / (spacing - ROUNDING * centre))))
 
 
 @njit(inline="always")
@@ -288,7 +300,7 @@ def _left_neighbour(frequency: np.ndarray, step: float, wanted: float) -> int:
     """Channel k with `wanted` between it and the next one, in a rising or falling list; -1 if it lies outside."""
     last = len(frequency) - 1
     sign = 1.0 if step > 0 else -1.0
-    slack = 1e-9 * abs(step)
+    slack = ROUNDING * wanted
     if sign * (wanted - frequency[0]) < -slack or sign * (wanted - frequency[last]) > slack:
         return -1
     return _nearby(frequency, step, wanted)
@@ -319,7 +331,6 @@ def _nearest(
     spacing: float,
     centre: np.ndarray,
     width: np.ndarray,
-    slack: float,
     result: Planes,
 ) -> None:
     """Fill `result`: each channel of the data counts for the channel of the cube that its centre lies in."""
@@ -339,4 +350,11 @@ def _nearest(
                 for k in range(first, last + 1):
                     if low <= frequency[k] < high:
                         _add_linear(vis[s, k], vis[s, k], weight[s, k], weight[s, k], 0.0, rows[begin:end], sums)
-                _put(result, s, slot, _samples(width[slot], spacing * factors[begin], slack), rows[begin:end], sums)
+                _put(
+                    result,
+                    s,
+                    slot,
+                    _samples(width[slot], spacing * factors[begin], centre[slot]),
+                    rows[begin:end],
+                    sums,
+                )

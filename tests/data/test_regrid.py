@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpucube.data.regrid import EXACT, MOVING, Interpolation, Regridding, regrid
+from gpucube.data.regrid import ROUNDING, Interpolation, Regridding, regrid
 from gpucube.data.transpose import Planes
 
 NIN, NROW = 24, 7
@@ -183,12 +183,44 @@ def test_a_row_gives_the_same_bits_whatever_its_neighbours(method: Interpolation
     np.testing.assert_array_equal(apart.weight, together.weight[:, :, some])
 
 
-@pytest.mark.parametrize(("slack", "weights"), [(EXACT, 1), (MOVING, 2)])
-def test_a_hair_below_two_channels_is_two_only_if_channels_were_asked_for(slack: float, weights: int) -> None:
-    """As in tclean for a width in Hz. A width of two channels shall not count one where the frame moves apart."""
+@pytest.mark.parametrize("n", [2, 3, 10])
+@pytest.mark.parametrize("method", ["linear", "cubic"])
+def test_a_width_of_n_channels_has_n_samples_unless_those_of_a_row_are_wider(n: int, method: Interpolation) -> None:
+    """tclean's rule for all widths: as many samples as fit between the edges, row by row. Rounding does not decide."""
     given = planes()._replace(weight=np.ones((2, NIN, NROW), np.float32))
-    found = regrid(given, np.ones(NROW), how([110.0], width=2 - 1e-4, slack=slack))
-    np.testing.assert_allclose(found.weight, weights, rtol=1e-6)
+    away = np.array([-1e-4, -1e-8, -(2.0**-52), 0.0, 2.0**-52, 1e-8, 1e-4])
+    found = regrid(given, 1 + away, how([110.0], width=n, method=method))
+    np.testing.assert_allclose(found.weight[0, 0], np.where(away < 1e-15, n, n - 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("falling_data", [False, True])
+@pytest.mark.parametrize(("method", "beyond"), [("linear", [1, 1]), ("cubic", [2, 0])])
+@pytest.mark.parametrize("rises", [True, False])
+def test_a_channel_whose_centre_lies_before_the_data_has_few_samples(
+    rises: bool, method: Interpolation, beyond: list[int], falling_data: bool
+) -> None:
+    """tclean's list of samples begins at the first channel whose centre is within the data; at the far end it has all."""
+    given = planes()._replace(weight=np.ones((2, NIN, NROW), np.float32))
+    centre = np.array([97.0, 109.0, 121.0])  # of 100 to 123: the first contains 3 samples, the last 8
+    centre = centre if rises else 223 - centre
+    frequency = FREQUENCY[::-1].copy() if falling_data else FREQUENCY
+    found = regrid(given, np.ones(NROW), how(centre, width=12, rises=rises, method=method, frequency=frequency))
+    first = beyond[int(rises == falling_data)]
+    np.testing.assert_allclose(found.weight[0, :, 0], [first, 12, 8], rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["linear", "cubic"])
+def test_channels_that_coincide_but_for_rounding_need_no_neighbour(method: Interpolation) -> None:
+    """The first integration defines the axis: its channels are those of the cube, to the last and with flags beside them."""
+    given = planes(flagged=0.3)
+    factors = np.array([1 - 1e-4, 1.0, 1 + 1e-4])[np.arange(NROW) % 3]
+    for off in (-ROUNDING / 2, 0.0, ROUNDING / 2):
+        centre = FREQUENCY * factors[0] * (1 + off)
+        found = regrid(given, factors, how(centre, method=method))
+        first = factors == factors[0]
+        np.testing.assert_array_equal(found.weight[:, :, first], given.weight[:, :, first])
+        counts = given.weight[:, :, first] > 0
+        np.testing.assert_array_equal(found.vis[:, :, first][counts], given.vis[:, :, first][counts])
 
 
 def test_a_block_without_rows_gives_none() -> None:
