@@ -130,8 +130,8 @@ def with_residual(parameters: Parameters) -> Parameters:
     return parameters
 
 
-CARRIED_ON = ("model", "mask")
-"""Products that `restart` goes on from: the model, and a mask that was made automatically."""
+CARRIED_ON = ("model", "summary", "mask")
+"""Products that `restart` goes on from: the model, the summary, and a mask that was made automatically."""
 
 
 @contextmanager
@@ -139,7 +139,7 @@ def restarted(parameters: Parameters) -> Iterator[Parameters]:
     """Turn `restart` into a start model: the model of the earlier run under a second name, which the new run does not replace.
 
     With automatic masks, the earlier mask becomes the mask that they begin with. If the new run fails before any channel is
-    safe, both get their names back.
+    safe, they and the summary get their names back, so that `restart` can be tried again.
     """
     paths = RunPaths.of(parameters)
     parameters = with_residual(parameters)
@@ -157,7 +157,9 @@ def restarted(parameters: Parameters) -> Iterator[Parameters]:
         if not os.path.exists(paths.product("model")):
             missing = paths.product("model")
             raise GpucubeError(f"cannot continue from {parameters.imagename}: {missing} does not exist")
-        for name in CARRIED_ON if keeps_mask else ("model",):
+        for name in CARRIED_ON if keeps_mask else CARRIED_ON[:2]:
+            if name == "summary" and not os.path.exists(paths.summary):
+                continue
             with disk.explain(f"cannot keep {paths.product(name)}"):
                 disk.second_name(paths.product(name), paths.earlier(name))
     changes["startmodel"] = paths.earlier("model")

@@ -28,7 +28,7 @@ class RunPaths:
         return Path(self.imagename).absolute().parent
 
     def product(self, name: str) -> str:
-        return f"{self.imagename}.{name}.fits"
+        return self.summary if name == "summary" else f"{self.imagename}.{name}.fits"
 
     @property
     def summary(self) -> str:
@@ -47,8 +47,8 @@ class RunPaths:
         return f"{self.imagename}.mask-{digest}.fits"
 
     def earlier(self, name: str) -> str:
-        """The model or the mask of the earlier run that `restart` continues, during the new run."""
-        return f"{self.imagename}.earlier-{name}.fits"
+        """The model, the mask or the summary of the earlier run that `restart` continues, during the new run."""
+        return f"{self.imagename}.earlier-{name}" + (".json" if name == "summary" else ".fits")
 
     @property
     def scratch_folder(self) -> str:

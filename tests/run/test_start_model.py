@@ -145,8 +145,10 @@ def test_a_mask_that_is_not_given_again_is_named(ms, tmp_path):
         image(ms, tmp_path / "x", restart=True)
 
 
-def test_a_restart_that_fails_gives_the_model_its_name_back(ms, tmp_path):
-    first = image(ms, tmp_path / "x")
+def test_a_restart_that_fails_gives_the_model_its_name_back_and_can_be_repeated(ms, tmp_path):
+    auto = {"usemask": "auto-multithresh"}
+    first = image(ms, tmp_path / "x", nsigma=20, **auto)
+    image(ms, tmp_path / "usual", nsigma=20, **auto)
     before = Path(first.products["model"]).read_bytes()
 
     from gpucube import run
@@ -157,9 +159,12 @@ def test_a_restart_that_fails_gives_the_model_its_name_back(ms, tmp_path):
                 raise gpucube.GpucubeError("stopped on purpose")
 
     with pytest.raises(gpucube.GpucubeError, match="stopped on purpose"):
-        image(ms, tmp_path / "x", restart=True, observer=Stops())
+        image(ms, tmp_path / "x", restart=True, observer=Stops(), **auto)
     assert Path(first.products["model"]).read_bytes() == before
-    assert not (tmp_path / "x.earlier-model.fits").exists()
+    assert not list(tmp_path.glob("x.earlier-*"))
+    again = image(ms, tmp_path / "x", restart=True, **auto)
+    assert jobs.payload(again) == jobs.payload(image(ms, tmp_path / "usual", restart=True, **auto))
+    assert not list(tmp_path.glob("x.earlier-*"))
 
 
 @pytest.mark.parametrize("usemask", ["user", "auto-multithresh"])
