@@ -196,7 +196,7 @@ def _image(arguments: Sequence[str], tuning: Tuning | None = None) -> int:
     begun = time.monotonic()
     result = run.image(parameters, tuning=tuning or DEFAULT_TUNING)
     try:
-        kept = {"visibilities": result.visibilities} if result.visibilities else {}
+        kept = {"data": result.visibilities} if result.visibilities else {}
         streams.show(summary(result.channels, result.products | kept, time.monotonic() - begun))
     except GpucubeError as error:  # the cube is there all the same
         streams.tell(f"gpucube: warning: {error}")

@@ -69,8 +69,8 @@ class Result:
         """Say in which folder the visibilities are kept, and whether the run has read them from there. Empty if they are not."""
         folder: str = self.summary.get("visibilities", "")
         if folder and not self.summary["ms_bytes_read"]:
-            return f"read from {folder} instead of the MeasurementSets"
-        return folder
+            return f"visibilities read from {folder} instead of the MeasurementSets"
+        return f"visibilities kept in {folder}" if folder else ""
 
     def table(self) -> Table:
         """The channels as an astropy table, one row per channel, with units.
@@ -217,7 +217,7 @@ class Result:
                 ("noise", f"{1e3 * median(record.noise or 0.0 for record in imaged):.4g} mJy/beam (median)"),
                 ("cleaned", f"{sum(record.model_flux for record in imaged):.4g} Jy in {work}"),
             ]
-        kept = [("visibilities", self.visibilities)] if self.visibilities else []
+        kept = [("data", self.visibilities)] if self.visibilities else []
         return [*lines, *self.products.items(), *kept]
 
     def __repr__(self) -> str:

@@ -101,7 +101,7 @@ def test_a_restart_takes_the_visibilities_that_were_kept(name: str, here: Path) 
     result = image(here / "a.ms", here / "x", **(SECOND | changes))
     assert payload(result) == expected
     assert result.summary["ms_bytes_read"] == 0
-    assert result.visibilities == f"read from {here / 'x.visibilities'} instead of the MeasurementSets"
+    assert result.visibilities == f"visibilities read from {here / 'x.visibilities'} instead of the MeasurementSets"
     assert result.visibilities in repr(result)
     assert {path: path.stat().st_mtime_ns for path in (here / "x.visibilities").iterdir()} == before
     assert not (here / "x.scratch").exists()
@@ -109,7 +109,7 @@ def test_a_restart_takes_the_visibilities_that_were_kept(name: str, here: Path) 
 
 def test_the_run_that_keeps_them_makes_the_same_cube(ms: Path, first: Path, tmp_path: Path) -> None:
     kept = gpucube.open_run(first / "x")
-    assert kept.visibilities == str(first / "x.visibilities")
+    assert kept.visibilities == f"visibilities kept in {first / 'x.visibilities'}"
     assert payload(kept) == payload(image(ms, tmp_path / "x", **FIRST))
 
 
@@ -171,7 +171,7 @@ def test_what_cannot_be_trusted_is_read_again_and_said(happens: Callable[[Path],
         result = image(here / "a.ms", here / "x", keep_visibilities=True, **SECOND)
     assert payload(result) == expected
     assert result.summary["ms_bytes_read"] == result.summary["ms_bytes_selected"]
-    assert result.visibilities == str(here / "x.visibilities")
+    assert result.visibilities == f"visibilities kept in {here / 'x.visibilities'}"
     again = image(here / "a.ms", here / "x", **SECOND)
     assert again.summary["ms_bytes_read"] == 0, "they were kept anew"
 
@@ -284,7 +284,7 @@ def test_the_command_line_and_tclean_have_it_too(ms: Path, tmp_path: Path, capsy
     options = [word for name, value in common.items() for word in (f"--{name}", str(value))][:-2]
     command = ["image", str(ms), "--imagename", str(tmp_path / "x"), "--quiet", *options]
     assert cli.main([*command, "--nsigma", "20", "--keep-visibilities"]) == 0
-    assert f"visibilities  {tmp_path / 'x.visibilities'}" in capsys.readouterr().out
+    assert f"data      visibilities kept in {tmp_path / 'x.visibilities'}\n" in capsys.readouterr().out
     with pytest.warns(UserWarning, match="counts for each channel"):
         call = {"vis": str(ms), "imagename": str(tmp_path / "x"), "specmode": "cube", "nsigma": 3, **common}
         again = gpucube.tclean(**call, keep_visibilities=True)
@@ -316,7 +316,7 @@ def test_a_range_of_the_channels_is_taken_from_those_that_were_kept(name: str, m
     result = image(path, tmp_path / "x", keep_visibilities=True, **(SECOND | some))
     assert payload(result) == payload(expected)
     assert result.summary["ms_bytes_read"] == 0
-    assert result.visibilities == f"read from {tmp_path / 'x.visibilities'} instead of the MeasurementSets"
+    assert result.visibilities == f"visibilities read from {tmp_path / 'x.visibilities'} instead of the MeasurementSets"
     for now, then in zip(result.channels, expected.channels, strict=True):
         assert (now.visibilities, now.lacking_fraction) == (then.visibilities, then.lacking_fraction)
     again = image(path, tmp_path / "x", **(SECOND | whole))
