@@ -157,9 +157,9 @@ def image_cube(
         for each MeasurementSet.
     contsuborder : a whole number from 0 to 4; default 0
         Order of the polynomial in frequency that is fitted to the channels of contsubspw: 0 is a constant.
-    stokes : 'I', 'pseudoI', or several of I, Q, U, V in this order, such as 'IQUV' or 'QU'; default 'I'
+    stokes : 'I', 'pseudoI', several of I, Q, U, V in this order, or 'RR', 'LL', 'RRLL', 'XX', 'YY', 'XXYY'; default 'I'
         Stokes parameters to image. 'I' uses a sample only if neither parallel hand is flagged; 'pseudoI' uses whichever
-        hand is not flagged.
+        hand is not flagged. 'RR', 'LL', 'XX' and 'YY' are single hands.
     specmode : 'cube', 'cubedata' or 'cubesource'; default 'cube'
         'cube' makes a cube in the frame outframe, 'cubedata' one in the frame of the data. 'cubesource' makes one in the
         rest frame of an object with an ephemeris: it follows the radial velocity of the object, and its position as

@@ -146,12 +146,15 @@ def restarted(parameters: Parameters) -> Iterator[Parameters]:
     if not goes_on(parameters):
         yield parameters
         return
+    resume = parameters.resume and os.path.exists(paths.journal)
+    changes: dict[str, Any] = {"resume": resume, "overwrite": parameters.overwrite or not resume}
+    if _made_only_the_psf(parameters):  # there is nothing to go on from
+        yield parameters.model_copy(update=changes)
+        return
     if parameters.startmodel:
         raise GpucubeError(
             "`startmodel` cannot be used with `restart=True`, which continues from the model of the finished run"
         )
-    resume = parameters.resume and os.path.exists(paths.journal)
-    changes: dict[str, Any] = {"resume": resume, "overwrite": parameters.overwrite or not resume}
     keeps_mask, notes = _earlier_mask(parameters, paths)
     if not os.path.exists(paths.earlier("model")):
         if not os.path.exists(paths.product("model")):
@@ -175,6 +178,13 @@ def restarted(parameters: Parameters) -> Iterator[Parameters]:
                 elif os.path.exists(paths.earlier(name)):
                     disk.replace(paths.earlier(name), paths.product(name))
         raise
+
+
+def _made_only_the_psf(parameters: Parameters) -> bool:
+    """Whether the earlier run had `calcres=False`."""
+    earlier = Summary.read(parameters.imagename)
+    before_that = os.path.exists(RunPaths.of(parameters).earlier("model"))
+    return earlier is not None and earlier.parameters.get("calcres") is False and not before_that
 
 
 def _earlier_mask(parameters: Parameters, paths: RunPaths) -> tuple[bool, list[str]]:

@@ -70,7 +70,7 @@ def simulate(path: Path, call: dict[str, Any], seed: int) -> float:
     _, middle, step = line_of(call)
     array = "alma" if middle > ALMA_BEGINS else "vla-d"
     direction = {}
-    if call.get("phasecenter"):
+    if isinstance(call.get("phasecenter"), str) and call["phasecenter"]:
         ra, dec, _ = parse_direction(call["phasecenter"])
         direction = {"ra": np.degrees(ra) % 360, "dec": np.degrees(dec)}
     wanted = call.get("width")
@@ -128,13 +128,16 @@ def scaled(call: dict[str, Any], cell: float) -> dict[str, Any]:
     small = dict(call) | {"imsize": [PIXELS, PIXELS], "cell": [f"{cell}arcsec"]}
     if call.get("scales"):
         small["scales"] = sorted({round(scale * factor * 2) for scale in call["scales"]})
-    if isinstance(call.get("mask"), str):
-        small["mask"] = re.sub(r"([\d.]+)pix", lambda m: f"{float(m[1]) * factor}pix", call["mask"])
-    angles = [item for item in as_list(call.get("uvtaper", [])) if item and not str(item).endswith("deg")]
+    masks = [
+        re.sub(r"([\d.]+)pix", lambda m: f"{float(m[1]) * factor}pix", item) if isinstance(item, str) else item
+        for item in as_list(call.get("mask", ""))
+    ]
+    small["mask"] = masks if isinstance(call.get("mask"), list) else masks[0]
+    angles = [item for item in as_list(call.get("uvtaper", [])) if quantity(item, ANGLE) and not item.endswith("deg")]
     if angles:
         taper = [f"{quantity(item, ANGLE) * cell / old_cell / 4}arcsec" for item in angles]
-        small["uvtaper"] = taper + [item for item in call["uvtaper"] if str(item).endswith("deg")]
-    small["niter"] = min(call.get("niter") or 0, NITER)
+        small["uvtaper"] = taper + [item for item in as_list(call["uvtaper"]) if item.endswith("deg")]
+    small["niter"] = min(int(call.get("niter") or 0), NITER)
     if isinstance(call.get("nchan"), int) and call["nchan"] > 0:
         small["nchan"] = min(call["nchan"], CHANNELS)
     return small

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpucube import environment
+from gpucube.data.stokes import FITS_CODES
 from gpucube.errors import GpucubeError
 from gpucube.sky.directions import CELESTIAL_FRAMES, EQUINOX
 from gpucube.sky.frames import FRAMES
@@ -62,7 +63,7 @@ def describe_image(label: str, path: str) -> tuple[fits.Header, tuple[int, ...],
         elif kind == "spectral":
             listed = _put_spectral(header, of_axes, numbers[0], shape[len(shape) - numbers[0]])
         elif kind == "stokes":
-            codes = ["IQUV".find(str(name)) + 1 for name in of_axes["stokes"]]
+            codes = [FITS_CODES.get(str(name), 0) for name in of_axes["stokes"]]
             header[f"CTYPE{numbers[0]}"], header[f"CRVAL{numbers[0]}"] = "STOKES", codes[0]
             header[f"CDELT{numbers[0]}"] = codes[1] - codes[0] if len(codes) > 1 else 1
     return header, shape, listed

@@ -210,7 +210,7 @@ class Selection:
     sources: tuple[Source, ...]
     geometry: ImageGeometry
     axis: SpectralAxis
-    stokes: tuple[str, ...]  # the Stokes planes of the cube: ("pseudoI",) or single letters
+    stokes: tuple[str, ...]  # the Stokes planes of the cube: ("pseudoI",), single letters or hands
     object_name: str  # name of the field
     observation: Observation  # for the headers
     primary_beam: BeamOnSky | None = None  # None if no product needs one

@@ -9,6 +9,7 @@ RR = I + V, RL = Q + iU, LR = Q - iU, LL = I - V.
   If the data have one parallel hand only, that hand alone is I.
 * ``pseudoI`` is the weighted mean of the parallel hands that are not flagged.
 * ``Q``, ``U``, ``V`` are half the sum or difference of two hands, both required.
+* ``XX``, ``YY``, ``RR``, ``LL`` are the hands themselves.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ CORRELATION_NAMES = {
     5: "RR", 6: "RL", 7: "LR", 8: "LL",
     9: "XX", 10: "XY", 11: "YX", 12: "YY",
 }  # fmt: skip
+
+FITS_CODES = {"I": 1, "pseudoI": 1, "Q": 2, "U": 3, "V": 4, "RR": -1, "LL": -2, "XX": -5, "YY": -6}
+"""Parameters that can be imaged -> their values on the STOKES axis of FITS."""
 
 
 class Rule(IntEnum):
@@ -68,7 +72,7 @@ def combinations(corr_types: Sequence[int], stokes: Sequence[str]) -> tuple[Comb
     corr_types : sequence of int
         casacore's Stokes codes in the order of the data's correlation axis.
     stokes : sequence of str
-        ``"I"``, ``"Q"``, ``"U"``, ``"V"`` or ``"pseudoI"``.
+        ``"I"``, ``"Q"``, ``"U"``, ``"V"``, ``"pseudoI"``, or the name of a parallel hand.
 
     Examples
     --------
@@ -88,7 +92,7 @@ def _combination(names: list[str], wanted: str) -> Combination:
     parameter = "I" if wanted == "pseudoI" else wanted
     if parameter in names:
         return _single(names.index(parameter))
-    for first, second, factors in _PAIRS[parameter]:
+    for first, second, factors in _PAIRS.get(parameter, ()):
         if first in names and second in names:
             rule = Rule.ANY if wanted == "pseudoI" else Rule.BOTH
             return Combination(rule=rule, hands=(names.index(first), names.index(second)), factors=factors)

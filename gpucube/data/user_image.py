@@ -18,6 +18,7 @@ import numpy as np
 from gpucube import disk
 from gpucube.constants import LIGHT_SPEED
 from gpucube.data.casa_image import describe_image, read_casa_planes
+from gpucube.data.stokes import FITS_CODES
 from gpucube.errors import GpucubeError
 from gpucube.sky.geometry import ImageGeometry
 from gpucube.sky.spectral import SpectralAxis
@@ -37,8 +38,7 @@ _PLAIN_AXES = frozenset({"", "LINEAR", "PIXEL", "CHANNEL", "CHAN", "INDEX"})
 WHOLE = (slice(None), slice(None))
 """Every row and column of a plane."""
 
-_STOKES = dict(enumerate("IQUV", 1))
-"""FITS codes -> Stokes parameters."""
+_STOKES = {code: name for name, code in FITS_CODES.items() if name != "pseudoI"}
 
 _OTHER_NAMES = {"LGROUP": "LOCALGRP", "REST": "SOURCE", "HELIO": "HELIOCEN", "BARY": "BARYCENT", "TOPO": "TOPOCENT"}
 """SPECSYS as some writers spell it -> as FITS does."""

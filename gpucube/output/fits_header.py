@@ -21,6 +21,7 @@ import numpy as np
 
 from gpucube.constants import LIGHT_SPEED
 from gpucube.data.observation import Observation
+from gpucube.data.stokes import FITS_CODES
 from gpucube.errors import GpucubeError
 from gpucube.sky.beam import Beam, RestoringBeam
 from gpucube.sky.directions import EQUINOX
@@ -51,9 +52,6 @@ ONE_PIXEL = ("sumwt",)
 RESTORED = ("image", "image.pbcor")
 """Products in Jy per restoring beam."""
 
-STOKES_CODES = {"I": 1, "pseudoI": 1, "Q": 2, "U": 3, "V": 4}
-"""FITS value of each Stokes parameter."""
-
 BEAM_ROW = np.dtype([("BMAJ", ">f4"), ("BMIN", ">f4"), ("BPA", ">f4"), ("CHAN", ">i4"), ("POL", ">i4")])
 """A row of the BEAMS table: arcsec, arcsec, degrees, channel, Stokes index."""
 
@@ -78,7 +76,7 @@ class CubeDescription:
     Attributes
     ----------
     stokes : tuple of str
-        Keys of `STOKES_CODES`, evenly spaced.
+        Keys of `FITS_CODES`, evenly spaced.
     restoring_beam : "channel", "common" or Beam
         Beam of the image product: one per channel, in the BEAMS table or, for a single plane, in cards that are reserved;
         one for all that is known only at the end, whose cards are reserved; or the given one.
@@ -206,7 +204,7 @@ def _axis_cards(number: int, ctype: str, value: float, step: float, pixel: float
 
 def _stokes_axis(stokes: Sequence[str]) -> tuple[float, float]:
     """First value and step of the STOKES axis."""
-    codes = [STOKES_CODES[name] for name in stokes]
+    codes = [FITS_CODES[name] for name in stokes]
     steps = set(np.diff(codes).tolist()) or {1}
     if len(steps) > 1 or 0 in steps:
         raise GpucubeError(

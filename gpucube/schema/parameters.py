@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from gpucube.constants import ARCSEC_PER_RADIAN
 from gpucube.schema import types
-from gpucube.schema.tclean import ABSENT_PARAMETERS, OTHER_NAMES, from_tclean
+from gpucube.schema.tclean import ABSENT_PARAMETERS, OLD_NAMES, OTHER_NAMES, from_tclean
 from gpucube.schema.validation import Choice, check_names, validated
 from gpucube.text import flux_text
 
@@ -114,7 +114,7 @@ class Parameters(BaseModel):
 
     stokes: types.Stokes = _parameter("I", "Image")
     """Stokes parameters to image. 'I' uses a sample only if neither parallel hand is flagged; 'pseudoI' uses whichever hand
-    is not flagged."""
+    is not flagged. 'RR', 'LL', 'XX' and 'YY' are single hands."""
 
     specmode: Annotated[Literal["cube", "cubedata", "cubesource"], Choice()] = _parameter(
         "cube", "Spectral axis", tclean="mfs"
@@ -494,8 +494,11 @@ class Parameters(BaseModel):
 
     @property
     def stokes_names(self) -> tuple[str, ...]:
-        """The Stokes planes of the cube: ``("pseudoI",)`` or single letters."""
-        return ("pseudoI",) if self.stokes == "pseudoI" else tuple(self.stokes)
+        """The Stokes planes of the cube: ``("pseudoI",)``, single letters, or hands such as ``("RR", "LL")``."""
+        if self.stokes == "pseudoI":
+            return ("pseudoI",)
+        length = 2 if self.stokes[0] in "RLXY" else 1
+        return tuple(self.stokes[at : at + length] for at in range(0, len(self.stokes), length))
 
     @property
     def centre(self) -> Direction | None:
@@ -544,7 +547,8 @@ def make_parameters(*of_call: str, **values: Any) -> Parameters:
     >>> make_parameters(vis="a.ms", imagename="out/a", cell="0.2arcsec").cell
     (0.2, 0.2)
     """
-    check_names(Parameters, [OTHER_NAMES.get(name, name) for name in values if name not in ABSENT_PARAMETERS])
+    names = [OTHER_NAMES.get(name, name) for name in values if name not in ABSENT_PARAMETERS]
+    check_names(Parameters, names, OLD_NAMES)
     known, notes = from_tclean(values)
     parameters = validated(Parameters, known)
     parameters._notes = (*of_call, *notes)

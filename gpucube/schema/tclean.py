@@ -50,21 +50,26 @@ def _absent(advice: str = "", **defaults: Any) -> dict[str, Absent]:
 
 
 ABSENT_PARAMETERS: dict[str, Absent] = {
-    **_absent("with False tclean ignores selections; leave those out instead", selectdata=True),
     **_absent("the projection is always SIN; leave it out", projection="SIN"),
     **_absent("`gridder='wgridder'` takes the w term into account without facets; leave it out", facets=1),
-    **_absent("primary beams of other telescopes are made from `dish_diameter`; leave it out", vptable=""),
+    **_absent(
+        "gpucube knows the primary beams of many telescopes; leave it out, or give `dish_diameter` for others",
+        vptable="",
+    ),
     **_absent("gpucube images one field without primary-beam terms; leave it out", normtype="flatnoise"),
     **_absent("the beam is fitted without such a setting; leave it out", psfcutoff=0.35),
     **_absent("image each outlier field in a separate run", outlierfile=""),
     **_absent(f"gpucube opens no viewer: {DRAW}", interactive=False),
-    **_absent("the model becomes a FITS cube, which CASA's ft can write to the MeasurementSet", savemodel="none"),
+    **_absent(
+        "gpucube does not write to MeasurementSets; leave it out, and let CASA's importfits and ft write the model",
+        savemodel="none",
+    ),
     # of continua, mosaics, wide fields and briggsabs
     **_absent(reffreq="", nterms=2, wprojplanes=1, psfphasecenter="", mosweight=True, aterm=True, psterm=False),
     **_absent(wbawp=True, conjbeams=False, cfcache="", usepointing=False, computepastep=360.0, rotatepastep=360.0),
     **_absent(pointingoffsetsigdev=[], fusedthreshold=0.0, largestscale=-1),
     # of how tclean works
-    **_absent(parallel=False, chanchunks=1, fullsummary=False, verbose=False),
+    **_absent(parallel=False, chanchunks=1, fullsummary=False, verbose=False, selectdata=True),
 }
 """tclean's parameters that gpucube does not have: their defaults, and what to do instead of other values."""
 
@@ -83,10 +88,21 @@ ABSENT_VALUES: dict[str, tuple[tuple[str, ...], str]] = {
 }
 """Values that tclean takes and gpucube does not, and what to do instead."""
 
-OTHER_NAMES = {"cube_chunksize": "chunksize"}
+OTHER_NAMES = {"cube_chunksize": "chunksize", "nworkers": "workers"}
 """Names in pclean -> gpucube's."""
 
+OLD_NAMES = {
+    **{"mode": "specmode", "imagermode": "gridder", "ftmachine": "gridder", "psfmode": "deconvolver"},
+    **{"multiscale": "scales", "scalebias": "smallscalebias", "modelimage": "startmodel", "minpb": "pblimit"},
+    **{"outertaper": "uvtaper", "npercycle": "cycleniter", "loopgain": "gain", "usescratch": "savemodel"},
+}
+"""Names in CASA's old task clean -> tclean's, for messages."""
+
+SELECTIONS = ("timerange", "uvrange", "antenna", "scan", "observation", "intent")
+"""Parameters that tclean ignores with `selectdata=False`."""
+
 SAME_VALUES: dict[str, dict[str, tuple[str, str]]] = {
+    "datacolumn": {"observed": ("data", "")},
     "deconvolver": dict.fromkeys(
         ("clark", "clark_exp"), ("hogbom", "'hogbom' with `minorcycle='activeset'` does what Clark's algorithm does")
     ),
@@ -111,7 +127,11 @@ def from_tclean(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """
     known: dict[str, Any] = {}
     notes = []
+    selects = str(values.get("selectdata", True)).strip().lower() not in ("false", "0")
     for name, value in values.items():
+        if name in SELECTIONS and not selects:
+            notes += [] if is_empty(value) else [f"`selectdata=False`: `{name}={value!r}` is not used, as in tclean"]
+            continue
         if name in ABSENT_PARAMETERS:
             if not ABSENT_PARAMETERS[name].changes_nothing(value):
                 raise GpucubeError(f"`{name}={value!r}` is not available: {ABSENT_PARAMETERS[name].advice}")
@@ -148,12 +168,19 @@ def as_tclean_takes(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> tu
     list of str
         Where gpucube does something else than tclean, one line each.
     """
-    values = dict(defaults)
+    values, notes = dict(defaults), list[str]()
     for name, value in given.items():
         words = isinstance(defaults.get(name, "required"), str) and defaults.get(name) != ""
         if value is not None and (words or not is_empty(value)):  # whether a word may be empty is for the schema to say
             values[name] = value
     values = {name: _without_record(value) for name, value in values.items()}
+    for name in ("start", "width"):
+        if _is_measure(values.get(name)):  # its frame, or its convention of velocities, counts for the cube
+            measure = values[name]
+            of = "veltype" if measure["type"] == "doppler" else "outframe"
+            values |= {name: _without_record(measure["m0"]), of: measure["refer"].lower()}
+            if of in given and str(given[of]).lower() not in ("", values[of]):
+                notes.append(f"`{of}={given[of]!r}` is not used, because `{name}` is in {measure['refer']}")
     for name, unit in _NUMBER_UNITS.items():
         if name in values:
             values[name] = _with_unit(values[name], unit)
@@ -161,7 +188,6 @@ def as_tclean_takes(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> tu
         values["datacolumn"] = "auto"  # tclean, too, takes DATA where there is no CORRECTED_DATA
     if str(values.get("cycleniter")) == "0":
         values["cycleniter"] = -1
-    notes: list[str] = []
     if not ABSENT_PARAMETERS["interactive"].changes_nothing(values.pop("interactive", False)):
         if is_empty(values.get("mask")) and str(values.get("usemask")).lower() == "user":
             values["niter"] = 0
@@ -176,10 +202,19 @@ def as_tclean_takes(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> tu
 
 
 def _without_record(value: Any) -> Any:
-    """CASA's record of a quantity as text; anything else as it is."""
+    """CASA's record of a quantity or a direction as text, also in lists; anything else as it is."""
+    if isinstance(value, list):
+        return [_without_record(item) for item in value]
     if isinstance(value, dict) and value.keys() == {"unit", "value"}:
         return f"{value['value']}{value['unit']}"
+    if _is_measure(value) and value["type"] == "direction" and "m1" in value:
+        return f"{value['refer']} {_without_record(value['m0'])} {_without_record(value['m1'])}"
     return value
+
+
+def _is_measure(value: Any) -> bool:
+    """Whether this is CASA's record of a measure."""
+    return isinstance(value, dict) and {"m0", "refer", "type"} <= value.keys()
 
 
 def _with_unit(value: Any, unit: str) -> Any:

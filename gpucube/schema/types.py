@@ -353,10 +353,12 @@ Intent = Annotated[
 
 
 def parse_stokes(value: Any) -> str:
-    """Turn a selection of Stokes parameters into capitals."""
+    """Turn a selection of Stokes parameters or of parallel hands into capitals."""
     written = value.strip().upper() if isinstance(value, str) else ""
     if written == "PSEUDOI":
         return "pseudoI"
+    if written in ("RR", "LL", "XX", "YY", "RRLL", "XXYY"):
+        return written
     if not written or written != "".join(name for name in "IQUV" if name in written):
         raise refused()
     return written
@@ -419,7 +421,10 @@ def parse_cell(value: Any) -> tuple[float, float]:
 Stokes = Annotated[
     str,
     Written(
-        "str", "STOKES", "'I', 'pseudoI', or several of I, Q, U, V in this order, such as 'IQUV' or 'QU'", parse_stokes
+        "str",
+        "STOKES",
+        "'I', 'pseudoI', several of I, Q, U, V in this order, or 'RR', 'LL', 'RRLL', 'XX', 'YY', 'XXYY'",
+        parse_stokes,
     ),
 ]
 _AlongAxis = tuple[Literal["frequency", "velocity"], float]

@@ -106,11 +106,11 @@ def _number_in_words(field: FieldInfo) -> str:
     return words
 
 
-def check_names(model: type[BaseModel], names: Iterable[str]) -> None:
-    """GpucubeError for the first name that is not a parameter, with the nearest that is."""
+def check_names(model: type[BaseModel], names: Iterable[str], other_names: Mapping[str, str] | None = None) -> None:
+    """GpucubeError for the first name that is not a parameter, with the one of `other_names` or the nearest that is."""
     for name in names:
         if name not in model.model_fields:
-            raise GpucubeError(f"unknown parameter {name!r}{did_you_mean(name, model.model_fields)}")
+            raise GpucubeError(f"unknown parameter {name!r}{did_you_mean(name, model.model_fields, other_names)}")
 
 
 def validated(model: type[Model], values: Mapping[str, Any]) -> Model:

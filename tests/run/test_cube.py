@@ -457,6 +457,36 @@ def test_four_stokes_parameters_of_a_polarised_source(array: str, make_ms: Any, 
     assert fits.getheader(alone.products["image"])["CRVAL4"] == 3
 
 
+@pytest.mark.parametrize(("array", "hands", "first"), [("vla-d", "RRLL", -1), ("alma", "XXYY", -5)])
+def test_single_hands_are_imaged_each_from_its_own_samples(
+    array: str, hands: str, first: int, make_ms: Any, tmp_path: Path
+) -> None:
+    cell = FEEDS[array]["cell"]
+    ms = make_ms(array=array, nchan=4, npol=4, noise=0.01, cell=cell, sources=[]).ms
+    expected = np.array(FEEDS[array]["hands"])
+
+    def source_in_the_centre(t: Any) -> None:
+        t.putcol("DATA", (t.getcol("DATA") + expected).astype(np.complex64))
+        flag = t.getcol("FLAG")
+        flag[::2, :, 3] = True  # half of the second hand
+        t.putcol("FLAG", flag)
+
+    made = altered(ms, tmp_path, source_in_the_centre)
+    result = image(made, tmp_path / "cube", cell=f"{cell}arcsec", stokes=hands, niter=200, products=("image", "model"))
+    header, cube = fits.getheader(result.products["image"]), fits.getdata(result.products["image"])
+    assert (header["CTYPE4"], header["CRVAL4"], header["CDELT4"]) == ("STOKES", first, -1)
+    planes = result.channels[0].planes
+    assert list(planes) == [hands[:2], hands[2:]]
+    for plane, (of_plane, value) in enumerate(zip(planes.values(), (expected[0], expected[3]), strict=True)):
+        assert cube[plane, 0, 32, 32] == pytest.approx(value.real, abs=5 * of_plane.noise)
+    assert planes[hands[2:]].visibilities < 0.6 * planes[hands[:2]].visibilities
+    again = image(
+        made, tmp_path / "again", cell=f"{cell}arcsec", stokes=hands[2:], startmodel=result.products["model"],
+        niter=0, products="residual",
+    )  # fmt: skip
+    assert again.channels[0].peak_residual == pytest.approx(planes[hands[2:]].peak_residual, rel=1e-3)
+
+
 def test_pseudo_i_takes_the_hand_that_is_left(tiny_ms: Any, tmp_path: Path) -> None:
     def flag_one_hand(table: Any) -> None:
         flag, weight, data = (table.getcol(name) for name in ("FLAG", "WEIGHT", "DATA"))

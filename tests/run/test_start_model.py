@@ -92,6 +92,15 @@ def test_an_unchanged_model_stays_as_it_is(ms, tmp_path):
     assert [r.iterations for r in again.channels] == [0] * NCHAN
 
 
+def test_psf_residual_and_clean_may_be_three_calls(ms, tmp_path):
+    """As tclean is called by programs that look at the PSF first."""
+    image(ms, tmp_path / "x", niter=0, calcres=False)
+    image(ms, tmp_path / "x", niter=0, calcpsf=False, restart=True)
+    steps = image(ms, tmp_path / "x", calcres=False, calcpsf=False, restart=True)
+    at_once = image(ms, tmp_path / "at-once")
+    assert np.array_equal(jobs.planes(steps, "model"), jobs.planes(at_once, "model"))
+
+
 def test_restart_without_an_earlier_run_begins_anew(ms, tmp_path):
     assert jobs.payload(image(ms, tmp_path / "a")) == jobs.payload(image(ms, tmp_path / "b", restart=True))
 

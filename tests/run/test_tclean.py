@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 import gpucube
+from gpucube.schema.parameters import make_parameters
+from gpucube.schema.tclean import as_tclean_takes
 
 TCLEAN = """vis selectdata field spw timerange uvrange antenna scan observation intent datacolumn imagename imsize cell
 phasecenter stokes projection startmodel specmode reffreq nchan start width outframe veltype restfreq interpolation
@@ -79,9 +81,16 @@ def test_the_cube_is_that_of_image_cube_with_the_defaults_of_tclean(tiny_ms: Any
         {"mask": "", "startmodel": "", "threshold": "", "restfreq": [], "uvtaper": [""], "start": "", "width": ""},
         {"interactive": False, "savemodel": "none", "parallel": True, "restart": True, "verbose": True},
         {"datacolumn": "corrected", "cycleniter": 0, "chanchunks": -1, "cube_chunksize": 3},
+        {
+            "selectdata": False,
+            "uvrange": "<1m",
+            "datacolumn": "observed",
+            "nworkers": 1,
+            "cell": [{"unit": "deg", "value": 20 / 3600}],
+        },
         {"phasecenter": 0, "field": ("0",), "spw": [], "threshold": {"unit": "Jy", "value": 0.0}, "startmodel": [""]},
     ],
-    ids=["number as text", "numbers as text", "None", "empty", "harmless", "other", "lists and records"],
+    ids=["number as text", "numbers as text", "None", "empty", "harmless", "other", "ignored", "lists and records"],
 )
 def test_what_tclean_takes_for_the_same_call_gives_the_same_cube(
     changes: dict[str, Any], tiny_ms: Any, tmp_path: Path
@@ -90,12 +99,49 @@ def test_what_tclean_takes_for_the_same_call_gives_the_same_cube(
     assert np.array_equal(plain["result"].data(), changed["result"].data(), equal_nan=True)
 
 
+LSRK = {"m0": {"unit": "Hz", "value": 1.4201e9}, "refer": "LSRK", "type": "frequency"}
+OPTICAL = {"m0": {"unit": "m/s", "value": 2e4}, "refer": "OPTICAL", "type": "doppler"}
+BARY = {"m0": {"unit": "m/s", "value": 2e4}, "refer": "BARY", "type": "radialvelocity"}
+POLE = {
+    "m0": {"unit": "rad", "value": -1.5}, "m1": {"unit": "rad", "value": 0.5}, "refer": "J2000", "type": "direction"
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "as_text", "said"),
+    [
+        ({"start": LSRK}, {"start": "1.4201GHz", "outframe": "LSRK"}, []),
+        (
+            {"start": BARY, "outframe": "TOPO"},
+            {"start": "20km/s", "outframe": "BARY"},
+            ["`outframe='TOPO'` is not used"],
+        ),
+        ({"start": OPTICAL, "width": "2km/s"}, {"start": "20km/s", "width": "2km/s", "veltype": "optical"}, []),
+        ({"width": {"unit": "kHz", "value": -20.0}}, {"width": "-20kHz"}, []),
+        ({"phasecenter": POLE}, {"phasecenter": "J2000 -1.5rad 0.5rad"}, []),
+    ],
+    ids=["frequency", "velocity", "doppler", "quantity", "direction"],
+)
+def test_measures_of_casa_are_what_their_text_is(
+    given: dict[str, Any], as_text: dict[str, Any], said: list[str]
+) -> None:
+    """A frame in a measure counts for the cube, as in tclean's code (SynthesisParamsImage)."""
+    call = {"vis": "a.ms", "imagename": "a", "specmode": "cube"}
+    defaults = {"outframe": "LSRK", "niter": 0}
+    measures, notes = as_tclean_takes(call | given, defaults)
+    text, _ = as_tclean_takes(call | as_text, defaults)
+    assert make_parameters(**measures) == make_parameters(**text)
+    assert [line[: len(start)] for line, start in zip(notes, said, strict=True)] == said
+
+
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
         ({"specmode": None}, "`specmode='mfs'` is not available: gpucube makes cubes only; use `specmode='cube'`"),
         ({"gridder": "mosaic"}, "`gridder='mosaic'` is not available: gpucube makes no mosaics"),
-        ({"savemodel": "modelcolumn"}, "`savemodel='modelcolumn'` is not available: the model becomes a FITS cube"),
+        ({"savemodel": "modelcolumn"}, "`savemodel='modelcolumn'` is not available: gpucube does not write to Measure"),
+        ({"imagermode": "csclean"}, "unknown parameter 'imagermode': did you mean 'gridder'?"),
+        ({"minpb": 0.1}, "unknown parameter 'minpb': did you mean 'pblimit'?"),
         ({"nitr": 3}, "unknown parameter 'nitr': did you mean 'niter'?"),
         ({"mode": "velocity", "specmode": None}, "unknown parameter 'mode': did you mean 'specmode'?"),
         ({"facets": 2}, "`facets=2` is not available: `gridder='wgridder'` takes the w term into account"),

@@ -71,6 +71,7 @@ def test_defaults_are_tcleans() -> None:
         ("stokes", "qu", "QU"),
         ("stokes", "pseudoI", "pseudoI"),
         ("stokes", "PSEUDOI", "pseudoI"),
+        ("stokes", "rrll", "RRLL"),
         ("start", "", None),
         ("start", "20", 20),
         ("width", "", 1),
@@ -300,7 +301,6 @@ def test_what_is_required_is_named(name: str) -> None:
         ("outframe", "SOURCE"),
         ("interactive", True),
         ("savemodel", "modelcolumn"),
-        ("selectdata", False),
         ("projection", "TAN"),
         ("outlierfile", "outliers.txt"),
         ("psfcutoff", 0.5),
@@ -355,7 +355,7 @@ def test_the_chunk_size_of_pclean_is_taken() -> None:
     ("name", "values"),
     [
         ("imagename", ["", " ", "out/", "a\nb", "a\0b", 3]),
-        ("stokes", ["VI", "IQQ", "RR", "", 3]),
+        ("stokes", ["VI", "IQQ", "RL", "XXLL", "", 3]),
         ("phasecenter", ["B1950 1h 1d", -3, [1.0, 2.0], [None, 1.0, "FK5"]]),
         ("imsize", [[1, 2, 3], "big", 33.5, True, None, {}]),
         ("cell", ["arcsec", 0, [1, 2, 3], True, None, float("nan")]),
@@ -418,6 +418,7 @@ def test_derived_values_are_in_the_units_of_the_arithmetic() -> None:
     assert (beam.bmaj, beam.bmin, beam.bpa) == pytest.approx((3 * ARCSEC, 2 * ARCSEC, np.pi / 6), rel=1e-15)
     assert make().beam == "channel" and make(restoringbeam="common").beam == "common"
     assert make().centre is None and make(stokes="pseudoI").stokes_names == ("pseudoI",)
+    assert make(stokes="RRLL").stokes_names == ("RR", "LL") and make(stokes="YY").stokes_names == ("YY",)
 
 
 def test_every_parameter_is_described() -> None:
