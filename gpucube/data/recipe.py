@@ -21,8 +21,9 @@ from gpucube.version import __version__
 Recipe = dict[str, Any]
 """``"shape"`` of the cube, ``"version"`` of gpucube, and ``"sources"``: for each of them its aspects."""
 
-REACH = 2.5
-"""Channels of the data, on either side of a channel of the cube, that interpolation may look at."""
+REACH, END = 2.5, 1.25
+"""Channels of the data, on either side of a channel of the cube, that interpolation may look at, and within which it matters
+that the data end there."""
 
 
 def make_recipe(selection: Selection, contents: Mapping[str, str]) -> Recipe:
@@ -99,7 +100,7 @@ def _aspects(source: Source, contents: str) -> dict[str, Any]:
         "the Stokes parameters": [repr(combination) for combination in source.combinations],
         "the phase centres": _digest(source.rotation, source.rotation_time, source.pointing),
         "the fits of the continuum": "" if fit is None else _digest(*vars(fit).values()),
-        "the interpolations": [] if how is None else [how.method, how.slack, how.spacing],
+        "the interpolations": [] if how is None else [how.method, how.rises, how.spacing],
         "the channels": [[int(k), digest] for k, digest in zip(source.output, _channels(source), strict=True)],
     }
 
@@ -115,8 +116,10 @@ def _channels(source: Source) -> Iterator[str]:
     number, frequency = of_data.members[how.selected], how.frequency[how.selected]
     for centre, width in zip(how.centre, how.width, strict=True):
         low, high = (centre - width / 2) / largest, (centre + width / 2) / least
-        reach = REACH * how.spacing
-        yield _digest(centre, width, number[(frequency > low - reach) & (frequency < high + reach)])
+        near = number[(frequency > low - REACH * how.spacing) & (frequency < high + REACH * how.spacing)]
+        first, last = frequency.min(initial=np.inf), frequency.max(initial=0)
+        begins, ends = first > low - END * how.spacing, last < high + END * how.spacing
+        yield _digest(centre, width, near, first if begins else None, last if ends else None)
 
 
 def _digest(*things: Any) -> str:

@@ -105,6 +105,10 @@ NOT_THERE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "a Stokes parameter": ({}, {"stokes": "V", "nchan": 2}),
     "a fit of the continuum to other channels": ({"contsubspw": "0:0~1;5"}, {"contsubspw": "0:0~1;4~5", "nchan": 2}),
     "a fit that is judged elsewhere": ({"contsubspw": "0:0~1;5"}, {"contsubspw": "0:0~1;5", "nchan": 2}),
+    "interpolation at the end of the data": (
+        {"spw": "0:0;5", "start": "1420.345MHz", "interpolation": "cubic"},
+        {"spw": "0:5", "start": "1420.435MHz", "interpolation": "cubic"},
+    ),
     "no continuum": ({}, {"contsubspw": "0:0~1;5"}),
 }
 """What a store has, and what it does not."""
