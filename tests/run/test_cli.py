@@ -151,8 +151,8 @@ def test_an_empty_yaml_file_says_nothing(tmp_path: Path) -> None:
         ("image a.ms --imagename x --cell 1", "--cell 1: '1' has no unit; write e.g. '1arcsec'"),
         ("image a.ms --imagename x --threshold -1mJy",
          "--threshold -1mJy: a threshold cannot be negative; expected e.g. '3mJy', or 0 for none"),
-        ("image a.ms --imagename x --no-selectdata", "--no-selectdata is not available: "
-         "with False tclean ignores selections; leave those out instead"),
+        ("image a.ms --imagename x --interactive", "--interactive is not available: gpucube opens no viewer: draw regions on the "
+         "dirty cube (--niter 0) in CARTA, save them as a CRTF or DS9 file, and give this file as --mask"),
         ("simulate", "the following arguments are required: OUT.ms; see gpucube simulate --help"),
         ("simulate x.ms --nchn 3", "unknown option '--nchn': did you mean '--nchan'?; see gpucube simulate --help"),
         ("simulate x.ms --nchan 0", "--nchan 0: expected a whole number from 1"),
