@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from jobs import altered
 from gpucube.data.copying import copy_channels
 from gpucube.data.ingest import Ingest, ingest_rows, plan_partitions
 from gpucube.data.recipe import Recipe, make_recipe, part_of
+from gpucube.data.regrid import Regridding
+from gpucube.data.rows import RowSelection
 from gpucube.data.scratch import allocate
-from gpucube.data.selection import Selection, select
+from gpucube.data.selection import Selection, Source, select
 from gpucube.data.store import VisibilityStore
 from gpucube.schema.parameters import make_parameters
 
@@ -126,3 +128,21 @@ def test_a_measurementset_more_or_less_is_not_a_part(ms: Path, tmp_path: Path) -
     assert part_of(one, two) is None
     assert part_of(two, one) is None
     assert part_of(two, two) is not None
+
+
+IN_RECIPES = {
+    Source: "column weight rows combinations channel_map regridding rotation rotation_time pointing continuum",
+    Regridding: "output centre width frequency selected spacing rises method",
+    RowSelection: "number cross keep factor",
+}
+WITHOUT_EFFECT = {
+    Source: "path spw slices tile_bytes input_shape",  # where and how it is read; the files themselves are in recipes
+    Regridding: "",
+    RowSelection: "time",  # of these rows of these files
+}
+
+
+@pytest.mark.parametrize("kind", IN_RECIPES)
+def test_a_recipe_forgets_nothing_that_a_source_has(kind: type) -> None:
+    """If this fails, a new attribute belongs into `gpucube.data.recipe`, unless it changes no bit of a store."""
+    assert {field.name for field in fields(kind)} == set(f"{IN_RECIPES[kind]} {WITHOUT_EFFECT[kind]}".split())
