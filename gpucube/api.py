@@ -314,7 +314,8 @@ def image_cube(
     scheduler : an address such as 'tcp://host:8786'; default ''
         Address of a running Dask scheduler. Empty for workers on this machine.
     scratch : the path of a folder; default ''
-        Folder that holds the visibilities during the run. Empty for a folder beside the products.
+        Folder that holds the visibilities during the run, unless keep_visibilities=True. Empty for a folder beside the
+        products.
     overwrite : True or False; default False
         Replace the products of an earlier run.
     resume : True or False; default False

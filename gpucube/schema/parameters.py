@@ -347,7 +347,8 @@ class Parameters(BaseModel):
     """Address of a running Dask scheduler. Empty for workers on this machine."""
 
     scratch: types.Folder = _parameter("", "Resources", tclean=None)
-    """Folder that holds the visibilities during the run. Empty for a folder beside the products."""
+    """Folder that holds the visibilities during the run, unless keep_visibilities=True. Empty for a folder beside the
+    products."""
 
     overwrite: bool = _parameter(False, "Output", tclean=None)
     """Replace the products of an earlier run."""
