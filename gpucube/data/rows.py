@@ -42,6 +42,15 @@ CACHE_MIB = 64
 SLICE_CACHE_MIB = 1
 """MiB of tiles that casacore keeps of each column of which slices are read. With more of them reading was slower."""
 
+_TYPES = {
+    "boolean": np.dtype(bool),
+    "float": np.dtype(np.float32),
+    "double": np.dtype(np.float64),
+    "complex": np.dtype(np.complex64),
+    "dcomplex": np.dtype(np.complex128),
+}
+"""numpy's type of the cells that casacore says a column has, for those that can be read."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RowSelection:
@@ -281,7 +290,19 @@ class BlockReader:
         self._table = open_table(path)
         for name in (column, "FLAG", weight):  # casacore would keep every tile that slices have touched
             self._table.setmaxcachesize(name, SLICE_CACHE_MIB if self._slices else CACHE_MIB)
-        self._selection = self._table.selectrows(self._number)
+        self._selection: tables.table | None = None
+
+    def _table_for(self, count: int) -> tuple[tables.table, int]:
+        """A table to read `count` rows from, and the row of it that is the first of the selection.
+
+        casacore makes and reads a selection more slowly than a table, but is killed by a cell that is not written if it reads
+        a table as a whole.
+        """
+        if int(self._number[-1] - self._number[0]) == len(self._number) - 1 and count < self._table.nrows():
+            return self._table, int(self._number[0])
+        if self._selection is None:
+            self._selection = self._table.selectrows(self._number)
+        return self._selection, 0
 
     def read(self, start: int, count: int) -> Block:
         """Read `count` rows of the selection from its `start`-th row.
@@ -308,28 +329,31 @@ class BlockReader:
 
     def _cells(self, column: str, start: int, count: int, shape: tuple[int, ...], kind: str) -> np.ndarray:
         """Cells of one column, (count, *shape), of a kind of numpy's."""
-        cells: np.ndarray
-        try:
-            first, last = self._channels or (0, self._shape[0] - 1)
-            if self._slices and len(shape) == 2:
-                cells = self._selection.getcolslice(column, [first, -1], [last, -1], [], start, count)
+        kind_of_column = self._table.coldatatype(column)
+        dtype = _TYPES.get(kind_of_column)
+        if dtype is None or dtype.kind != kind:
+            raise self._misshapen(column, int(self._number[start]), shape, kind_of_column, shape)
+        table, first_row = self._table_for(count)
+        spectra, row = len(shape) == 2, first_row + start
+        cut = self._channels if spectra and not self._slices else None
+        cells: np.ndarray = np.empty((count, *(shape if cut is None else self._shape)), dtype)
+        try:  # casacore fills the array; it would make one of its own and copy it
+            if spectra and self._slices and self._channels is not None:
+                first, last = self._channels
+                table.getcolslicenp(column, cells, [first, -1], [last, -1], [], row, count)
             else:
-                cells = self._selection.getcol(column, start, count)
-                if len(shape) == 2 and self._channels is not None and cells.shape[1:] == self._shape:
-                    cells = np.ascontiguousarray(cells[:, first : last + 1])
+                table.getcolnp(column, cells, row, count)
         except RuntimeError as error:
             if self._keep[start : start + count].all():
                 raise self._unreadable(column, start, count, shape, error) from None
             return self._kept_cells(column, start, count, shape, kind)
-        if cells.shape[1:] != shape or cells.dtype.kind != kind:
-            raise self._misshapen(column, int(self._number[start]), cells.shape[1:], cells.dtype, shape)
-        return cells
+        return cells if cut is None else np.ascontiguousarray(cells[:, cut[0] : cut[1] + 1])
 
     def _kept_cells(self, column: str, start: int, count: int, shape: tuple[int, ...], kind: str) -> np.ndarray:
         """The same one by one, with 0 in the rows that are not used, whose cells may not be written."""
         kept = np.flatnonzero(self._keep[start : start + count]).tolist()
         found = [self._cells(column, start + row, 1, shape, kind)[0] for row in kept]
-        cells = np.zeros((count, *shape), found[0].dtype if found else {"b": bool, "c": np.complex64}.get(kind, float))
+        cells = np.zeros((count, *shape), _TYPES[self._table.coldatatype(column)])
         if kept:
             cells[kept] = found
         return cells
@@ -340,22 +364,25 @@ class BlockReader:
         """Say which cell of a block cannot be read, and why."""
         for row in range(start, start + count):
             number = int(self._number[row])
-            if not self._selection.iscelldefined(column, row):
+            if not self._is_written(column, row):
                 other = ": choose another `datacolumn`" if column == self._column else ""
                 return GpucubeError(f"{self._path}: {column} is not written in row {number}{other}")
             try:
-                found = np.shape(self._selection.getcell(column, row))
+                found = np.shape(self._table.getcell(column, number))
             except RuntimeError:
                 break
             whole = (self._shape[0], *shape[1:]) if len(shape) == 2 else shape
             if found != whole:
-                return self._misshapen(column, number, found, None, whole)
+                return self._misshapen(column, number, found, "", whole)
         return GpucubeError(f"{self._path}: rows cannot be read from {column}: {first_line(error)}")
 
+    def _is_written(self, column: str, row: int) -> bool:
+        return bool(self._table.iscelldefined(column, int(self._number[row])))
+
     def _misshapen(
-        self, column: str, row: int, shape: tuple[int, ...], kind: np.dtype | None, expected: tuple[int, ...]
+        self, column: str, row: int, shape: tuple[int, ...], kind: str, expected: tuple[int, ...]
     ) -> GpucubeError:
-        what = f" of type {kind}" if kind is not None and shape == expected else ""
+        what = f" of type {kind}" if kind else ""
         return GpucubeError(
             f"{self._path}: {column} in row {row} has shape {shape}{what}; the other columns and subtables say {expected}"
         )
@@ -370,7 +397,7 @@ class BlockReader:
         try:
             weight = self._cells("WEIGHT_SPECTRUM", start, count, cell, "f").astype(np.float32, copy=False)
         except GpucubeError:
-            written = [row for row in range(count) if self._selection.iscelldefined("WEIGHT_SPECTRUM", start + row)]
+            written = [row for row in range(count) if self._is_written("WEIGHT_SPECTRUM", start + row)]
             if len(written) == count:
                 raise
             weight = np.zeros((count, *cell), np.float32)
@@ -379,8 +406,9 @@ class BlockReader:
         empty = _without_weight(weight)
         if cell[0] < self._shape[0]:  # the other channels of a row say, too, whether it has a WEIGHT_SPECTRUM
             for row in np.flatnonzero(empty).tolist():
-                if self._selection.iscelldefined("WEIGHT_SPECTRUM", start + row):
-                    empty[row] = not _can_count(self._selection.getcell("WEIGHT_SPECTRUM", start + row))
+                if self._is_written("WEIGHT_SPECTRUM", start + row):
+                    whole = self._table.getcell("WEIGHT_SPECTRUM", int(self._number[start + row]))
+                    empty[row] = not _can_count(whole)
         if empty.any():
             weight[empty] = self._plain_weights(start, count, cell)[empty]
         return weight, int(np.count_nonzero(empty & self._keep[start : start + count]))
@@ -391,5 +419,6 @@ class BlockReader:
 
     def close(self) -> None:
         """Close the table."""
-        self._selection.close()
+        if self._selection is not None:
+            self._selection.close()
         self._table.close()

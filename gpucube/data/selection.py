@@ -162,14 +162,14 @@ class Source(Placed):
         if self.regridding is not None:  # samples in the channels of the data, and the weights that count
             before += [size * samples * len(self.channel_map.output) for size in (8, 4, 4)]
         before *= min(threads, TRANSPOSERS)
-        # casacore makes an array of its own before numpy gets one
+        cut = 0 if kept == read else 1
         steps = [
-            [*before, 8 * read, 8 * read],
-            [*before, 8 * kept, read, read],
-            [*before, 8 * kept, kept, spectrum * read, spectrum * read],
+            [*before, 8 * read, cut * 8 * kept],
+            [*before, 8 * kept, read, cut * kept],
+            [*before, 8 * kept, kept, spectrum * read, cut * spectrum * kept],
         ]
         # if cells are cut, nothing of a block stays that keeps freed memory from the system
-        return int(self.tile_bytes + (largest_sum(steps) if kept == read else max(map(sum, steps))))
+        return int(self.tile_bytes + (largest_sum(steps) if not cut else max(map(sum, steps))))
 
     @property
     def channel_range(self) -> tuple[int, int] | None:
