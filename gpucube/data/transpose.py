@@ -121,7 +121,10 @@ def _transpose(block: Block, rows: KeptRows, slots: _Slots, combinations: _Hands
     rule, hands, factors = combinations
     vis_out, weight_out, counts, power, lacking, strength, garbage = planes
     nstokes, nslot, nrow = vis_out.shape
-    all_usable, shifted = np.all(usable), np.any(delay != 0.0)
+    all_usable, shifted = True, False
+    for k in range(nrow):
+        all_usable &= usable[k]
+        shifted |= delay[k] != 0.0
     vis_a, vis_b = np.zeros(_LANES, np.complex64), np.zeros(_LANES, np.complex64)
     weight_a, weight_b = np.zeros(_LANES, np.float32), np.zeros(_LANES, np.float32)
     one = np.zeros((3, _LANES))  # real and imaginary part and weight of one input channel
@@ -132,7 +135,9 @@ def _transpose(block: Block, rows: KeptRows, slots: _Slots, combinations: _Hands
             for s in range(nstokes):
                 a, b = hands[s]
                 factor_a, factor_b = factors[s]
-                mean[:] = 0.0
+                for i in range(4):
+                    for k in range(_LANES):
+                        mean[i, k] = 0.0
                 for j in range(offsets[slot], offsets[slot + 1] if rule[s] != Rule.NONE else offsets[slot]):
                     at = members[j], a, max(a, b)
                     _gather(data, flag, weight, number[first : first + n], at, vis_a, weight_a, vis_b, weight_b)
