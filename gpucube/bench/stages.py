@@ -164,7 +164,7 @@ def measure_ingest(
         for s in selection.sources
     )
     nbytes = store.ms_bytes_read
-    reading = Floor(work=nbytes, unit="B", nbytes=nbytes, seconds=limit, name="casacore getcol", kind="casacore")
+    reading = Floor(work=nbytes, unit="B", nbytes=nbytes, seconds=limit, name="casacore getcolnp", kind="casacore")
     samples, moved = float(store.selected.sum()), nbytes + 2 * store.nbytes()
     copying = Floor(
         work=samples, unit="vis", nbytes=moved, seconds=moved / bandwidth, name="memory copy", kind="memory"
