@@ -54,6 +54,8 @@ class Choice:
         def choose(value: Any) -> str:
             if isinstance(value, str) and value.strip().lower() in right:
                 return right[value.strip().lower()]
+            if self.empty is not None and (value is None or (isinstance(value, str) and not value.strip())):
+                return self.empty
             names = tuple(right.values())
             raise ValueError(f"expected {in_words(names)}{did_you_mean(value, names, self.other_names)}")
 

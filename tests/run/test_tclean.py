@@ -78,7 +78,17 @@ def test_the_cube_is_that_of_image_cube_with_the_defaults_of_tclean(tiny_ms: Any
         {"cell": "20"},
         {"cell": ["20", "20"]},
         {"mask": None, "startmodel": None, "threshold": None, "restfreq": None},
-        {"mask": "", "startmodel": "", "threshold": "", "restfreq": [], "uvtaper": [""], "start": "", "width": ""},
+        {
+            "mask": "",
+            "startmodel": "",
+            "threshold": "",
+            "restfreq": [],
+            "uvtaper": [""],
+            "start": "",
+            "width": "",
+            "veltype": "",
+            "interpolation": "",
+        },
         {"interactive": False, "savemodel": "none", "parallel": True, "restart": True, "verbose": True},
         {"datacolumn": "corrected", "cycleniter": 0, "chanchunks": -1, "cube_chunksize": 3},
         {
