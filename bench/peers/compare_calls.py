@@ -157,7 +157,9 @@ def numbers_in(text: str) -> list[int]:
     """Numbers of a selection such as ``"0,4,8"`` or ``"1~23"``."""
     found: list[int] = []
     for part in filter(None, str(text).split(",")):
-        low, _, high = part.partition("~")
+        low, _, high = part.partition(":")[0].partition("~")
+        if low == "*":
+            continue
         found += range(int(low), int(high or low) + 1)
     return found
 

@@ -6,7 +6,9 @@ names; a mask that it names becomes a CASA image, made from the dirty cube. Size
 pixels that suit the simulated array, scales and regions in pixels by the same factor, and the cube to `CHANNELS` channels.
 Out: a table in Markdown of what became of each call: whether it ran, how its channels ended, and every line that was said.
 
-    python bench/peers/run_calls.py calls.json --out calls.md
+`calls.json` beside this file has calls of pipelines, guides, papers and CASA's own tests.
+
+    python bench/peers/run_calls.py bench/peers/calls.json --out calls.md
 """
 
 from __future__ import annotations

@@ -6,11 +6,13 @@ The oracles are tclean's documentation (its parameters and defaults) and `gpucub
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 
 import gpucube
 from gpucube.schema.parameters import make_parameters
@@ -166,6 +168,23 @@ def test_what_would_change_the_result_is_refused_in_one_line(
         tclean(tiny_ms.ms, tmp_path / "cube", **changes)
     assert str(caught.value).startswith(line) and "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+CALLS = json.loads((REPOSITORY / "bench/peers/calls.json").read_text())
+
+
+@pytest.mark.parametrize("call", CALLS, ids=[call["kind"] for call in CALLS])
+def test_calls_from_scripts_are_taken_or_refused_by_the_parameter_that_cannot_be(call: dict[str, Any]) -> None:
+    """`bench/peers/run_calls.py` runs them on data of their kind."""
+    defaults = {name: given.default for name, given in inspect.signature(gpucube.tclean).parameters.items()}
+    defaults = {name: value for name, value in defaults.items() if value is not inspect.Parameter.empty}
+    values, _ = as_tclean_takes(call["parameters"] | {"imagename": "out"}, defaults)
+    if "refused" not in call:
+        assert make_parameters(**values).specmode in ("cube", "cubedata")
+        return
+    with pytest.raises(gpucube.GpucubeError, match=f"^`{call['refused']}=.* is not available: ") as caught:
+        make_parameters(**values)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.filterwarnings("ignore")
