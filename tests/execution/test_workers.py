@@ -26,7 +26,7 @@ import pytest
 from astropy.io import fits
 from distributed import Client, LocalCluster, Nanny
 from events import RecordedEvents
-from jobs import IMAGES, SETTINGS, image, make_job, payload, planes, read, tree
+from jobs import GEOMETRY, IMAGES, SETTINGS, image, make_job, payload, planes, read, tree
 
 from gpucube import disk
 from gpucube.data.mask_image import MaskImage
@@ -41,6 +41,9 @@ from gpucube.execution.workers import Workers
 from gpucube.imaging.job import ImageJob
 from gpucube.output.fits_cube import read_plane
 from gpucube.output.records import ChannelRecord, StopCode
+
+ON_GRID: dict[str, Any] = {"shape": (64, 64), "geometry": GEOMETRY, "other_grid": False}
+"""A mask with the pixels of the cube."""
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +130,9 @@ def test_an_unreadable_plane_of_the_mask_fails_its_channels_alone(
             tmp_path,
             workers,
             stores,
-            mask=MaskImage(path=str(path), hdu=0, leading=(12,), planes=tuple((c,) for c in range(12)), image=(64, 64)),
+            mask=MaskImage(
+                path=str(path), hdu=0, planes=tuple((c,) for c in range(12)), **ON_GRID | {"shape": (12, 64, 64)}
+            ),
         )
         records, _ = run(job, workers)
     good = image(tiny_ms.ms, tmp_path / "good")
@@ -188,7 +193,7 @@ def test_a_channel_that_kills_its_worker_is_isolated_and_marked_failed(
             tmp_path,
             workers,
             stores,
-            mask=mask(path="", hdu=0, leading=(), planes=(), image=(64, 64)),
+            mask=mask(path="", hdu=0, planes=(), **ON_GRID),
             products=IMAGES,
         )
         records, _ = run(job, workers)
@@ -219,7 +224,7 @@ def doomed(tiny_ms: Any, tmp_path: Path) -> Iterator[Doomed]:
         def make(limits: ClusterLimits) -> tuple[ImageJob, DaskWorkers]:
             workers = DaskWorkers(start_cluster(2, CpuKind(), 0, limits), CpuKind())
             stores.callback(workers.close)
-            mask = DeadlyMask(path="", hdu=0, leading=(), planes=(), image=(64, 64))
+            mask = DeadlyMask(path="", hdu=0, planes=(), **ON_GRID)
             return job_on(tiny_ms.ms, tmp_path, workers, stores, mask=mask, products=("image",)), workers
 
         yield make
