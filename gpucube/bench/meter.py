@@ -14,7 +14,6 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
-from tempfile import NamedTemporaryFile
 from types import SimpleNamespace
 from typing import Any
 
@@ -90,9 +89,10 @@ class MeteredDevice:
         """Count what is done whenever the caller asks for the next plane."""
         before = self._counter.counts()
         for finished in self._device.finish(*arguments):
-            self._charge("finish", before)
+            if self._counter.operations > before[0]:
+                self._charge("finish", before)
+                before = self._counter.counts()
             yield finished
-            before = self._counter.counts()
 
     def _charge(self, name: str, before: Counts) -> None:
         """Charge what has been asked since then."""
@@ -213,22 +213,23 @@ def meter(workload: Workload, scales: tuple[float, ...] = ()) -> dict[str, Any]:
         def write(self, product: str, key: Any, values: np.ndarray) -> str:
             return ""
 
+        def sync(self) -> None: ...
+
     def device() -> tuple[Any, Counter]:
         backend, counter = ghost_backend(Backend, ANSWERS)
         made = CudaDevice(settings, backend)
         made.batch = max(made.batch, channels)
         return made, counter
 
-    with NamedTemporaryFile() as nowhere:
-        cube: Any = SimpleNamespace(path=nowhere.name, ny=settings.geometry.ny, nx=settings.geometry.nx)
-        job = Job(
-            store=store,
-            settings=settings,
-            clean=CleanParameters(niter=workload.niter, nsigma=workload.nsigma),
-            frequency=workload.axis.frequency,
-            cubes=dict.fromkeys(PRODUCTS, cube),
-        )
-        return measured(lambda metered: image_chunk(job, metered, range(channels)), device, workload.bright_channels)
+    cube: Any = SimpleNamespace(ny=settings.geometry.ny, nx=settings.geometry.nx)
+    job = Job(
+        store=store,
+        settings=settings,
+        clean=CleanParameters(niter=workload.niter, nsigma=workload.nsigma),
+        frequency=workload.axis.frequency,
+        cubes=dict.fromkeys(PRODUCTS, cube),
+    )
+    return measured(lambda metered: image_chunk(job, metered, range(channels)), device, workload.bright_channels)
 
 
 def table(workload: Workload, found: dict[str, Any]) -> str:

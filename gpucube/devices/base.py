@@ -51,7 +51,7 @@ class ImagingSettings:
     alone: bool = False  # whether the job has a single plane
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class MinorCycle:
     """One minor cycle of one plane: clean until |peak| <= `threshold` (Jy/beam) or for `max_iterations`."""
 
@@ -64,7 +64,7 @@ FINISHED_BYTES = 1 << 29
 """Host memory for images that are finished together. Those of one plane take what they need."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Restoring:
     """How an image is restored: model * `beam` + `scale` * (residual * `smooth`, a Gaussian of unit sum)."""
 
@@ -73,7 +73,7 @@ class Restoring:
     scale: float = 1.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Finished:
     """The results of a plane: images by product, float32 (ny, nx), which are read-only; and the model's flux, Jy."""
 

@@ -66,7 +66,8 @@ def fit_beams(windows: np.ndarray, shape: tuple[int, int], cell_x: float, cell_y
     unit = math.sqrt(cell_x * cell_y)
     narrow = FOUR_LN2 / (min(cell_x, cell_y) / unit) ** 2
     wide = FOUR_LN2 / (max(nx * cell_x, ny * cell_y) / unit) ** 2
-    levels = np.array(windows, dtype=np.float64, order="C")  # one type and layout for the compiler
+    kind = np.float32 if windows.dtype == np.float32 else np.float64
+    levels = np.array(windows, dtype=kind, order="C")  # one layout for the compiler, and usually one type
     complete, forms = _fit_lobes(levels, ny, nx, cell_x / unit, cell_y / unit, wide)
     return [
         _beam_of_form(a, b, c, unit, wide, narrow) if whole else None
@@ -94,14 +95,10 @@ def _fit_lobes(
     """Fit exp(-(a east^2 + 2 b east north + c north^2)) to main lobes; returns whether each is complete, and (a, b, c), (n, 3).
 
     `levels` (n, rows, columns) are windows of images (ny, nx) whose pixels are `width` by `height`; values that are not finite
-    are set to 0. Nothing is fitted if the lobe may continue beyond the window.
+    count as 0. Nothing is fitted if the lobe may continue beyond the window.
     """
     complete, forms = np.zeros(len(levels), np.bool_), np.zeros((len(levels), 3))
     for k in range(len(levels)):
-        level = levels[k].ravel()
-        for i in range(level.size):
-            if not np.isfinite(level[i]):
-                level[i] = 0.0
         complete[k] = _fit_lobe(levels[k], ny, nx, width, height, floor, forms[k])
     return complete, forms
 
@@ -111,41 +108,53 @@ def _fit_lobe(level: np.ndarray, ny: int, nx: int, width: float, height: float, 
     """Fit one main lobe: see `_fit_lobes`."""
     rows, columns = level.shape
     cy, cx = rows // 2, columns // 2
-    lobe = _connected(level > LOBE_CUTOFF, cy, cx)
+    lobe, bottom, top, left, right = _connected(level, cy, cx)
     y0, x0 = ny // 2 - cy, nx // 2 - cx
     if (
-        (y0 > 0 and lobe[0].any())
-        or (y0 + rows < ny and lobe[-1].any())
-        or (x0 > 0 and lobe[:, 0].any())
-        or (x0 + columns < nx and lobe[:, -1].any())
+        (y0 > 0 and bottom == 0)
+        or (y0 + rows < ny and top == rows - 1)
+        or (x0 > 0 and left == 0)
+        or (x0 + columns < nx and right == columns - 1)
     ):
         return False
     lobe[max(cy - 1, 0) : cy + 2, max(cx - 1, 0) : cx + 2] = True
-    where = np.flatnonzero(lobe)
-    east, north = (cx - where % columns) * width, (where // columns - cy) * height
-    quadratic = np.column_stack((east * east, 2 * east * north, north * north))  # (pixels of the lobe, 3)
-    form[:] = _fit_quadratic_form(quadratic, level.ravel()[where], floor)
+    bottom, top = max(min(bottom, cy - 1), 0), min(max(top, cy + 1), rows - 1)
+    left, right = max(min(left, cx - 1), 0), min(max(right, cx + 1), columns - 1)
+    most = (top - bottom + 1) * (right - left + 1)
+    quadratic, found, n = np.empty((most, 3)), np.zeros(most), 0  # of the pixels of the lobe
+    for y in range(bottom, top + 1):
+        for x in range(left, right + 1):
+            if lobe[y, x]:
+                east, north = (cx - x) * width, (y - cy) * height
+                quadratic[n, 0], quadratic[n, 1], quadratic[n, 2] = east * east, 2 * east * north, north * north
+                if np.isfinite(level[y, x]):
+                    found[n] = level[y, x]
+                n += 1
+    form[:] = _fit_quadratic_form(quadratic[:n], found[:n], floor)
     return True
 
 
 @njit()
-def _connected(above: np.ndarray, cy: int, cx: int) -> np.ndarray:
-    """Flood fill: pixels 8-connected to (cy, cx).
+def _connected(level: np.ndarray, cy: int, cx: int) -> tuple[np.ndarray, int, int, int, int]:
+    """Flood fill: finite pixels above `LOBE_CUTOFF` that are 8-connected to (cy, cx); with their first and last row and column.
 
     Corners count as neighbours because the lobe of a thin slanted beam is connected through them.
     """
-    ny, nx = above.shape
-    filled = np.zeros((ny, nx), np.bool_)
-    stack = [(cy, cx)]
-    filled[cy, cx] = above[cy, cx]
-    while len(stack) > 0:
-        y, x = stack.pop()
+    ny, nx = level.shape
+    filled, stack = np.zeros((ny, nx), np.bool_), np.empty((ny * nx + 1, 2), np.int64)
+    bottom, top, left, right = cy, cy, cx, cx
+    stack[0, 0], stack[0, 1], waiting = cy, cx, 1
+    while waiting > 0:
+        waiting -= 1
+        y, x = stack[waiting, 0], stack[waiting, 1]
         for j in range(max(y - 1, 0), min(y + 2, ny)):
             for i in range(max(x - 1, 0), min(x + 2, nx)):
-                if above[j, i] and not filled[j, i]:
+                if not filled[j, i] and LOBE_CUTOFF < level[j, i] < np.inf:
                     filled[j, i] = True
-                    stack.append((j, i))
-    return filled
+                    bottom, top, left, right = min(bottom, j), max(top, j), min(left, i), max(right, i)
+                    stack[waiting, 0], stack[waiting, 1] = j, i
+                    waiting += 1
+    return filled, bottom, top, left, right
 
 
 @njit()
@@ -156,7 +165,7 @@ def _fit_quadratic_form(quadratic: np.ndarray, level: np.ndarray, floor: float) 
     curvature in directions that the pixels do not determine.
     """
     normal, target = np.empty((3, 3)), np.empty(3)
-    slope, misfit = np.zeros(level.size), np.zeros(level.size)
+    slope, misfit, trial_slope, trial_misfit = np.zeros((4, level.size))
     for k in range(level.size):
         if level[k] > LOBE_CUTOFF:
             slope[k], misfit[k] = level[k], -np.log(min(level[k], 1.0)) * level[k]
@@ -172,7 +181,6 @@ def _fit_quadratic_form(quadratic: np.ndarray, level: np.ndarray, floor: float) 
         form[0] = form[2] = max(form[0], form[2], floor)
         form[1] = 0.0
 
-    trial_slope, trial_misfit = np.empty(level.size), np.empty(level.size)
     cost = _compare(quadratic, level, form, slope, misfit)
     damping = 1e-3
     for _ in range(60):

@@ -22,9 +22,9 @@ from gpucube.data.store import PlaneKey
 from gpucube.devices.base import FINISHED_BYTES, Device, DevicePlane
 from gpucube.errors import GpucubeError
 from gpucube.imaging.job import NO_EVENTS, Events, ImageJob
-from gpucube.imaging.plane import ActivePlane, Place, channel_record, charge, fail_channel, write_products
+from gpucube.imaging.plane import ActivePlane, Place, channel_records, charge, fail_channel, write_products
 from gpucube.imaging.stopping import (
-    Action,
+    ROLLS_BACK,
     LoopState,
     after_cycle,
     has_grown,
@@ -33,7 +33,6 @@ from gpucube.imaging.stopping import (
     stop_level,
     with_new_mask,
 )
-from gpucube.output.fits_cube import sync
 from gpucube.output.records import ChannelRecord, StopCode
 from gpucube.text import one_line
 
@@ -136,13 +135,14 @@ class _Chunk:
     def _take_planes(self) -> list[PlaneKey]:
         """Planes to begin now: as many as there are places for."""
         fresh: list[PlaneKey] = []
-        while len(self.active) + len(self.stopped) + len(fresh) < self.device.batch:
+        places = self.device.batch - len(self.active) - len(self.stopped)
+        while len(fresh) < places:
             if not self.to_begin:
                 if not self.waiting or self._must_wait(self.waiting[-1]):
                     break
                 channel = self.waiting.pop()
                 self.at_work.add(channel)
-                self.to_begin = [PlaneKey(channel=channel, stokes=s) for s in range(len(self.job.stokes))][::-1]
+                self.to_begin = [PlaneKey(channel=channel, stokes=s) for s in reversed(range(len(self.job.stokes)))]
                 self.events.started(channel)
             fresh.append(self.to_begin.pop())
         return fresh
@@ -183,11 +183,14 @@ class _Chunk:
         """Write planes and free their places. After the last plane of a channel, complete the channel."""
         write_products(self.job, self.device, planes)
         self.device.release([p.data for p in planes])
+        complete = []
         for plane in planes:
             of_channel = self.ended.setdefault(plane.key.channel, [])
             of_channel.append(plane)
             if len(of_channel) == len(self.job.stokes):
-                self._close(channel_record(self.job, self.ended.pop(plane.key.channel), self.place))
+                complete.append(self.ended.pop(plane.key.channel))
+        for record in channel_records(self.job, complete, self.place):
+            self._close(record)
 
     def _close(self, record: ChannelRecord) -> None:
         """Store the record of a channel that has ended."""
@@ -199,8 +202,7 @@ class _Chunk:
     def _make_safe(self) -> None:
         """Bring what was written to disk, and report it."""
         self.abort_if_cancelled()
-        for cube in self.job.cubes.values():
-            sync(cube)
+        self.job.sync()
         self.events.safe(self.unsafe.copy())
         self.unsafe.clear()
         self.synced = time.monotonic()
@@ -285,9 +287,9 @@ def _judge(job: ImageJob, device: Device[DevicePlane], planes: Sequence[ActivePl
     for p, (peak, noise) in zip(planes, device.measure([p.data for p in planes]), strict=True):
         before = p.state
         p.state, action = observe(before, peak, noise, job.clean)
-        if action in (Action.ROLL_BACK_AND_CLEAN, Action.ROLL_BACK_AND_STOP):
+        if action in ROLLS_BACK:
             rolling.append(p.data)
-        elif p.state.best_peak < before.best_peak and not p.stopped:
+        elif not p.stopped and p.state.best_peak < before.best_peak:
             improved.append(p.data)
     device.keep_model(improved)
     device.roll_back(rolling)
@@ -347,9 +349,10 @@ def _cycle_planes(job: ImageJob, device: Device[DevicePlane], planes: Sequence[A
     begin = time.perf_counter()
     data = [p.data for p in planes]
     cycles = [next_cycle(p.state, p.sidelobe, job.clean) for p in planes]
-    for p, cycle in zip(planes, cycles, strict=True):
-        p.at_stop_level = cycle.threshold <= stop_level(p.state.noise, job.clean)
-        p.last_mask = p.mask
+    if job.automask is not None:
+        for p, cycle in zip(planes, cycles, strict=True):
+            p.at_stop_level = cycle.threshold <= stop_level(p.state.noise, job.clean)
+            p.last_mask = p.mask
     iterations = device.minor(data, cycles)
     charge(planes, device, "minor", begin)
     begin = time.perf_counter()

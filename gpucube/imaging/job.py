@@ -16,7 +16,7 @@ from gpucube.devices.base import ImagingSettings
 from gpucube.imaging.automask import AutoMask
 from gpucube.imaging.stopping import CleanParameters
 from gpucube.imaging.weighting import HostWeighting, device_weighting
-from gpucube.output.fits_cube import CubeFile, write_plane
+from gpucube.output.fits_cube import CubeFile, sync, write_plane
 from gpucube.output.records import ChannelRecord
 from gpucube.schema.parameters import Parameters
 from gpucube.sky.beam import Beam, RestoringBeam
@@ -164,3 +164,8 @@ class ImageJob:
         """Write a plane, (ny, nx), to its cube; returns its checksum."""
         self.may_write()
         return write_plane(self.cubes[product], key.stokes, key.channel, values)
+
+    def sync(self) -> None:
+        """Return when all planes written are on disk."""
+        for cube in self.cubes.values():
+            sync(cube)

@@ -7,6 +7,7 @@ In: a plane that `gpucube.imaging.chunk` has cleaned until it stopped. Out: its 
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpucube.data.store import PlaneKey
-from gpucube.devices.base import Device, DevicePlane, Product
+from gpucube.devices.base import Device, DevicePlane, Product, Restoring
 from gpucube.imaging.job import ImageJob
 from gpucube.imaging.restore import how_to_restore
 from gpucube.imaging.stopping import LoopState, stop_level
@@ -30,7 +31,7 @@ BLANK = (StopCode.NO_DATA, StopCode.FAILED)
 """A plane with one of these stop codes is NaN in every image product."""
 
 
-@dataclass
+@dataclass(slots=True)
 class ActivePlane:
     """A plane from its first gridding to its last product.
 
@@ -71,7 +72,7 @@ class ActivePlane:
     at_stop_level: bool = False
     model_flux: float = 0.0
     checksums: dict[str, str] = field(default_factory=dict)
-    nanoseconds: dict[str, int] = field(default_factory=dict)
+    nanoseconds: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     @property
     def stopped(self) -> bool:
@@ -84,9 +85,9 @@ def charge(planes: Sequence[ActivePlane], device: Device[DevicePlane], stage: st
     spent = {**device.substage_seconds, stage: time.perf_counter() - begin - sum(device.substage_seconds.values())}
     device.substage_seconds.clear()
     each = [(name, int(1e9 * seconds) // max(1, len(planes))) for name, seconds in spent.items()]
-    for of_plane in [p.nanoseconds for p in planes]:
-        for name, nanoseconds in each:
-            of_plane[name] = of_plane.get(name, 0) + nanoseconds
+    for name, nanoseconds in each:
+        for p in planes:
+            p.nanoseconds[name] += nanoseconds
 
 
 def write_products(job: ImageJob, device: Device[DevicePlane], planes: Sequence[ActivePlane]) -> None:
@@ -100,7 +101,10 @@ def write_products(job: ImageJob, device: Device[DevicePlane], planes: Sequence[
             beams.append(p.beam)
     if job.cubes.keys() & set(RESTORED) and job.restoring_beam != "common":
         target = None if job.restoring_beam == "channel" else job.restoring_beam
-        restoring = [how_to_restore(job.settings.geometry, beam, target or beam) for beam in beams]
+        restoring = [
+            Restoring(beam=beam) if target is None else how_to_restore(job.settings.geometry, beam, target)
+            for beam in beams
+        ]
     copied = [name for name in COPIED if name in job.cubes or (name == "model" and "startmodel" in job.cubes)]
     finished = device.finish([p.data for p in imaged], copied, restoring)
     begin, writing = time.perf_counter(), 0.0
@@ -159,11 +163,20 @@ class Place(NamedTuple):
 NOWHERE = Place()
 
 
-def channel_record(job: ImageJob, planes: Sequence[ActivePlane], place: Place) -> ChannelRecord:
-    """The record of a channel whose planes have all been written."""
-    planes = sorted(planes, key=lambda p: p.key.stokes)
-    records = [_plane_record(job, p) for p in planes]
-    return _channel_record(job, planes[0].key.channel, records, [p.checksums for p in planes], place)
+def channel_records(job: ImageJob, channels: Sequence[list[ActivePlane]], place: Place) -> list[ChannelRecord]:
+    """The records of channels whose planes have all been written."""
+    for planes in channels:
+        planes.sort(key=lambda p: p.key.stokes)
+    of_planes = iter(_plane_records(job, [p for planes in channels for p in planes]))
+    products = _written_products(job)
+    return [
+        _channel_record(
+            *(job, planes[0].key.channel, [next(of_planes) for _ in planes]),
+            {name: [p.checksums[name] for p in planes] for name in products},
+            place,
+        )
+        for planes in channels
+    ]
 
 
 def fail_channel(job: ImageJob, channel: int, message: str, place: Place = NOWHERE) -> ChannelRecord:
@@ -177,29 +190,41 @@ def fail_channel(job: ImageJob, channel: int, message: str, place: Place = NOWHE
         )
         for key in keys
     ]
-    return _channel_record(job, channel, records, [_write_blank(job, key) for key in keys], place)
+    blank = [_write_blank(job, key) for key in keys]
+    checksums = {name: [of_plane[name] for of_plane in blank] for name in _written_products(job)}
+    return _channel_record(job, channel, records, checksums, place)
+
+
+def _written_products(job: ImageJob) -> list[str]:
+    """Products that are complete when a channel ends: all but images that are restored at the end."""
+    return [name for name in job.cubes if name not in RESTORED or job.restoring_beam != "common"]
 
 
 def _channel_record(
-    job: ImageJob, channel: int, planes: Sequence[PlaneRecord], checksums: Sequence[dict[str, str]], place: Place
+    job: ImageJob, channel: int, planes: Sequence[PlaneRecord], checksums: dict[str, list[str]], place: Place
 ) -> ChannelRecord:
-    """Planes and checksums are in the order of Stokes. An image that is still to be restored has no checksum."""
-    names = [name for name in job.cubes if name not in RESTORED or job.restoring_beam != "common"]
+    """Planes and checksums are in the order of Stokes."""
     return ChannelRecord(
         channel=channel,
         frequency_hz=float(job.frequency[channel]),
         planes=dict(zip(job.stokes, planes, strict=True)),
-        checksums={name: [of_plane[name] for of_plane in checksums] for name in names},
+        checksums=checksums,
         chunk=place.chunk,
         worker=place.worker,
         device=place.device,
     )
 
 
-def _plane_record(job: ImageJob, plane: ActivePlane) -> PlaneRecord:
-    state, key = plane.state, plane.key
-    selected = int(job.store.selected[key.pointing, key.channel])
-    counted = int(job.store.counts[key.index])
+def _plane_records(job: ImageJob, planes: Sequence[ActivePlane]) -> list[PlaneRecord]:
+    """The records of planes. What the store knows about them is taken from its arrays at once."""
+    store, at = job.store, tuple(np.array([p.key.index for p in planes], int).reshape(-1, 3).T)
+    counted, selected = store.counts[at].tolist(), store.selected[at[0], at[2]].tolist()
+    lacking = [0.0] * len(planes) if store.lacking is None else store.lacking[at].tolist()
+    return [_plane_record(job, *of_plane) for of_plane in zip(planes, counted, selected, lacking, strict=True)]
+
+
+def _plane_record(job: ImageJob, plane: ActivePlane, counted: int, selected: int, lacking: float) -> PlaneRecord:
+    state, visibilities = plane.state, int(plane.data.visibilities)
     stop = state.stop if state.stop is not None else StopCode.FAILED
     imaged = stop not in BLANK
     return PlaneRecord(
@@ -212,10 +237,10 @@ def _plane_record(job: ImageJob, plane: ActivePlane) -> PlaneRecord:
         model_flux=plane.model_flux,
         beam=plane.beam.to_record() if imaged and plane.beam else None,
         sum_weights=float(plane.data.sum_weights),
-        visibilities=int(plane.data.visibilities),
-        visibilities_off_grid=max(0, counted - int(plane.data.visibilities)),
+        visibilities=visibilities,
+        visibilities_off_grid=max(0, counted - visibilities),
         flagged_fraction=1.0 - counted / selected if selected else 1.0,
-        lacking_fraction=0.0 if job.store.lacking is None else float(job.store.lacking[key.index]),
+        lacking_fraction=lacking,
         seconds={stage: spent / 1e9 for stage, spent in plane.nanoseconds.items()},
         retried=state.retried,
         message="the residual is not finite" if stop is StopCode.FAILED else "",

@@ -73,6 +73,9 @@ class Action(Enum):
     STOP = "stop"
 
 
+ROLLS_BACK = (Action.ROLL_BACK_AND_CLEAN, Action.ROLL_BACK_AND_STOP)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoopState:
     """How far one plane has come.
@@ -94,7 +97,9 @@ class LoopState:
 def changed(state: LoopState, **values: Any) -> LoopState:
     """A state with other values of some fields: all are copied at once, since `dataclasses.replace` takes five times as long."""
     other = object.__new__(LoopState)
-    vars(other).update(vars(state), **values)
+    fields_of = vars(other)
+    fields_of.update(vars(state))
+    fields_of.update(values)
     return other
 
 
@@ -119,18 +124,16 @@ def observe(state: LoopState, peak: float, noise: float, clean: CleanParameters)
         After it; `stop` is set if the action stops.
     Action
     """
+    grown: StopCode | None = None
     if not (math.isfinite(peak) and math.isfinite(noise)):
         if state.majors == 0:
             return changed(state, peak=peak, noise=noise, stop=StopCode.FAILED), Action.STOP
-        grown: StopCode | None = StopCode.PEAK_GREW
-    elif state.majors == 0:
-        grown = None
-    elif peak > GROWTH * state.peak:
         grown = StopCode.PEAK_GREW
-    elif peak > GROWTH * state.best_peak:
-        grown = StopCode.PEAK_ABOVE_MINIMUM
-    else:
-        grown = None
+    elif state.majors > 0:
+        if peak > GROWTH * state.peak:
+            grown = StopCode.PEAK_GREW
+        elif peak > GROWTH * state.best_peak:
+            grown = StopCode.PEAK_ABOVE_MINIMUM
     if grown is not None:
         best = _best(state)
         out_of_budget = state.iterations >= clean.niter or 0 <= clean.nmajor <= state.majors
@@ -140,9 +143,10 @@ def observe(state: LoopState, peak: float, noise: float, clean: CleanParameters)
     stop = _stop_code(state, peak, noise, clean)
     if stop is not None and peak > (1 + ROUNDING) * state.best_peak:
         return changed(_best(state), stop=stop), Action.ROLL_BACK_AND_STOP
-    lowest = {"best_peak": peak, "best_noise": noise} if peak < state.best_peak else {}
-    state = changed(state, peak=peak, noise=noise, stop=stop, **lowest)
-    return state, Action.STOP if stop is not None else Action.CLEAN
+    action = Action.CLEAN if stop is None else Action.STOP
+    if peak < state.best_peak:
+        return changed(state, peak=peak, noise=noise, best_peak=peak, best_noise=noise, stop=stop), action
+    return changed(state, peak=peak, noise=noise, stop=stop), action
 
 
 def _best(state: LoopState) -> LoopState:

@@ -44,7 +44,7 @@ class StopCode(IntEnum):
     FAILED = 11, "failed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class PlaneRecord:
     """What happened to one plane: a channel in one Stokes parameter.
 
@@ -116,7 +116,7 @@ def _leading(planes: Sequence[PlaneRecord]) -> PlaneRecord:
     return max(planes, key=lambda plane: (plane.major_cycles, plane.iterations))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ChannelRecord:
     """What happened to one output channel, counted from 0.
 

@@ -28,6 +28,9 @@ Spec: TypeAlias = tuple[tuple[int, ...], DTypeLike]
 ALIGNMENT = 256
 """Bytes: where the parts of a block of memory begin."""
 
+LARGE = 1 << 16
+"""Bytes from which on an array is not small any more (`packed`)."""
+
 
 class Kernel(Protocol):
     """A compiled kernel, to be called as a `cupy.RawKernel`."""
@@ -80,11 +83,12 @@ def block_bytes(specs: Sequence[Spec]) -> int:
 
 def divided(backend: Backend, block: DeviceArray, specs: Sequence[Spec], at: int = 0) -> list[DeviceArray]:
     """Make arrays of the parts of a block of memory, uint8 (n,), from a byte on."""
-    arrays = []
+    arrays, view = [], backend.view
     for shape, dtype in specs:
         kind = np.dtype(dtype)
-        arrays.append(backend.view(block, at, shape, kind))
-        at += -(-math.prod(shape) * kind.itemsize // ALIGNMENT) * ALIGNMENT
+        arrays.append(view(block, at, shape, kind))
+        nbytes = math.prod(shape) * kind.itemsize
+        at += nbytes + -nbytes % ALIGNMENT
     return arrays
 
 
@@ -94,12 +98,11 @@ def allocated(backend: Backend, *specs: Spec) -> list[DeviceArray]:
 
 
 def packed(backend: Backend, *arrays: np.ndarray) -> list[DeviceArray]:
-    """Upload small arrays in one copy."""
-    parts: list[Any] = []  # with what fills them up to the next multiple
-    for a in arrays:
-        parts += [np.ascontiguousarray(a), bytes(-a.nbytes % ALIGNMENT)]
-    block = np.frombuffer(b"".join(parts) or bytes(1), np.uint8)
-    return divided(backend, backend.upload([block], np.uint8), [(a.shape, a.dtype) for a in arrays])
+    """Upload small arrays in one copy. If the last one is large, it goes on its own, and is not copied on the host."""
+    small, large = (arrays[:-1], arrays[-1:]) if arrays[-1].nbytes > LARGE else (arrays, ())
+    content = b"".join([a.tobytes() + bytes(-a.nbytes % ALIGNMENT) for a in small])  # up to the next multiple
+    parts = [np.frombuffer(content or bytes(1), np.uint8), *[a.reshape(-1).view(np.uint8) for a in large]]
+    return divided(backend, backend.upload(parts, np.uint8), [(a.shape, a.dtype) for a in arrays])
 
 
 class Workspace:

@@ -129,7 +129,7 @@ class CudaDevice:
         """Slots of planes on the device, (n,) int32; uploaded if they are not those of the last call."""
         slots = [p.slot for p in planes]
         if self._slots[1] is None or self._slots[0] != slots:
-            self._slots = slots, packed(self._backend, np.array(slots, np.int32))[0]
+            self._slots = slots, packed(self._backend, np.array(slots, _INT))[0]
         there = self._slots[1]
         assert there is not None
         return there
@@ -233,33 +233,37 @@ class CudaDevice:
         row_of: dict[object, int] = {}
         uvw: list[np.ndarray] = []
         order: list[np.ndarray] = []
-        first_row, rows, orders = np.zeros(len(samples), np.int64), [0], []
+        rows, orders, of_planes = [0], [], []
         for k, s in enumerate(samples):
             if s is None:
+                of_planes.append((0, 0, LIGHT_SPEED))
                 continue
-            if (name := s.rows or k) not in row_of:
+            name = s.rows or k
+            if name not in row_of:
                 row_of[name] = rows[-1]
                 uvw.append(s.uvw)
                 orders.append(-1 if s.order is None else sum(len(o) for o in order))
                 if s.order is not None:
                     order.append(s.order)
                 rows.append(rows[-1] + len(s.uvw))
-            first_row[k] = row_of[name]
-        counts = [0 if s is None else len(s.weight) for s in samples]
-        per_metre = np.array([1.0 if s is None else s.frequency / LIGHT_SPEED for s in samples])
-        first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+            of_planes.append((row_of[name], len(s.weight), s.frequency))
+        first_row, counts, frequency = (np.array(values) for values in zip(*of_planes, strict=True))
+        per_metre = frequency / LIGHT_SPEED
+        first = np.concatenate([[0], np.cumsum(counts)])
         taper = taper_form(self.settings.taper) * per_metre[:, None] ** 2
-        # the order of a set of rows is small beside its coordinates
         in_sets = order[0] if len(order) == 1 else np.concatenate([np.zeros(0, np.int32), *order])
-        sets = (in_sets, np.array(rows, np.int64), np.array(orders, np.int64))
+        sets = (np.array(rows, np.int64), np.array(orders, np.int64), in_sets)
         on_device = packed(backend, first, first_row, per_metre, taper, *sets)
         raw = coordinates = upload([a.reshape(-1) for a in uvw], np.float64)
-        room = (((sum(counts),), np.float32), ((rows[-1] if order else 0, 3), np.float64))
+        room = (((int(first[-1]),), np.float32), ((rows[-1] if order else 0, 3), np.float64))
         weight, in_order = allocated(backend, *room)
         if order:
             coordinates = in_order
-            grid = (max(1, min(1024, -(-int(np.diff(rows).max()) // 256))), len(uvw))
-            self._kernels.launch("planes.order_rows", grid, (256,), raw, *on_device[4:], coordinates)
+            grid = (max(1, min(1024, -(-max(map(len, uvw)) // 256))), len(uvw))
+            first_of_sets, orders_of_sets, there = on_device[4:]
+            self._kernels.launch(
+                "planes.order_rows", grid, (256,), raw, there, first_of_sets, orders_of_sets, coordinates
+            )
         batch = SampleBatch(
             uvw=coordinates,
             vis=upload([s.vis for s in present], np.complex64),
@@ -267,7 +271,7 @@ class CudaDevice:
             first=on_device[0],
             first_row=on_device[1],
             per_metre=on_device[2],
-            most=max(counts, default=0),
+            most=int(counts.max()),
         )
         return batch, weight, on_device[3]
 
@@ -316,31 +320,27 @@ class CudaDevice:
     def make_psf(self, planes: Sequence[CudaPlane], wide: bool | Sequence[bool]) -> None:
         # the PSF is that of the phase centre, with w neglected
         sizes = [wide] * len(planes) if isinstance(wide, bool) else wide
-        todo = [(p, w) for p, w in zip(planes, sizes, strict=True) if p.sum_weights > 0 and p.begun is not None]
-        for begun in {id(p.begun): p.begun for p, _ in todo if p.begun is not None}.values():
-            if begun.of_psf is None:
-                assert begun.samples is not None
-                self._work.start()
-                begun.of_psf = self._psfs.place(begun.samples, begun.placed.planes)
-                self._psfs.look(begun.of_psf)
-            for size in (False, True):
-                some = [p for p, w in todo if p.begun is begun and w == size]
-                if some:
-                    self._make_psf(begun.of_psf, some, size)
-        for p, w in todo:
-            p.wide = w
-            if self._in_image:
+        together: dict[tuple[int, bool], list[CudaPlane]] = {}
+        for p, w in zip(planes, sizes, strict=True):
+            if p.sum_weights > 0 and p.begun is not None:
+                p.wide = w
+                together.setdefault((id(p.begun), w), []).append(p)
+        for (_, size), some in sorted(together.items()):
+            self._make_psf(some, size)
+        if self._in_image:
+            for p in planes:
                 p.begun = None
 
-    def _make_psf(self, placed: PlacedSamples, planes: Sequence[CudaPlane], wide: bool) -> None:
+    def _make_psf(self, planes: Sequence[CudaPlane], wide: bool) -> None:
         """Make the PSFs of planes that were begun together."""
-        stacks, slots = self._stacks, np.array([p.slot for p in planes])
-        to = Target(
-            planes=np.array([p.number for p in planes]),
-            scale=np.array([1.0 / p.sum_weights for p in planes]),
-            slot=slots if wide else 4 * slots,
-            images=stacks.psf if wide else stacks.narrow_psf,
-        )
+        stacks, begun = self._stacks, planes[0].begun
+        assert begun is not None
+        if begun.of_psf is None:
+            assert begun.samples is not None
+            self._work.start()
+            begun.of_psf = self._psfs.place(begun.samples, begun.placed.planes)
+            self._psfs.look(begun.of_psf)
+        placed, to = begun.of_psf, _target(planes, stacks.psf if wide else stacks.narrow_psf, 1 if wide else 4)
         for found in self._psfs.psf(placed, to, wide=wide):
             if self._memory.spectra:
                 self._convolver.spectrum(found.stack, found.count, found.transform, found.slot, stacks.spectrum)
@@ -350,8 +350,9 @@ class CudaDevice:
         ny, nx = self.settings.geometry.shape
         top, left = (0, 0) if half is None else (s.start for s in peak_window((ny, nx), half))
         wide = (ny - ny // 2 + top) * 2 * nx + nx - nx // 2 + left
-        first = [p.slot * 4 * ny * nx + (wide if p.wide else top * nx + left) for p in planes]
-        return np.array(first, np.int64), np.array([2 * nx if p.wide else nx for p in planes], np.int32)
+        slots, is_wide = _slots(planes).astype(np.int64), np.array([p.wide for p in planes], bool)
+        first = slots * (4 * ny * nx) + np.where(is_wide, wide, top * nx + left)
+        return first, np.where(is_wide, _INT.type(2 * nx), _INT.type(nx))
 
     def beams(self, planes: Sequence[CudaPlane]) -> list[tuple[Beam, float]]:
         """Fit a beam to each PSF, on the host from its centre alone, and find its largest sidelobe, on the device."""
@@ -365,7 +366,7 @@ class CudaDevice:
         launch, grid = self._kernels.launch, self._blocks(len(planes))
         launch("beam.sidelobe", grid, (256,), *images, lobes, g.cell_x, g.cell_y, largest)
         sidelobes = self._backend.download(largest).view(np.float32)
-        return [(beam, float(sidelobe)) for beam, sidelobe in zip(beams, sidelobes, strict=True)]
+        return list(zip(beams, sidelobes.tolist(), strict=True))
 
     def _fit_beams(self, planes: Sequence[CudaPlane]) -> list[Beam]:
         """Fit beams in windows that grow until they contain the main lobe."""
@@ -392,9 +393,9 @@ class CudaDevice:
         images = (stacks.residual, self._slots_of(planes), stacks.masks, stacks.mask_of, pixels)
         self._work.start()
         (out,) = self._work.take(((len(planes), 2), np.uint64))
+        grid = self._blocks(len(planes))
         for stage in range(6):
-            arguments = (*images, stage, stacks.counting, out)
-            self._kernels.launch("statistics.measure", self._blocks(len(planes)), (512,), *arguments)
+            self._kernels.launch("statistics.measure", grid, (512,), *images, stage, stacks.counting, out)
         found = self._backend.download(out)
         keys, noises = found[:, 0], found.view(np.float64)[:, 1]
         peaks = np.where(keys > 0, (keys >> np.uint64(32)).astype(np.uint32).view(np.float32), np.float32(-1.0))
@@ -404,17 +405,16 @@ class CudaDevice:
         if not planes:
             return []
         s, orders, backend = self._stacks, orders_of(cycles), self._backend
-        slots = np.array([p.slot for p in planes], np.int32)
-        improved = [p for p in planes if p.improved]
-        where, how_far, kept = packed(backend, slots, orders, np.array([p.slot for p in improved], np.int32))
+        slots, improved = _slots(planes), [p for p in planes if p.improved]
+        where, how_far, kept = packed(backend, slots, orders, _slots(improved))
         self._slots = slots.tolist(), where
         if improved:
             self._copy_pairs(kept, s.model, s.residual, s.best_model, s.best_residual)
         images = Images(s.residual, s.psf, s.model, s.masks, s.mask_of)
         self._work.start()
         if self._multiscale is not None:
-            fresh = np.array([p.slot for p in planes if not p.crossed], np.int32)
-            remasked = np.array([p.slot for p in planes if p.slot in self._remasked], np.int32)
+            fresh = _slots([p for p in planes if not p.crossed])
+            remasked = _slots([p for p in planes if p.slot in self._remasked])
             iterations = self._multiscale.clean(images, s.scales, where, orders, how_far, fresh, remasked)
             self._remasked.difference_update(remasked.tolist())
             changed = [UNLISTED if n else 0 for n in iterations]
@@ -438,15 +438,16 @@ class CudaDevice:
     def _in_the_image(self, planes: Sequence[CudaPlane]) -> None:
         """Convolve models with PSFs. Where a model changed in few pixels, subtract them one by one."""
         stacks, (ny, nx), convolver = self._stacks, self.settings.geometry.shape, self._convolver
-        many = [k for k, p in enumerate(planes) if p.changed > LISTED]
-        if not any(p.changed for p in planes):
+        changed = [p.changed for p in planes]
+        if not any(changed):
             return
-        place = np.array([-1 if 0 < p.changed <= LISTED else -2 for p in planes], np.int32)
+        many = [k for k, n in enumerate(changed) if n > LISTED]
+        place = np.array([-1 if 0 < n <= LISTED else -2 for n in changed], np.int32)
         slots, together = self._slots_of(planes), convolver.fitting(self._work.nbytes)
         for start in range(0, max(1, len(many)), together):
             some = many[start : start + together]
             place[some] = np.arange(len(some))
-            chosen, places = packed(self._backend, np.array([planes[k].slot for k in some], np.int32), place)
+            chosen, places = packed(self._backend, _slots([planes[k] for k in some]), place)
             self._work.start()
             convolved = convolver.convolve(stacks.model, stacks.spectrum, chosen) if some else stacks.model
             grid = (max(1, min(512, -(-ny * nx // 1024))), len(planes))
@@ -456,7 +457,7 @@ class CudaDevice:
 
     def _some_slots(self, planes: Sequence[CudaPlane]) -> DeviceArray:
         """Slots of some of the planes of a cycle; those of all remain what `_slots_of` knows."""
-        (slots,) = packed(self._backend, np.array([p.slot for p in planes], np.int32))
+        (slots,) = packed(self._backend, _slots(planes))
         return slots
 
     def _through_visibilities(self, planes: Sequence[CudaPlane]) -> None:
@@ -464,13 +465,7 @@ class CudaDevice:
         stacks = self._stacks
         for begun in {id(p.begun): p.begun for p in planes if p.begun is not None}.values():
             together = [p for p in planes if p.begun is begun]
-            to = Target(
-                planes=np.array([p.number for p in together]),
-                scale=np.array([1.0 / p.sum_weights for p in together]),
-                slot=np.array([p.slot for p in together]),
-                images=stacks.residual,
-            )
-            self._gridder.residual(begun.placed, stacks.model, to)
+            self._gridder.residual(begun.placed, stacks.model, _target(together, stacks.residual))
 
     def _copy_pairs(self, slots: DeviceArray, *images: DeviceArray) -> None:
         """Copy two images of each slot, one and other to one and other."""
@@ -511,7 +506,7 @@ class CudaDevice:
         self, planes: Sequence[CudaPlane], products: Sequence[Product], restoring: Sequence[Restoring] | None
     ) -> Iterator[Finished]:
         stacks, (ny, nx), count = self._stacks, self.settings.geometry.shape, len(planes)
-        slots = np.array([p.slot for p in planes], np.int32)
+        slots = _slots(planes)
         same = (slots.astype(np.int64) * (ny * nx), np.full(count, nx, np.int32))
         there = packed(self._backend, slots, *same, *self._places(planes))
         stack_of = {"dirty": stacks.dirty, "residual": stacks.residual, "model": stacks.model, "psf": stacks.psf}
@@ -581,6 +576,21 @@ class CudaDevice:
         self._restore(given, first, pitch, there, slot, [restoring], out)
         image: np.ndarray = self._backend.download(out)[0]
         return image
+
+
+def _slots(planes: Sequence[CudaPlane]) -> np.ndarray:
+    """Slots of planes, (n,) int32."""
+    return np.array([p.slot for p in planes], _INT)
+
+
+def _target(planes: Sequence[CudaPlane], images: DeviceArray, step: int = 1) -> Target:
+    """Where images of planes that were begun together go, in a stack that has `step` images for each slot."""
+    return Target(
+        planes=np.array([p.number for p in planes]),
+        scale=1.0 / np.array([p.sum_weights for p in planes]),
+        slot=step * _slots(planes),
+        images=images,
+    )
 
 
 def _parts(block: np.ndarray, specs: Sequence[Spec]) -> list[np.ndarray]:

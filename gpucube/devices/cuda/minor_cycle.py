@@ -111,7 +111,7 @@ def active_set(
         largest, (there, farther) = int(state[some, 1].max()), packed(backend, slots[some], orders[some])
         work.start()
         state[some] = _clean_sets(backend, kernels, images, changes, work, there, orders[some], farther, largest)
-    return [int(n) for n in state[:, 0]], [int(n) for n in state[:, 2]]
+    return state[:, 0].tolist(), state[:, 2].tolist()
 
 
 def _clean_sets(
@@ -129,8 +129,8 @@ def _clean_sets(
     sets = _Sets(backend, kernels, images, changes, work, slots, how_far, room)
     fits = min((backend.shared_bytes - STATIC_SHARED_BYTES) // BYTES_A_MEMBER, sets.pixels)
     state = sets.clean(launches_by_size(fits, sets.pixels), fits)
-    large = np.flatnonzero((state[:, 0] < 0) & (state[:, 1] <= room)).astype(np.int32)
-    if not len(large):
+    left = np.flatnonzero(state[:, 0] < 0).astype(np.int32)
+    if not len(left) or not len(large := left[state[left, 1] <= room]):
         return state
     if backend.processors // len(large) > 1:
         return sets.clean_by_many_blocks(large, state[large, 1].max(), orders[large, 2])
@@ -154,10 +154,9 @@ def launch_until_done(backend: Backend, launch: Callable[[int], None], state: De
 
     `launch` takes 0 the first time and then 1: planes go on from their state.
     """
-    resumed, found = 0, np.zeros((1, 1), np.int32)
-    while not found[:, -1].all():
-        launch(resumed)
-        resumed, found = 1, np.array(backend.download(state))
+    launch(0)
+    while not (found := np.array(backend.download(state)))[:, -1].all():
+        launch(1)
     return found
 
 
@@ -261,7 +260,8 @@ def _by_one_block(
         planes = (*images, slots, ny, nx, how_far, most, resumed, state)
         kernels.launch("hogbom.hogbom_textbook", (len(slots),), (1024,), *planes)
 
-    return [int(n) for n in launch_until_done(backend, launch, state)[:, 0]]
+    iterations: list[int] = launch_until_done(backend, launch, state)[:, 0].tolist()
+    return iterations
 
 
 def _by_many_blocks(
@@ -280,7 +280,8 @@ def _by_many_blocks(
         kernels.launch("hogbom.hogbom_step", grid, block, *planes, half, partial, iterations)
 
     _, done = step_until_done(backend, step, iterations, orders[:, 2])
-    return [int(n) for n in done]
+    iterations_of: list[int] = done.tolist()
+    return iterations_of
 
 
 def orders_of(cycles: Sequence[MinorCycle]) -> np.ndarray:
