@@ -75,10 +75,10 @@ class Restoring:
 
 @dataclass(slots=True, kw_only=True)
 class Finished:
-    """The results of a plane: images by product, float32 (ny, nx), which are read-only; and the model's flux, Jy."""
+    """The results of one or more planes: by product an image of each, float32 (ny, nx), read-only; and the models' fluxes, Jy."""
 
-    products: dict[str, np.ndarray]
-    model_flux: float
+    products: dict[str, Sequence[np.ndarray] | np.ndarray]
+    model_flux: Sequence[float]
 
 
 class DeviceArray(Protocol):
@@ -156,7 +156,7 @@ class Device(Protocol[PlaneT]):
     def finish(
         self, planes: Sequence[PlaneT], products: Sequence[Product], restoring: Sequence[Restoring] | None
     ) -> Iterator[Finished]:
-        """Copy images of planes to the host, with restored ones if it is said how; one plane after another."""
+        """Copy images of planes to the host, with restored ones if it is said how; as many planes at a time as is best."""
 
     def restore(self, model: np.ndarray, residual: np.ndarray, restoring: Restoring) -> np.ndarray:
         """Make the restored image of a model and a residual on the host, float32 (ny, nx)."""

@@ -69,23 +69,24 @@ def fit_beams(windows: np.ndarray, shape: tuple[int, int], cell_x: float, cell_y
     kind = np.float32 if windows.dtype == np.float32 else np.float64
     levels = np.array(windows, dtype=kind, order="C")  # one layout for the compiler, and usually one type
     complete, forms = _fit_lobes(levels, ny, nx, cell_x / unit, cell_y / unit, wide)
+    a, b, c = forms.T
+    mean, difference = (a + c) / 2, (a - c) / 2
+    spread = np.array([math.hypot(d, off) for d, off in zip(difference.tolist(), b.tolist(), strict=True)])
+    # curvatures of the long and the short axis
+    axes = np.minimum(np.maximum((mean - spread, mean + spread), wide), narrow)
+    bmaj, bmin = unit * np.sqrt(FOUR_LN2 / axes)
+    of_each = zip(complete.tolist(), bmaj.tolist(), bmin.tolist(), b.tolist(), difference.tolist(), strict=True)
     return [
-        _beam_of_form(a, b, c, unit, wide, narrow) if whole else None
-        for whole, (a, b, c) in zip(complete.tolist(), forms.tolist(), strict=True)
+        Beam(bmaj=major, bmin=minor, bpa=_position_angle(off, d) if major > minor else 0.0) if whole else None
+        for whole, major, minor, off, d in of_each
     ]
 
 
-def _beam_of_form(a: float, b: float, c: float, unit: float, wide: float, narrow: float) -> Beam:
-    """The beam exp(-(a east^2 + 2 b east north + c north^2)), with lengths in `unit` and curvatures from `wide` to `narrow`."""
-    mean, difference = (a + c) / 2, (a - c) / 2
-    spread = math.hypot(difference, b)
-    bmaj = unit * math.sqrt(FOUR_LN2 / min(max(mean - spread, wide), narrow))
-    bmin = unit * math.sqrt(FOUR_LN2 / min(max(mean + spread, wide), narrow))
-    # along (sin t, cos t) the form is mean - difference cos 2t + b sin 2t, which is smallest where the beam is longest
-    bpa = math.atan2(0.0 - b, difference) / 2
-    if bpa <= -math.pi / 2:
-        bpa += math.pi
-    return Beam(bmaj=bmaj, bmin=bmin, bpa=bpa if bmaj > bmin else 0.0)
+def _position_angle(b: float, difference: float) -> float:
+    """The angle at which the form a east^2 + 2 b east north + c north^2 is smallest; `difference` is (a - c) / 2."""
+    # along (sin t, cos t) the form is mean - difference cos 2t + b sin 2t
+    angle = math.atan2(0.0 - b, difference) / 2
+    return angle + math.pi if angle <= -math.pi / 2 else angle
 
 
 @njit()

@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 
@@ -138,7 +139,7 @@ class _Chunk:
         places = self.device.batch - len(self.active) - len(self.stopped)
         while len(fresh) < places:
             if not self.to_begin:
-                if not self.waiting or self._must_wait(self.waiting[-1]):
+                if not self.waiting or (self.suspects and self._must_wait(self.waiting[-1])):
                     break
                 channel = self.waiting.pop()
                 self.at_work.add(channel)
@@ -149,7 +150,7 @@ class _Chunk:
 
     def _must_wait(self, channel: int) -> bool:
         """Whether a channel must wait until no other is at work: a suspect is imaged with nothing beside it."""
-        return bool(self.suspects and self.at_work and self.suspects & {channel, *self.at_work})
+        return bool(self.at_work and self.suspects & {channel, *self.at_work})
 
     def _begin(self, keys: Sequence[PlaneKey]) -> list[ActivePlane]:
         """Begin planes; returns those that need no cycle."""
@@ -234,22 +235,20 @@ def _begin_planes(job: ImageJob, device: Device[DevicePlane], keys: Sequence[Pla
     samples = [job.samples(key) for key in keys]
     gathered = time.perf_counter()
     data = device.begin(samples, masks)
-    planes = [ActivePlane(key, d) for key, d in zip(keys, data, strict=True)]
-    for p in planes:
-        p.nanoseconds["upload"] = int(1e9 * (gathered - begin)) // len(planes)
-    charge(planes, device, "grid", gathered)
-    for p in planes:
-        if p.data.sum_weights == 0:
-            p.state = LoopState(stop=StopCode.NO_DATA)
-    _start_from_model(job, device, [p for p in planes if not p.stopped])
+    spent = device.substage_seconds
+    spent["upload"] = spent.get("upload", 0.0) + gathered - begin
+    fresh, no_data = LoopState(), LoopState(stop=StopCode.NO_DATA)
+    planes = [ActivePlane(k, d, fresh if d.sum_weights else no_data) for k, d in zip(keys, data, strict=True)]
+    charge(planes, device, "grid", begin)
+    with_data = [p for p in planes if not p.stopped]
+    _start_from_model(job, device, with_data)
     if job.automask is not None:  # its first mask depends on the PSF
-        _make_psfs(device, [p for p in planes if not p.stopped and p.beam is None], wide=job.clean.niter > 0)
-    _judge(job, device, [p for p in planes if not p.stopped])
-    if job.automask is not None:
-        return planes
-    # planes that are going to be cleaned need the PSF of twice the field
-    with_data = [p for p in planes if p.state.stop is not StopCode.NO_DATA and p.beam is None]
-    _make_psfs(device, with_data, [not p.stopped for p in with_data])
+        _make_psfs(device, [p for p in with_data if p.beam is None], wide=job.clean.niter > 0)
+    _judge(job, device, with_data)
+    if job.automask is None:
+        # planes that are going to be cleaned need the PSF of twice the field
+        without_psf = [p for p in with_data if p.beam is None]
+        _make_psfs(device, without_psf, [not p.stopped for p in without_psf])
     return planes
 
 
@@ -332,8 +331,8 @@ def _residuals(
 ) -> Iterator[tuple[ActivePlane, np.ndarray]]:
     """Bring the residuals of planes to the host."""
     for some in _in_groups(job, planes, 1):
-        for p, found in zip(some, device.finish([p.data for p in some], ("residual",), None), strict=True):
-            yield p, found.products["residual"]
+        found = device.finish([p.data for p in some], ("residual",), None)
+        yield from zip(some, chain.from_iterable(each.products["residual"] for each in found), strict=True)
 
 
 def _in_groups(job: ImageJob, planes: Sequence[ActivePlane], images: int) -> Iterator[Sequence[ActivePlane]]:

@@ -7,10 +7,10 @@ In: a plane that `gpucube.imaging.chunk` has cleaned until it stopped. Out: its 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +29,10 @@ COPIED: tuple[Product, ...] = ("dirty", "psf", "residual", "model")
 
 BLANK = (StopCode.NO_DATA, StopCode.FAILED)
 """A plane with one of these stop codes is NaN in every image product."""
+
+
+NOTHING_YET: dict[str, int] = {}
+"""What has been charged to a new plane."""
 
 
 @dataclass(slots=True)
@@ -58,12 +62,12 @@ class ActivePlane:
     checksums : dict
         By product.
     nanoseconds : dict
-        By stage. Whole numbers add up without rounding.
+        By stage. Whole numbers add up without rounding. It is replaced, never changed: planes share it.
     """
 
     key: PlaneKey
     data: DevicePlane
-    state: LoopState = LoopState()  # noqa: RUF009  # it is immutable
+    state: LoopState
     beam: Beam | None = None
     sidelobe: float = 0.0
     mask: np.ndarray | None = None
@@ -72,7 +76,7 @@ class ActivePlane:
     at_stop_level: bool = False
     model_flux: float = 0.0
     checksums: dict[str, str] = field(default_factory=dict)
-    nanoseconds: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    nanoseconds: dict[str, int] = field(default_factory=lambda: NOTHING_YET)
 
     @property
     def stopped(self) -> bool:
@@ -84,10 +88,13 @@ def charge(planes: Sequence[ActivePlane], device: Device[DevicePlane], stage: st
     """Charge the time since `begin` to the planes of a batch in equal shares: to `stage`, and to the device's sub-stages."""
     spent = {**device.substage_seconds, stage: time.perf_counter() - begin - sum(device.substage_seconds.values())}
     device.substage_seconds.clear()
-    each = [(name, int(1e9 * seconds) // max(1, len(planes))) for name, seconds in spent.items()]
-    for name, nanoseconds in each:
-        for p in planes:
-            p.nanoseconds[name] += nanoseconds
+    each = {name: int(1e9 * seconds) // max(1, len(planes)) for name, seconds in spent.items()}
+    after: dict[int, dict[str, int]] = {}  # by the identity of what was charged before: most planes share it
+    for p in planes:
+        before = p.nanoseconds
+        if (total := after.get(id(before))) is None:
+            total = after[id(before)] = {**before, **{name: before.get(name, 0) + n for name, n in each.items()}}
+        p.nanoseconds = total
 
 
 def write_products(job: ImageJob, device: Device[DevicePlane], planes: Sequence[ActivePlane]) -> None:
@@ -106,26 +113,26 @@ def write_products(job: ImageJob, device: Device[DevicePlane], planes: Sequence[
             for beam in beams
         ]
     copied = [name for name in COPIED if name in job.cubes or (name == "model" and "startmodel" in job.cubes)]
-    finished = device.finish([p.data for p in imaged], copied, restoring)
-    begin, writing = time.perf_counter(), 0.0
-    for p in imaged:
-        found = next(finished)
+    begin, writing, waiting = time.perf_counter(), 0.0, iter(imaged)
+    for found in device.finish([p.data for p in imaged], copied, restoring):
+        some = list(islice(waiting, len(found.model_flux)))
         products = dict(found.products)
         if job.primary_beam is not None:
-            products["pb"] = job.primary_beam.plane(float(job.frequency[p.key.channel]))
+            products["pb"] = [job.primary_beam.plane(float(job.frequency[p.key.channel])) for p in some]
             if "image" in products:
-                products["image.pbcor"] = products["image"] / products["pb"]
+                products["image.pbcor"] = [i / pb for i, pb in zip(products["image"], products["pb"], strict=True)]
         started = time.perf_counter()
         if "mask" in job.cubes:
-            products["mask"] = _mask_plane(job, p.key, p.mask if p.last_mask is None else p.last_mask)
+            products["mask"] = [_mask_plane(job, p.key, p.mask if p.last_mask is None else p.last_mask) for p in some]
         if "startmodel" in job.cubes:
             products["startmodel"] = products["model"]
         if "sumwt" in job.cubes:
-            products["sumwt"] = np.full((1, 1), p.data.sum_weights, np.float32)
-        for name in job.cubes:
-            if name in products:
-                p.checksums[name] = job.write(name, p.key, products[name])
-        p.model_flux = found.model_flux
+            products["sumwt"] = [np.full((1, 1), p.data.sum_weights, np.float32) for p in some]
+        for name in [name for name in job.cubes if name in products]:
+            for p, image in zip(some, products[name], strict=True):
+                p.checksums[name] = job.write(name, p.key, image)
+        for p, model_flux in zip(some, found.model_flux, strict=True):
+            p.model_flux = model_flux
         writing += time.perf_counter() - started
     charge(imaged, device, "restore", begin + writing)
     charge(imaged, device, "write", time.perf_counter() - writing)
@@ -220,10 +227,15 @@ def _plane_records(job: ImageJob, planes: Sequence[ActivePlane]) -> list[PlaneRe
     store, at = job.store, tuple(np.array([p.key.index for p in planes], int).reshape(-1, 3).T)
     counted, selected = store.counts[at].tolist(), store.selected[at[0], at[2]].tolist()
     lacking = [0.0] * len(planes) if store.lacking is None else store.lacking[at].tolist()
-    return [_plane_record(job, *of_plane) for of_plane in zip(planes, counted, selected, lacking, strict=True)]
+    charged = {id(p.nanoseconds): p.nanoseconds for p in planes}
+    seconds = {number: {stage: n / 1e9 for stage, n in each.items()} for number, each in charged.items()}
+    spent = [seconds[id(p.nanoseconds)] for p in planes]
+    return [_plane_record(job, *of_plane) for of_plane in zip(planes, counted, selected, lacking, spent, strict=True)]
 
 
-def _plane_record(job: ImageJob, plane: ActivePlane, counted: int, selected: int, lacking: float) -> PlaneRecord:
+def _plane_record(
+    job: ImageJob, plane: ActivePlane, counted: int, selected: int, lacking: float, seconds: dict[str, float]
+) -> PlaneRecord:
     state, visibilities = plane.state, int(plane.data.visibilities)
     stop = state.stop if state.stop is not None else StopCode.FAILED
     imaged = stop not in BLANK
@@ -241,7 +253,7 @@ def _plane_record(job: ImageJob, plane: ActivePlane, counted: int, selected: int
         visibilities_off_grid=max(0, counted - visibilities),
         flagged_fraction=1.0 - counted / selected if selected else 1.0,
         lacking_fraction=lacking,
-        seconds={stage: spent / 1e9 for stage, spent in plane.nanoseconds.items()},
+        seconds=seconds,
         retried=state.retried,
         message="the residual is not finite" if stop is StopCode.FAILED else "",
     )

@@ -13,9 +13,8 @@ The rules are tclean's (CASA documentation, "Synthesis imaging: iteration contro
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import Enum
-from typing import Any
 
 from gpucube.devices.base import MinorCycle
 from gpucube.output.records import StopCode
@@ -76,9 +75,9 @@ class Action(Enum):
 ROLLS_BACK = (Action.ROLL_BACK_AND_CLEAN, Action.ROLL_BACK_AND_STOP)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(slots=True)
 class LoopState:
-    """How far one plane has come.
+    """How far one plane has come. A state is not changed, but replaced: each look at a plane makes a new one.
 
     `peak` and `noise` (Jy/beam) belong to the last exact residual, or to the best one if the plane was rolled back;
     `best_peak` and `best_noise` belong to the model that the device remembers.
@@ -92,15 +91,6 @@ class LoopState:
     best_noise: float = 0.0
     retried: bool = False
     stop: StopCode | None = None
-
-
-def changed(state: LoopState, **values: Any) -> LoopState:
-    """A state with other values of some fields: all are copied at once, since `dataclasses.replace` takes five times as long."""
-    other = object.__new__(LoopState)
-    fields_of = vars(other)
-    fields_of.update(vars(state))
-    fields_of.update(values)
-    return other
 
 
 def stop_level(noise: float, clean: CleanParameters) -> float:
@@ -127,7 +117,7 @@ def observe(state: LoopState, peak: float, noise: float, clean: CleanParameters)
     grown: StopCode | None = None
     if not (math.isfinite(peak) and math.isfinite(noise)):
         if state.majors == 0:
-            return changed(state, peak=peak, noise=noise, stop=StopCode.FAILED), Action.STOP
+            return replace(state, peak=peak, noise=noise, stop=StopCode.FAILED), Action.STOP
         grown = StopCode.PEAK_GREW
     elif state.majors > 0:
         if peak > GROWTH * state.peak:
@@ -135,23 +125,22 @@ def observe(state: LoopState, peak: float, noise: float, clean: CleanParameters)
         elif peak > GROWTH * state.best_peak:
             grown = StopCode.PEAK_ABOVE_MINIMUM
     if grown is not None:
-        best = _best(state)
+        rolled_back = _best(state)
         out_of_budget = state.iterations >= clean.niter or 0 <= clean.nmajor <= state.majors
         if state.retried or out_of_budget:
-            return changed(best, stop=grown), Action.ROLL_BACK_AND_STOP
-        return changed(best, retried=True), Action.ROLL_BACK_AND_CLEAN
+            return replace(rolled_back, stop=grown), Action.ROLL_BACK_AND_STOP
+        return replace(rolled_back, retried=True), Action.ROLL_BACK_AND_CLEAN
     stop = _stop_code(state, peak, noise, clean)
     if stop is not None and peak > (1 + ROUNDING) * state.best_peak:
-        return changed(_best(state), stop=stop), Action.ROLL_BACK_AND_STOP
-    action = Action.CLEAN if stop is None else Action.STOP
-    if peak < state.best_peak:
-        return changed(state, peak=peak, noise=noise, best_peak=peak, best_noise=noise, stop=stop), action
-    return changed(state, peak=peak, noise=noise, stop=stop), action
+        return replace(_best(state), stop=stop), Action.ROLL_BACK_AND_STOP
+    best = (peak, noise) if peak < state.best_peak else (state.best_peak, state.best_noise)
+    found = LoopState(state.iterations, state.majors, peak, noise, *best, state.retried, stop)
+    return found, Action.CLEAN if stop is None else Action.STOP
 
 
 def _best(state: LoopState) -> LoopState:
     """The state of a plane that has been rolled back. The discarded iterations still count."""
-    return changed(state, peak=state.best_peak, noise=state.best_noise)
+    return replace(state, peak=state.best_peak, noise=state.best_noise)
 
 
 def _stop_code(state: LoopState, peak: float, noise: float, clean: CleanParameters) -> StopCode | None:
@@ -190,9 +179,10 @@ def has_grown(state: LoopState, peak: float) -> bool:
 
 def with_new_mask(state: LoopState) -> LoopState:
     """Forget the peaks inside the old mask: they cannot be compared with those inside the new one."""
-    return changed(state, peak=math.inf, best_peak=math.inf)
+    return replace(state, peak=math.inf, best_peak=math.inf)
 
 
 def after_cycle(state: LoopState, iterations: int) -> LoopState:
     """Count one minor cycle and the major cycle that follows it."""
-    return changed(state, iterations=state.iterations + iterations, majors=state.majors + 1)
+    done = state.iterations + iterations, state.majors + 1
+    return LoopState(*done, state.peak, state.noise, state.best_peak, state.best_noise, state.retried, state.stop)

@@ -46,5 +46,5 @@ def warm_up(kind: DeviceKind, settings: ImagingSettings) -> None:
         device.major(planes)
         device.keep_model(planes)
         (found,) = device.finish(planes, ("model", "residual"), [Restoring(beam=beam, smooth=beam)])
-        device.restore(found.products["model"], found.products["residual"], Restoring(beam=beam))
+        device.restore(found.products["model"][0], found.products["residual"][0], Restoring(beam=beam))
         device.release(planes)

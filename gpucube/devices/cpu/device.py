@@ -282,10 +282,10 @@ class CpuDevice:
         self, planes: Sequence[CpuPlane], products: Sequence[Product], restoring: Sequence[Restoring] | None
     ) -> Iterator[Finished]:
         for k, plane in enumerate(planes):
-            found: dict[str, np.ndarray] = {name: self.fetch(plane, name) for name in products}
+            found: dict[str, Sequence[np.ndarray]] = {name: [self.fetch(plane, name)] for name in products}
             if restoring is not None:
-                found["image"] = self.restore(plane.model, plane.residual, restoring[k])
-            yield Finished(products=found, model_flux=float(plane.model.sum(dtype=np.float64)))
+                found["image"] = [self.restore(plane.model, plane.residual, restoring[k])]
+            yield Finished(products=found, model_flux=[float(plane.model.sum(dtype=np.float64))])
 
     def restore(self, model: np.ndarray, residual: np.ndarray, restoring: Restoring) -> np.ndarray:
         """Restore an image, component by component or by FFTs, whichever is cheaper."""

@@ -26,6 +26,7 @@ class Convolver:
     def __init__(self, backend: Backend, work: Workspace, nx: int, ny: int):
         self._backend, self._work, self._size, self._twice = backend, work, (ny, nx), (2 * ny, 2 * nx)
         self.group = fft_group(4 * nx * ny)
+        self._batch_bytes = block_bytes(stacks_of(nx, ny, self.group))
         self._kernels = Kernels(backend, {"convolve": ("-DREAL=float",)})
 
     def spectrum(
@@ -57,4 +58,4 @@ class Convolver:
 
     def fitting(self, nbytes: int) -> int:
         """Number of planes that are convolved at once in so many bytes, at least one batch."""
-        return max(1, nbytes // block_bytes(stacks_of(self._size[1], self._size[0], self.group))) * self.group
+        return max(1, nbytes // self._batch_bytes) * self.group

@@ -51,7 +51,7 @@ class _Begun:
     of_psf: PlacedSamples | None  # without w the same as `placed`
 
 
-@dataclass(kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class CudaPlane:
     """One plane: its slot, and the samples of all planes that were begun together, as long as they are needed."""
 
@@ -500,11 +500,11 @@ class CudaDevice:
         together = max(1, self._work.nbytes // (ny * nx * 4 * (images + 1)))
         for start in range(0, len(planes), together):
             part = slice(start, start + together)
-            yield from self._finish(planes[part], products, None if restoring is None else restoring[part])
+            yield self._finish(planes[part], products, None if restoring is None else restoring[part])
 
     def _finish(
         self, planes: Sequence[CudaPlane], products: Sequence[Product], restoring: Sequence[Restoring] | None
-    ) -> Iterator[Finished]:
+    ) -> Finished:
         stacks, (ny, nx), count = self._stacks, self.settings.geometry.shape, len(planes)
         slots = _slots(planes)
         same = (slots.astype(np.int64) * (ny * nx), np.full(count, nx, np.int32))
@@ -521,10 +521,9 @@ class CudaDevice:
             self._kernels.over("planes.cut_planes", count, ny, nx, stack_of[product], *place, ny, nx, copy)
         if restoring is not None:
             self._restore(stacks.residual, there[1], there[2], stacks.model, there[0], restoring, copies[-1])
-        values = _parts(self._backend.download(out), found)
+        model_flux, *images = _parts(self._backend.download(out), found)
         names = [*products, *(["image"] if restoring is not None else [])]
-        for model_flux, *images in zip(values[0].tolist(), *values[1:], strict=True):
-            yield Finished(products=dict(zip(names, images, strict=True)), model_flux=model_flux)
+        return Finished(products=dict(zip(names, images, strict=True)), model_flux=model_flux.tolist())
 
     def _restore(
         self,
@@ -565,7 +564,7 @@ class CudaDevice:
 
     def fetch(self, plane: CudaPlane, product: Product) -> np.ndarray:
         (found,) = self.finish([plane], [product], None)
-        return found.products[product]
+        return found.products[product][0]
 
     def restore(self, model: np.ndarray, residual: np.ndarray, restoring: Restoring) -> np.ndarray:
         (ny, nx), upload = self.settings.geometry.shape, self._backend.upload

@@ -286,7 +286,8 @@ def _by_many_blocks(
 
 def orders_of(cycles: Sequence[MinorCycle]) -> np.ndarray:
     """Gain, threshold, iteration limit and the active set's cut of every plane, (n, 4) float64."""
-    return np.array(
-        [[c.gain, c.threshold, min(c.max_iterations, _MOST_ITERATIONS), ACTIVE_SET_CUT * c.threshold] for c in cycles],
-        float,
-    )
+    of_each = [(c.gain, c.threshold, min(c.max_iterations, _MOST_ITERATIONS)) for c in cycles]
+    orders = np.empty((len(cycles), 4))
+    orders[:, :3] = of_each
+    orders[:, 3] = ACTIVE_SET_CUT * orders[:, 1]
+    return orders
