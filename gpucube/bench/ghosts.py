@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from types import SimpleNamespace
 from typing import Any, TypeAlias
 
@@ -178,6 +179,12 @@ _BEAM = np.exp(-0.1 * np.add.outer((np.arange(33.0) - 16) ** 2, (np.arange(33.0)
 """What windows of PSFs around their peaks show."""
 
 
+@cache
+def _beams(planes: int) -> np.ndarray:
+    """The windows of so many planes, made once: a download takes no processor time."""
+    return np.repeat(_BEAM[None], planes, axis=0)
+
+
 def ghost_backend(backend: Callable[..., Any], answers: dict[str, dict[int, float]]) -> tuple[Any, Counter]:
     """Make a `Backend` by calling `backend`, and the counter of what is asked of it.
 
@@ -198,8 +205,9 @@ def ghost_backend(backend: Callable[..., Any], answers: dict[str, dict[int, floa
             for at, part in array.filled.items():
                 block[at : at + part.nbytes] = np.full(part.shape, part.fill, part.dtype).reshape(-1).view(np.uint8)
             return block
-        values = _BEAM if array.shape[1:] == _BEAM.shape else np.array(array.fill, array.dtype)
-        return np.broadcast_to(values, array.shape)
+        if array.shape[1:] == _BEAM.shape:
+            return _beams(array.shape[0])
+        return np.broadcast_to(np.array(array.fill, array.dtype), array.shape)
 
     def kernel(stem: str, name: str, options: tuple[str, ...]) -> Callable[..., None]:
         written = answers.get(name, {})

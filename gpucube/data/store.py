@@ -18,6 +18,7 @@ import math
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,18 +31,12 @@ UV_TILES = 64
 """Tiles along u and along v that rows are sorted into."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlaneKey:
+class PlaneKey(NamedTuple):
     """The name of a plane of the cube."""
 
     channel: int  # output channel
     stokes: int  # number of the Stokes parameter, in the order of the cube
     pointing: int = 0
-
-    @property
-    def index(self) -> tuple[int, int, int]:
-        """Index of the plane in arrays of shape (npointing, nstokes, nchan)."""
-        return self.pointing, self.stokes, self.channel
 
 
 @dataclass(frozen=True, kw_only=True)

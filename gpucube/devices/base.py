@@ -10,7 +10,7 @@ pointing), many at a time. What it returns for a plane must not depend on which 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
@@ -77,7 +77,7 @@ class Restoring:
 class Finished:
     """The results of one or more planes: by product an image of each, float32 (ny, nx), read-only; and the models' fluxes, Jy."""
 
-    products: dict[str, Sequence[np.ndarray] | np.ndarray]
+    products: Mapping[str, Sequence[np.ndarray] | np.ndarray]
     model_flux: Sequence[float]
 
 

@@ -67,7 +67,7 @@ def fit_beams(windows: np.ndarray, shape: tuple[int, int], cell_x: float, cell_y
     narrow = FOUR_LN2 / (min(cell_x, cell_y) / unit) ** 2
     wide = FOUR_LN2 / (max(nx * cell_x, ny * cell_y) / unit) ** 2
     kind = np.float32 if windows.dtype == np.float32 else np.float64
-    levels = np.array(windows, dtype=kind, order="C")  # one layout for the compiler, and usually one type
+    levels = np.require(windows, kind, ["C", "W"])  # one layout for the compiler, and usually one type
     complete, forms = _fit_lobes(levels, ny, nx, cell_x / unit, cell_y / unit, wide)
     a, b, c = forms.T
     mean, difference = (a + c) / 2, (a - c) / 2

@@ -145,7 +145,7 @@ class ImageJob:
     def mask_plane(self, key: PlaneKey) -> np.ndarray | None:
         """Where the user's mask and the primary beam allow components of a plane, bool (ny, nx); None for everywhere."""
         allowed = None if self.mask is None else self.mask.plane(key.channel, self.stokes[key.stokes])
-        within = self.beam_plane(key)
+        within = None if self.pb_mask is None else self.beam_plane(key)
         return allowed if within is None else within if allowed is None else allowed & within
 
     def beam_plane(self, key: PlaneKey) -> np.ndarray | None:

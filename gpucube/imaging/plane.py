@@ -89,11 +89,13 @@ def charge(planes: Sequence[ActivePlane], device: Device[DevicePlane], stage: st
     spent = {**device.substage_seconds, stage: time.perf_counter() - begin - sum(device.substage_seconds.values())}
     device.substage_seconds.clear()
     each = {name: int(1e9 * seconds) // max(1, len(planes)) for name, seconds in spent.items()}
-    after: dict[int, dict[str, int]] = {}  # by the identity of what was charged before: most planes share it
+    before, total = NOTHING_YET, each
+    totals = {id(before): total}  # by the identity of what was charged before: most planes share it
     for p in planes:
-        before = p.nanoseconds
-        if (total := after.get(id(before))) is None:
-            total = after[id(before)] = {**before, **{name: before.get(name, 0) + n for name, n in each.items()}}
+        if p.nanoseconds is not before:
+            before = p.nanoseconds
+            if (total := totals.get(id(before))) is None:
+                total = totals[id(before)] = before | {name: before.get(name, 0) + n for name, n in each.items()}
         p.nanoseconds = total
 
 
@@ -174,16 +176,14 @@ def channel_records(job: ImageJob, channels: Sequence[list[ActivePlane]], place:
     """The records of channels whose planes have all been written."""
     for planes in channels:
         planes.sort(key=lambda p: p.key.stokes)
-    of_planes = iter(_plane_records(job, [p for planes in channels for p in planes]))
-    products = _written_products(job)
-    return [
-        _channel_record(
-            *(job, planes[0].key.channel, [next(of_planes) for _ in planes]),
-            {name: [p.checksums[name] for p in planes] for name in products},
-            place,
-        )
-        for planes in channels
-    ]
+    products, count = _written_products(job), len(job.stokes)
+    of_planes = _plane_records(job, [p for planes in channels for p in planes])
+    records = []
+    for k, planes in enumerate(channels):
+        checksums = {name: [p.checksums[name] for p in planes] for name in products}
+        of_channel = of_planes[k * count : (k + 1) * count]
+        records.append(_channel_record(job, planes[0].key.channel, of_channel, checksums, place))
+    return records
 
 
 def fail_channel(job: ImageJob, channel: int, message: str, place: Place = NOWHERE) -> ChannelRecord:
@@ -224,36 +224,35 @@ def _channel_record(
 
 def _plane_records(job: ImageJob, planes: Sequence[ActivePlane]) -> list[PlaneRecord]:
     """The records of planes. What the store knows about them is taken from its arrays at once."""
-    store, at = job.store, tuple(np.array([p.key.index for p in planes], int).reshape(-1, 3).T)
-    counted, selected = store.counts[at].tolist(), store.selected[at[0], at[2]].tolist()
-    lacking = [0.0] * len(planes) if store.lacking is None else store.lacking[at].tolist()
+    if not planes:
+        return []
+    store, (channel, stokes, pointing) = job.store, np.array(list(zip(*[p.key for p in planes], strict=True)))
+    counted, selected = store.counts[pointing, stokes, channel].tolist(), store.selected[pointing, channel].tolist()
+    lacking = [0.0] * len(planes) if store.lacking is None else store.lacking[pointing, stokes, channel].tolist()
     charged = {id(p.nanoseconds): p.nanoseconds for p in planes}
     seconds = {number: {stage: n / 1e9 for stage, n in each.items()} for number, each in charged.items()}
-    spent = [seconds[id(p.nanoseconds)] for p in planes]
-    return [_plane_record(job, *of_plane) for of_plane in zip(planes, counted, selected, lacking, spent, strict=True)]
-
-
-def _plane_record(
-    job: ImageJob, plane: ActivePlane, counted: int, selected: int, lacking: float, seconds: dict[str, float]
-) -> PlaneRecord:
-    state, visibilities = plane.state, int(plane.data.visibilities)
-    stop = state.stop if state.stop is not None else StopCode.FAILED
-    imaged = stop not in BLANK
-    return PlaneRecord(
-        stop_code=stop,
-        iterations=state.iterations,
-        major_cycles=state.majors,
-        peak_residual=state.peak if imaged and state.peak >= 0 else None,
-        noise=state.noise if imaged else None,
-        limit=stop_level(state.noise, job.clean) if imaged else None,
-        model_flux=plane.model_flux,
-        beam=plane.beam.to_record() if imaged and plane.beam else None,
-        sum_weights=float(plane.data.sum_weights),
-        visibilities=visibilities,
-        visibilities_off_grid=max(0, counted - visibilities),
-        flagged_fraction=1.0 - counted / selected if selected else 1.0,
-        lacking_fraction=lacking,
-        seconds=seconds,
-        retried=state.retried,
-        message="the residual is not finite" if stop is StopCode.FAILED else "",
-    )
+    records = []
+    for p, valid, chosen, share in zip(planes, counted, selected, lacking, strict=True):
+        state, visibilities = p.state, int(p.data.visibilities)
+        stop = StopCode.FAILED if state.stop is None else state.stop
+        record = PlaneRecord(
+            stop_code=stop,
+            iterations=state.iterations,
+            major_cycles=state.majors,
+            model_flux=p.model_flux,
+            sum_weights=float(p.data.sum_weights),
+            visibilities=visibilities,
+            visibilities_off_grid=max(0, valid - visibilities),
+            flagged_fraction=1.0 - valid / chosen if chosen else 1.0,
+            lacking_fraction=share,
+            seconds=seconds[id(p.nanoseconds)],
+            retried=state.retried,
+        )
+        if stop not in BLANK:
+            record.peak_residual = state.peak if state.peak >= 0 else None
+            record.noise, record.limit = state.noise, stop_level(state.noise, job.clean)
+            record.beam = None if p.beam is None else p.beam.to_record()
+        elif stop is StopCode.FAILED:
+            record.message = "the residual is not finite"
+        records.append(record)
+    return records

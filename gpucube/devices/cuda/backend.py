@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import ModuleType
 from typing import Any, Protocol, TypeAlias
 
@@ -78,7 +79,7 @@ class Backend:
 
 def block_bytes(specs: Sequence[Spec]) -> int:
     """Count the bytes of a block of memory that holds these arrays."""
-    return sum(-(-math.prod(shape) * np.dtype(dtype).itemsize // ALIGNMENT) * ALIGNMENT for shape, dtype in specs)
+    return sum([-(-math.prod(shape) * np.dtype(dtype).itemsize // ALIGNMENT) * ALIGNMENT for shape, dtype in specs])
 
 
 def divided(backend: Backend, block: DeviceArray, specs: Sequence[Spec], at: int = 0) -> list[DeviceArray]:
@@ -87,8 +88,7 @@ def divided(backend: Backend, block: DeviceArray, specs: Sequence[Spec], at: int
     for shape, dtype in specs:
         kind = np.dtype(dtype)
         arrays.append(view(block, at, shape, kind))
-        nbytes = math.prod(shape) * kind.itemsize
-        at += nbytes + -nbytes % ALIGNMENT
+        at += -(-math.prod(shape) * kind.itemsize // ALIGNMENT) * ALIGNMENT
     return arrays
 
 
@@ -102,7 +102,11 @@ def packed(backend: Backend, *arrays: np.ndarray) -> list[DeviceArray]:
     small, large = (arrays[:-1], arrays[-1:]) if arrays[-1].nbytes > LARGE else (arrays, ())
     content = b"".join([a.tobytes() + bytes(-a.nbytes % ALIGNMENT) for a in small])  # up to the next multiple
     parts = [np.frombuffer(content or bytes(1), np.uint8), *[a.reshape(-1).view(np.uint8) for a in large]]
-    return divided(backend, backend.upload(parts, np.uint8), [(a.shape, a.dtype) for a in arrays])
+    block, there, at = backend.upload(parts, np.uint8), [], 0
+    for a in arrays:
+        there.append(backend.view(block, at, a.shape, a.dtype))
+        at += a.nbytes + -a.nbytes % ALIGNMENT
+    return there
 
 
 class Workspace:
@@ -155,7 +159,7 @@ class Kernels:
         if (kernel := self._bound.get(name)) is None:
             stem, function = name.split(".")
             kernel = self._bound[name] = self._kernel(stem, function, self._options[stem])
-        values = [v if (sized := _SIZED.get(type(v))) is None else sized(v) for v in arguments]
+        values = [_int32(v) if (kind := type(v)) is int else np.float64(v) if kind is float else v for v in arguments]
         kernel(grid, block, tuple(values), shared_mem=shared_mem)
 
     def over(self, name: str, planes: int, ny: int, nx: int, *arguments: Any) -> None:
@@ -163,7 +167,8 @@ class Kernels:
         self.launch(name, (-(-nx // 32), -(-ny // 8), planes), (32, 8), *arguments)
 
 
-_SIZED: dict[type, Callable[[Any], Any]] = {int: np.int32, float: np.float64}
+_int32 = lru_cache(maxsize=1024)(np.int32)
+"""Numpy takes half a microsecond to make one, and launches have the same numbers again and again."""
 
 FFT_PIXELS = 1 << 23
 """Largest number of pixels that are transformed at once: enough to keep any GPU busy."""

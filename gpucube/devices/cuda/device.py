@@ -396,10 +396,13 @@ class CudaDevice:
         grid = self._blocks(len(planes))
         for stage in range(6):
             self._kernels.launch("statistics.measure", grid, (512,), *images, stage, stacks.counting, out)
-        found = self._backend.download(out)
-        keys, noises = found[:, 0], found.view(np.float64)[:, 1]
-        peaks = np.where(keys > 0, (keys >> np.uint64(32)).astype(np.uint32).view(np.float32), np.float32(-1.0))
-        return list(zip(peaks.tolist(), noises.tolist(), strict=True))
+        found = np.array(self._backend.download(out))  # peaks' keys and noises; the upper half of a key is the peak
+        keys, peaks, noises = (
+            found[:, 0].tolist(),
+            found.view(np.float32)[:, 1].tolist(),
+            found.view(float)[:, 1].tolist(),
+        )
+        return [(peak if key else -1.0, noise) for key, peak, noise in zip(keys, peaks, noises, strict=True)]
 
     def minor(self, planes: Sequence[CudaPlane], cycles: Sequence[MinorCycle]) -> list[int]:
         if not planes:
@@ -541,11 +544,10 @@ class CudaDevice:
         """
         g, backend, count = self.settings.geometry, self._backend, len(restoring)
         (ny, nx), launch, over = g.shape, self._kernels.launch, self._kernels.over
-        gaussians = [r.beam.sampling(g) for r in restoring]
-        halves = np.array([[y, x] for _, y, x in gaussians], np.int32)
-        sizes = (2 * halves.astype(np.int64) + 1).prod(axis=1)
-        forms, tables = np.array([form for form, _, _ in gaussians]), np.cumsum(sizes) - sizes
-        half_y, half_x = np.ascontiguousarray(halves.T)
+        forms, *halves = (np.array(each) for each in zip(*[r.beam.sampling(g) for r in restoring], strict=True))
+        half_y, half_x = (each.astype(np.int32) for each in halves)
+        sizes = (2 * halves[0] + 1) * (2 * halves[1] + 1)
+        tables = np.cumsum(sizes) - sizes
         smoothed = any(r.smooth is not None for r in restoring)
         shapes = np.array([_spectrum_shape(r, g.cell_x, g.cell_y) for r in restoring]) if smoothed else np.zeros(0)
         small = packed(backend, forms, tables, half_y, half_x, shapes, np.arange(count, dtype=np.int32))
