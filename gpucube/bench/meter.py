@@ -69,6 +69,8 @@ class MeteredDevice:
         self.steps = dict.fromkeys(STEPS, _NOTHING)
         self._cycle = _NOTHING
         self.cycles = 0
+        for name in STEP_OF:  # wrapped now, before the clock starts
+            getattr(self, name)
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._device, name)

@@ -25,7 +25,7 @@ from gpucube.errors import GpucubeError
 from gpucube.imaging.job import NO_EVENTS, Events, ImageJob
 from gpucube.imaging.plane import ActivePlane, Place, channel_records, charge, fail_channel, write_products
 from gpucube.imaging.stopping import (
-    ROLLS_BACK,
+    Action,
     LoopState,
     after_cycle,
     has_grown,
@@ -282,14 +282,15 @@ def _judge(job: ImageJob, device: Device[DevicePlane], planes: Sequence[ActivePl
     """Measure exact residuals and decide what becomes of each plane; roll back those that diverged."""
     begin = time.perf_counter()
     _renew_masks(job, device, planes)
-    rolling, improved = [], []
+    rolling, improved, clean, stop = [], [], Action.CLEAN, Action.STOP
     for p, (peak, noise) in zip(planes, device.measure([p.data for p in planes]), strict=True):
-        before = p.state
-        p.state, action = observe(before, peak, noise, job.clean)
-        if action in ROLLS_BACK:
+        before = p.state.best_peak
+        p.state, action = observe(p.state, peak, noise, job.clean)
+        if action is clean:
+            if p.state.best_peak < before:
+                improved.append(p.data)
+        elif action is not stop:
             rolling.append(p.data)
-        elif not p.stopped and p.state.best_peak < before.best_peak:
-            improved.append(p.data)
     device.keep_model(improved)
     device.roll_back(rolling)
     charge(planes, device, "measure", begin)

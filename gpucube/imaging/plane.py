@@ -94,8 +94,9 @@ def charge(planes: Sequence[ActivePlane], device: Device[DevicePlane], stage: st
     for p in planes:
         if p.nanoseconds is not before:
             before = p.nanoseconds
-            if (total := totals.get(id(before))) is None:
-                total = totals[id(before)] = before | {name: before.get(name, 0) + n for name, n in each.items()}
+            if id(before) not in totals:
+                totals[id(before)] = before | {name: before.get(name, 0) + n for name, n in each.items()}
+            total = totals[id(before)]
         p.nanoseconds = total
 
 

@@ -72,9 +72,6 @@ class Action(Enum):
     STOP = "stop"
 
 
-ROLLS_BACK = (Action.ROLL_BACK_AND_CLEAN, Action.ROLL_BACK_AND_STOP)
-
-
 @dataclass(slots=True)
 class LoopState:
     """How far one plane has come. A state is not changed, but replaced: each look at a plane makes a new one.

@@ -47,7 +47,7 @@ class UvGrid:
     def __post_init__(self) -> None:
         object.__setattr__(self, "side", self.side or SIDES[self.real.name])
 
-    @property
+    @cached_property
     def complex(self) -> np.dtype:
         """Type of a cell."""
         return np.dtype(np.complex64 if self.real == np.float32 else np.complex128)
@@ -65,13 +65,13 @@ class UvGrid:
         fft_y, fft_x = (2 * self.scale * good_fft_size(max(int(np.ceil(n)), self.kernel.support)) for n in halves)
         return fft_y, fft_x
 
-    @property
+    @cached_property
     def columns(self) -> int:
         """Columns of the grid: for real images, which have no planes of w, half of the FFT's are enough."""
         fft_x = self.fft[1]
         return fft_x // 2 + 1 if self.w_planes is None else fft_x
 
-    @property
+    @cached_property
     def tiles(self) -> tuple[int, int]:
         """Numbers of tiles, (tiles_y, tiles_x)."""
         fft_y, fft_x = (n // self.scale for n in self.fft)
