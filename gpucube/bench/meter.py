@@ -5,8 +5,9 @@ in `gpucube.bench.ghosts`), and the time of Python for the whole job. The imagin
 job, on arrays without values. The numbers on which the loop decides (peaks, noise, iterations) are invented: the bright channels
 of the workload stop after 4 to 9 major cycles.
 
-`python_seconds` is the processor time of one thread for the whole job: imaging loop and device, with beams fitted to Gaussians.
-It does not include reading, writing, work on a GPU, or CuPy's own time for each operation.
+`python_seconds` is the processor time of one thread for the whole job: imaging loop and device, with beams fitted to Gaussians,
+and the counting itself. It is the least of several runs without garbage collection. It does not include reading, writing, bringing
+files to disk, work on a GPU, or CuPy's own time for each operation.
 """
 
 from __future__ import annotations
