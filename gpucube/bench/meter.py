@@ -6,8 +6,8 @@ job, on arrays without values. The numbers on which the loop decides (peaks, noi
 of the workload stop after 4 to 9 major cycles.
 
 `python_seconds` is the processor time of one thread for the whole job: imaging loop and device, with beams fitted to Gaussians,
-and the counting itself. It is the least of several runs without garbage collection. It does not include reading, writing, bringing
-files to disk, work on a GPU, or CuPy's own time for each operation.
+and the counting itself. It is the least of several runs without garbage collection. It does not include reading, writing,
+bringing files to disk, work on a GPU, or CuPy's own time for each operation.
 """
 
 from __future__ import annotations
