@@ -250,8 +250,9 @@ def image_cube(
         mask if there is one (Kepley et al. 2020).
     mask : an image (FITS or CASA), a file or a text of regions (CRTF or DS9), in Python an array, or several of these; default ''
         Clean mask: where components may be found. An image selects its pixels that are not 0, or those that an expression
-        such as 'out.image > 0.003' selects; an image of one plane applies to all channels. Numbers are pixels: [x0, y0, x1,
-        y1] of a box, [x, y, r] of a circle. Several masks are combined. Empty for the whole image.
+        such as 'out.image > 0.003' selects; an image of one plane applies to all channels, and one with another pixel grid
+        is regridded. Numbers are pixels: [x0, y0, x1, y1] of a box, [x, y, r] of a circle. Several masks are combined.
+        Empty for the whole image.
     startmodel : the path of a FITS or CASA image; default ''
         Model in Jy/pixel to start from, such as the model of an earlier run or of tclean. It is regridded to the pixels of
         the cube, and its channels are found by frequency. Empty for none.

@@ -254,8 +254,9 @@ class Parameters(BaseModel):
 
     mask: types.Mask = _parameter("", "Deconvolution")
     """Clean mask: where components may be found. An image selects its pixels that are not 0, or those that an expression
-    such as 'out.image > 0.003' selects; an image of one plane applies to all channels. Numbers are pixels: [x0, y0, x1, y1]
-    of a box, [x, y, r] of a circle. Several masks are combined. Empty for the whole image."""
+    such as 'out.image > 0.003' selects; an image of one plane applies to all channels, and one with another pixel grid is
+    regridded. Numbers are pixels: [x0, y0, x1, y1] of a box, [x, y, r] of a circle. Several masks are combined. Empty for the
+    whole image."""
 
     startmodel: types.ImageFile = _parameter("", "Deconvolution")
     """Model in Jy/pixel to start from, such as the model of an earlier run or of tclean. It is regridded to the pixels of the
