@@ -294,10 +294,9 @@ def opened(path: AnyPath) -> Iterator[int]:
 
 def write_all(file: int, data: bytes | memoryview, offset: int) -> None:
     """Write all bytes at an offset: one system call takes 2 GiB at most, and may take less."""
-    rest = memoryview(data)
-    while rest:
-        written = _do(os.pwrite, file, rest, offset)
-        rest, offset = rest[written:], offset + written
+    done = 0
+    while done < len(data):
+        done += _do(os.pwrite, file, data[done:] if done else data, offset + done)
 
 
 def write_at(path: AnyPath, data: bytes | memoryview, offset: int) -> None:

@@ -259,17 +259,18 @@ def write_rows(partition: Partition, first: int, uvw: np.ndarray, vis: np.ndarra
     GpucubeError
         The store is gone, or the file system refuses to write.
     """
-    if not len(uvw):
+    if not vis.size:
         return
-    _, nslot, nrow = partition.shape
+    nrow = partition.nrow
     with ExitStack() as stack:
         stack.enter_context(disk.explain(f"cannot write the visibility store in {partition.folder}"))
         files = {name: stack.enter_context(disk.opened(partition.path(name))) for name in ("uvw", "vis", "weight")}
         disk.write_all(files["uvw"], uvw.data.cast("B"), first * 3 * uvw.itemsize)
         for name, values in (("vis", vis), ("weight", weight)):
-            for s, slot in np.ndindex(values.shape[:2]):
-                offset = ((s * nslot + slot) * nrow + first) * values.itemsize
-                disk.write_all(files[name], values[s, slot].data.cast("B"), offset)
+            data, run = values.data.cast("B"), values.itemsize * len(uvw)
+            for plane in range(values.nbytes // run):
+                begin = plane * run
+                disk.write_all(files[name], data[begin : begin + run], (plane * nrow + first) * values.itemsize)
 
 
 def sort_rows(partition: Partition) -> None:
