@@ -325,15 +325,16 @@ def truncate(file: int, length: int) -> None:
         _do(os.ftruncate, file, length)
 
 
-def write_whole(path: AnyPath, content: str | bytes) -> None:
-    """Write a file that exists with all its content or not at all."""
+def write_whole(path: AnyPath, content: str | bytes, *, synced: bool = True) -> None:
+    """Write a file that exists with all its content or not at all; if it is `synced`, after a power failure too."""
     fresh = f"{path}.new"
     try:
         with explain(f"cannot write {path}"):
             with create(fresh) as file:
                 _do(file.write, content.encode() if isinstance(content, str) else content)
                 file.flush()
-                _fsync(file.fileno())
+                if synced:
+                    _fsync(file.fileno())
             replace(fresh, path)
     except BaseException:
         remove_if_possible(fresh)

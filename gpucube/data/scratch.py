@@ -40,7 +40,8 @@ def make_folder(folder: str, owner: str = "") -> None:
     except OSError as error:
         raise GpucubeError(f"scratch folder {folder} cannot be made: {error.strerror}") from None
     try:
-        disk.write_whole(os.path.join(folder, OWNER_FILE), os.fsencode(os.path.abspath(owner)))
+        # to sync this file takes as long as reading a block; without it the user has to remove what a power failure leaves
+        disk.write_whole(os.path.join(folder, OWNER_FILE), os.fsencode(os.path.abspath(owner)), synced=False)
     except BaseException:
         disk.remove_tree(folder)
         raise
