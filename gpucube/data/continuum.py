@@ -21,7 +21,7 @@ import numpy as np
 
 from gpucube.caches import njit
 from gpucube.data.rows import Block
-from gpucube.data.transpose import hand
+from gpucube.data.transpose import LARGEST
 
 PROBES = 9
 """Frequencies at which the noise of a fit is judged, spread evenly over the channels that are imaged."""
@@ -30,6 +30,8 @@ NOISE = 2.0
 """Times the noise of a channel, or that of the fit where no channel is flagged if that is more, that a fit may have."""
 
 LARGEST_ORDER = 4
+
+_ZERO, _MOST = np.float32(0), np.float32(LARGEST)  # in single precision, which is quicker to compare
 
 SINGULAR = 1e-10
 """Part of a pivot that must be left by the pivots before it: the channels do not tell the terms of the polynomial apart."""
@@ -139,13 +141,14 @@ def subtract_continuum(
     factors : numpy.ndarray or None
         Doppler factor of each of `rows`, shape (n,); None for 1.
     """
-    nchan = block.data.shape[1]
+    _, nchan, ncorr = block.data.shape
     span = slice(block.first_channel, block.first_channel + nchan)
     most = NOISE**2 * max(1.0, fit.leverage)
     lowered, lost = _subtract(
-        block.data,
-        block.flag,
-        block.weight,
+        np.reshape(block.data, -1, copy=False).view(np.float32),
+        np.reshape(block.flag, -1, copy=False).view(np.uint8),
+        np.ascontiguousarray(block.weight),
+        (0,) * ncorr,
         rows,
         np.array(hands, np.int64),
         np.ones(len(rows)) if factors is None else factors,
@@ -162,9 +165,10 @@ def subtract_continuum(
 
 @njit()
 def _subtract(
-    data: np.ndarray,
-    flag: np.ndarray,
+    values: np.ndarray,
+    flags: np.ndarray,
     weight: np.ndarray,
+    hands_of_a_cell: tuple[int, ...],
     rows: np.ndarray,
     hands: np.ndarray,
     factors: np.ndarray,
@@ -176,12 +180,18 @@ def _subtract(
     probes: np.ndarray,
     most: float,
 ) -> tuple[int, int]:
-    """Change `data` and `flag` in place; return the spectra with a lower order, and those without a fit."""
-    nchan = data.shape[1]
+    """Change values and flags in place; return the spectra with a lower order, and those without a fit.
+
+    `values` are the real and imaginary parts, `flags` the flags of all rows, channels and correlations. The number of
+    correlations is the length of a tuple, so that the compiler knows it and can work on several samples at once.
+    """
+    ncorr, nchan = len(hands_of_a_cell), len(abscissa)
     lowered, lost = 0, 0
-    taken: np.ndarray = np.flatnonzero(line_free)
+    runs = _runs(line_free)
     sums, re, im = np.empty(2 * LARGEST_ORDER + 1), np.empty(LARGEST_ORDER + 1), np.empty(LARGEST_ORDER + 1)
+    fits = np.empty((LARGEST_ORDER + 1, 2 * ncorr), np.float32)  # of a row, in single precision like the data
     single = abscissa.astype(np.float32)
+    ones = np.ones(nchan * ncorr, np.float32)
     for place in range(len(rows)):
         row = rows[place]
         if len(ranges):
@@ -189,109 +199,167 @@ def _subtract(
             inside = line_free.copy()
             for r in range(len(ranges)):
                 inside |= (seen >= ranges[r, 0]) & (seen <= ranges[r, 1])
-            taken = np.flatnonzero(inside)
+            runs = _runs(inside)
+        values_here = values[2 * ncorr * nchan * row : 2 * ncorr * nchan * (row + 1)]
+        flags_here = flags[ncorr * nchan * row : ncorr * nchan * (row + 1)]
+        weights_here = ones if weight.shape[1] == 1 else weight[row].reshape(-1)
+        fits[:] = 0.0
         for corr in hands:
-            counted = _moments(data, flag, weight, row, corr, taken, abscissa, order, sums, re, im)
+            whole = np.float64(weight[row, 0, corr]) if weight.shape[1] == 1 else 1.0
+            counted = 0
+            for m in range(LARGEST_ORDER + 1):
+                re[m], im[m], sums[m], sums[LARGEST_ORDER + m] = 0.0, 0.0, 0.0, 0.0
+            for begin, end in runs if 0.0 < whole < LARGEST else runs[:0]:
+                here = slice(ncorr * begin + corr, ncorr * end)
+                v, x = values_here[2 * (ncorr * begin + corr) : 2 * ncorr * end], abscissa[begin:end]
+                counted += _add_moments(v, flags_here[here], weights_here[here], x, hands_of_a_cell, sums, re, im)
+                if order > 2:
+                    _add_more_moments(v, flags_here[here], weights_here[here], x, hands_of_a_cell, sums, re, im)
             if counted == 0:
-                for k in range(nchan):
-                    if hand(data, flag, weight, row, k, corr)[1] > 0.0:
-                        lost += 1
-                        break
-                flag[row, :, corr] = True
+                lost += _counts(values_here, flags_here, weights_here, corr, ncorr) if 0.0 < whole < LARGEST else False
+                flags_here[corr::ncorr] = 1
                 continue
+            for m in range(LARGEST_ORDER + 1 if whole != 1.0 else 0):
+                re[m], im[m] = re[m] * whole, im[m] * whole
+            for m in range(2 * LARGEST_ORDER + 1 if whole != 1.0 else 0):
+                sums[m] *= whole
             terms = min(order + 1, counted)
             while terms > 1 and not _fits(sums, terms, re, im, probes, most * counted / sums[0]):
                 terms -= 1
             lowered += terms < order + 1
             if terms == 1:
                 re[0], im[0] = re[0] / sums[0], im[0] / sums[0]
-            re[terms:], im[terms:] = 0.0, 0.0
-            _take_away(data, row, corr, single, terms, re, im)
+            for m in range(terms):
+                fits[m, 2 * corr], fits[m, 2 * corr + 1] = re[m], im[m]
+        _take_away(values_here, single, hands_of_a_cell, order, fits)
     return lowered, lost
 
 
-@njit(inline="always")
+@njit()
+def _runs(taken: np.ndarray) -> np.ndarray:
+    """First and last + 1 of runs of neighbouring channels, (nrun, 2)."""
+    edges = np.zeros(len(taken) + 2, np.int8)
+    edges[1:-1] = taken
+    changes: np.ndarray = np.flatnonzero(np.diff(edges))
+    return changes.reshape(-1, 2)
+
+
+@njit()
 def _take_away(
-    data: np.ndarray, row: int, corr: int, x: np.ndarray, terms: int, re: np.ndarray, im: np.ndarray
+    values: np.ndarray, x: np.ndarray, hands_of_a_cell: tuple[int, ...], order: int, fits: np.ndarray
 ) -> None:
-    """Subtract a polynomial with `terms` terms from a spectrum, in single precision like the data."""
-    re0, re1, re2 = np.float32(re[0]), np.float32(re[1]), np.float32(re[2])
-    re3, re4 = np.float32(re[3]), np.float32(re[4])
-    im0, im1, im2 = np.float32(im[0]), np.float32(im[1]), np.float32(im[2])
-    im3, im4 = np.float32(im[3]), np.float32(im[4])
+    """Subtract polynomials from the spectra of a row; `fits` are the coefficients of the real and imaginary part of each."""
     for k in range(len(x)):
-        v = data[row, k, corr]
-        re_here, im_here = re0 + x[k] * (re1 + x[k] * re2), im0 + x[k] * (im1 + x[k] * im2)
-        data[row, k, corr] = complex(v.real - re_here, v.imag - im_here)
-    for k in range(len(x) if terms > 3 else 0):
-        v, cube = data[row, k, corr], x[k] * x[k] * x[k]
-        data[row, k, corr] = complex(v.real - cube * (re3 + x[k] * re4), v.imag - cube * (im3 + x[k] * im4))
+        for j in range(2 * len(hands_of_a_cell)):
+            values[2 * len(hands_of_a_cell) * k + j] -= fits[0, j] + x[k] * (fits[1, j] + x[k] * fits[2, j])
+    for k in range(len(x) if order > 2 else 0):
+        for j in range(2 * len(hands_of_a_cell)):
+            values[2 * len(hands_of_a_cell) * k + j] -= x[k] * x[k] * x[k] * (fits[3, j] + x[k] * fits[4, j])
+
+
+@njit()
+def _counts(values: np.ndarray, flags: np.ndarray, weights: np.ndarray, corr: int, ncorr: int) -> bool:
+    """Whether a sample of a spectrum counts."""
+    most = 0.0
+    for i in range(corr, len(flags), ncorr):
+        most = max(most, _sample(values[2 * i], values[2 * i + 1], flags[i], weights[i])[2])
+    return most > 0.0
 
 
 @njit(inline="always")
-def _moments(
-    data: np.ndarray,
-    flag: np.ndarray,
-    weight: np.ndarray,
-    row: int,
-    corr: int,
-    taken: np.ndarray,
-    abscissa: np.ndarray,
-    order: int,
+def _sample(re: float, im: float, flag: int, weight: float) -> tuple[float, float, float]:
+    """Value and weight in double precision; all 0 if the sample does not count. Without branches."""
+    counts = (flag == 0) & (weight > _ZERO) & (weight < _MOST) & (abs(re) < _MOST) & (abs(im) < _MOST)
+    return np.float64(re) if counts else 0.0, np.float64(im) if counts else 0.0, np.float64(weight) if counts else 0.0
+
+
+_summing = njit(fastmath={"reassoc", "nsz"})  # sums of several samples at once
+
+
+@_summing
+def _add_moments(
+    values: np.ndarray,
+    flags: np.ndarray,
+    weights: np.ndarray,
+    x: np.ndarray,
+    hands_of_a_cell: tuple[int, ...],
     sums: np.ndarray,
     re: np.ndarray,
     im: np.ndarray,
 ) -> int:
-    """Fill the moments of the weights of a spectrum, and of its weighted values; return how many samples count.
+    """Add to the moments of a spectrum that a parabola needs, which cost hardly more than those of a straight line.
 
-    ``sums[m]`` is the sum of w x^m, m = 0 to 2 `order`; ``re[m]`` and ``im[m]`` are the parts of the sum of w x^m V, m = 0 to
-    `order`; at least those of a parabola, which stay in registers and cost hardly more than those of a straight line.
+    ``sums[m]`` is the sum of w x^m; ``re[m]`` and ``im[m]`` are the parts of the sum of w x^m V. Returns how many samples count.
     """
     w0, w1, w2, w3, w4 = 0.0, 0.0, 0.0, 0.0, 0.0
     re0, re1, re2, im0, im1, im2 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    counted = 0
-    for k in taken:
-        value, w = hand(data, flag, weight, row, k, corr)
-        if w > 0.0:
-            x = abscissa[k]
-            w0 += w
-            re0 += w * value.real
-            im0 += w * value.imag
-            w *= x
-            w1 += w
-            re1 += w * value.real
-            im1 += w * value.imag
-            w *= x
-            w2 += w
-            re2 += w * value.real
-            im2 += w * value.imag
-            w *= x
-            w3 += w
-            w4 += w * x
-            counted += 1
-    sums[0], sums[1], sums[2], sums[3], sums[4] = w0, w1, w2, w3, w4
-    re[0], re[1], re[2], im[0], im[1], im[2] = re0, re1, re2, im0, im1, im2
-    if order > 2:  # a second reading, because that many sums do not fit into registers
-        w5, w6, w7, w8, re3, re4, im3, im4 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-        for k in taken:
-            value, w = hand(data, flag, weight, row, k, corr)
-            if w > 0.0:
-                x = abscissa[k]
-                cube = x * x * x
-                w *= cube
-                re3 += w * value.real
-                im3 += w * value.imag
-                w *= x
-                re4 += w * value.real
-                im4 += w * value.imag
-                w *= x
-                w5 += w
-                w6 += w * x
-                w *= x * x
-                w7 += w
-                w8 += w * x
-        sums[5], sums[6], sums[7], sums[8], re[3], re[4], im[3], im[4] = w5, w6, w7, w8, re3, re4, im3, im4
-    return counted
+    counted = 0.0
+    for k in range(len(x)):
+        i = len(hands_of_a_cell) * k
+        real, imag, w = _sample(values[2 * i], values[2 * i + 1], flags[i], weights[i])
+        wx = w * x[k]
+        wxx = wx * x[k]
+        w0 += w
+        w1 += wx
+        w2 += wxx
+        w3 += wxx * x[k]
+        w4 += wxx * (x[k] * x[k])
+        re0 += w * real
+        re1 += wx * real
+        re2 += wxx * real
+        im0 += w * imag
+        im1 += wx * imag
+        im2 += wxx * imag
+        counted += 1.0 if w > 0.0 else 0.0
+    sums[0] += w0
+    sums[1] += w1
+    sums[2] += w2
+    sums[3] += w3
+    sums[4] += w4
+    re[0] += re0
+    re[1] += re1
+    re[2] += re2
+    im[0] += im0
+    im[1] += im1
+    im[2] += im2
+    return int(counted)
+
+
+@_summing
+def _add_more_moments(
+    values: np.ndarray,
+    flags: np.ndarray,
+    weights: np.ndarray,
+    x: np.ndarray,
+    hands_of_a_cell: tuple[int, ...],
+    sums: np.ndarray,
+    re: np.ndarray,
+    im: np.ndarray,
+) -> None:
+    """Add to those that polynomials of third and fourth order need too."""
+    w5, w6, w7, w8, re3, re4, im3, im4 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for k in range(len(x)):
+        i = len(hands_of_a_cell) * k
+        real, imag, w = _sample(values[2 * i], values[2 * i + 1], flags[i], weights[i])
+        cube = x[k] * x[k] * x[k]
+        w3 = w * cube
+        w4 = w3 * x[k]
+        re3 += w3 * real
+        im3 += w3 * imag
+        re4 += w4 * real
+        im4 += w4 * imag
+        w5 += w4 * x[k]
+        w6 += w4 * (x[k] * x[k])
+        w7 += w4 * cube
+        w8 += w4 * (cube * x[k])
+    sums[5] += w5
+    sums[6] += w6
+    sums[7] += w7
+    sums[8] += w8
+    re[3] += re3
+    re[4] += re4
+    im[3] += im3
+    im[4] += im4
 
 
 @njit()

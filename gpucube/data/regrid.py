@@ -161,8 +161,10 @@ def _interpolate(
                 first = max(0, samples - beyond)
             if not rises and centre[slot] > high:
                 last = min(samples, beyond)
+            alone = samples == 1 and not cubic
             for s in range(nstokes):
-                sums[:, : end - begin] = 0.0
+                if not alone:
+                    sums[:, : end - begin] = 0.0
                 for sample in range(first, last):
                     # the frequency of the sample in the frame of the data
                     wanted = centre[slot] + width[slot] * ((sample + 0.5) / samples - 0.5)
@@ -182,11 +184,16 @@ def _interpolate(
                     four = -1
                     if cubic and k2 > k:
                         four = _polynomial(frequency, spacing, ends, k, wanted, coefficients)
-                    if four < 0:
+                    if alone:
+                        _put_linear(
+                            result, s, slot, vis[s, k], vis[s, k2], weight[s, k], weight[s, k2], part, rows[begin:end]
+                        )
+                    elif four < 0:
                         _add_linear(vis[s, k], vis[s, k2], weight[s, k], weight[s, k2], part, rows[begin:end], sums)
                     else:
                         _add_cubic(vis[s], weight[s], four, coefficients, k, part, rows[begin:end], sums)
-                _put(result, s, slot, samples, rows[begin:end], sums)
+                if not alone:
+                    _put(result, s, slot, samples, rows[begin:end], sums)
 
 
 @njit()
@@ -293,6 +300,73 @@ def _put(result: Planes, s: int, slot: int, samples: int, rows: np.ndarray, sums
     result.counts[s, slot] += counted
     result.power[s, slot] += power
     result.lacking[s, slot] += int(lacking)
+
+
+@njit()
+def _put_linear(
+    result: Planes,
+    s: int,
+    slot: int,
+    vis: np.ndarray,
+    vis2: np.ndarray,
+    weight: np.ndarray,
+    weight2: np.ndarray,
+    part: float,
+    rows: np.ndarray,
+) -> None:
+    """Put samples between two channels, those of all rows of a run, into `result`, where a channel of the cube has one sample."""
+    n, first = len(rows), rows[0]
+    vis_out, weight_out = result.vis[s, slot], result.weight[s, slot]
+    power, counted = np.empty(n), np.empty(n)  # of each row
+    if rows[-1] - first == n - 1:
+        here = slice(first, first + n)
+        _linear(
+            vis[here], vis2[here], weight[here], weight2[here], part, vis_out[here], weight_out[here], power, counted
+        )
+    else:
+        found, found_weight = np.empty(n, np.complex64), np.empty(n, np.float32)
+        _linear(vis[rows], vis2[rows], weight[rows], weight2[rows], part, found, found_weight, power, counted)
+        for i in range(n):
+            vis_out[rows[i]] = found[i]
+            weight_out[rows[i]] = found_weight[i]
+    total, count = _totals(power, counted)
+    result.counts[s, slot] += int(count)
+    result.power[s, slot] += total
+
+
+@njit()
+def _linear(
+    v1: np.ndarray,
+    v2: np.ndarray,
+    u1: np.ndarray,
+    u2: np.ndarray,
+    part: float,
+    vis: np.ndarray,
+    weight: np.ndarray,
+    power: np.ndarray,
+    counted: np.ndarray,
+) -> None:
+    """Fill the last four: values, weights, w |V|^2, and 1 where a sample counts."""
+    for i in range(len(vis)):  # without branches, as above
+        w1, w2 = np.float64(u1[i]), np.float64(u2[i])
+        counts = (w1 > 0.0) & (w2 > 0.0)
+        w = (1 - part) * w1 + part * w2 if counts else 0.0
+        a, b = np.float64(v1[i].real), np.float64(v1[i].imag)
+        re, im = a + part * (np.float64(v2[i].real) - a), b + part * (np.float64(v2[i].imag) - b)
+        real, imag = re if counts else 0.0, im if counts else 0.0
+        vis[i] = complex(real, imag)
+        weight[i] = w
+        power[i] = w * (real * real + imag * imag)
+        counted[i] = 1.0 if counts else 0.0
+
+
+@njit(fastmath={"reassoc", "nsz"})  # several at once
+def _totals(power: np.ndarray, counted: np.ndarray) -> tuple[float, float]:
+    total, n = 0.0, 0.0
+    for i in range(len(power)):
+        total += power[i]
+        n += counted[i]
+    return total, n
 
 
 @njit()

@@ -80,6 +80,28 @@ def test_the_fit_is_numpys_weighted_least_squares(order: int, spectrum: bool) ->
     np.testing.assert_array_equal(found.weight, given.weight)
 
 
+@pytest.mark.parametrize("places", [(0,), (0, 3), (1, 2)])
+def test_cells_of_one_and_of_four_correlations_are_fitted_like_those_of_two(places: tuple[int, ...]) -> None:
+    given = block(
+        polynomial(1) + LINE[:, None] * np.random.default_rng(5).normal(size=(NROW, NCHAN, NCORR)), flagged=0.2
+    )
+    fit = continuum_fit(FREQUENCY, LINE_FREE, 1)
+    expected, _ = subtracted(given, fit)
+    ncorr = 1 if len(places) == 1 else 4
+    cells = given._replace(
+        data=np.full((NROW, NCHAN, ncorr), 1e4, np.complex64),
+        flag=np.zeros((NROW, NCHAN, ncorr), bool),
+        weight=np.ones((NROW, NCHAN, ncorr), np.float32),
+    )
+    for hand, place in enumerate(places):
+        for values, of_two in zip(cells[1:4], given[1:4], strict=True):
+            values[..., place] = of_two[..., hand]
+    found, _ = subtracted(cells, fit, places)
+    others = [place for place in range(ncorr) if place not in places]
+    np.testing.assert_allclose(found.data[..., places], expected.data[..., : len(places)], atol=1e-5)
+    np.testing.assert_array_equal(found.data[..., others], cells.data[..., others])
+
+
 def test_samples_that_do_not_count_decide_nothing() -> None:
     """Flags, weights of 0, below 0 or infinite, and values that are no numbers, in line-free channels."""
     given = block(polynomial(1))
