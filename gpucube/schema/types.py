@@ -240,7 +240,7 @@ def parse_mask(value: Any) -> str | tuple[str, ...]:
     if isinstance(value, str) and value.lstrip().startswith("["):
         with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
             value = ast.literal_eval(value.strip())
-    if getattr(value, "ndim", 0) == 1:
+    if getattr(value, "ndim", 0) == 1 and not hasattr(value, "to_value"):
         value = value.tolist()
     if value is None:
         return ""

@@ -372,7 +372,7 @@ def test_the_chunk_size_of_pclean_is_taken() -> None:
         ("device", ["gpu"]),
         ("spw", [1.5, -1]),
         ("field", [None, -1, 1.5]),
-        ("mask", [3, [1, 2], [1, 2, 3, 4, 5], {}]),
+        ("mask", [3, [1, 2], [1, 2, 3, 4, 5], {}, [1, 2, 3] * u.m]),
         ("overwrite", ["perhaps"]),
         ("products", [[], ""]),
     ],
