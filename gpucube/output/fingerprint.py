@@ -19,19 +19,17 @@ from gpucube.schema.types import is_region_text, mask_file, mask_items
 
 NOT_IN_FINGERPRINT = frozenset(
     {
-        *(
-            "resume",
-            "restart",
-            "overwrite",
-            "workers",
-            "memory",
-            "scheduler",
-            "scratch",
-            "chunksize",
-            "device",
-            "quiet",
-        ),
+        "chunksize",
+        "device",
         "keep_visibilities",
+        "memory",
+        "overwrite",
+        "quiet",
+        "restart",
+        "resume",
+        "scheduler",
+        "scratch",
+        "workers",
     }
 )
 """Parameters that do not change a bit of the cube."""
