@@ -41,16 +41,25 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 """Every image has these parameters. A job may change them."""
 
-TINY = {"antennas": 10, "ntime": 20, "nchan": 12, "noise": 0.05, "peak": 1, "imsize": 64, "cell": 20, "continuum": 1}
+TINY = {
+    "antennas": 10,
+    "ntime": 20,
+    "nchan": 12,
+    "noise": "0.05Jy",
+    "peak": "1Jy",
+    "imsize": 64,
+    "cell": "20arcsec",
+    "continuum": 1,
+}
 SIMULATIONS: dict[str, dict[str, Any]] = {
-    "small": {"array": "vla-d", "ntime": 144, "imsize": 256, "cell": 10},
-    "alma": {"array": "alma", "ntime": 56, "imsize": 256, "cell": 0.15, "track-hours": 1},
-    "wide": {"ntime": 60, "nchan": 8, "imsize": 512, "cell": 20, "continuum": 3, "peak": 1},
+    "small": {"array": "vla-d", "ntime": 144, "imsize": 256, "cell": "10arcsec"},
+    "alma": {"array": "alma", "ntime": 56, "imsize": 256, "cell": "0.15arcsec", "track-hours": 1},
+    "wide": {"ntime": 60, "nchan": 8, "imsize": 512, "cell": "20arcsec", "continuum": 3, "peak": "1Jy"},
     "tiny": TINY,
-    "tiny-wide": TINY | {"cell": 120, "nchan": 6},
+    "tiny-wide": TINY | {"cell": "120arcsec", "nchan": 6},
     "tiny-other": TINY | {"seed": 2, "ntime": 12, "tile-chan": 5},
     "tiny-full": TINY | {"npol": 4, "chan-width": -15625, "nchan": 8, "weight-spectrum": True, "flagrow-only": True},
-    "tiny-snapshot": TINY | {"antennas": 4, "ntime": 2, "noise": 0.005},
+    "tiny-snapshot": TINY | {"antennas": 4, "ntime": 2, "noise": "0.005Jy"},
 }
 """The first checkout simulates these MeasurementSets; small and alma are those of make_ms.sh."""
 
