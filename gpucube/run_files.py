@@ -52,6 +52,7 @@ from gpucube.output.records import ChannelRecord
 from gpucube.output.summary import Summary
 from gpucube.result import Result
 from gpucube.schema.parameters import Parameters
+from gpucube.schema.types import PRODUCTS, is_region_text, mask_file, mask_items
 from gpucube.version import __version__
 
 
@@ -130,8 +131,8 @@ def with_residual(parameters: Parameters) -> Parameters:
     return parameters
 
 
-CARRIED_ON = ("model", "summary", "mask")
-"""Products that `restart` goes on from: the model, the summary, and a mask that was made automatically."""
+CARRIED_ON = (*PRODUCTS, "summary")
+"""Products that `restart` may go on from: the model, the summary, a mask that was made automatically, and what `mask` names."""
 
 
 @contextmanager
@@ -156,17 +157,21 @@ def restarted(parameters: Parameters) -> Iterator[Parameters]:
             "`startmodel` cannot be used with `restart=True`, which continues from the model of the finished run"
         )
     keeps_mask, notes = _earlier_mask(parameters, paths)
+    items = [item for item in mask_items(parameters.mask) if not is_region_text(item)]
+    in_mask = {_product_of(paths, mask_file(item)[0]) for item in items} - {""}
     if not os.path.exists(paths.earlier("model")):
         if not os.path.exists(paths.product("model")):
             missing = paths.product("model")
             raise GpucubeError(f"cannot continue from {parameters.imagename}: {missing} does not exist")
-        for name in CARRIED_ON if keeps_mask else CARRIED_ON[:2]:
+        for name in {"model", "summary"} | ({"mask"} if keeps_mask else in_mask):
             if name == "summary" and not os.path.exists(paths.summary):
                 continue
             with disk.explain(f"cannot keep {paths.product(name)}"):
                 disk.second_name(paths.product(name), paths.earlier(name))
     changes["startmodel"] = paths.earlier("model")
-    if os.path.exists(paths.earlier("mask")):
+    if in_mask:
+        changes["mask"] = tuple(_under_second_name(paths, item) for item in mask_items(parameters.mask))
+    elif not parameters.mask and os.path.exists(paths.earlier("mask")):
         changes["mask"] = paths.earlier("mask")
     try:
         yield parameters.noted(*notes).model_copy(update=changes)
@@ -178,6 +183,21 @@ def restarted(parameters: Parameters) -> Iterator[Parameters]:
                 elif os.path.exists(paths.earlier(name)):
                     disk.replace(paths.earlier(name), paths.product(name))
         raise
+
+
+def _product_of(paths: RunPaths, path: str) -> str:
+    """Name of the product of this imagename that a file is; empty if it is none."""
+    real = os.path.realpath(path)
+    return next((name for name in PRODUCTS if os.path.realpath(paths.product(name)) == real), "")
+
+
+def _under_second_name(paths: RunPaths, item: str) -> str:
+    """A part of a mask, in which a product of the earlier run has the name that it has during the new run."""
+    path, above = ("", None) if is_region_text(item) else mask_file(item)
+    name = _product_of(paths, path) if path else ""
+    if not name or not os.path.exists(paths.earlier(name)):
+        return item
+    return paths.earlier(name) + (f" {above[0]} {above[1]!r}" if above else "")
 
 
 def _made_only_the_psf(parameters: Parameters) -> bool:
@@ -209,6 +229,12 @@ def check_outputs(parameters: Parameters) -> None:
     imagename, paths = parameters.imagename, RunPaths.of(parameters)
     if is_locked(imagename):
         raise GpucubeError(f"another run is making {imagename} now: wait until it ends, or give another `imagename`")
+    for parameter, items in (("mask", mask_items(parameters.mask)), ("startmodel", (parameters.startmodel,))):
+        for path in (mask_file(item)[0] for item in items if item and not is_region_text(item)):
+            if _product_of(paths, path):
+                raise GpucubeError(
+                    f"`{parameter}` needs {path}, which this run would replace: give another `imagename`, or `restart=True`"
+                )
     unfinished = os.path.exists(paths.journal)
     if parameters.overwrite or (unfinished and parameters.resume):
         return

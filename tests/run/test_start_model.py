@@ -305,3 +305,35 @@ def test_tclean_goes_on_by_default(ms, tmp_path):
         gpucube.tclean(**call, nsigma=20)
         again = gpucube.tclean(**call, nsigma=3)
     assert again["result"].channels[2].model_flux == pytest.approx(2.5, abs=0.05)
+
+
+def test_products_of_the_earlier_run_may_be_the_mask(ms, tmp_path):
+    """A restart replaces them, but uses them as they were."""
+    for name in ("a", "b"):
+        image(ms, tmp_path / name, niter=0)
+    (tmp_path / "copy.fits").write_bytes((tmp_path / "a.image.fits").read_bytes())
+    copied = image(ms, tmp_path / "a", restart=True, mask=f"{tmp_path / 'copy.fits'} > 0.3")
+    own = image(ms, tmp_path / "b", restart=True, mask=f"{tmp_path / 'b.image.fits'} > 0.3")
+    assert own.channels[1].model_flux > 0.5
+    assert jobs.planes(own, "model") == pytest.approx(jobs.planes(copied, "model"), abs=0)
+    assert not list(tmp_path.glob("*.earlier-*"))
+
+
+def test_an_automatic_mask_may_be_given_to_the_next_step(ms, tmp_path):
+    first = image(ms, tmp_path / "x", usemask="auto-multithresh", nsigma=15)
+    mask = jobs.planes(first, "mask")
+    second = image(ms, tmp_path / "x", restart=True, mask=first.products["mask"], products=("image", "model", "mask"))
+    assert np.array_equal(jobs.planes(second, "mask"), mask) and mask.any()
+    assert not second.failed_channels
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"), [("mask", "x.image.fits > 0.3"), ("mask", "x.model.fits"), ("startmodel", "x.model.fits")]
+)
+def test_products_that_would_be_replaced_before_they_are_read_are_refused(parameter, value, ms, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = image(ms, Path("x"))
+    before = {path: path.read_bytes() for path in tmp_path.glob("x.*")}
+    with pytest.raises(gpucube.GpucubeError, match=f"`{parameter}` needs .*which this run would replace: give another"):
+        image(ms, Path("x"), overwrite=True, **{parameter: value})
+    assert {path: path.read_bytes() for path in tmp_path.glob("x.*")} == before and result.channels
