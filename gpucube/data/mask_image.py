@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gpucube.data.sky_grid import has_other_grid, nearest_pixels
+from gpucube.data.sky_grid import has_other_grid, header_text, nearest_pixels
 from gpucube.data.user_image import (
     WHOLE,
     Use,
@@ -52,8 +52,8 @@ class MaskImage:
         where any of them allows it; nowhere if there is none.
     geometry : ImageGeometry
         The pixels of the cube.
-    other_grid : bool
-        True if the pixels are not those of the cube.
+    other_grid : str or None
+        The header of the mask, as text, if its pixels are not those of the cube.
     cut : tuple of str and float, or None
         A comparison (``">"``, ``">="``, ``"<"`` or ``"<="``) and a number: components may be found where the pixel meets it.
         None for where the pixel is not 0.
@@ -66,7 +66,7 @@ class MaskImage:
     shape: tuple[int, ...]
     planes: tuple[tuple[int, ...], ...]
     geometry: ImageGeometry
-    other_grid: bool
+    other_grid: str | None = None
     stokes: dict[str, int] = field(default_factory=dict)
     stokes_axis: int | None = None
     cut: tuple[str, float] | None = None
@@ -89,7 +89,8 @@ class MaskImage:
             )
             for number in self.planes[channel]
         ]
-        nearest = nearest_pixels(label, self.path, self.shape[-2:], self.geometry) if self.other_grid else None
+        header = self.other_grid
+        nearest = None if header is None else nearest_pixels(label, header, self.shape[-2:], self.geometry)
         window = nearest.window if nearest else WHOLE
         compare, level = self.cut or ("!=", 0.0)
         allowed: np.ndarray | None = None
@@ -153,10 +154,10 @@ def load_mask(
     wcs = coordinates(label, header, axis.restfreq)
     if shape[-2:] != geometry.shape and not wcs.has_celestial:
         raise wrong_shape(label, shape, geometry, axis)
-    other_grid = has_other_grid(label, header, wcs, shape, geometry)
+    other_grid = header_text(header) if has_other_grid(label, header, wcs, shape, geometry) else None
     planes, remarks = planes_of_channels(label, cube, header, wcs, geometry, axis, listed, _USE)
-    if other_grid:
-        inside = int(np.count_nonzero(nearest_pixels(label, path, shape[-2:], geometry).index >= 0))
+    if other_grid is not None:
+        inside = int(np.count_nonzero(nearest_pixels(label, other_grid, shape[-2:], geometry).index >= 0))
         if inside < geometry.nx * geometry.ny:
             remarks = (
                 *remarks,

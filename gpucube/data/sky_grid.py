@@ -7,6 +7,7 @@ every pixel of the cube in the image. Images may differ in cell, size, centre, r
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpucube.data.user_image import coordinates, described, unreadable
+from gpucube.data.user_image import coordinates, unreadable
 from gpucube.errors import GpucubeError
 from gpucube.sky.directions import EQUINOX, Direction, frame_rotation, unit_vectors
 from gpucube.sky.geometry import ImageGeometry
@@ -103,8 +104,15 @@ def _frame(label: str, header: fits.Header, sky: WCS, geometry: ImageGeometry) -
     return frame
 
 
-def positions(label: str, path: str, geometry: ImageGeometry) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """Find the pixels of the cube in an image, some rows at a time.
+def header_text(header: fits.Header) -> str:
+    """A header as text, for `positions`: what is kept under it cannot be found once the file has other coordinates."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # remarks on cards that are not standard
+        return str(header.tostring())
+
+
+def positions(label: str, text: str, geometry: ImageGeometry) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Find the pixels of the cube in the image with this header (`header_text`), some rows at a time.
 
     Yields
     ------
@@ -113,7 +121,9 @@ def positions(label: str, path: str, geometry: ImageGeometry) -> Iterator[tuple[
     y, x : numpy.ndarray
         Pixels of the image at the pixels of these rows, counted from 0, (nrow, nx); NaN where it has none.
     """
-    header, _, _, _ = described(label, path)
+    from astropy.io import fits
+
+    header = fits.Header.fromstring(text)
     wcs = coordinates(label, header, None)
     rotation = _rotation(label, header, wcs, geometry)
     step = max(1, _PIXELS_AT_ONCE // geometry.nx)
@@ -144,8 +154,8 @@ class NearestPixels:
 
 
 @lru_cache(maxsize=4)
-def nearest_pixels(label: str, path: str, shape: tuple[int, int], geometry: ImageGeometry) -> NearestPixels:
-    """Find the nearest pixels in an image of `shape` (ny, nx); kept for the next plane.
+def nearest_pixels(label: str, text: str, shape: tuple[int, int], geometry: ImageGeometry) -> NearestPixels:
+    """Find the nearest pixels in an image of `shape` (ny, nx) with this header (`header_text`); kept for the next plane.
 
     Raises
     ------
@@ -154,7 +164,7 @@ def nearest_pixels(label: str, path: str, shape: tuple[int, int], geometry: Imag
     """
     ny, nx = shape
     row, column = np.empty((2, *geometry.shape), np.int32)
-    for rows, y, x in positions(label, path, geometry):
+    for rows, y, x in positions(label, text, geometry):
         inside = (y >= -0.5) & (y < ny - 0.5) & (x >= -0.5) & (x < nx - 0.5)
         row[rows], column[rows] = (np.where(inside, np.floor(p + 0.5), -1) for p in (y, x))
     inside = row >= 0

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from gpucube.data.sky_grid import has_other_grid, positions
+from gpucube.data.sky_grid import has_other_grid, header_text, positions
 from gpucube.data.user_image import (
     Use,
     coordinates,
@@ -53,8 +53,8 @@ class StartModel:
         Stokes parameter -> its number along the axis `stokes_axis` (an index of `indices`).
     geometry : ImageGeometry
         The pixels of the cube.
-    regrid : bool
-        True if the pixels are not those of the cube.
+    other_grid : str or None
+        The header of the model, as text, if its pixels are not those of the cube.
     """
 
     path: str
@@ -63,7 +63,7 @@ class StartModel:
     stokes: dict[str, int]
     stokes_axis: int | None
     geometry: ImageGeometry
-    regrid: bool
+    other_grid: str | None
     warnings: tuple[str, ...] = ()
 
     def plane(self, channel: int, stokes: str) -> np.ndarray | None:
@@ -77,27 +77,27 @@ class StartModel:
             index = tuple(place)
         (plane,) = read_planes(f"startmodel {self.path}", self.path, self.hdu, [index])
         values = np.nan_to_num(np.asarray(plane, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-        if self.regrid:
-            values = self._regridded(values)
+        if self.other_grid is not None:
+            values = self._regridded(values, self.other_grid)
         return values if values.any() else None
 
-    def _regridded(self, values: np.ndarray) -> np.ndarray:
+    def _regridded(self, values: np.ndarray, header: str) -> np.ndarray:
         from scipy.ndimage import map_coordinates
 
-        y, x, area = _mapping(self.path, self.geometry)
+        y, x, area = _mapping(f"startmodel {self.path}", header, self.geometry)
         moved: np.ndarray = map_coordinates(values, [y, x], order=1, mode="constant", cval=0.0, output=np.float32)
         return area * moved
 
 
 @lru_cache(maxsize=1)
-def _mapping(path: str, geometry: ImageGeometry) -> tuple[np.ndarray, np.ndarray, np.float32]:
+def _mapping(label: str, text: str, geometry: ImageGeometry) -> tuple[np.ndarray, np.ndarray, np.float32]:
     """Pixels (y, x) of the model at the pixels of the cube, each (ny, nx), and the ratio of their solid angles."""
-    label = f"startmodel {path}"
+    from astropy.io import fits
+
     places: np.ndarray = np.empty((2, *geometry.shape))
-    for rows, y, x in positions(label, path, geometry):
+    for rows, y, x in positions(label, text, geometry):
         places[0, rows], places[1, rows] = np.nan_to_num(y, nan=-10.0), np.nan_to_num(x, nan=-10.0)  # beyond the image
-    header, _, _, _ = described(label, path)
-    scale = coordinates(label, header, None).celestial.pixel_scale_matrix
+    scale = coordinates(label, fits.Header.fromstring(text), None).celestial.pixel_scale_matrix
     area = geometry.cell_x * geometry.cell_y / np.radians(1.0) ** 2 / abs(np.linalg.det(scale))
     return places[0], places[1], np.float32(area)
 
@@ -146,6 +146,6 @@ def load_start_model(
         stokes=known,
         stokes_axis=stokes_axis,
         geometry=geometry,
-        regrid=has_other_grid(label, header, wcs, shape, geometry),
+        other_grid=header_text(header) if has_other_grid(label, header, wcs, shape, geometry) else None,
         warnings=remarks,
     )

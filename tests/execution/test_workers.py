@@ -42,7 +42,7 @@ from gpucube.imaging.job import ImageJob
 from gpucube.output.fits_cube import read_plane
 from gpucube.output.records import ChannelRecord, StopCode
 
-ON_GRID: dict[str, Any] = {"shape": (64, 64), "geometry": GEOMETRY, "other_grid": False}
+ON_GRID: dict[str, Any] = {"shape": (64, 64), "geometry": GEOMETRY}
 """A mask with the pixels of the cube."""
 
 
