@@ -22,6 +22,9 @@ from gpucube.sky.spectral import SpectralAxis
 LARGEST_REGION_FILE = 50_000_000
 """Bytes. A larger file is not taken for a file of regions."""
 
+EARLIER_MASK = ".earlier-mask.fits"
+"""How the file ends with which the automatic masks of a restart begin (`gpucube.output.paths.RunPaths.earlier`)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CleanMask:
@@ -63,7 +66,7 @@ def _part(item: str, geometry: ImageGeometry, axis: SpectralAxis, stokes: tuple[
     text = None if cut or os.path.isdir(path) else _region_file(path)
     if text is not None:
         return load_regions(text, f"mask {path}", geometry, axis)
-    return load_mask(path, geometry, axis, cut, stokes)
+    return load_mask(path, geometry, axis, cut, stokes, earlier=path.endswith(EARLIER_MASK))
 
 
 def _region_file(path: str) -> str | None:

@@ -108,6 +108,12 @@ _USE = Use(
     one_plane_has_a_frequency=False,
 )
 
+_USE_OF_EARLIER = Use(
+    uncovered="begin without a mask",
+    misaligned="begin with the masks of all planes that overlap",
+    one_plane_has_a_frequency=True,
+)
+
 _COMPARISONS = {">": np.greater, ">=": np.greater_equal, "<": np.less, "<=": np.less_equal, "!=": np.not_equal}
 
 
@@ -117,6 +123,8 @@ def load_mask(
     axis: SpectralAxis,
     cut: tuple[str, float] | None = None,
     stokes: tuple[str, ...] = ("I",),
+    *,
+    earlier: bool = False,
 ) -> MaskImage:
     """Open a mask, check it against the cube and find each channel's planes.
 
@@ -130,6 +138,8 @@ def load_mask(
         The axes of the cube.
     cut : tuple of str and float, or None
         As in `MaskImage`.
+    earlier : bool
+        Whether automatic masks begin with this one, that of an earlier run: a single plane belongs to its own frequency only.
 
     Raises
     ------
@@ -155,7 +165,8 @@ def load_mask(
     if shape[-2:] != geometry.shape and not wcs.has_celestial:
         raise wrong_shape(label, shape, geometry, axis)
     other_grid = header_text(header) if has_other_grid(label, header, wcs, shape, geometry) else None
-    planes, remarks = planes_of_channels(label, cube, header, wcs, geometry, axis, listed, _USE)
+    use = _USE_OF_EARLIER if earlier else _USE
+    planes, remarks = planes_of_channels(label, cube, header, wcs, geometry, axis, listed, use)
     if other_grid is not None:
         inside = int(np.count_nonzero(nearest_pixels(label, other_grid, shape[-2:], geometry).index >= 0))
         if inside < geometry.nx * geometry.ny:

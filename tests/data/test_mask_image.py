@@ -215,6 +215,21 @@ def test_a_pixel_takes_the_nearest_pixel_of_a_mask_on_other_pixels(tmp_path: Pat
     assert bool(warned) == (not inside.all())
 
 
+def test_a_mask_that_is_written_anew_is_found_at_its_new_place(tmp_path: Path) -> None:
+    """In one process, under the same name and with the same shape."""
+    mask_in = np.zeros((24, 32), "f4")
+    mask_in[8, 20] = 1
+    places = []
+    for number, ra in enumerate((68.501, 68.504)):
+        header = sky_header(CRVAL1=ra)
+        fits.writeto(tmp_path / "mask.fits", mask_in, header, overwrite=True)
+        other = write_mask(tmp_path / f"{number}.fits", mask_in, header)
+        allowed = load_mask(tmp_path / "mask.fits", GEOMETRY, AXIS).plane(0)
+        assert np.array_equal(allowed, load_mask(other, GEOMETRY, AXIS).plane(0))
+        places.append(np.argwhere(allowed).tolist())
+    assert places[0] != places[1]
+
+
 def test_a_cube_of_masks_on_other_pixels_keeps_its_channels(tmp_path: Path) -> None:
     mask_in = np.zeros((5, 48, 64), "f4")
     mask_in[np.arange(5), 0, 2 * np.arange(5)] = 1  # marks plane j in pixel (0, j) of the cube

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,37 @@ def test_automatic_masks_do_not_begin_with_the_whole_image(ms, tmp_path):
     image(ms, tmp_path / "x", niter=0, products=("image", "model", "mask"))
     made = jobs.planes(image(ms, tmp_path / "x", restart=True, usemask="auto-multithresh"), "mask")
     assert 0 < made.mean() < 0.9
+
+
+def test_restarts_on_other_pixels_place_each_model_anew(ms, tmp_path):
+    """In one process the earlier model and mask of every step have the same names; copies have others."""
+    auto = {"usemask": "auto-multithresh"}
+    image(ms, tmp_path / "x", **auto)
+    for cell in (15, 24, 20):
+        for name in ("model", "mask"):
+            (tmp_path / f"{cell}.{name}.fits").write_bytes((tmp_path / f"x.{name}.fits").read_bytes())
+        step = {"cell": f"{cell}arcsec", "imsize": SIZE, "niter": 0, **auto}
+        begun = {"startmodel": tmp_path / f"{cell}.model.fits", "mask": tmp_path / f"{cell}.mask.fits"}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*the others are outside the mask")
+            other = image(ms, tmp_path / f"other-{cell}", **step, **begun)
+            chained = image(ms, tmp_path / "x", restart=True, **step)
+        assert jobs.planes(chained, "model").any()
+        for name in ("model", "mask"):
+            assert np.array_equal(jobs.planes(chained, name), jobs.planes(other, name)), (cell, name)
+
+
+def test_the_automatic_mask_of_one_channel_goes_to_that_channel_only(ms, tmp_path):
+    auto = {"usemask": "auto-multithresh", "niter": 0, "noisethreshold": 1e4, "sidelobethreshold": 1e4}
+    first = image(ms, tmp_path / "x", start=2, nchan=1, usemask="auto-multithresh")
+    before = jobs.planes(first, "mask")[0] > 0
+    assert before.any()
+    with pytest.warns(
+        UserWarning, match=r"earlier-mask\.fits covers 1 of the cube's 4 channels \(2\): the others begin"
+    ):
+        made = jobs.planes(image(ms, tmp_path / "x", restart=True, **auto), "mask") > 0
+    assert np.array_equal(made[2], before)
+    assert not made[[0, 1, 3]].any()
 
 
 def test_automatic_masks_of_several_stokes_parameters_go_on_each_from_its_own(ms, tmp_path):
