@@ -19,7 +19,7 @@ PROCESS_BYTES = 260_000_000
 """Memory of a worker process that has imaged nothing yet: interpreter, libraries and compiled loops. Measured: 238 MB,
 once 256 MB."""
 
-COMPILER_BYTES = 110_000_000
+COMPILER_BYTES = 120_000_000
 """What a process that compiles its loops itself holds beside that. Measured on a job with images of 1024 x 1024 pixels: 529 MB
 if it compiles, 395 MB if not, where 427 MB are predicted."""
 
