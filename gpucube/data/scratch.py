@@ -165,9 +165,10 @@ def _load(folder: str) -> tuple[Recipe, VisibilityStore] | str:
             lacking=None if state["lacking"] is None else np.array(state["lacking"], float),
             warnings=tuple(state["warnings"]),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+        whole = recipe.keys() >= {"version", "shape", "sources"} and len(recipe["sources"]) == len(store.partitions) > 0
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return incomplete
-    return (recipe, store) if store.exists() else incomplete
+    return (recipe, store) if whole and store.exists() else incomplete
 
 
 def _boot_id() -> str:

@@ -463,6 +463,11 @@ def check_disk(plan: Plan) -> None:
     GpucubeError
     """
     scratch, store, imagename = plan.scratch, plan.paths.store_folder, plan.paths.imagename
+    real, kept = os.path.realpath(scratch), os.path.realpath(plan.paths.visibilities)
+    if os.path.commonpath([real, kept]) == kept:
+        raise GpucubeError(
+            f"scratch folder {scratch} is in {kept}, where visibilities are kept: name another with `scratch`"
+        )
     if os.path.lexists(scratch) and not belongs_to(scratch, imagename):
         raise GpucubeError(
             f"scratch folder {scratch} already exists: remove it if no other run uses it, or name another with `scratch`"

@@ -151,6 +151,19 @@ def unfinished(here: Path) -> None:
     (here / "x.visibilities" / "store.json").unlink()
 
 
+def without_recipe(here: Path) -> None:
+    change_state(here, recipe={})
+
+
+def without_partitions(here: Path) -> None:
+    change_state(here, partitions=[])
+
+
+def change_state(here: Path, **changes: object) -> None:
+    state = here / "x.visibilities" / "store.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | changes))
+
+
 def gone(here: Path) -> None:
     shutil.rmtree(here / "x.visibilities")
 
@@ -161,6 +174,11 @@ def gone(here: Path) -> None:
         (newer, "are not used, because the files of the MeasurementSet differ: the MeasurementSets are read again"),
         (damaged, "are not used, because they are incomplete or damaged: the MeasurementSets are read again"),
         (unfinished, "are not used, because they are incomplete or damaged: the MeasurementSets are read again"),
+        (without_recipe, "are not used, because they are incomplete or damaged: the MeasurementSets are read again"),
+        (
+            without_partitions,
+            "are not used, because they are incomplete or damaged: the MeasurementSets are read again",
+        ),
         (gone, "are gone: the MeasurementSets are read again"),
     ],
 )
@@ -174,6 +192,15 @@ def test_what_cannot_be_trusted_is_read_again_and_said(happens: Callable[[Path],
     assert result.visibilities == f"visibilities kept in {here / 'x.visibilities'}"
     again = image(here / "a.ms", here / "x", **SECOND)
     assert again.summary["ms_bytes_read"] == 0, "they were kept anew"
+
+
+@pytest.mark.parametrize("folder", ["x.visibilities", "x.visibilities/scratch", "link"])
+def test_the_kept_folder_is_never_scratch(folder: str, here: Path) -> None:
+    (here / "link").symlink_to("x.visibilities")
+    before = {path: path.read_bytes() for path in here.glob("x.visibilities/*")}
+    with pytest.raises(gpucube.GpucubeError, match="where visibilities are kept: name another with `scratch`"):
+        image(here / "a.ms", here / "x", scratch=here / folder, **SECOND)
+    assert before and before == {path: path.read_bytes() for path in here.glob("x.visibilities/*")}
 
 
 def test_files_may_be_moved(here: Path) -> None:
