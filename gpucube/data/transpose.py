@@ -134,12 +134,13 @@ def _transpose(block: Block, rows: KeptRows, slots: _Slots, combinations: _Hands
         for slot in range(nslot):
             for s in range(nstokes):
                 a, b = hands[s]
+                other = b if b >= 0 else a  # hands may be stored in any order
                 factor_a, factor_b = factors[s]
                 for i in range(4):
                     for k in range(_LANES):
                         mean[i, k] = 0.0
                 for j in range(offsets[slot], offsets[slot + 1] if rule[s] != Rule.NONE else offsets[slot]):
-                    at = members[j], a, max(a, b)
+                    at = members[j], a, other
                     _gather(data, flag, weight, number[first : first + n], at, vis_a, weight_a, vis_b, weight_b)
                     for k in range(0 if all_usable else n):
                         if not usable[first + k]:
@@ -162,7 +163,7 @@ def _transpose(block: Block, rows: KeptRows, slots: _Slots, combinations: _Hands
                             and not one[2, k] > 0.0
                             and (
                                 _too_large(data, flag, weight, number[first + k], members[j], a)
-                                or _too_large(data, flag, weight, number[first + k], members[j], max(a, b))
+                                or _too_large(data, flag, weight, number[first + k], members[j], other)
                             )
                         ):
                             garbage[first + k] = True

@@ -238,6 +238,28 @@ def test_stokes_parameters_of_four_correlations(make_ms: Any, ingested: Ingested
         assert store.counts[0, k, 1] == good.sum()
 
 
+@pytest.mark.parametrize("order", [(3, 2, 1, 0), (2, 0, 3, 1)])
+@pytest.mark.parametrize("stokes", ["IQUV", "pseudoI", "RR", "LL"])
+def test_correlations_may_be_stored_in_any_order(
+    order: tuple[int, ...], stokes: str, make_ms: Any, ingested: Ingested, tmp_path: Path
+) -> None:
+    """The oracle is the same data in the usual order."""
+    ms = make_ms(npol=4, nchan=4, ntime=4)
+    other = tmp_path / "other.ms"
+    shutil.copytree(ms.ms, other)
+    with tables.table(str(other), readonly=False, ack=False) as t:
+        for column in {"DATA", "FLAG", "WEIGHT_SPECTRUM", "WEIGHT", "SIGMA"} & set(t.colnames()):
+            t.putcol(column, np.ascontiguousarray(t.getcol(column)[..., list(order)]))
+    with tables.table(str(other / "POLARIZATION"), readonly=False, ack=False) as t:
+        t.putcol("CORR_TYPE", np.ascontiguousarray(t.getcol("CORR_TYPE")[:, list(order)]))
+        t.putcol("CORR_PRODUCT", np.ascontiguousarray(t.getcol("CORR_PRODUCT")[:, list(order)]))
+    (_, usual), (_, changed) = ingested(ms.ms, stokes=stokes), ingested(other, stokes=stokes)
+    assert usual.counts.sum() > 0
+    for s in range(usual.counts.shape[1]):
+        first, second = in_ms_order(usual, 1, stokes=s), in_ms_order(changed, 1, stokes=s)
+        assert np.array_equal(first.vis, second.vis) and np.array_equal(first.weight, second.weight)
+
+
 @pytest.mark.parametrize(
     ("start", "width", "groups"), [(1, 4, [(1, 2, 3, 4), (5, 6, 7, 8)]), (11, -5, [(7, 8, 9, 10, 11), (2, 3, 4, 5, 6)])]
 )
