@@ -292,17 +292,6 @@ def _divide(mean: np.ndarray) -> None:
 
 
 @_inlined
-def hand(
-    data: np.ndarray, flag: np.ndarray, weight: np.ndarray, row: int, channel: int, place: int
-) -> tuple[complex, float]:
-    """Value and weight of one correlation; weight 0 if it does not count."""
-    vis = np.complex128(data[row, channel, place])
-    w = np.float64(weight[row, channel if weight.shape[1] > 1 else 0, place])
-    counts = not flag[row, channel, place] and 0.0 < w < LARGEST and abs(vis.real) < LARGEST and abs(vis.imag) < LARGEST
-    return vis, w if counts else 0.0
-
-
-@_inlined
 def _too_large(data: np.ndarray, flag: np.ndarray, weight: np.ndarray, row: int, channel: int, hand: int) -> bool:
     """Whether an unflagged value or weight is a number, but one that no array measures."""
     if flag[row, channel, hand]:
