@@ -145,9 +145,8 @@ def _interpolate(
     """Fill `result` by linear or cubic interpolation."""
     nstokes, nslot, nrow = result.vis.shape
     step = spacing if frequency[-1] > frequency[0] else -spacing
-    beyond = (
-        1 if not cubic else 2 if rises == (step > 0) else 0
-    )  # samples of a channel whose centre lies before the data
+    # samples of a channel whose centre lies before the data
+    beyond = 1 if not cubic else 2 if rises == (step > 0) else 0
     sums = np.empty((4, nrow))  # real part, imaginary part, weight and number of samples
     coefficients = np.empty(4)
     for slot in range(nslot):
@@ -210,6 +209,20 @@ def _of_rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 @njit(inline="always")
+def _between(v1: complex, v2: complex, u1: float, u2: float, part: float) -> tuple[float, float, float, np.bool]:
+    """Real part, imaginary part and weight of a sample between two channels, and whether both count; weight 0 if they do not.
+
+    Without branches: values that do not count are 0, or at least finite.
+    """
+    w1, w2 = np.float64(u1), np.float64(u2)
+    counts = (w1 > 0.0) & (w2 > 0.0)
+    w = (1 - part) * w1 + part * w2 if counts else 0.0
+    a, b = np.float64(v1.real), np.float64(v1.imag)
+    re, im = a + part * (np.float64(v2.real) - a), b + part * (np.float64(v2.imag) - b)
+    return re, im, w, counts
+
+
+@njit(inline="always")
 def _add_linear(
     vis: np.ndarray,
     vis2: np.ndarray,
@@ -221,12 +234,8 @@ def _add_linear(
 ) -> None:
     """Add samples between two channels, those of all rows of a run, where both channels count."""
     v1, v2, u1, u2 = _of_rows(vis, rows), _of_rows(vis2, rows), _of_rows(weight, rows), _of_rows(weight2, rows)
-    for i in range(len(rows)):  # without branches: values that do not count are 0, or at least finite
-        w1, w2 = np.float64(u1[i]), np.float64(u2[i])
-        counts = (w1 > 0.0) & (w2 > 0.0)
-        w = (1 - part) * w1 + part * w2 if counts else 0.0
-        a, b = np.float64(v1[i].real), np.float64(v1[i].imag)
-        re, im = a + part * (np.float64(v2[i].real) - a), b + part * (np.float64(v2[i].imag) - b)
+    for i in range(len(rows)):
+        re, im, w, counts = _between(v1[i], v2[i], u1[i], u2[i], part)
         sums[0, i] += w * re
         sums[1, i] += w * im
         sums[2, i] += w
@@ -253,12 +262,8 @@ def _add_cubic(
     left, right = _of_rows(vis[k], rows), _of_rows(vis[k + 1], rows)
     weight_left, weight_right = _of_rows(weight[k], rows), _of_rows(weight[k + 1], rows)
     for i in range(len(rows)):  # without branches, as above
-        w1, w2 = np.float64(weight_left[i]), np.float64(weight_right[i])
-        counts = (w1 > 0.0) & (w2 > 0.0)
-        w = (1 - part) * w1 + part * w2 if counts else 0.0
+        re, im, w, counts = _between(left[i], right[i], weight_left[i], weight_right[i], part)
         four = (u0[i] > 0.0) & (u1[i] > 0.0) & (u2[i] > 0.0) & (u3[i] > 0.0)
-        a, b = np.float64(left[i].real), np.float64(left[i].imag)
-        re, im = a + part * (np.float64(right[i].real) - a), b + part * (np.float64(right[i].imag) - b)
         cubic_re = c0 * v0[i].real + c1 * v1[i].real + c2 * v2[i].real + c3 * v3[i].real
         cubic_im = c0 * v0[i].imag + c1 * v1[i].imag + c2 * v2[i].imag + c3 * v3[i].imag
         sums[0, i] += w * (cubic_re if four else re)
@@ -347,12 +352,8 @@ def _linear(
     counted: np.ndarray,
 ) -> None:
     """Fill the last four: values, weights, w |V|^2, and 1 where a sample counts."""
-    for i in range(len(vis)):  # without branches, as above
-        w1, w2 = np.float64(u1[i]), np.float64(u2[i])
-        counts = (w1 > 0.0) & (w2 > 0.0)
-        w = (1 - part) * w1 + part * w2 if counts else 0.0
-        a, b = np.float64(v1[i].real), np.float64(v1[i].imag)
-        re, im = a + part * (np.float64(v2[i].real) - a), b + part * (np.float64(v2[i].imag) - b)
+    for i in range(len(vis)):
+        re, im, w, counts = _between(v1[i], v2[i], u1[i], u2[i], part)
         real, imag = re if counts else 0.0, im if counts else 0.0
         vis[i] = complex(real, imag)
         weight[i] = w
