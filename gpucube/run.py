@@ -49,6 +49,7 @@ from gpucube.output.summary import ContinuumSummary, SpectralSummary, Summary
 from gpucube.result import Result
 from gpucube.run_files import (
     Job,
+    begins_with_earlier_mask,
     check_outputs,
     claimed_outputs,
     finished_before,
@@ -233,7 +234,13 @@ def _plan_and_images(
     plan = make_plan(parameters.noted(*notes), selection, hardware, tuning, kept=kept)
     mask, start_model = None, None
     if parameters.mask:
-        mask = load_clean_mask(mask_items(parameters.mask), selection.geometry, selection.axis, parameters.stokes_names)
+        mask = load_clean_mask(
+            mask_items(parameters.mask),
+            selection.geometry,
+            selection.axis,
+            parameters.stokes_names,
+            earlier=begins_with_earlier_mask(parameters),
+        )
         plan = replace(plan, warnings=(*plan.warnings, *mask.warnings))
     if parameters.startmodel:
         start_model = load_start_model(

@@ -52,7 +52,7 @@ from gpucube.output.records import ChannelRecord
 from gpucube.output.summary import Summary
 from gpucube.result import Result
 from gpucube.schema.parameters import Parameters
-from gpucube.schema.types import PRODUCTS, is_region_text, mask_file, mask_items
+from gpucube.schema.types import PRODUCTS, mask_file, mask_files, mask_items, parse_mask
 from gpucube.version import __version__
 
 
@@ -157,8 +157,7 @@ def restarted(parameters: Parameters) -> Iterator[Parameters]:
             "`startmodel` cannot be used with `restart=True`, which continues from the model of the finished run"
         )
     keeps_mask, notes = _earlier_mask(parameters, paths)
-    items = [item for item in mask_items(parameters.mask) if not is_region_text(item)]
-    in_mask = {_product_of(paths, mask_file(item)[0]) for item in items} - {""}
+    in_mask = {_product_of(paths, path) for path in mask_files(parameters.mask)} - {""}
     if not os.path.exists(paths.earlier("model")):
         if not os.path.exists(paths.product("model")):
             missing = paths.product("model")
@@ -170,7 +169,7 @@ def restarted(parameters: Parameters) -> Iterator[Parameters]:
                 disk.second_name(paths.product(name), paths.earlier(name))
     changes["startmodel"] = paths.earlier("model")
     if in_mask:
-        changes["mask"] = tuple(_under_second_name(paths, item) for item in mask_items(parameters.mask))
+        changes["mask"] = parse_mask([_under_second_name(paths, item) for item in mask_items(parameters.mask)])
     elif not parameters.mask and os.path.exists(paths.earlier("mask")):
         changes["mask"] = paths.earlier("mask")
     try:
@@ -185,6 +184,11 @@ def restarted(parameters: Parameters) -> Iterator[Parameters]:
         raise
 
 
+def begins_with_earlier_mask(parameters: Parameters) -> bool:
+    """Whether automatic masks begin with that of the earlier run (`restarted`)."""
+    return parameters.usemask == "auto-multithresh" and parameters.mask == RunPaths.of(parameters).earlier("mask")
+
+
 def _product_of(paths: RunPaths, path: str) -> str:
     """Name of the product of this imagename that a file is; empty if it is none."""
     real = os.path.realpath(path)
@@ -193,8 +197,8 @@ def _product_of(paths: RunPaths, path: str) -> str:
 
 def _under_second_name(paths: RunPaths, item: str) -> str:
     """A part of a mask, in which a product of the earlier run has the name that it has during the new run."""
-    path, above = ("", None) if is_region_text(item) else mask_file(item)
-    name = _product_of(paths, path) if path else ""
+    path, above = mask_file(item)
+    name = _product_of(paths, path)
     if not name or not os.path.exists(paths.earlier(name)):
         return item
     return paths.earlier(name) + (f" {above[0]} {above[1]!r}" if above else "")
@@ -229,8 +233,11 @@ def check_outputs(parameters: Parameters) -> None:
     imagename, paths = parameters.imagename, RunPaths.of(parameters)
     if is_locked(imagename):
         raise GpucubeError(f"another run is making {imagename} now: wait until it ends, or give another `imagename`")
-    for parameter, items in (("mask", mask_items(parameters.mask)), ("startmodel", (parameters.startmodel,))):
-        for path in (mask_file(item)[0] for item in items if item and not is_region_text(item)):
+    for parameter, files in (
+        ("mask", mask_files(parameters.mask)),
+        ("startmodel", filter(None, [parameters.startmodel])),
+    ):
+        for path in files:
             if _product_of(paths, path):
                 raise GpucubeError(
                     f"`{parameter}` needs {path}, which this run would replace: give another `imagename`, or `restart=True`"

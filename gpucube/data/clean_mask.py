@@ -22,9 +22,6 @@ from gpucube.sky.spectral import SpectralAxis
 LARGEST_REGION_FILE = 50_000_000
 """Bytes. A larger file is not taken for a file of regions."""
 
-EARLIER_MASK = ".earlier-mask.fits"
-"""How the file ends with which the automatic masks of a restart begin (`gpucube.output.paths.RunPaths.earlier`)."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class CleanMask:
@@ -46,19 +43,26 @@ class CleanMask:
 
 
 def load_clean_mask(
-    items: Sequence[str], geometry: ImageGeometry, axis: SpectralAxis, stokes: tuple[str, ...] = ("I",)
+    items: Sequence[str],
+    geometry: ImageGeometry,
+    axis: SpectralAxis,
+    stokes: tuple[str, ...] = ("I",),
+    *,
+    earlier: bool = False,
 ) -> CleanMask:
-    """Open every part of a mask and check it against the cube.
+    """Open every part of a mask and check it against the cube; `earlier` as in `load_mask`.
 
     Raises
     ------
     GpucubeError
         As `load_mask` and `load_regions`.
     """
-    return CleanMask(parts=tuple(_part(item, geometry, axis, stokes) for item in items))
+    return CleanMask(parts=tuple(_part(item, geometry, axis, stokes, earlier) for item in items))
 
 
-def _part(item: str, geometry: ImageGeometry, axis: SpectralAxis, stokes: tuple[str, ...]) -> MaskImage | RegionMask:
+def _part(
+    item: str, geometry: ImageGeometry, axis: SpectralAxis, stokes: tuple[str, ...], earlier: bool
+) -> MaskImage | RegionMask:
     if is_region_text(item):
         return load_regions(item, f"`mask={item!r}`", geometry, axis)
     path, cut = mask_file(item)
@@ -66,7 +70,7 @@ def _part(item: str, geometry: ImageGeometry, axis: SpectralAxis, stokes: tuple[
     text = None if cut or os.path.isdir(path) else _region_file(path)
     if text is not None:
         return load_regions(text, f"mask {path}", geometry, axis)
-    return load_mask(path, geometry, axis, cut, stokes, earlier=path.endswith(EARLIER_MASK))
+    return load_mask(path, geometry, axis, cut, stokes, earlier=earlier)
 
 
 def _region_file(path: str) -> str | None:

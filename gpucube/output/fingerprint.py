@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gpucube import disk
-from gpucube.schema.types import is_region_text, mask_file, mask_items
+from gpucube.schema.types import mask_files
 
 NOT_IN_FINGERPRINT = frozenset(
     {
@@ -48,7 +48,7 @@ def fingerprint(parameters: dict[str, Any], device: str, version: str, tables: S
     found["vis"] = [os.path.abspath(path) for path in parameters["vis"]]
     found["imagename"] = os.path.abspath(parameters["imagename"])
     found |= {"device": device, "gpucube version": version}
-    masks = [mask_file(item)[0] for item in mask_items(parameters.get("mask", "")) if not is_region_text(item)]
+    masks = mask_files(parameters.get("mask", ""))
     start = [parameters["startmodel"]] if parameters.get("startmodel") else []
     for path in [*parameters["vis"], *tables, *masks, *start]:
         found[CONTENTS + os.path.abspath(path)] = tree_state(path)

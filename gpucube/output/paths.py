@@ -47,10 +47,7 @@ class RunPaths:
         return f"{self.imagename}.mask-{digest}.fits"
 
     def earlier(self, name: str) -> str:
-        """The model, the mask or the summary of the earlier run that `restart` continues, during the new run.
-
-        `gpucube.data.clean_mask` knows the mask by its name.
-        """
+        """A product or the summary of the earlier run that `restart` continues, during the new run."""
         return f"{self.imagename}.earlier-{name}" + (".json" if name == "summary" else ".fits")
 
     @property

@@ -235,6 +235,11 @@ def mask_items(mask: str | tuple[str, ...]) -> tuple[str, ...]:
     return (mask,) if isinstance(mask, str) and mask else tuple(mask)
 
 
+def mask_files(mask: str | tuple[str, ...]) -> list[str]:
+    """The files that a mask in its base form names."""
+    return [mask_file(item)[0] for item in mask_items(mask) if not is_region_text(item)]
+
+
 def parse_mask(value: Any) -> str | tuple[str, ...]:
     """Turn a mask into its parts: paths, thresholds on images, and texts of regions. Boxes and circles become text."""
     if isinstance(value, str) and value.lstrip().startswith("["):
